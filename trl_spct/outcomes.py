@@ -1,0 +1,62 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""One predicate, and what follows from it: is a critique right about the labels (paper, Eq. 10 and 11)?"""
+
+from collections.abc import Sequence
+
+from .preferences import checked_labels
+
+
+def is_correct(scores: Sequence[float] | None, labels: Sequence[float]) -> bool:
+    """Whether the scores agree with the ground truth (Eq. 10).
+
+    For n ≥ 2 the response with the highest label must have the *strictly* highest score, so that a tie is incorrect;
+    for n = 1 the score must equal the label. No scores (`None`) are incorrect.
+
+    Raises:
+        `ValueError`: if the labels have no single maximum (n ≥ 2), are not 0 or 1 (n = 1), or if the counts differ.
+    """
+    labels = checked_labels(labels, len(labels))
+    if scores is None:
+        return False
+    _check_counts(scores, labels)
+    if len(labels) == 1:
+        return scores[0] == labels[0]
+    best = labels.index(max(labels))
+    return all(scores[best] > score for i, score in enumerate(scores) if i != best)
+
+
+def outcome_reward(scores: Sequence[float] | None, labels: Sequence[float]) -> float:
+    """The rule-based reward of SPCT (Eq. 11): +1 if the scores are correct, −1 otherwise. No format reward."""
+    return 1.0 if is_correct(scores, labels) else -1.0
+
+
+def meta_label(scores: Sequence[float] | None, labels: Sequence[float]) -> int:
+    """The Meta RM's target: 1 if the critique is correct, else 0."""
+    return int(is_correct(scores, labels))
+
+
+def credit(scores: Sequence[float] | None, labels: Sequence[float]) -> float:
+    """Expected accuracy of picking a highest-scored response at random: 1/#tied if the best is among them, else 0.
+
+    This is what shuffling the responses before an argmax is worth on average (paper, section 3). For n = 1 it is
+    [`is_correct`]; no scores are worth 0.
+    """
+    labels = checked_labels(labels, len(labels))
+    if scores is None:
+        return 0.0
+    if len(labels) == 1:
+        return float(is_correct(scores, labels))
+    _check_counts(scores, labels)
+    winners = highest(scores)
+    return (labels.index(max(labels)) in winners) / len(winners)
+
+
+def highest(scores: Sequence[float]) -> tuple[int, ...]:
+    """Indices of the responses that share the highest score."""
+    top = max(scores)
+    return tuple(i for i, score in enumerate(scores) if score == top)
+
+
+def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
+    if len(scores) != len(labels):
+        raise ValueError(f"Found {len(scores)} scores for {len(labels)} labels; expected one score per label.")
