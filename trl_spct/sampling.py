@@ -1,0 +1,321 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Many prompts, k critiques each: every distinct prompt is read once, and every sample has a seed of its own.
+
+A *sampler* is any callable `sampler(prompts, k, seed) -> list[list[Sample]]`, with prompts as message lists; a
+`functools.partial` of [`sample_critiques`] over a model and a tokenizer is one.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TopPLogitsWarper,
+)
+
+from .preferences import Messages
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled completion.
+
+    Args:
+        text (`str`): The completion without special tokens.
+        num_tokens (`int`): Its length in tokens, the end-of-sequence token included.
+        truncated (`bool`): Whether it ran into the token limit before it ended.
+    """
+
+    text: str
+    num_tokens: int
+    truncated: bool
+
+
+Sampler = Callable[[Sequence[Messages], int | Sequence[int], int], list[list[Sample]]]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that cannot render a judge's prompt or pad a batch of them.
+
+    Raises:
+        `ValueError`: if it has no chat template or no pad token.
+    """
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"The tokenizer {name} has no chat template; a judge is prompted with one user turn. Take a model "
+            "with a chat template, or set `tokenizer.chat_template` (as `trl.clone_chat_template` does)."
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"The tokenizer {name} has no pad token, and prompts are judged in batches. Set one, for instance "
+            "`tokenizer.pad_token = tokenizer.eos_token`."
+        )
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The strings that the tokenizer would turn into special tokens; prompts are fenced against them."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return tuple(sorted({*added, *tokenizer.all_special_tokens}))
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
+    """Token ids of each prompt, in the chat template and with the generation prompt."""
+    if not prompts:
+        return []
+    return tokenizer.apply_chat_template(
+        [list(prompt) for prompt in prompts], tokenize=True, add_generation_prompt=True, return_dict=False
+    )
+
+
+def context_length(config) -> int | None:
+    """The number of positions that a model was built for; `None` where its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
+    """Refuses prompts that leave no room for a completion.
+
+    Raises:
+        `ValueError`: naming the first prompt that does not fit, with the numbers.
+    """
+    if limit is None:
+        return
+    for row, length in enumerate(lengths):
+        if length + max_new_tokens > limit:
+            raise ValueError(
+                f"{name} {row}: the prompt has {length} tokens, and with up to {max_new_tokens} tokens of critique it "
+                f"exceeds the model's context of {limit}. Shorten or drop the row, lower the completion length, or "
+                "take a shorter `template`."
+            )
+
+
+def sample_critiques(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    k: int | Sequence[int] = 1,
+    seed: int | None = None,
+    *,
+    temperature: float = 0.5,
+    top_p: float = 1.0,
+    max_new_tokens: int = 1024,
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[list[Sample]]:
+    """Samples k completions of each prompt.
+
+    Each prompt is prefilled once and its key-value cache expanded to its samples. Sample j of a prompt is drawn with a
+    random stream of its own, made from `seed`, the prompt and j: up to floating-point noise it depends neither on the
+    prompts that share its batch nor on how many processes share the work.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
+        prompts (sequence of message lists): Distinct prompts. Equal prompts get equal samples.
+        k (`int` or sequence of `int`, *optional*, defaults to `1`): Samples per prompt.
+        seed (`int`, *optional*): Drawn from torch's global generator if not given.
+        temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. No top-k is ever applied.
+        top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
+        max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
+        batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
+        progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
+
+    Returns:
+        `list[list[Sample]]`: k samples for each prompt, in order.
+
+    Raises:
+        `ValueError`: if a prompt and `max_new_tokens` exceed the model's context, or the tokenizer does not fit.
+    """
+    check_tokenizer(tokenizer)
+    counts = [k] * len(prompts) if isinstance(k, int) else list(k)
+    if len(counts) != len(prompts) or min(counts, default=1) < 1:
+        raise ValueError(f"Found k={k!r} for {len(prompts)} prompts; expected at least one sample for each prompt.")
+    if seed is None:
+        seed = int(torch.randint(2**31, (1,)))
+    encoded = encode_prompts(tokenizer, prompts)
+    check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
+    settings = _generation_config(model, tokenizer, max_new_tokens)
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    with tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar, evaluating(model):
+        for batch in _batches(encoded, counts, batch_size):
+            texts = _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, settings)
+            for index, sample in zip(_owners(batch), texts, strict=True):
+                samples[index].append(sample)
+            bar.update(len(texts))
+    return samples
+
+
+def derive_seed(seed: int, *parts) -> int:
+    """A 64-bit seed that depends on all parts and on nothing else: not on the process, the batch or the hash seed."""
+    text = "\x1f".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class SeededSampling(LogitsProcessor):
+    """Draws each token by inverting the cumulative distribution at a uniform number fixed beforehand.
+
+    `generate` draws from one global generator, so that a sample depends on its neighbors in the batch. Here row b uses
+    `uniforms[b, t]` at step t, and greedy search picks what was drawn.
+
+    Args:
+        uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
+        prompt_length (`int`): Length of `input_ids` before the first new token.
+        temperature (`float`): Divides the logits.
+        top_p (`float`): Nucleus sampling; `1.0` keeps the whole vocabulary.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):
+        self.uniforms = uniforms
+        self.prompt_length = prompt_length
+        self.temperature = temperature
+        self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        scores = scores.float() / self.temperature
+        if self.nucleus is not None:
+            scores = self.nucleus(input_ids, scores)
+        cumulative = scores.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+        drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Which prompts are prefilled together, and how many samples of each are decoded, from which number on."""
+
+    prompts: tuple[int, ...]
+    counts: tuple[int, ...]
+    first: int = 0
+
+
+def _batches(encoded: Sequence[Sequence[int]], counts: Sequence[int], batch_size: int) -> Iterator[_Batch]:
+    """Prompts of similar length side by side, at most `batch_size` completions at once."""
+    prompts: list[int] = []
+    for index in sorted(range(len(encoded)), key=lambda i: len(encoded[i])):
+        if counts[index] > batch_size:
+            for first in range(0, counts[index], batch_size):
+                yield _Batch((index,), (min(batch_size, counts[index] - first),), first)
+            continue
+        if prompts and sum(counts[i] for i in prompts) + counts[index] > batch_size:
+            yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
+            prompts = []
+        prompts.append(index)
+    if prompts:
+        yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
+
+
+def _owners(batch: _Batch) -> list[int]:
+    return [index for index, count in zip(batch.prompts, batch.counts, strict=True) for _ in range(count)]
+
+
+def _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, settings) -> list[Sample]:
+    input_ids, attention_mask = _left_padded([encoded[i] for i in batch.prompts], tokenizer.pad_token_id, model.device)
+    processors = LogitsProcessorList()
+    if temperature > 0:
+        uniforms = _uniforms(encoded, batch, seed, settings.max_new_tokens).to(model.device)
+        processors.append(SeededSampling(uniforms, input_ids.shape[1], temperature, top_p))
+    repeats = torch.tensor(batch.counts, device=model.device)
+    with torch.no_grad():
+        cache = _prefill(model, input_ids, attention_mask)
+        cache.batch_repeat_interleave(repeats)
+        output = model.generate(
+            input_ids=input_ids.repeat_interleave(repeats, dim=0),
+            attention_mask=attention_mask.repeat_interleave(repeats, dim=0),
+            past_key_values=cache,
+            generation_config=settings,
+            logits_processor=processors,
+        )
+    return _read_samples(tokenizer, output[:, input_ids.shape[1] :], settings)
+
+
+def _prefill(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+    """Keys and values of all prompt tokens but the last, which `generate` reads itself."""
+    cache = DynamicCache(config=model.config.get_text_config())
+    positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+    model(
+        input_ids=input_ids[:, :-1],
+        attention_mask=attention_mask[:, :-1],
+        position_ids=positions[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return cache
+
+
+def _left_padded(encoded: Sequence[Sequence[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, encoded))
+    input_ids = torch.full((len(encoded), longest), pad_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(encoded):
+        input_ids[row, longest - len(ids) :] = torch.tensor(ids)
+        attention_mask[row, longest - len(ids) :] = 1
+    return input_ids.to(device), attention_mask.to(device)
+
+
+def _uniforms(encoded, batch: _Batch, seed: int, length: int) -> torch.Tensor:
+    """(completions, length) numbers in [0, 1): one stream per sample, from the seed, its prompt and its number."""
+    streams = []
+    for index, count in zip(batch.prompts, batch.counts, strict=True):
+        prompt = derive_seed(seed, *encoded[index])
+        for number in range(batch.first, batch.first + count):
+            streams.append(np.random.Generator(np.random.Philox(key=derive_seed(prompt, number))).random(length))
+    return torch.from_numpy(np.stack(streams))
+
+
+def _generation_config(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(_end_tokens(model, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        disable_compile=True,
+    )
+
+
+def _end_tokens(model, tokenizer) -> set[int]:
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = named if isinstance(named, (list, tuple)) else [named]
+    return {token for token in (*named, tokenizer.eos_token_id) if token is not None}
+
+
+def _read_samples(tokenizer, completions: torch.Tensor, settings: GenerationConfig) -> list[Sample]:
+    ended = torch.isin(completions, torch.tensor(settings.eos_token_id, device=completions.device))
+    # Number of tokens up to and including the first end token.
+    before = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
+    rows = [ids[:length] for ids, length in zip(completions.tolist(), before, strict=True)]
+    texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    finished = ended.any(dim=1).tolist()
+    return [Sample(text, len(ids), truncated=not done) for text, ids, done in zip(texts, rows, finished, strict=True)]
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module):
+    """Evaluation mode, and back to what was before.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in an evaluation forward, and training them afterwards
+    crashes or loses gradients; models that have something to train keep their weights as they are.
+    """
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
