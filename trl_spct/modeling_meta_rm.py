@@ -1,0 +1,294 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""The Meta RM: a decoder with one logit, "is this critique correct?" (paper, sections 2.4 and 6)."""
+
+import functools
+import json
+import os
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_layers import GenericForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.utils import can_return_tuple, find_adapter_config_file
+
+from .configuration_meta_rm import MetaRMConfig, native_config, require_one_label
+
+
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+_WEIGHT_KWARGS = ("dtype", "torch_dtype", "quantization_config")
+
+
+class MetaRMForSequenceClassification(PreTrainedModel):
+    r"""
+    A Meta RM over any decoder: one logit per conversation, trained with binary cross-entropy.
+
+    Building or loading one gives an instance of a subclass that is also the backbone's own
+    `XxxForSequenceClassification`, with its name and its parameter names. A checkpoint is therefore a plain native
+    one: it loads with `AutoModelForSequenceClassification`, PEFT and serving engines where this package is absent.
+    Backbones without such a class, for instance Granite, get one made of the same parts; their checkpoints load
+    through this class only.
+
+    Three things differ from the native class. The logit is pooled at the right-most *attended* token, so that left and
+    right padding agree and a final end-of-sequence token counts even where it doubles as padding. The pooled state is
+    cast to the dtype of the head, which quantized training keeps apart. The loss takes whole labels as well as floats.
+
+    Args:
+        config (`PreTrainedConfig` or [`MetaRMConfig`]):
+            A decoder's config, with one label or with none set.
+
+    Raises:
+        `ValueError`: if the config asks for other than one label, or if the architecture is not a decoder with a
+            `score` head.
+
+    Example:
+
+    ```python
+    >>> from trl_spct import MetaRMForSequenceClassification
+
+    >>> model = MetaRMForSequenceClassification.from_pretrained("google/gemma-2-27b")  # with a fresh head
+    >>> type(model).__name__
+    'Gemma2ForSequenceClassification'
+    ```
+    """
+
+    config_class = MetaRMConfig
+    # `Trainer` divides the loss by the accumulation steps only for models that say so.
+    accepts_loss_kwargs = False
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+
+    def __new__(cls, config: PreTrainedConfig | None = None, *args, **kwargs):
+        if cls is MetaRMForSequenceClassification:
+            cls = meta_rm_class(type(native_config(config)))
+        return super().__new__(cls)
+
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        super().__init__(native_config(config), *args, **kwargs)
+        if not isinstance(getattr(self, "score", None), nn.Module):
+            raise ValueError(
+                f"Found {type(self).__name__}, which has no `score` head; expected a decoder architecture, for "
+                "instance Gemma-2, Llama or Qwen."
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *model_args,
+        config: PreTrainedConfig | str | os.PathLike | None = None,
+        **kwargs,
+    ) -> "MetaRMForSequenceClassification":
+        """
+        Loads a Meta RM from a native one-label checkpoint, from a causal LM (with a fresh head) or from an adapter.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder or a Hub id.
+            config (`PreTrainedConfig` or `str`, *optional*):
+                Replaces the checkpoint's config. A [`MetaRMConfig`] without a backbone only adds its own values.
+            **kwargs: As for [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            `ValueError`: if `num_labels` is given or stored, and is not 1.
+        """
+        if cls is not MetaRMForSequenceClassification:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        require_one_label(kwargs.pop("num_labels", 1))
+        extras = None
+        if isinstance(config, MetaRMConfig) and config.backbone is None and config.backbone_config is None:
+            config, extras = None, config.extras
+        if not isinstance(config, PreTrainedConfig):
+            config, kwargs = _load_config(config or pretrained_model_name_or_path, kwargs)
+        config = native_config(config, extras)
+        return meta_rm_class(type(config)).from_pretrained(
+            pretrained_model_name_or_path, *model_args, config=config, **kwargs
+        )
+
+    @classmethod
+    def _from_config(cls, config: PreTrainedConfig, **kwargs):
+        if cls is not MetaRMForSequenceClassification:
+            return super()._from_config(config, **kwargs)
+        config = native_config(config)
+        return meta_rm_class(type(config))._from_config(config, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> SequenceClassifierOutputWithPast:
+        r"""
+        Scores B conversations of up to T tokens.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Padded left or right.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
+                1 for tokens, 0 for padding. Without it every position counts as a token.
+            labels (`torch.Tensor` of shape `(B,)` or `(B, 1)`, *optional*):
+                1 if the critique is correct, else 0; whole numbers, floats or booleans.
+
+        Returns:
+            [`~transformers.modeling_outputs.SequenceClassifierOutputWithPast`] with unbounded `logits` of shape
+            `(B, 1)` and, given labels, their binary cross-entropy as `loss`.
+        """
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+        }
+        # Some decoders do not know every name, so that only what is given is passed on.
+        outputs = self.base_model(**{name: value for name, value in given.items() if value is not None}, **kwargs)
+        pooled = last_attended(outputs.last_hidden_state, attention_mask)
+        logits = self.score(pooled.to(self.score.weight.dtype))
+        return SequenceClassifierOutputWithPast(
+            loss=None if labels is None else meta_loss(logits, labels),
+            logits=logits,
+            past_key_values=getattr(outputs, "past_key_values", None),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """
+    The state of each row's right-most attended token.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(B, T, H)`): The decoder's output.
+        attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): Without it the last position is taken.
+
+    Returns:
+        `torch.Tensor` of shape `(B, H)`.
+    """
+    if attention_mask is None:
+        return hidden_states[:, -1]
+    if attention_mask.shape != hidden_states.shape[:2]:
+        raise ValueError(
+            f"Found an attention mask of shape {tuple(attention_mask.shape)}; expected (batch, length) = "
+            f"{tuple(hidden_states.shape[:2])}. Packed or cached sequences cannot be pooled."
+        )
+    positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+    last = (positions * attention_mask.to(hidden_states.device).bool()).argmax(dim=-1)
+    return hidden_states[torch.arange(len(last), device=last.device), last]
+
+
+def meta_loss(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float | None = None) -> torch.Tensor:
+    """
+    Binary cross-entropy on "is this critique correct" (paper, section 6), averaged over the batch, in float32.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, 1)` or `(B,)`): Unbounded.
+        labels (`torch.Tensor` of shape `(B, 1)` or `(B,)`): 0 or 1, of any dtype.
+        pos_weight (`float`, *optional*): How much more a correct critique weighs than an incorrect one.
+    """
+    logits, labels = logits.reshape(-1).float(), labels.reshape(-1).to(logits.device).float()
+    if len(logits) != len(labels):
+        raise ValueError(f"Found {len(labels)} labels for {len(logits)} critiques; expected one label per critique.")
+    weight = None if pos_weight is None else torch.tensor(pos_weight, device=logits.device)
+    return nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
+
+
+@functools.cache
+def meta_rm_class(config_class: type[PreTrainedConfig]) -> type[MetaRMForSequenceClassification]:
+    """The Meta RM class of an architecture: one class per config class, named like the native one."""
+    native = _native_class(config_class)
+    body = {"config_class": config_class, "__module__": __name__, "__doc__": MetaRMForSequenceClassification.__doc__}
+    return type(native.__name__, (MetaRMForSequenceClassification, native), body)
+
+
+def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
+    """
+    Turns a native classifier with one label into a Meta RM, in place and without copying weights.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): An `XxxForSequenceClassification`, or a Meta RM, which stays as is.
+
+    Raises:
+        `TypeError`: if the model is another kind of model, or if its `forward` was replaced by hooks.
+        `ValueError`: if it has other than one label.
+    """
+    if isinstance(model, MetaRMForSequenceClassification):
+        return model
+    native = _native_class(type(model.config))
+    if type(model) is not native:
+        raise TypeError(
+            f"Found a {type(model).__name__}; expected a {native.__name__} with one label. Load the checkpoint with "
+            "`MetaRMForSequenceClassification.from_pretrained`."
+        )
+    if "forward" in vars(model):
+        raise TypeError(
+            f"Found a {type(model).__name__} whose `forward` was replaced by hooks (`device_map`); expected a plain "
+            "one. Load the checkpoint with `MetaRMForSequenceClassification.from_pretrained(…, device_map=…)`."
+        )
+    require_one_label(model.config.num_labels)
+    model.config.problem_type = "multi_label_classification"
+    model.config.meta_rm = getattr(model.config, "meta_rm", None) or {}
+    model.__class__ = meta_rm_class(type(model.config))
+    return model
+
+
+def register() -> None:
+    """Makes the Auto classes know [`MetaRMConfig`] and [`MetaRMForSequenceClassification`]. May be called twice."""
+    AutoConfig.register(MetaRMConfig.model_type, MetaRMConfig, exist_ok=True)
+    AutoModelForSequenceClassification.register(MetaRMConfig, MetaRMForSequenceClassification, exist_ok=True)
+
+
+def _native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    if config_class in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        native = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[config_class]
+        return native[0] if isinstance(native, tuple) else native
+    if config_class not in MODEL_MAPPING:
+        raise ValueError(
+            f"Found {config_class.__name__}, for which transformers has no model; expected a decoder's config, for "
+            "instance `Gemma2Config`."
+        )
+    return _generated_class(MODEL_MAPPING[config_class])
+
+
+@functools.cache
+def _generated_class(decoder: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A classifier for a decoder that has none, out of the parts that transformers makes the others of."""
+    name = f"{decoder.__name__.removesuffix('Model')}ForSequenceClassification"
+    parent = next(base for base in decoder.__mro__[1:] if issubclass(base, PreTrainedModel))
+    return type(name, (GenericForSequenceClassification, parent), {"__module__": __name__})
+
+
+def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The config at `path`, or that of an adapter's base model, and the kwargs that are left for the weights."""
+    hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+    weights = {name: kwargs[name] for name in _WEIGHT_KWARGS if name in kwargs}
+    rest = {name: value for name, value in kwargs.items() if name not in hub and name not in weights}
+    base = _adapter_base(path, hub)
+    if base is None:
+        config, rest = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **hub, **rest)
+    else:  # `revision` and `subfolder` are those of the adapter
+        base_hub = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
+        config, rest = AutoConfig.from_pretrained(base, return_unused_kwargs=True, **base_hub, **rest)
+    return config, {**rest, **hub, **weights}
+
+
+def _adapter_base(path: str | os.PathLike, hub: dict[str, Any]) -> str | None:
+    """The base model that a PEFT adapter at `path` names; `None` if there is a whole model."""
+    if os.path.isfile(os.path.join(path, hub.get("subfolder") or "", "config.json")):
+        return None
+    adapter = find_adapter_config_file(str(path), **hub)
+    if adapter is None:
+        return None
+    with open(adapter, encoding="utf-8") as file:
+        return json.load(file)["base_model_name_or_path"]
