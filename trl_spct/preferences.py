@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -78,8 +78,7 @@ class Preference:
 
     def permuted(self, order: Sequence[int]) -> "Preference":
         """The same preference with response `order[p]` in place p. [`restore_order`] undoes it on scores."""
-        if sorted(order) != list(range(len(self))):
-            raise ValueError(f"order {list(order)} is not a permutation of 0..{len(self) - 1}.")
+        order = _checked_order(order, len(self))
         return Preference(
             query=self.query,
             responses=tuple(self.responses[i] for i in order),
@@ -116,14 +115,24 @@ def restore_order(scores: Sequence[float] | None, order: Sequence[int]) -> tuple
     """Moves scores of permuted responses back to the original order: the inverse of [`Preference.permuted`]."""
     if scores is None:
         return None
+    order = _checked_order(order, len(scores))
     restored = [0.0] * len(order)
     for place, index in enumerate(order):
         restored[index] = scores[place]
     return tuple(restored)
 
 
-def checked_labels(labels: Sequence[float], num_responses: int) -> tuple[float, ...]:
+def _checked_order(order: Sequence[int], count: int) -> tuple[int, ...]:
+    order = tuple(order)
+    if sorted(order) != list(range(count)):
+        raise ValueError(f"order {list(order)} is not a permutation of 0..{count - 1}.")
+    return order
+
+
+def checked_labels(labels: Sequence[float], num_responses: int | None = None) -> tuple[float, ...]:
     """Labels as a tuple of numbers that Eq. 10 of the paper can be applied to.
+
+    Without `num_responses` there may be any number of them, but not none.
 
     Raises:
         `InvalidPreference`: if their count differs from the responses', if one is not a finite number, if n ≥ 2 and no
@@ -133,12 +142,15 @@ def checked_labels(labels: Sequence[float], num_responses: int) -> tuple[float, 
         raise InvalidPreference(
             f"`labels` is {type(labels).__name__}; expected one number per response, for instance [1, 0].", "labels"
         )
+    if num_responses is None:
+        num_responses = max(1, len(labels))
     if len(labels) != num_responses:
         raise InvalidPreference(
             f"Found {len(labels)} labels for {num_responses} responses; expected one label per response.", "count"
         )
+    labels = [label.item() if hasattr(label, "item") else label for label in labels]  # numpy and torch scalars
     for label in labels:
-        if not isinstance(label, Real) or not isfinite(label):
+        if not isinstance(label, Real) or not (isinstance(label, Integral) or isfinite(label)):
             raise InvalidPreference(f"Found the label {label!r}; expected finite numbers.", "labels")
     values = tuple(int(label) if label == int(label) else float(label) for label in labels)
     if num_responses == 1 and values[0] not in (0, 1):
@@ -156,17 +168,21 @@ def checked_labels(labels: Sequence[float], num_responses: int) -> tuple[float, 
     return values
 
 
-def message_text(content: Any) -> str:
+def message_text(content: Any, cause: str = "query") -> str:
     """The text of a message's content, which may be a list of typed parts."""
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(isinstance(p, Mapping) and p.get("type") == "text" for p in content):
+    if isinstance(content, (list, tuple)) and all(_is_text_part(part) for part in content):
         return "".join(part["text"] for part in content)
     raise InvalidPreference(
         f"Found message content of type {type(content).__name__} that is not text; expected a text or a list of "
         '`{"type": "text", "text": …}` parts. Judges read text only.',
-        "query",
+        cause,
     )
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
@@ -180,13 +196,19 @@ def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
         )
     messages = []
     for message in query:
-        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+        if not _is_message(message):
             raise InvalidPreference(
                 f"Found {message!r:.80} among the query's messages; expected mappings with `role` and `content`.",
                 "query",
             )
-        messages.append({"role": str(message["role"]), "content": message_text(message["content"])})
+        messages.append({"role": message["role"], "content": message_text(message["content"])})
+    if not any(message["content"].strip() for message in messages):
+        raise InvalidPreference("Found a query whose messages are all empty; expected a text in one.", "query")
     return tuple(messages)
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, Mapping) and isinstance(message.get("role"), str) and "content" in message
 
 
 def _checked_responses(responses: Any) -> tuple[str, ...]:
@@ -217,7 +239,7 @@ def _read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     if "chosen" in row and "rejected" in row:
         return _read_pair(query, row["chosen"], row["rejected"])
     if "completion" in row and "label" in row and query is not None:
-        return query, _texts([row["completion"]]), (int(bool(row["label"])),)
+        return query, _texts([row["completion"]]), (row["label"],)
     raise InvalidPreference(
         f"Found the columns {sorted(row)}; expected one of: {'; '.join(ACCEPTED_SHAPES)}. Rename the columns, or name "
         "a source adapter.",
@@ -231,26 +253,50 @@ def _labels_of(row: Mapping[str, Any]) -> Sequence[float] | None:
             return row[name]
     if "best_index" not in row:
         return None
-    best, count = row["best_index"], len(row["responses"])
-    if not isinstance(best, int) or not 0 <= best < count:
+    best, responses = row["best_index"], row["responses"]
+    count = len(responses) if isinstance(responses, Sequence) else 0
+    if not count:
+        return None  # the check of the responses says what is wrong
+    if not isinstance(best, Integral) or isinstance(best, bool) or not 0 <= best < count:
         raise InvalidPreference(f"`best_index` is {best!r}; expected an index from 0 to {count - 1}.", "labels")
     return tuple(int(i == best) for i in range(count))
 
 
 def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """A TRL preference row; messages of an implicit prompt are those that both sides share."""
-    if prompt is None:
-        if isinstance(chosen, str) or isinstance(rejected, str):
-            raise InvalidPreference(
-                "Found `chosen` and `rejected` as texts without a `prompt`; expected a prompt beside them, or full "
-                "message lists.",
-                "query",
-            )
+    """A TRL preference row; messages of an implicit prompt are those that both sides share.
+
+    Some datasets repeat the conversation in `chosen` and `rejected` although there is a `prompt`: then it is read from
+    there, so that no response holds the query.
+    """
+    sides = (chosen, rejected)
+    if prompt is None and not all(_is_conversation(side) for side in sides):
+        raise InvalidPreference(
+            f"Found `chosen` and `rejected` of types {type(chosen).__name__} and {type(rejected).__name__} without a "
+            "`prompt`; expected a prompt beside them, or full message lists.",
+            "query",
+        )
+    if prompt is None or all(_is_conversation(side) and side[0]["role"] != "assistant" for side in sides):
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
             shared += 1
+        if shared == 0:
+            raise InvalidPreference(
+                "Found `chosen` and `rejected` whose first messages differ; expected both to begin with the same "
+                "conversation, or only the answers beside a `prompt`.",
+                "query",
+            )
+        if shared == min(len(chosen), len(rejected)):
+            raise InvalidPreference(
+                f"Found `chosen` and `rejected` that share all {shared} messages of the shorter one; expected a "
+                "different answer in each behind the shared prompt. Drop the row.",
+                "empty",
+            )
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     return prompt, _texts([chosen, rejected]), (1, 0)
+
+
+def _is_conversation(side: Any) -> bool:
+    return isinstance(side, (list, tuple)) and bool(side) and all(_is_message(message) for message in side)
 
 
 def _texts(responses: Any) -> Any:
@@ -266,4 +312,6 @@ def _response_text(response: Any) -> Any:
     is_messages = isinstance(response, (list, tuple)) and all(
         isinstance(message, Mapping) and "content" in message for message in response
     )
-    return "\n".join(message_text(message["content"]) for message in response) if is_messages else response
+    if not is_messages:
+        return response
+    return "\n".join(message_text(message["content"], "responses") for message in response)
