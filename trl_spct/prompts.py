@@ -219,24 +219,40 @@ def conversation_text(query: str | Messages) -> str:
 class Fence:
     """Rewrites what would be read as the prompt's own structure: our delimiters and headings, and special tokens.
 
-    Square brackets of a delimiter become round ones, the hashes of one of our headings are dropped, and a special
-    token gets a space behind its first character. All other text stays as it is.
+    Square brackets of a delimiter become round ones, the hashes around one of our headings are dropped, and a special
+    token gets a space behind its first character. All other text stays as it is. Case, white space and invisible
+    characters between words make no difference. Fencing twice is fencing once, and takes time linear in the text.
     """
 
-    _DELIMITER = re.compile(r"\[(\s*the\s+(?:begin|end)\s+of\s+(?:the\s+)?response[^\[\]\n]{0,40})\]", re.IGNORECASE)
-    _HEADING = re.compile(
-        rf"#{{2,}}[ \t]*({'|'.join(map(re.escape, (CRITERIA, CONTEXT, RESPONSES, FORMAT)))})[ \t]*#*", re.IGNORECASE
+    _INVISIBLE = r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+    _GAP = rf"[\s{_INVISIBLE}]"
+    _DELIMITER = re.compile(
+        rf"\[({_GAP}*the{_GAP}+(?:begin|end){_GAP}+of{_GAP}+(?:the{_GAP}+)?response)(?:([^\[\]\n]{{0,40}})\])?",
+        re.IGNORECASE,
     )
+    _TITLE = "|".join((CRITERIA, CONTEXT, RESPONSES, FORMAT)).replace(" ", rf"{_GAP}+")
+    _MARKS = rf"[#*_ \t\xa0{_INVISIBLE}]"
+    # A match begins where its marks begin: a long run of them is never tried again from its middle.
+    _HEADING = re.compile(rf"(?<!{_MARKS}){_MARKS}*(?:(?:{_TITLE}){_MARKS}*)+", re.IGNORECASE)
 
     def __init__(self, special_tokens: Iterable[str] = ()):
-        tokens = sorted({token for token in special_tokens if len(token) > 1}, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, tokens))) if tokens else None
+        if isinstance(special_tokens, str):
+            special_tokens = (special_tokens,)
+        tokens = sorted({token for token in special_tokens if token and len(token.strip()) > 1}, key=len, reverse=True)
+        # Matches only the first character, so that tokens which overlap are all broken up.
+        self._special = re.compile(f"(?={'|'.join(map(re.escape, tokens))})(.)", re.DOTALL) if tokens else None
 
     def __call__(self, text: str) -> str:
-        text = self._HEADING.sub(r"\1", self._DELIMITER.sub(r"(\1)", text))
-        if self._special is not None:
-            text = self._special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-        return text
+        text = self._DELIMITER.sub(_round_brackets, self._HEADING.sub(_without_hashes, text))
+        return text if self._special is None else self._special.sub(r"\1 ", text)
+
+
+def _round_brackets(delimiter: re.Match) -> str:
+    return f"({delimiter[1]}" if delimiter[2] is None else f"({delimiter[1]}{delimiter[2]})"
+
+
+def _without_hashes(heading: re.Match) -> str:
+    return heading[0].replace("#", "") if heading[0].count("#") > 1 else heading[0]
 
 
 def _fenced(preference: Preference, fence: Fence) -> tuple[str, tuple[str, ...]]:
