@@ -5,7 +5,6 @@ Only the last `\boxed{…}` of the judge's own completion counts. Whatever canno
 """
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
 
@@ -14,8 +13,9 @@ PROBLEMS = (MISSING, COUNT, RANGE, VALUE)
 
 _BOX_OPENS = re.compile(r"\\boxed[ \t]*\{")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}(?:\.0{1,9})?")
-_PRINCIPLES = re.compile(r"specific\s+criteria\W*", re.IGNORECASE)
-_ANALYSIS = re.compile(r"^\W*analysis\b\W*", re.IGNORECASE | re.MULTILINE)
+_FULL_WIDTH = str.maketrans("０１２３４５６７８９，．＋－　", "0123456789,.+- ")
+_PRINCIPLES = re.compile(r"specific\s+criteria[^\w\n]*", re.IGNORECASE)
+_ANALYSIS = re.compile(r"^[^\w\n]*analysis\b", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class Critique:
     @property
     def principles(self) -> str | None:
         """What stands between `Specific Criteria:` and `Analysis:`, or `None` if the judge named no criteria."""
-        opening = _PRINCIPLES.search(self.text)
+        answer = _answer(self.text)
+        opening = _PRINCIPLES.search(answer)
         if opening is None:
             return None
-        closing = _ANALYSIS.search(self.text, opening.end())
-        found = self.text[opening.end() : closing.start() if closing else _last_box(self.text)].strip()
+        closing = _ANALYSIS.search(answer, opening.end())
+        found = answer[opening.end() : closing.start() if closing else _last_box(answer)].strip()
         return found or None
 
 
@@ -74,7 +75,7 @@ def parse_critique(text: str, num_responses: int = 2, score_range: tuple[int, in
     content = _box_content(text)
     if content is None:
         return Critique(text, problem=MISSING)
-    fields = [field.strip(" \t\r\n$") for field in unicodedata.normalize("NFKC", content).split(",")]
+    fields = [field.strip(" \t\r\n\xa0$") for field in content.translate(_FULL_WIDTH).split(",")]
     if not any(fields):
         return Critique(text, problem=MISSING)
     if not all(_INTEGER.fullmatch(field) for field in fields):
@@ -96,11 +97,14 @@ def _last_box(text: str) -> int:
     return start
 
 
+def _answer(text: str) -> str:
+    """What follows the draft: nothing if the draft was opened and never closed."""
+    _, closed, answer = text.rpartition("</think>")
+    return "" if not closed and "<think>" in text else answer
+
+
 def _box_content(text: str) -> str | None:
-    thought = text.rfind("</think>")
-    if thought < 0 and "<think>" in text:
-        return None
-    answer = text[thought + len("</think>") :] if thought >= 0 else text
+    answer = _answer(text)
     opened = _BOX_OPENS.match(answer, _last_box(answer))
     if opened is None:
         return None
