@@ -15,12 +15,12 @@ def is_correct(scores: Sequence[float] | None, labels: Sequence[float]) -> bool:
     Raises:
         `ValueError`: if the labels have no single maximum (n ≥ 2), are not 0 or 1 (n = 1), or if the counts differ.
     """
-    labels = checked_labels(labels, len(labels))
+    labels = checked_labels(labels)
     if scores is None:
         return False
     _check_counts(scores, labels)
     if len(labels) == 1:
-        return scores[0] == labels[0]
+        return bool(scores[0] == labels[0])
     best = labels.index(max(labels))
     return all(scores[best] > score for i, score in enumerate(scores) if i != best)
 
@@ -41,7 +41,7 @@ def credit(scores: Sequence[float] | None, labels: Sequence[float]) -> float:
     This is what shuffling the responses before an argmax is worth on average (paper, section 3). For n = 1 it is
     [`is_correct`]; no scores are worth 0.
     """
-    labels = checked_labels(labels, len(labels))
+    labels = checked_labels(labels)
     if scores is None:
         return 0.0
     if len(labels) == 1:
@@ -53,6 +53,10 @@ def credit(scores: Sequence[float] | None, labels: Sequence[float]) -> float:
 
 def highest(scores: Sequence[float]) -> tuple[int, ...]:
     """Indices of the responses that share the highest score."""
+    if not len(scores) or any(score != score for score in scores):
+        raise ValueError(
+            f"Found the scores {list(scores)}, of which none is the highest; expected numbers without NaN."
+        )
     top = max(scores)
     return tuple(i for i, score in enumerate(scores) if score == top)
 
