@@ -64,6 +64,10 @@ def guided_selection(
     if k_meta < 1:
         raise ValueError(f"Found k_meta={k_meta}; expected at least 1.")
     readable = [j for j, row in enumerate(rows) if row is not None]
-    if any(meta_scores[j] is None for j in readable):
-        raise ValueError("A readable critique has no meta score; score every critique before a guided vote.")
+    unscored = [j for j in readable if meta_scores[j] is None or meta_scores[j] != meta_scores[j]]
+    if unscored:
+        raise ValueError(
+            f"Found no meta score (None or NaN) for the readable critiques {unscored}; score every critique before a "
+            "guided vote."
+        )
     return tuple(sorted(sorted(readable, key=lambda j: -meta_scores[j])[:k_meta]))
