@@ -131,3 +131,11 @@ def test_permuting_responses_changes_no_outcome(case):
 def test_correct_is_full_credit(case):
     scores, labels, _ = case
     assert is_correct(scores, labels) == (credit(scores, labels) == 1)
+
+
+@pytest.mark.parametrize(
+    ("votes_for", "votes", "label", "worth"),
+    [(3, 4, 1, 1.0), (1, 4, 1, 0.0), (2, 4, 1, 0.5), (2, 4, 0, 0.5), (0, 3, 0, 1.0)],
+)
+def test_votes_on_a_single_response_decide_by_majority(votes_for, votes, label, worth):
+    assert credit((votes_for,), (label,), votes) == worth

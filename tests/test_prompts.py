@@ -99,6 +99,8 @@ def test_the_hint_is_the_last_line_and_names_the_best_in_the_shown_order():
     shown = PAIR.permuted((1, 0))
     assert content(shown, hint=True) == content(shown) + "\n\nThe best response is: Response 2"
     assert hint_line(SINGLE) == "The correct score is: 1"
+    with pytest.raises(ValueError, match="verdict=True"):
+        judge_messages(SINGLE, hint=True)
     with pytest.raises(ValueError, match="labels"):
         judge_messages(Preference(Q, ("a", "b")), hint=True)
 

@@ -35,18 +35,20 @@ def meta_label(scores: Sequence[float] | None, labels: Sequence[float]) -> int:
     return int(is_correct(scores, labels))
 
 
-def credit(scores: Sequence[float] | None, labels: Sequence[float]) -> float:
+def credit(scores: Sequence[float] | None, labels: Sequence[float], votes: int = 1) -> float:
     """Expected accuracy of picking a highest-scored response at random: 1/#tied if the best is among them, else 0.
 
-    This is what shuffling the responses before an argmax is worth on average (paper, section 3). For n = 1 it is
-    [`is_correct`]; no scores are worth 0.
+    This is what shuffling the responses before an argmax is worth on average (paper, section 3). No scores are
+    worth 0. For n = 1 the scores are 0/1 verdicts added up over `votes` critiques, and the majority decides; a split
+    vote is worth 1/2 (ours).
     """
     labels = checked_labels(labels)
     if scores is None:
         return 0.0
-    if len(labels) == 1:
-        return float(is_correct(scores, labels))
     _check_counts(scores, labels)
+    if len(labels) == 1:
+        distance = abs(scores[0] / votes - labels[0])
+        return 0.5 if distance == 0.5 else float(distance < 0.5)
     winners = highest(scores)
     return (labels.index(max(labels)) in winners) / len(winners)
 

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Integral, Real
+from os.path import commonprefix
 from typing import Any
 
 
 Messages = Sequence[Mapping[str, Any]]
+
+_QUERY_LIKE = frozenset(("question", "instruction", "input", "context", "problem", "user_query"))
 
 ACCEPTED_SHAPES = (
     "query + responses [+ labels]",
@@ -237,6 +240,8 @@ def _read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     if "responses" in row and query is not None:
         return query, _texts(row["responses"]), _labels_of(row)
     if "chosen" in row and "rejected" in row:
+        if query is None and isinstance(row["chosen"], str) and isinstance(row["rejected"], str):
+            return _read_texts(row)
         return _read_pair(query, row["chosen"], row["rejected"])
     if "completion" in row and "label" in row and query is not None:
         return query, _texts([row["completion"]]), (row["label"],)
@@ -293,6 +298,23 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
             )
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     return prompt, _texts([chosen, rejected]), (1, 0)
+
+
+def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """A pair of texts without a prompt: as in TRL, the prompt is what both begin with, up to the last whole word."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    shared = commonprefix((chosen, rejected))
+    if min(len(chosen), len(rejected)) > len(shared):
+        shared = shared[: max(map(shared.rfind, " \n\t")) + 1]
+    beside = sorted(_QUERY_LIKE.intersection(row))
+    if beside or not shared.strip():
+        raise InvalidPreference(
+            "Found `chosen` and `rejected` as texts without a `prompt`"
+            + (f", beside the columns {beside}" if beside else ", that do not begin with the same words")
+            + "; expected a `prompt` beside them, both to begin with it, or full message lists. Rename the column.",
+            "query",
+        )
+    return shared.rstrip(), [chosen[len(shared) :], rejected[len(shared) :]], (1, 0)
 
 
 def _is_conversation(side: Any) -> bool:

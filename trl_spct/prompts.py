@@ -181,9 +181,11 @@ def judge_messages(
     """
     if verdict and len(preference) != 1:
         raise ValueError(f"A verdict template reads one response; found {len(preference)}.")
+    if hint and not verdict and len(preference) == 1:
+        raise ValueError("A hint on a single response names its 0/1 label; expected `verdict=True` with it.")
     fence = Fence(special_tokens)
     content = judge_template(template, verdict).render(*_fenced(preference, fence))
-    if preference.reference is not None:
+    if preference.reference is not None and preference.reference.strip():
         content += f"\n\nA reference answer to the query, for comparison:\n{fence(preference.reference)}"
     if hint:
         content += f"\n\n{hint_line(preference)}"
@@ -204,9 +206,10 @@ def meta_messages(preference: Preference, critique: str, special_tokens: Iterabl
 
     The responses must stand in the order in which the judge saw them, since its critique names them by number.
     """
-    conversation, responses = _fenced(preference, Fence(special_tokens))
+    fence = Fence(special_tokens)
+    conversation, responses = _fenced(preference, fence)
     blocks = ("Please score the responses.", _context_block(conversation), responses_block(responses))
-    return [{"role": "user", "content": "\n\n".join(blocks)}, {"role": "assistant", "content": critique}]
+    return [{"role": "user", "content": "\n\n".join(blocks)}, {"role": "assistant", "content": fence(critique)}]
 
 
 def conversation_text(query: str | Messages) -> str:
