@@ -101,7 +101,10 @@ def source(name: str, description: str, license: str, signature: str, consumed: 
 
 
 @source(
-    "llmbar", "LLMBar: instruction following, natural and adversarial pairs", "MIT", "input,output_1,output_2,label"
+    "llmbar",
+    "LLMBar: instruction following pairs; they are part of RewardBench Chat-Hard, so do not train and report on both",
+    "MIT",
+    "input,output_1,output_2,label",
 )
 def _llmbar(row: Row) -> Iterator[dict[str, Any]]:
     yield _pair(row["input"], row["output_1"], row["output_2"], row["label"])
