@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from .outcomes import meta_label
 from .preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
 from .prompts import judge_messages, judge_template
 from .sampling import check_lengths, check_tokenizer, derive_seed, encode_prompts, special_tokens
@@ -220,6 +221,50 @@ def judged(row: Mapping[str, Any]) -> Preference:
     """The preference of a row of [`judge_rows`] in the order that the judge reads."""
     responses = [row["responses"][index] for index in row["order"]]
     return Preference(row["query"], responses, row.get("labels"), row.get("reference"))
+
+
+def meta_rows(trajectories: Dataset) -> Dataset:
+    """Trajectories to what a Meta RM learns from: the unhinted, readable ones, right and wrong (paper, section 6).
+
+    Critiques that cannot be read never vote and need no score.
+
+    Args:
+        trajectories ([`~datasets.Dataset`]): What [`~trl_spct.RejectiveSampler.collect`] returns.
+
+    Returns:
+        [`~datasets.Dataset`] with `query`, `responses` (in the order that the judge read), `critique` and `label`
+        (1 if the critique is correct, else 0).
+    """
+    used = [
+        i
+        for i, (hinted, scores) in enumerate(zip(trajectories["hinted"], trajectories["scores"], strict=True))
+        if not hinted and scores is not None
+    ]
+
+    def to_meta(row: dict[str, Any]) -> dict[str, Any]:
+        return {"critique": row["completion"][-1]["content"], "label": meta_label(row["scores"], row["labels"])}
+
+    names = ["query", "responses"]
+    features = Features({name: trajectories.features[name] for name in names})
+    features |= {"critique": Value("string"), "label": Value("int64")}
+    removed = [name for name in trajectories.column_names if name not in names]
+    return trajectories.select(used).map(
+        to_meta, remove_columns=removed, features=Features(features), load_from_cache_file=False
+    )
+
+
+def split_by_query(rows: Dataset, held_out_share: float, seed: int = 0) -> tuple[Dataset, Dataset | None]:
+    """(train, held out): all rows of a query fall on the same side, drawn from the query and the seed alone."""
+    if held_out_share <= 0:
+        return rows, None
+    held_out = [derive_seed(seed, "split", query) < held_out_share * 2**64 for query in rows["query"]]
+    if all(held_out) or not any(held_out):
+        raise ValueError(
+            f"A held-out share of {held_out_share} leaves one side of {len(rows)} rows empty; expected more queries "
+            "or another share."
+        )
+    sides = [[i for i, out in enumerate(held_out) if out is side] for side in (False, True)]
+    return rows.select(sides[0]), rows.select(sides[1])
 
 
 def response_order(num_responses: int, seed: int, *parts) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from .critiques import Critique, parse_critique
 from .preferences import Messages
 
 
@@ -39,6 +40,17 @@ class Sample:
     text: str
     num_tokens: int
     truncated: bool
+
+
+TRUNCATED = "truncated"
+
+
+def read_sample(sample: Sample, num_responses: int, score_range: tuple[int, int]) -> Critique:
+    """Reads a sample's scores. One that ran into the token limit has none, with the problem `"truncated"`: a box that
+    stands in it need not have been its last."""
+    if sample.truncated:
+        return Critique(sample.text, problem=TRUNCATED)
+    return parse_critique(sample.text, num_responses, score_range)
 
 
 Sampler = Callable[[Sequence[Messages], int | Sequence[int], int], list[list[Sample]]]

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 Scores = Sequence[float] | None
 
+VOTING_TEMPERATURE = 0.5
+"""Sampling temperature of all scaling runs in the paper (section 6); critiques are greedy otherwise."""
+
 
 def vote(rows: Sequence[Scores]) -> tuple[float, ...] | None:
     """Adds up the scores of k critiques, response by response: `S*_i = Σ_j S_ij`.

@@ -1,0 +1,69 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+# /// script
+# dependencies = ["trl-spct"]
+# ///
+"""
+Stage 2: rule-based online RL of a judge.
+
+accelerate launch recipes/spct.py \
+    --model_name_or_path judge-rft \
+    --dataset_name trl-lib/ultrafeedback_binarized \
+    --output_dir judge-spct
+
+Without a model and a configuration it runs the embedded default, the whole method on a tiny world: base judge,
+rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU within minutes (`--output_dir`, `--seed`).
+"""
+
+import argparse
+import sys
+
+
+def main(script_args, training_args, model_args, dataset_args):
+    from trl import get_peft_config, get_quantization_config
+
+    from trl_spct import SPCTTrainer
+    from trl_spct.scripts import finish, load_preferences, set_model_init_kwargs
+
+    set_model_init_kwargs(training_args, model_args)
+    evaluates = training_args.eval_strategy != "no"
+    splits = [script_args.dataset_train_split, *([script_args.dataset_test_split] if evaluates else [])]
+    dataset = load_preferences(
+        script_args, dataset_args, training_args.source, training_args.invalid_rows, training_args.seed, splits
+    )
+    trainer = SPCTTrainer(
+        model=model_args.model_name_or_path,
+        args=training_args,
+        train_dataset=dataset[script_args.dataset_train_split],
+        eval_dataset=dataset[script_args.dataset_test_split] if evaluates else None,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    finish(trainer, script_args.dataset_name)
+
+
+def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+
+    from trl_spct import SPCTConfig
+
+    dataclass_types = (ScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig)
+    if subparsers is not None:
+        return subparsers.add_parser("spct", help="Rule-based RL of a judge", dataclass_types=dataclass_types)
+    return TrlParser(dataclass_types, prog=prog)
+
+
+def wants_embedded_default(arguments: list[str]) -> bool:
+    """Neither a model nor a configuration is named, and no help is asked for."""
+    named = {argument.split("=")[0] for argument in arguments}
+    return not named & {"--model_name_or_path", "--model", "--config", "--help", "-h"}
+
+
+if __name__ == "__main__":
+    if wants_embedded_default(sys.argv[1:]):
+        from tiny.job import make_parser as make_tiny_parser
+        from tiny.job import run
+
+        run(**vars(make_tiny_parser().parse_args()))
+    else:
+        main(*make_parser().parse_args_and_config())

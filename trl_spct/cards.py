@@ -1,0 +1,128 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Model and dataset cards from the templates in `model_cards/`."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+
+
+PAPER = {
+    "title": "Inference-Time Scaling for Generalist Reward Modeling",
+    "id": "2504.02495",
+    # docstyle-ignore
+    "citation": """\
+@article{liu2025inferencetime,
+    title        = {{Inference-Time Scaling for Generalist Reward Modeling}},
+    author       = {Zijun Liu and Peiyi Wang and Runxin Xu and Shirong Ma and Chong Ruan and Peng Li and Yang Liu and
+                    Yu Wu},
+    year         = 2025,
+    eprint       = {arXiv:2504.02495},
+}""",
+}
+"""The paper that the trainers implement, in the form that TRL's model cards print."""
+
+PAPER_VALUES = {
+    "RFT": {"learning_rate": "5e-6", "batch size": "1024", "steps": "900", "num_generations": "3"},
+    "SPCT": {
+        "learning_rate": "4e-7",
+        "batch size": "512",
+        "steps": "900",
+        "num_generations": "4",
+        "beta": "0.08 (27B)",
+        "loss_type": "original GRPO",
+    },
+    "Meta RM": {"learning_rate": "1e-5", "batch size": "512", "steps": "not stated"},
+}
+"""Training arguments that the paper states (arXiv 2504.02495, sections 4 to 6 of the method)."""
+
+
+class JudgeCards:
+    """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`]."""
+
+    _card_template = "judge.md"
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Writes `README.md` into the output folder.
+
+        Args:
+            model_name (`str`, *optional*): Title; the output folder's name by default.
+            dataset_name (`str`, *optional*): What it was trained on.
+            tags (`str` or `list[str]`, *optional*): In addition to the trainer's own.
+        """
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        base = self.model.config._name_or_path or None
+        on_hub = base if base and not os.path.isdir(base) else None
+        tags = [tags] if isinstance(tags, str) else list(tags or [])
+        card = ModelCard.from_template(
+            ModelCardData(
+                base_model=on_hub,
+                datasets=dataset_name if dataset_name and not os.path.exists(dataset_name) else None,
+                library_name="transformers",
+                pipeline_tag="text-generation" if self._card_template == "judge.md" else "text-classification",
+                tags=sorted({"generated_from_trainer", *self._tag_names, *tags}),
+            ),
+            template_path=str(template_path(self._card_template)),
+            model_name=model_name or folder.name,
+            repository=self.hub_model_id or str(folder),
+            judge="path/to/the/judge",
+            base_model=on_hub or (Path(base).name if base else None),
+            dataset_name=dataset_name,
+            method=self._name,
+            template=getattr(self.args, "template", ""),
+            facts=self.card_facts(),
+            arguments=_arguments(self),
+            versions={name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")},
+            paper_title=PAPER["title"],
+            paper_id=PAPER["id"],
+            citation=PAPER["citation"],
+        )
+        card.save(folder / "README.md")
+
+    def card_facts(self) -> dict[str, Any]:
+        """What the card says of the data."""
+        return {"rows": len(self.train_dataset)} if hasattr(self.train_dataset, "__len__") else {}
+
+
+def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The card of a folder of trajectories; it tells `load_dataset(folder)` to read the parquet files alone."""
+    card = DatasetCard.from_template(
+        DatasetCardData(
+            tags=["trl", "spct", "generative-reward-model"],
+            configs=[{"config_name": "default", "data_files": "shard-*.parquet"}],
+        ),
+        template_path=str(template_path("trajectories.md")),
+        report=report,
+        settings=json.dumps(settings, indent=2, ensure_ascii=False),
+        sampler=settings["sampler"],
+        paper_title=PAPER["title"],
+        paper_id=PAPER["id"],
+    )
+    card.save(folder / "README.md")
+
+
+def template_path(name: str) -> Path:
+    """A card template of the installed package, or of the checkout."""
+    checkout = Path(__file__).parent.parent / "model_cards" / name
+    return checkout if checkout.exists() else Path(str(files("trl_spct.model_cards").joinpath(name)))
+
+
+def _arguments(trainer: Any) -> list[tuple[str, Any, str]]:
+    args = trainer.args
+    here = {
+        "batch size": args.per_device_train_batch_size
+        * args.gradient_accumulation_steps
+        * trainer.accelerator.num_processes,
+        "steps": trainer.state.global_step,
+    }
+    stated = PAPER_VALUES.get(trainer._name, {})
+    return [(name, here.get(name, getattr(args, name, "")), paper) for name, paper in stated.items()]

@@ -1,0 +1,344 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""How good is a judge, and what do more votes buy? One sampling run at the largest k, every smaller k from it."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Features, List, Value
+from tqdm.auto import tqdm
+
+from .outcomes import credit, highest
+from .preferences import Preference
+from .shards import ShardedJob
+from .voting import guided_selection, vote
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """All critiques of one labeled row, in the order in which they were sampled.
+
+    Args:
+        labels (`tuple[float, ...]`): Ground truth in the row's response order.
+        scores (tuple of k score rows): In the same order; `None` for an unreadable critique.
+        meta_scores (tuple of k `float` or `None`): The Meta RM's logits; `None` without one and for unreadable
+            critiques.
+        problems (tuple of k `str` or `None`): Why a critique could not be read.
+        orders (tuple of k orders): `order[p]` is the response that the judge read in place p.
+        texts (tuple of k `str`): The critiques.
+    """
+
+    labels: tuple[float, ...]
+    scores: tuple[tuple[float, ...] | None, ...]
+    meta_scores: tuple[float | None, ...] = ()
+    problems: tuple[str | None, ...] = ()
+    orders: tuple[tuple[int, ...], ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @property
+    def guidable(self) -> bool:
+        """Whether a Meta RM has scored every readable critique."""
+        meta = self.meta_scores or (None,) * len(self.scores)
+        return all(m is not None for m, row in zip(meta, self.scores, strict=True) if row is not None)
+
+
+_LISTS = {"meta_scores": Value("float64"), "problems": Value("string"), "texts": Value("string")}
+JUDGMENT_FEATURES = Features(
+    {
+        "row": Value("int64"),
+        "labels": List(Value("float64")),
+        "scores": List(List(Value("int64"))),
+        "orders": List(List(Value("int64"))),
+        "num_tokens": List(Value("int64")),
+        **{name: List(feature) for name, feature in _LISTS.items()},
+    }
+)
+"""Columns of stored judgments: one record per row, one list entry per critique."""
+
+
+def collect_judgments(
+    pipe,
+    rows: Iterable[Mapping[str, Any] | Preference],
+    k: int,
+    folder: str | os.PathLike,
+    rows_per_shard: int = 64,
+    progress: str | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+    wait: Callable[[], None] | None = None,
+    **parameters,
+) -> list[Judgment]:
+    """Judges labeled rows k times each and writes as it goes; a restart with the same settings resumes.
+
+    Single responses are judged with the 0/1 template, since that is what their labels say.
+
+    Args:
+        pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM the judgments can be read plain and guided.
+        rows (iterable of rows): Preference rows with labels.
+        k (`int`): Critiques per row; every smaller number can be read from them.
+        folder (`str` or path): Where the judgments are written as parquet.
+        rows_per_shard (`int`, *optional*, defaults to `64`): Rows judged and written at once.
+        progress (`str`, *optional*): Title of a progress bar over rows.
+        process_index, num_processes (`int`, *optional*): This process's share of the rows.
+        wait (`Callable`, *optional*): A barrier among the processes.
+        **parameters: Passed to the pipeline: `seed`, `temperature`, `template` and the like.
+
+    Returns:
+        `list[Judgment]`, one per row, in order.
+
+    Raises:
+        `ValueError`: if a row has no labels, naming it.
+        `FileExistsError`: if the folder holds judgments of other settings.
+    """
+    rows = [row if isinstance(row, Preference) else Preference.from_row(row) for row in rows]
+    for number, row in enumerate(rows):
+        if row.labels is None:
+            raise ValueError(f"Row {number} has no labels; expected ground truth to compare the judge with.")
+    parameters = {"seed": 0, **parameters}
+    settings = {"kind": "judgments", "k": k, **_described(pipe), **parameters, "data": _digest(rows)}
+    job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
+
+    def work(numbers: range) -> list[dict[str, Any]]:
+        part = [rows[number] for number in numbers]
+        outputs = pipe(part, k=k, verdict=True, batch_size=len(part), **parameters)
+        return [
+            {"row": number, "labels": row.labels, **_columns(output["critiques"])}
+            for number, row, output in zip(numbers, part, outputs, strict=True)
+        ]
+
+    with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="row") as bar:
+        for numbers in job.run(work, process_index, num_processes):
+            bar.update(len(numbers) * num_processes)
+    if wait is not None:
+        wait()
+    return [read_judgment(record) for record in job.read()]
+
+
+def read_judgment(record: Mapping[str, Any]) -> Judgment:
+    """A stored record as a [`Judgment`]."""
+    return Judgment(
+        labels=tuple(record["labels"]),
+        scores=tuple(None if row is None else tuple(row) for row in record["scores"]),
+        meta_scores=tuple(record["meta_scores"]),
+        problems=tuple(record["problems"]),
+        orders=tuple(map(tuple, record["orders"])),
+        texts=tuple(record["texts"]),
+    )
+
+
+def _columns(critiques: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    names = {"scores": "scores", "meta_score": "meta_scores", "problem": "problems", "order": "orders"}
+    names |= {"text": "texts", "num_tokens": "num_tokens"}
+    return {column: [critique[name] for critique in critiques] for name, column in names.items()}
+
+
+def _described(pipe) -> dict[str, Any]:
+    """Which judge it is, as far as a configuration can say."""
+    meta = pipe.meta_rm.config._name_or_path if pipe.meta_rm is not None else None
+    return {"model": pipe.model.config._name_or_path, "meta_rm": meta}
+
+
+def _digest(rows: Sequence[Preference]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        state.update(repr((row.query, row.responses, row.labels, row.reference)).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def scaling_results(
+    judgments: Sequence[Judgment],
+    ks: Sequence[int] | None = None,
+    guided: bool | None = None,
+    seed: int = 0,
+    **described,
+) -> list[dict[str, Any]]:
+    """Accuracy over the number of votes, plain and guided, from one set of judgments.
+
+    Accuracy at k is the mean, over rows and over the disjoint blocks of k critiques, of the [`credit`] of the block's
+    vote: every critique is used, none twice, and blocks are independent.
+
+    Args:
+        judgments (sequence of [`Judgment`]): With equal numbers of critiques.
+        ks (sequence of `int`, *optional*): Numbers of votes; powers of two up to all by default.
+        guided (`bool`, *optional*): Only plain (`False`) or only guided (`True`) results; by default what there is.
+        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+        **described: Put into every result, for instance `stage="rft"`, `temperature=0.5`.
+
+    Returns:
+        `list[dict]`: `k`, `guided`, `accuracy`, `low` and `high` (95 % bootstrap interval over rows), `n` (rows),
+        `unreadable` (share of critiques without scores), `ties` (share of votes, n ≥ 2, with more than one winner),
+        `seed`, and what is `described`.
+    """
+    most = min(len(judgment.scores) for judgment in judgments)
+    ks = ks or [2**power for power in range(most.bit_length()) if 2**power <= most]
+    if max(ks) > most:
+        raise ValueError(f"Found k={max(ks)} with {most} critiques per row; sample as many as the largest k.")
+    modes = [False, True] if guided is None else [guided]
+    if guided is None and not all(judgment.guidable for judgment in judgments):
+        modes = [False]
+    results = []
+    for mode in modes:
+        for k in ks:
+            credits = [_mean(credits_at(judgment, k, mode)) for judgment in judgments]
+            low, high = bootstrap_interval(credits, seed=seed)
+            results.append(
+                {
+                    **described,
+                    "k": k,
+                    "guided": mode,
+                    "accuracy": _mean(credits),
+                    "low": low,
+                    "high": high,
+                    "n": len(judgments),
+                    "unreadable": _mean([row is None for judgment in judgments for row in judgment.scores]),
+                    "ties": _tie_share(judgments, k, mode),
+                    "seed": seed,
+                }
+            )
+    return results
+
+
+def credits_at(judgment: Judgment, k: int, guided: bool = False) -> list[float]:
+    """The credit of each disjoint block of k critiques of a row; see [`scaling_results`]."""
+    return [credit(scores, judgment.labels, votes) for scores, votes in _block_votes(judgment, k, guided)]
+
+
+def _block_votes(judgment: Judgment, k: int, guided: bool) -> Iterator[tuple[tuple[float, ...] | None, int]]:
+    """(vote, number of critiques that voted) of each block of k critiques."""
+    for first in range(0, len(judgment.scores) - k + 1, k):
+        rows = judgment.scores[first : first + k]
+        if guided:
+            meta = judgment.meta_scores[first : first + k] or (None,) * k
+            rows = [rows[j] for j in guided_selection(rows, meta)]
+        yield vote(rows), sum(row is not None for row in rows)
+
+
+def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, int]]:
+    """Position bias: accuracy of single critiques by the place (from 0) in which the judge read the best response.
+
+    Returns:
+        `dict[int, tuple[float, int]]`: (mean [`credit`], number of critiques) of readable critiques with n ≥ 2.
+    """
+    found: dict[int, list[float]] = {}
+    for judgment in judgments:
+        if len(judgment.labels) < 2:
+            continue
+        best = judgment.labels.index(max(judgment.labels))
+        for scores, order in zip(judgment.scores, judgment.orders, strict=True):
+            if scores is not None:
+                found.setdefault(order.index(best), []).append(credit(scores, judgment.labels))
+    return {place: (_mean(values), len(values)) for place, values in sorted(found.items())}
+
+
+def _tie_share(judgments: Sequence[Judgment], k: int, guided: bool) -> float:
+    ties = [
+        len(highest(scores)) > 1
+        for judgment in judgments
+        if len(judgment.labels) > 1
+        for scores, _ in _block_votes(judgment, k, guided)
+        if scores is not None
+    ]
+    return _mean(ties) if ties else 0.0
+
+
+def bootstrap_interval(
+    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over rows."""
+    values = np.asarray(values, dtype=float)
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    means = values[draws].mean(axis=1)
+    tail = 50 * (1 - confidence)
+    return float(np.percentile(means, tail)), float(np.percentile(means, 100 - tail))
+
+
+def paired_interval(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean difference `second - first` over the same rows, with its bootstrap interval: (difference, low, high)."""
+    difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
+    return float(difference.mean()), *bootstrap_interval(difference, confidence, resamples, seed)
+
+
+def plot_scaling(results: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str | None = None) -> None:
+    """Accuracy over votes with 95 % bands, one line per stage, solid for plain and dashed for guided voting.
+
+    The layout of the paper's Figure 1. Greedy results (`temperature` 0) are drawn as horizontal ticks at k = 1.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout="constrained")
+    stages = list(dict.fromkeys(result.get("stage", "judge") for result in results))
+    for color, stage in enumerate(stages):
+        for guided in (False, True):
+            line = sorted(
+                (
+                    r
+                    for r in results
+                    if r.get("stage", "judge") == stage and r["guided"] is guided and r.get("temperature") != 0
+                ),
+                key=lambda result: result["k"],
+            )
+            if line:
+                _draw_line(axes, line, f"C{color}", f"{stage}{', guided by Meta RM' if guided else ''}", guided)
+        for result in results:
+            if result.get("stage", "judge") == stage and result.get("temperature") == 0:
+                axes.plot([result["k"]], [100 * result["accuracy"]], "_", color=f"C{color}", markersize=14)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sorted({result["k"] for result in results}), sorted({result["k"] for result in results}))
+    axes.set_xlabel("votes per row, k")
+    axes.set_ylabel("accuracy (%)")
+    axes.grid(alpha=0.3)
+    axes.set_title(title or "")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def _draw_line(axes, line: Sequence[Mapping[str, Any]], color: str, label: str, dashed: bool) -> None:
+    votes = [result["k"] for result in line]
+    axes.plot(
+        votes,
+        [100 * result["accuracy"] for result in line],
+        "--s" if dashed else "-o",
+        color=color,
+        label=label,
+        markersize=4,
+    )
+    axes.fill_between(
+        votes, [100 * r["low"] for r in line], [100 * r["high"] for r in line], color=color, alpha=0.12, linewidth=0
+    )
+
+
+def results_table(results: Sequence[Mapping[str, Any]], title: str | None = None):
+    """The results as a `rich` table, one line per stage, mode and k."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in ("stage", "k", "vote", "T"):
+        table.add_column(column)
+    for column in ("accuracy", "95 % interval", "rows", "unreadable", "ties"):
+        table.add_column(column, justify="right")
+    for result in results:
+        table.add_row(
+            str(result.get("stage", "judge")),
+            str(result["k"]),
+            "guided" if result["guided"] else "greedy" if result.get("temperature") == 0 else "plain",
+            f"{result['temperature']:g}" if "temperature" in result else "",
+            f"{100 * result['accuracy']:.1f}",
+            f"{100 * result['low']:.1f} – {100 * result['high']:.1f}",
+            str(result["n"]),
+            f"{100 * result['unreadable']:.1f} %",
+            f"{100 * result['ties']:.1f} %",
+        )
+    return table
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,50 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""A folder belongs to one configuration: its manifest says which, so that a restart resumes and never mixes runs."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+MANIFEST = "manifest.json"
+
+
+def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
+    """Creates a folder for a run with these settings, or finds that it already holds a run with the same ones.
+
+    Args:
+        folder (`str` or path): Where the run writes.
+        settings (mapping): JSON-like values that determine what the run produces.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        `FileExistsError`: if the folder holds a run with other settings, naming each that differs.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    settings = json.loads(json.dumps(settings, ensure_ascii=False))
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
+        if differing:
+            changes = "; ".join(f"{name}: {found.get(name)!r} there, {settings.get(name)!r} now" for name in differing)
+            raise FileExistsError(
+                f"{folder} holds a run with another configuration ({changes}). Choose another output folder, delete "
+                "this one, or repeat the run with its configuration to resume it."
+            )
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    return folder
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file in one step: a reader, or a restart after a kill, finds the old file or the whole new one."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

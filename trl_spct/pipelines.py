@@ -1,0 +1,284 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""`pipeline("grm-reward")`: n responses in, k critiques, one vote (paper, sections 2.1, 3 and 6)."""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .meta_scoring import meta_scores
+from .modeling_meta_rm import MetaRMForSequenceClassification
+from .outcomes import highest
+from .preferences import Preference, restore_order
+from .prompts import judge_messages, judge_template, meta_messages
+from .sampling import check_tokenizer, context_length, derive_seed, read_sample, sample_critiques, special_tokens
+from .voting import VOTING_TEMPERATURE, guided_selection, vote
+
+
+TASK = "grm-reward"
+DEFAULT_MODEL = ("BBQGOD/DeepSeek-GRM-16B", "main")
+
+
+class GRMRewardPipeline(Pipeline):
+    """Generative reward model: scores any number of responses to a query by the vote of k critiques.
+
+    ```python
+    >>> import trl_spct
+    >>> from transformers import pipeline
+
+    >>> judge = pipeline("grm-reward", model="path/or/id")
+    >>> verdict = judge({"query": "Name a prime.", "responses": ["4", "7"]}, k=8, seed=0)
+    >>> verdict["scores"], verdict["best"]
+    ([11, 71], 1)
+    ```
+
+    A row is a mapping in any shape that [`Preference.from_row`] reads; labels are not needed and never shown to the
+    judge. A list of rows gives a list; a generator or a `datasets.Dataset` gives an iterator.
+
+    Each result is a `dict`:
+
+    - `scores` (`list[float]` of length n, or `None`): the votes' sums in the order of the row's responses; `None` if
+      no critique could be read.
+    - `best` (`int` or `None`): a response with the highest sum; drawn at random (with the seed) from `tied`.
+    - `tied` (`list[int]`): all responses with the highest sum.
+    - `k`, `votes` (`int`): critiques sampled, and critiques that were counted.
+    - `critiques` (`list[dict]` of length k): `text`; `num_tokens`; `scores` (in the order of the row's responses) or
+      `None`; `problem` (see [`Critique`], or `"truncated"` if it ran into the token limit); `order`
+      (`order[p]` is the response that the judge read as number p + 1); `meta_score` or `None`; `counted`.
+
+    Args:
+        meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*):
+            A Meta RM, or where to load one from. With it only the `k_meta` best critiques vote.
+        meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Defaults to the one beside `meta_rm` if that is a path or an id, else to the judge's.
+        k (`int`, *optional*, defaults to `1`): Critiques per row.
+        temperature (`float`, *optional*): Defaults to 0.5 for k > 1 and to 0, greedy, for k = 1.
+        top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
+        max_new_tokens (`int`, *optional*):
+            Longest critique in tokens. Defaults to the model's generation config, else to 1024 or half of the context,
+            whichever is less.
+        seed (`int`, *optional*): Makes orders and samples repeatable, whatever the batch size.
+        order (`str`, *optional*, defaults to `"random"`):
+            `"random"`: a fresh order of the responses for each critique, undone on its scores (paper). `"fixed"`: the
+            row's own order. A greedy critique (`temperature=0`) of one row is read in one order only if k = 1.
+        k_meta (`int`, *optional*, defaults to `max(1, k // 2)`): Critiques that vote under a Meta RM.
+        template (`str`, *optional*):
+            Prompt template, see [`judge_template`]. Defaults to the one that the judge's config names, else `"paper"`.
+        verdict (`bool`, *optional*, defaults to `False`):
+            For single responses: ask for 0 or 1, as in training, instead of a score from 1 to 10.
+        batch_size (`int`, *optional*, defaults to `1`): Rows judged together; `batch_size * k` critiques are decoded
+            at once.
+    """
+
+    _load_tokenizer = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, *args, meta_rm=None, meta_rm_tokenizer=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_tokenizer(self.tokenizer)
+        self.meta_rm, self.meta_rm_tokenizer = self._load_meta_rm(meta_rm, meta_rm_tokenizer)
+
+    def _load_meta_rm(
+        self, meta_rm: PreTrainedModel | str | None, tokenizer: PreTrainedTokenizerBase | None
+    ) -> tuple[PreTrainedModel | None, PreTrainedTokenizerBase | None]:
+        if meta_rm is None:
+            return None, None
+        if not isinstance(meta_rm, torch.nn.Module):
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(meta_rm)
+            meta_rm = MetaRMForSequenceClassification.from_pretrained(meta_rm, dtype=self.model.dtype)
+        tokenizer = tokenizer or self.tokenizer
+        check_tokenizer(tokenizer)
+        return meta_rm.to(self.device).eval(), tokenizer
+
+    def _sanitize_parameters(
+        self,
+        k=None,
+        temperature=None,
+        top_p=None,
+        max_new_tokens=None,
+        seed=None,
+        order=None,
+        k_meta=None,
+        template=None,
+        verdict=None,
+        **unknown,
+    ):
+        if unknown:
+            raise TypeError(f"{type(self).__name__} got unknown parameters {sorted(unknown)}.")
+        if k is not None and k < 1:
+            raise ValueError(f"Found k={k}; expected at least one critique per row.")
+        if order not in (None, "random", "fixed"):
+            raise ValueError(f"Found order={order!r}; expected 'random' or 'fixed'.")
+        if k_meta is not None and k_meta < 1:
+            raise ValueError(f"Found k_meta={k_meta}; expected at least 1.")
+        reading = {"k": k, "seed": seed, "order": order}
+        sampling = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_new_tokens,
+            "template": template,
+            "verdict": verdict,
+        }
+        return _given(reading), _given(sampling), _given({"k_meta": k_meta})
+
+    def __call__(self, inputs, **kwargs):
+        if hasattr(inputs, "column_names") and not isinstance(inputs, Mapping):
+            inputs = (row for row in inputs)  # a `datasets` dataset, which `Pipeline` would take for one row
+        if isinstance(inputs, list) and not inputs:
+            return []
+        return super().__call__(inputs, **kwargs)
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        if preprocess_params.get("seed") is None:
+            preprocess_params = {**preprocess_params, "seed": int(torch.randint(2**31, (1,)))}
+        return self._judge(inputs, batch_size, preprocess_params, forward_params, postprocess_params)
+
+    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+        return next(iter(self.get_iterator([inputs], 0, 1, preprocess_params, forward_params, postprocess_params)))
+
+    def _judge(
+        self, rows: Iterable[Any], batch_size: int, preprocess_params, forward_params, postprocess_params
+    ) -> Iterator[dict[str, Any]]:
+        rows = enumerate(rows)
+        while batch := list(islice(rows, batch_size)):
+            inputs = [self._preprocess_numbered(number, row, preprocess_params) for number, row in batch]
+            for output in self.forward(inputs, **forward_params):
+                yield self.postprocess(output, **postprocess_params)
+
+    def _preprocess_numbered(self, number: int, row: Any, params: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self.preprocess(row, **params)
+        except ValueError as error:
+            raise type(error)(f"Row {number}: {error}", *([error.cause] if hasattr(error, "cause") else [])) from None
+
+    def preprocess(self, row, k: int = 1, seed: int = 0, order: str = "random") -> dict[str, Any]:
+        """Reads a row, and draws the order in which each of its k critiques will see the responses."""
+        preference = row if isinstance(row, Preference) else Preference.from_row(row)
+        draw = random.Random(derive_seed(seed, "order", *preference.responses))
+        places = range(len(preference))
+        orders = [tuple(places if order == "fixed" else draw.sample(places, len(places))) for _ in range(k)]
+        return {"preference": preference, "orders": orders, "seed": seed}
+
+    def _forward(
+        self,
+        inputs: list[dict[str, Any]],
+        temperature: float | None = None,
+        top_p: float = 1.0,
+        max_new_tokens: int | None = None,
+        template: str | None = None,
+        verdict: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Samples and reads the critiques of a batch of rows; critiques of a row in the same order share a prefill."""
+        template = template or (getattr(self.model.config, "grm", None) or {}).get("template", "paper")
+        k = len(inputs[0]["orders"])
+        fences = special_tokens(self.tokenizer)
+        groups = [(row, order) for row, item in enumerate(inputs) for order in dict.fromkeys(item["orders"])]
+        samples = sample_critiques(
+            self.model,
+            self.tokenizer,
+            [
+                judge_messages(
+                    _unlabeled(inputs[row], order), template, _is_verdict(inputs[row], verdict), False, fences
+                )
+                for row, order in groups
+            ],
+            [inputs[row]["orders"].count(order) for row, order in groups],
+            inputs[0]["seed"],
+            temperature=(VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens or self._default_length(),
+            batch_size=len(inputs) * k,
+        )
+        for item in inputs:
+            item["critiques"] = []
+        for (row, order), texts in zip(groups, samples, strict=True):
+            score_range = judge_template(template, _is_verdict(inputs[row], verdict)).score_range
+            inputs[row]["critiques"].extend(_read(sample, order, score_range) for sample in texts)
+        self._add_meta_scores(inputs)
+        return inputs
+
+    def _default_length(self) -> int:
+        configured = getattr(self.model.generation_config, "max_new_tokens", None)
+        context = context_length(self.model.config)
+        return configured or (min(1024, context // 2) if context else 1024)
+
+    def _add_meta_scores(self, inputs: list[dict[str, Any]]) -> None:
+        if self.meta_rm is None:
+            return
+        fences = special_tokens(self.meta_rm_tokenizer)
+        critiques = [(item, critique) for item in inputs for critique in item["critiques"] if critique["scores"]]
+        conversations = [
+            meta_messages(_unlabeled(item, critique["order"]), critique["text"], fences)
+            for item, critique in critiques
+        ]
+        scores = meta_scores(self.meta_rm, self.meta_rm_tokenizer, conversations, batch_size=len(inputs) * 32)
+        for (_, critique), score in zip(critiques, scores, strict=True):
+            critique["meta_score"] = score
+
+    def postprocess(self, output: dict[str, Any], k_meta: int | None = None) -> dict[str, Any]:
+        """Counts the votes of one row."""
+        critiques = output["critiques"]
+        rows = [critique["scores"] for critique in critiques]
+        if self.meta_rm is None:
+            voters = [j for j, row in enumerate(rows) if row is not None]
+        else:
+            voters = guided_selection(rows, [critique["meta_score"] for critique in critiques], k_meta)
+        for j in voters:
+            critiques[j]["counted"] = True
+        scores = vote([rows[j] for j in voters])
+        tied = [] if scores is None else list(highest(scores))
+        draw = random.Random(derive_seed(output["seed"], "tie", *output["preference"].responses))
+        return {
+            "scores": None if scores is None else list(scores),
+            "best": draw.choice(tied) if tied else None,
+            "tied": tied,
+            "k": len(critiques),
+            "votes": len(voters),
+            "critiques": critiques,
+        }
+
+
+def _unlabeled(item: dict[str, Any], order: tuple[int, ...]) -> Preference:
+    preference = item["preference"].permuted(order)
+    return Preference(preference.query, preference.responses, reference=preference.reference)
+
+
+def _is_verdict(item: dict[str, Any], verdict: bool) -> bool:
+    return verdict and len(item["preference"]) == 1
+
+
+def _read(sample, order: tuple[int, ...], score_range: tuple[int, int]) -> dict[str, Any]:
+    critique = read_sample(sample, len(order), score_range)
+    scores = restore_order(critique.scores, order)
+    return {
+        "text": sample.text,
+        "scores": None if scores is None else list(scores),
+        "problem": critique.problem,
+        "order": list(order),
+        "meta_score": None,
+        "counted": False,
+        "num_tokens": sample.num_tokens,
+    }
+
+
+def _given(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def register() -> None:
+    """Makes `pipeline("grm-reward")` work. Without a model it resolves to the released 16B judge."""
+    if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=GRMRewardPipeline,
+            pt_model=AutoModelForCausalLM,
+            default={"model": DEFAULT_MODEL},
+            type="text",
+        )

@@ -1,0 +1,97 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+
+@dataclass
+class RejectiveSamplerConfig(SFTConfig):
+    r"""
+    Configuration class for the [`RejectiveSampler`].
+
+    This class includes only the parameters that are specific to rejective fine-tuning, and those whose defaults differ
+    from [`~trl.SFTConfig`]. Values marked [P] are the paper's (section 4 of arXiv 2504.02495), [?] are stated nowhere
+    and are ours.
+
+    Args:
+        num_generations (`int`, *optional*, defaults to `3`):
+            Unhinted trajectories per row, N_RFT. [P]
+        hint (`str`, *optional*, defaults to `"all"`):
+            Which rows are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (rows without a
+            correct unhinted trajectory) or `"none"`. One hinted trajectory per item is the paper's number [P]; whether
+            all items had one is not stated [?].
+        reject_too_easy (`bool`, *optional*, defaults to `True`):
+            Reject the rows whose unhinted trajectories are all correct. [P]
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature. [?]
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Nucleus sampling. [?]
+        max_completion_length (`int`, *optional*, defaults to `1024`):
+            Longest critique in tokens. [?]
+        template (`str`, *optional*, defaults to `"paper"`):
+            Prompt template, see [`~trl_spct.prompts.judge_template`].
+        shuffle_responses (`bool`, *optional*, defaults to `True`):
+            Whether each row's responses are put into a random order, drawn from `seed`. [?]
+        source (`str`, *optional*):
+            Adapter for public data in its own schema, see [`~trl_spct.sources`]. Known schemas are recognized.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+        sampling_batch_size (`int`, *optional*, defaults to `64`):
+            Critiques decoded together on each device.
+        rows_per_shard (`int`, *optional*, defaults to `256`):
+            Rows whose trajectories are written at once. A restart repeats at most one unfinished shard per process.
+        trajectories_dir (`str`, *optional*):
+            Where trajectories are written. Defaults to `trajectories` in `output_dir`.
+        general_ratio (`float`, *optional*, defaults to `5.75`):
+            Rows of `general_dataset` per kept trajectory, at most. The paper's ratio is 1070K to 186K. [P]
+    """
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS]
+
+    learning_rate: float = field(
+        default=5e-6, metadata={"help": "Initial learning rate. The paper's value is 5e-6 at batch size 1024."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Never truncates by default: a critique without its scores teaches nothing."},
+    )
+    num_generations: int = field(default=3, metadata={"help": "Unhinted trajectories per row (paper: 3)."})
+    hint: str = field(
+        default="all",
+        metadata={"help": "Rows sampled once more with a hint.", "choices": ["all", "failed", "none"]},
+    )
+    reject_too_easy: bool = field(
+        default=True, metadata={"help": "Reject rows whose unhinted trajectories are all correct."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
+    max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    template: str = field(default="paper", metadata={"help": "Prompt template: `paper` or `compact`."})
+    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
+    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
+    invalid_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
+    rows_per_shard: int = field(default=256, metadata={"help": "Rows whose trajectories are written at once."})
+    trajectories_dir: str | None = field(
+        default=None, metadata={"help": "Where trajectories are written; `{output_dir}/trajectories` by default."}
+    )
+    general_ratio: float = field(
+        default=5.75, metadata={"help": "Rows of general data per kept trajectory, at most (paper: 1070K / 186K)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.num_generations < 1:
+            raise ValueError(f"Found num_generations={self.num_generations}; expected at least 1.")
+        if self.hint not in ("all", "failed", "none"):
+            raise ValueError(f"Found hint={self.hint!r}; expected 'all', 'failed' or 'none'.")
+        if self.temperature <= 0 and self.num_generations > 1:
+            raise ValueError("Greedy samples are all the same; expected temperature > 0 for num_generations > 1.")
+        if self.reject_too_easy and self.num_generations == 1:
+            raise ValueError(
+                "With num_generations=1 every correct trajectory counts as too easy; expected at least 2, or "
+                "reject_too_easy=False."
+            )

@@ -1,0 +1,163 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""What the recipes share: reading preference rows from wherever they are, and what comes before and after training."""
+
+import dataclasses
+import gzip
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_dataset
+
+from .data import prepare_preferences
+
+
+logger = logging.getLogger(__name__)
+
+_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def load_preferences(
+    script_args: ScriptArguments,
+    dataset_args: DatasetMixtureConfig,
+    source: str | None = None,
+    invalid_rows: str = "error",
+    seed: int = 42,
+    splits: Sequence[str] | None = None,
+) -> DatasetDict:
+    """Preference rows from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of such.
+
+    Each part of a mixture is brought to preference rows on its own, so that parts may differ in their schemas;
+    `fraction` and `test_split_size` mean what they mean in [`~trl.DatasetMixtureConfig`].
+
+    Args:
+        script_args ([`~trl.ScriptArguments`]): `dataset_name` is an id, a folder or a file.
+        dataset_args ([`~trl.DatasetMixtureConfig`]): `datasets` is the mixture; it goes before `dataset_name`.
+        source (`str`, *optional*): Source adapter for all parts; recognized by columns if not given.
+        invalid_rows (`str`, *optional*, defaults to `"error"`): See [`~trl_spct.data.prepare_preferences`].
+        seed (`int`, *optional*, defaults to `42`): Of the test split.
+        splits (sequence of `str`, *optional*): The splits that are needed; all by default.
+
+    Returns:
+        [`~datasets.DatasetDict`] of preference rows by split.
+    """
+    if dataset_args.datasets:
+        return _load_mixture(dataset_args, source, invalid_rows, seed)
+    if not script_args.dataset_name:
+        raise ValueError("Either `datasets` or `dataset_name` must be provided.")
+    name = script_args.dataset_name
+    try:
+        loaded = load_named(name, script_args.dataset_config)
+    except DatasetGenerationError:
+        if not _is_json_lines(name):
+            raise
+        logger.warning("%s holds values of different types in one column; reading it row by row.", name)
+        loaded = {"train": _read_json_lines(name)}
+    missing = sorted(set(splits or ()) - set(loaded))
+    if missing:
+        raise ValueError(f"{name} has the splits {sorted(loaded)}; expected {missing} among them.")
+    return DatasetDict(
+        {
+            split: prepare_preferences(rows, source, invalid_rows, split).dataset
+            for split, rows in loaded.items()
+            if splits is None or split in splits
+        }
+    )
+
+
+def load_named(name: str, config: str | None = None) -> DatasetDict:
+    """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file."""
+    path = Path(name)
+    suffix = next((suffix for suffix in path.suffixes if suffix in _BUILDERS), None)
+    if suffix and (path.is_file() or "*" in name):
+        return load_dataset(_BUILDERS[suffix], data_files=name)
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        loaded = load_from_disk(name)
+        return DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
+    return load_dataset(name, name=config)
+
+
+def _is_json_lines(name: str) -> bool:
+    return ".jsonl" in Path(name).suffixes and Path(name).is_file()
+
+
+def _read_json_lines(name: str) -> list[dict[str, Any]]:
+    with (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]
+
+
+def _load_mixture(mixture: DatasetMixtureConfig, source: str | None, invalid_rows: str, seed: int) -> DatasetDict:
+    if mixture.streaming:
+        raise ValueError("`streaming` is not supported: all preference rows are checked before training.")
+    parts = []
+    for part in mixture.datasets:
+        alone = dataclasses.replace(mixture, datasets=[dataclasses.replace(part, fraction=None)], test_split_size=None)
+        name = part.data_files if isinstance(part.data_files, str) else part.path
+        parts.append(prepare_preferences(get_dataset(alone)["train"], source, invalid_rows, name).dataset)
+    rows = concatenate_datasets(_with_same_columns(_at_fractions(parts, [part.fraction for part in mixture.datasets])))
+    if mixture.test_split_size is None:
+        return DatasetDict({"train": rows})
+    return rows.train_test_split(test_size=mixture.test_split_size, seed=seed)
+
+
+def _at_fractions(parts: list[Dataset], fractions: list[float | None]) -> list[Dataset]:
+    if all(fraction is None for fraction in fractions):
+        return parts
+    if any(fraction is None for fraction in fractions):
+        raise ValueError("`fraction` must be set for either all datasets in the mixture or none of them.")
+    weights = [fraction / sum(fractions) for fraction in fractions]
+    total = min(len(part) / weight for part, weight in zip(parts, weights, strict=True) if weight > 0)
+    return [part.select(range(round(weight * total))) for part, weight in zip(parts, weights, strict=True)]
+
+
+def _with_same_columns(parts: list[Dataset]) -> list[Dataset]:
+    """Keeps what all parts understand alike: their own columns, and others of the same type everywhere."""
+    if len(parts) == 1:
+        return parts
+    types: dict[str, set[str]] = {}
+    for part in parts:
+        for name, feature in part.features.items():
+            types.setdefault(name, set()).add(str(feature))
+    mixed = sorted(name for name, found in types.items() if len(found) > 1)
+    if {"query", "responses", "labels"}.intersection(mixed):
+        parts = [_as_messages(part) for part in parts]
+        mixed = [name for name in mixed if name != "query"]
+    if mixed:
+        logger.warning("Left out the columns %s, whose types differ between the parts of the mixture.", mixed)
+    return [part.remove_columns([name for name in mixed if name in part.column_names]) for part in parts]
+
+
+def _as_messages(part: Dataset) -> Dataset:
+    """Queries as message lists, which read the same to a judge as texts."""
+    if not part.features["query"] or getattr(part.features["query"], "dtype", None) != "string":
+        return part
+    queries = [[{"role": "user", "content": query}] for query in part["query"]]
+    return part.remove_columns("query").add_column("query", queries)
+
+
+def set_model_init_kwargs(training_args: Any, model_args: ModelConfig) -> None:
+    """Moves the model options of the command line to where the trainers look for them, as TRL's scripts do."""
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "trust_remote_code": training_args.trust_remote_code,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+
+
+def finish(trainer: Any, dataset_name: str | None = None) -> None:
+    """Saves the model with tokenizer and card, pushes it if asked to, and closes the trackers."""
+    args = trainer.args
+    trainer.save_model(args.output_dir)
+    trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
+    trainer.accelerator.print(f"Saved to {os.path.abspath(args.output_dir)}")
+    if args.push_to_hub:
+        trainer.push_to_hub(dataset_name=dataset_name)
+        trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
+    trainer.end()

@@ -1,0 +1,60 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+
+@dataclass
+class SPCTConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`SPCTTrainer`].
+
+    This class includes only the parameters that are specific to SPCT, and those whose defaults differ from
+    [`~trl.GRPOConfig`], whose own defaults are not the original GRPO. Values marked [P] are the paper's (section 5 of
+    arXiv 2504.02495), [I] follow from it, [?] are stated nowhere and are ours.
+
+    Args:
+        template (`str`, *optional*, defaults to `"paper"`):
+            Prompt template, see [`~trl_spct.prompts.judge_template`].
+        shuffle_responses (`bool`, *optional*, defaults to `True`):
+            Whether each row's responses are put into a random order, drawn from `seed` and recorded as `order`. [I]
+        source (`str`, *optional*):
+            Adapter for public data in its own schema, see [`~trl_spct.sources`]. Known schemas are recognized.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+
+    Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
+    `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
+    inside the token loss, as in the original) [P], `top_k=0` (no hidden truncation) [?], `max_completion_length=1024`
+    [?], `vllm_importance_sampling_correction=False` [I]. Kept from TRL: `epsilon=0.2` [?], `num_iterations=1` [?],
+    `temperature=1.0` [?].
+    """
+
+    learning_rate: float = field(
+        default=4e-7, metadata={"help": "Initial learning rate. The paper's value is 4e-7 at batch size 512."}
+    )
+    beta: float = field(
+        default=0.08, metadata={"help": "KL coefficient. Paper: 0.08 for 27B (smaller ones collapse), 0.002 for 16B."}
+    )
+    num_generations: int | None = field(default=4, metadata={"help": "Critiques per row, G (paper: 4)."})
+    loss_type: str = field(
+        default="grpo", metadata={"help": "Original GRPO: mean over sequences of per-sequence token means."}
+    )
+    scale_rewards: str = field(
+        default="group", metadata={"help": "Advantage (r - mean) / std within the group, as in the original GRPO."}
+    )
+    use_bias_correction_kl: bool = field(
+        default=False, metadata={"help": "The original GRPO adds the plain k3 estimator to the token loss."}
+    )
+    top_k: int = field(default=0, metadata={"help": "No top-k: critiques are sampled from the whole distribution."})
+    max_completion_length: int | None = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    vllm_importance_sampling_correction: bool = field(
+        default=False, metadata={"help": "Not part of the original GRPO; only matters with vLLM."}
+    )
+    template: str = field(default="paper", metadata={"help": "Prompt template: `paper` or `compact`."})
+    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
+    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
+    invalid_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
