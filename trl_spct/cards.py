@@ -5,7 +5,6 @@ import json
 import os
 from collections.abc import Mapping
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +110,10 @@ def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: M
 
 
 def template_path(name: str) -> Path:
-    """A card template of the installed package, or of the checkout."""
-    checkout = Path(__file__).parent.parent / "model_cards" / name
-    return checkout if checkout.exists() else Path(str(files("trl_spct.model_cards").joinpath(name)))
+    """A card template: beside the installed modules, or beside the package in a checkout."""
+    package = Path(__file__).parent
+    folders = (package / "model_cards", package.parent / "model_cards")
+    return next(folder / name for folder in folders if (folder / name).exists())
 
 
 def _arguments(trainer: Any) -> list[tuple[str, Any, str]]:
