@@ -1,0 +1,414 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Stage 3: training a Meta RM on critiques that are known to be correct or not (paper, section 6)."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from datasets import Dataset, Features, IterableDataset, List, Value
+from transformers import (
+    AutoTokenizer,
+    DataCollator,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+from trl import RewardTrainer
+from trl.data_utils import get_dataset_column_names
+from trl.trainer.reward_trainer import suppress_seqcls_warning
+from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
+
+from .meta_rm_config import MetaRMTrainingConfig
+from .meta_scoring import encode_meta
+from .modeling_meta_rm import MetaRMForSequenceClassification, as_meta_rm, meta_loss
+from .preferences import InvalidPreference, Preference
+from .prompts import meta_messages
+from .sampling import special_tokens
+
+
+logger = get_logger(__name__)
+
+COLUMNS = ("query", "responses", "critique", "label")
+RARE = 0.1
+FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "label": Value("float32"),
+        "problem": Value("string"),
+        "cause": Value("string"),
+    }
+)
+
+
+class MetaRMTrainer(RewardTrainer):
+    """
+    Trainer for the Meta RM: binary cross-entropy on "is this critique correct" (paper, section 6).
+
+    A thin subclass of [`~trl.RewardTrainer`], which is pairwise. What differs is the data (one critique and its label
+    instead of a pair), the loss and the metrics: `accuracy` and `positive_share` in training, and in evaluation also
+    `roc_auc`, all over the whole evaluation set.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            A path or Hub id, loaded with [`MetaRMForSequenceClassification.from_pretrained`] (with a fresh head from a
+            causal LM; in float32 unless `args.model_init_kwargs` says otherwise), or a model with one label. A native
+            classifier is turned into a Meta RM in place.
+        args ([`MetaRMTrainingConfig`], *optional*):
+            Configuration for this trainer. If `None`, a default configuration is used.
+        data_collator ([`~transformers.DataCollator`], *optional*):
+            Makes batches of rows with `input_ids` and `label`. Defaults to
+            [`~transformers.DataCollatorWithPadding`].
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows with the columns
+
+            - `query`: a text, or a list of messages;
+            - `responses`: the responses in the order in which the judge saw them, since critiques name them by number;
+            - `critique`: the judge's whole text;
+            - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.outcomes.meta_label`]), else 0.
+
+            Rows with `input_ids` and `label` are taken as they are.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict`, *optional*):
+            The same kind of rows.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The model's tokenizer, with a chat template. Defaults to the one beside the model.
+        compute_metrics (`Callable`, *optional*, defaults to [`~trl_spct.meta_rm_trainer.classification_metrics`]):
+            Replaces the evaluation metrics.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter to train, with `task_type="SEQ_CLS"` so that the head is trained and saved, too.
+        **kwargs:
+            `callbacks`, `optimizers`, `quantization_config` and whatever else [`~trl.RewardTrainer`] takes.
+
+    Raises:
+        `ValueError`: for rows that cannot be used, with their numbers, before training starts; for a model with more
+            than one label; for an adapter that leaves the head random.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from trl_spct import MetaRMTrainer, MetaRMTrainingConfig
+
+    >>> trainer = MetaRMTrainer(
+    ...     model="google/gemma-2-27b-it",
+    ...     args=MetaRMTrainingConfig(output_dir="meta-rm"),
+    ...     train_dataset=load_dataset("json", data_files="critiques.jsonl", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+    """
+
+    _tag_names = ["trl", "spct", "meta-rm"]
+    _name = "Meta RM"
+    _paper = {
+        "title": "Inference-Time Scaling for Generalist Reward Modeling",
+        "id": "2504.02495",
+        # docstyle-ignore
+        "citation": """\
+@article{liu2025inference,
+    title        = {{Inference-Time Scaling for Generalist Reward Modeling}},
+    author       = {Zijun Liu and Peiyi Wang and Runxin Xu and Shirong Ma and Chong Ruan and Peng Li and Yang Liu and
+                    Yu Wu},
+    year         = 2025,
+    eprint       = {arXiv:2504.02495},
+}""",
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: MetaRMTrainingConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any | None = None,
+        quantization_config: Any | None = None,
+        **kwargs,
+    ):
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
+        if peft_config is not None:
+            _check_head_is_trained(peft_config)
+        init_kwargs = args.model_init_kwargs
+        is_path = isinstance(model, str)
+        if is_path:
+            processing_class = processing_class or AutoTokenizer.from_pretrained(
+                model, revision=(init_kwargs or {}).get("revision"), trust_remote_code=args.trust_remote_code
+            )
+            if args.chat_template_path is None and args.eos_token is None:
+                # Bad rows are found before a large model is loaded.
+                train_dataset, eval_dataset = self._prepare_all(train_dataset, eval_dataset, processing_class, args)
+            model = _load(model, args, quantization_config)
+        base = model.get_base_model() if is_peft_model(model) else model
+        require_classifier(base)
+        keep_4bit_trainable(base)
+        try:
+            if is_path:  # used up: `RewardTrainer` would warn that they are ignored
+                args.model_init_kwargs, quantization_config = None, None
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                compute_metrics=compute_metrics or classification_metrics,
+                callbacks=callbacks,
+                peft_config=peft_config,
+                quantization_config=quantization_config,
+                **kwargs,
+            )
+        finally:
+            args.model_init_kwargs = init_kwargs
+        if data_collator is None:
+            self.data_collator = DataCollatorWithPadding(
+                self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
+            )
+        # `RewardTrainer` has no labels, so that it evaluates by the loss alone.
+        self.label_names = ["labels"]
+        if isinstance(self.train_dataset, Dataset):
+            report_balance(self.train_dataset["label"], args.pos_weight)
+
+    def _prepare_all(self, train_dataset, eval_dataset, processing_class, args):
+        if isinstance(train_dataset, (Dataset, IterableDataset)):
+            train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
+        if isinstance(eval_dataset, Mapping):
+            eval_dataset = {
+                name: self._prepare_dataset(dataset, processing_class, args, name)
+                for name, dataset in eval_dataset.items()
+            }
+        elif eval_dataset is not None:
+            eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
+        return train_dataset, eval_dataset
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        columns = get_dataset_column_names(dataset)
+        if "input_ids" in columns and "label" in columns:
+            return dataset
+        missing = [name for name in COLUMNS if name not in columns]
+        if missing:
+            raise ValueError(
+                f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
+                f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it with "
+                "`RejectiveSampler.collect`."
+            )
+        options = {}
+        if isinstance(dataset, Dataset):
+            options = {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
+        with global_then_local_main_first():
+            dataset = dataset.map(
+                encode_row,
+                with_indices=True,
+                fn_kwargs={"tokenizer": processing_class, "args": args, "dataset_name": dataset_name},
+                remove_columns=columns,
+                features=FEATURES,
+                **options,
+            )
+        if isinstance(dataset, IterableDataset):
+            usable = _is_usable if args.invalid_rows == "drop" else _usable_or_raise
+            return dataset.filter(usable).remove_columns(["problem", "cause"])
+        return _without_problems(dataset, args.invalid_rows, dataset_name)
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None:
+            self._signature_columns = ["input_ids", "label"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        loss = meta_loss(outputs.logits, labels, self.args.pos_weight)
+        if self.model.training:
+            self._log_batch(inputs["attention_mask"], outputs.logits, labels)
+        self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _log_batch(self, attention_mask, logits, labels):
+        tokens = self.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+        self._total_train_tokens += tokens // self._tp_size
+        positive = labels.reshape(-1) > 0.5
+        correct = (logits.reshape(-1) > 0) == positive
+        for name, values in (("accuracy", correct), ("positive_share", positive)):
+            mean = self.accelerator.gather_for_metrics(values.float()).mean().item()
+            self._metrics["train"][name].append(mean)
+
+
+def encode_row(
+    row: Mapping[str, Any],
+    index: int,
+    tokenizer: PreTrainedTokenizerBase,
+    args: MetaRMTrainingConfig,
+    dataset_name: str = "train",
+) -> dict[str, Any]:
+    """
+    A row of critiques as the Meta RM reads it: `input_ids` and `label`, or the `problem` with it and its `cause`.
+
+    Rows that cannot be used come back with a `problem`, so that all of them are counted at once.
+    """
+    problem = cause = ""
+    ids, label = [], 0.0
+    try:
+        preference, critique, label = read_row(row)
+        ids = encode_meta(tokenizer, meta_messages(preference, critique, special_tokens(tokenizer)))
+        if args.max_length is not None and len(ids) > args.max_length:
+            raise InvalidPreference(
+                f"Found {len(ids)} tokens; expected at most max_length={args.max_length}. Raise it, or shorten the "
+                "row.",
+                "length",
+            )
+    except InvalidPreference as error:
+        problem, cause, ids = f"{dataset_name} row {index}: {error}", error.cause, []
+    return {"input_ids": ids, "label": float(label), "problem": problem, "cause": cause}
+
+
+def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
+    """
+    The preference, the critique and the label in a row.
+
+    Raises:
+        `InvalidPreference`: if a part is missing or empty, or if the label is not 0 or 1.
+    """
+    preference = Preference(query=row["query"], responses=row["responses"])
+    critique, label = row["critique"], row["label"]
+    if not isinstance(critique, str) or not critique.strip():
+        raise InvalidPreference(f"Found the critique {critique!r:.40}; expected a text that is not empty.", "critique")
+    if isinstance(label, str) or label not in (0, 1):
+        raise InvalidPreference(
+            f"Found the label {label!r:.40}; expected 1 (the critique is correct) or 0, see `meta_label`.", "label"
+        )
+    return preference, critique, float(label)
+
+
+def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`accuracy` at logit 0, `roc_auc` and `positive_share` over an evaluation set."""
+    logits = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1)
+    positive = np.asarray(prediction.label_ids).reshape(-1) > 0.5
+    return {
+        "accuracy": float(((logits > 0) == positive).mean()),
+        "roc_auc": roc_auc(logits, positive),
+        "positive_share": float(positive.mean()),
+    }
+
+
+def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
+    """
+    Area under the ROC curve: how often a random positive outscores a random negative, where a tie counts half.
+
+    Exact, from the ranks: `(R - p(p + 1) / 2) / (p * q)` with `R` the sum of the positives' mid-ranks, `p` positives
+    and `q` negatives.
+
+    Args:
+        scores (sequence of N `float`): The higher, the more likely positive.
+        labels (sequence of N `int` or `bool`): 1 or 0.
+
+    Returns:
+        `float` in [0, 1]; NaN if all labels are the same.
+    """
+    positive = np.asarray(labels).astype(bool)
+    if len(positive) != len(scores):
+        raise ValueError(f"Found {len(scores)} scores for {len(positive)} labels; expected one score per label.")
+    p, q = int(positive.sum()), int((~positive).sum())
+    if p == 0 or q == 0:
+        return float("nan")
+    _, places, counts = np.unique(np.asarray(scores, dtype=np.float64), return_inverse=True, return_counts=True)
+    mid_ranks = np.cumsum(counts) - (counts - 1) / 2
+    return float((mid_ranks[places][positive].sum() - p * (p + 1) / 2) / (p * q))
+
+
+def report_balance(labels: Sequence[float], pos_weight: float | None = None) -> None:
+    """Warns if one class is rare, with the counts and with the `pos_weight` that balances them."""
+    positive = sum(label > 0.5 for label in labels)
+    negative = len(labels) - positive
+    if not labels or min(positive, negative) >= RARE * len(labels) or pos_weight is not None:
+        return
+    advice = "collect critiques of the other class" if 0 in (positive, negative) else "collect more of the rare class"
+    if positive and negative:
+        advice += f", or set `pos_weight={negative / positive:.3g}`"
+    logger.warning(
+        f"Found {positive} correct and {negative} incorrect critiques; expected at least {RARE:.0%} of each. A Meta "
+        f"RM that learns only the common class ranks nothing: {advice}."
+    )
+
+
+def require_classifier(model: PreTrainedModel) -> MetaRMForSequenceClassification:
+    """The model as a Meta RM; raises unless it is a classifier with one label."""
+    if model.config.num_labels != 1:
+        raise ValueError(
+            f"Found a {type(model).__name__} with num_labels={model.config.num_labels}; expected a Meta RM with one. "
+            "Pass the model's path, or load it with `MetaRMForSequenceClassification.from_pretrained`."
+        )
+    return as_meta_rm(model)
+
+
+def keep_4bit_trainable(model: torch.nn.Module) -> None:
+    """
+    Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
+
+    Repacked weights cannot be trained further: gradients are lost, silently on layers without a bias.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _check_head_is_trained(peft_config: Any) -> None:
+    saved = getattr(peft_config, "modules_to_save", None) or ()
+    if getattr(peft_config, "task_type", None) != "SEQ_CLS" and "score" not in saved:
+        raise ValueError(
+            f"Found a `peft_config` with task_type={peft_config.task_type!r}; expected 'SEQ_CLS', without which the "
+            "head stays random and is not saved. Set task_type='SEQ_CLS', or modules_to_save=['score']."
+        )
+
+
+def _load(path: str, args: MetaRMTrainingConfig, quantization_config: Any | None) -> PreTrainedModel:
+    """A Meta RM from a path, by the rules of [`~trl.RewardTrainer`] for dtype, device map and seed."""
+    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    if quantization_config is not None:
+        if "quantization_config" in kwargs:
+            raise ValueError(
+                "Found `quantization_config` both as an argument and in `args.model_init_kwargs`; expected it once."
+            )
+        kwargs["quantization_config"] = quantization_config
+    if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+        kwargs["device_map"] = None
+    set_seed(args.seed)  # the head is random
+    with suppress_seqcls_warning():
+        return create_model_from_path(path, MetaRMForSequenceClassification, **kwargs)
+
+
+def _is_usable(row: Mapping[str, Any]) -> bool:
+    return not row["problem"]
+
+
+def _usable_or_raise(row: Mapping[str, Any]) -> bool:
+    if row["problem"]:
+        raise ValueError(f"{row['problem']} Mend the row, or drop all such rows with `invalid_rows='drop'`.")
+    return True
+
+
+def _without_problems(dataset: Dataset, invalid_rows: str, dataset_name: str) -> Dataset:
+    """Raises for the rows with a problem, or drops them with a warning."""
+    problems = [problem for problem in dataset["problem"] if problem]
+    causes = dict(Counter(cause for cause in dataset["cause"] if cause))
+    if problems and invalid_rows == "error":
+        first = "\n".join(f"  {problem}" for problem in problems[:3])
+        raise ValueError(
+            f"The {dataset_name} dataset has {len(problems)} of {len(dataset)} rows that cannot be used ({causes}), "
+            f"the first of them:\n{first}\nMend them, or drop them all with `invalid_rows='drop'`."
+        )
+    if problems:
+        logger.warning(f"Dropped {len(problems)} of {len(dataset)} rows of the {dataset_name} dataset: {causes}.")
+        dataset = dataset.filter(_is_usable)
+    if len(dataset) == 0:
+        raise ValueError(f"The {dataset_name} dataset has no usable row; expected at least one. Dropped: {causes}.")
+    return dataset.remove_columns(["problem", "cause"])
