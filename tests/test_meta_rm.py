@@ -156,6 +156,12 @@ def test_encoders_are_refused():
         MetaRMForSequenceClassification(config)
 
 
+def test_other_things_than_configs_are_refused():
+    for thing in (None, "gemma2", {"model_type": "gemma2"}):
+        with pytest.raises(TypeError, match=f"type {type(thing).__name__}; expected a `PreTrainedConfig`"):
+            MetaRMForSequenceClassification(thing)
+
+
 def test_native_config_leaves_its_source_alone():
     config = tiny_config("qwen3")
     native = native_config(config, {"k_meta": 2})

@@ -102,7 +102,10 @@ def native_config(config: PreTrainedConfig, extras: dict[str, Any] | None = None
     Raises:
         `ValueError`: if the config asks for other than one label. Two labels without a classification architecture
             are what every config starts with, and count as unset.
+        `TypeError`: if it is no config.
     """
+    if not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"Found a config of type {type(config).__name__}; expected a `PreTrainedConfig`.")
     if isinstance(config, MetaRMConfig):
         return native_config(config.to_native(), extras)
     if extras is None and _is_ready(config):

@@ -199,12 +199,14 @@ class MetaRMTrainer(RewardTrainer):
         if missing:
             raise ValueError(
                 f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
-                f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it with "
-                "`RejectiveSampler.collect`."
+                f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
+                "trajectories with `trl_spct.data.meta_rows`."
             )
         options = {}
         if isinstance(dataset, Dataset):
-            options = {"num_proc": args.dataset_num_proc, "desc": f"Tokenizing {dataset_name} dataset"}
+            # A cache would not notice when the prompt's text changes with the package.
+            options = {"num_proc": args.dataset_num_proc, "load_from_cache_file": False}
+            options["desc"] = f"Tokenizing {dataset_name} dataset"
         with global_then_local_main_first():
             dataset = dataset.map(
                 encode_row,
