@@ -25,6 +25,7 @@ from trl.data_utils import get_dataset_column_names
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
+from .cards import PAPER, JudgeCards
 from .meta_rm_config import MetaRMTrainingConfig
 from .meta_scoring import encode_meta
 from .modeling_meta_rm import MetaRMForSequenceClassification, as_meta_rm, meta_loss
@@ -47,7 +48,7 @@ FEATURES = Features(
 )
 
 
-class MetaRMTrainer(RewardTrainer):
+class MetaRMTrainer(JudgeCards, RewardTrainer):
     """
     Trainer for the Meta RM: binary cross-entropy on "is this critique correct" (paper, section 6).
 
@@ -106,19 +107,8 @@ class MetaRMTrainer(RewardTrainer):
 
     _tag_names = ["trl", "spct", "meta-rm"]
     _name = "Meta RM"
-    _paper = {
-        "title": "Inference-Time Scaling for Generalist Reward Modeling",
-        "id": "2504.02495",
-        # docstyle-ignore
-        "citation": """\
-@article{liu2025inference,
-    title        = {{Inference-Time Scaling for Generalist Reward Modeling}},
-    author       = {Zijun Liu and Peiyi Wang and Runxin Xu and Shirong Ma and Chong Ruan and Peng Li and Yang Liu and
-                    Yu Wu},
-    year         = 2025,
-    eprint       = {arXiv:2504.02495},
-}""",
-    }
+    _paper = PAPER
+    _card_template = "meta_rm.md"
 
     def __init__(
         self,
