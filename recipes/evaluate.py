@@ -59,6 +59,7 @@ def main(script_args, model_args, dataset_args):
     from accelerate import PartialState
     from rich.console import Console
     from transformers import pipeline
+    from trl import get_quantization_config
 
     import trl_spct  # noqa: F401  registers the pipeline
     from trl_spct.evaluation import collect_judgments, plot_scaling, results_table, scaling_results
@@ -73,13 +74,19 @@ def main(script_args, model_args, dataset_args):
     rows = dataset[script_args.dataset_test_split if script_args.dataset_test_split in dataset else "train"]
     if script_args.max_rows is not None and script_args.max_rows < len(rows):
         rows = rows.shuffle(seed=script_args.seed).select(range(script_args.max_rows))
+    quantization = get_quantization_config(model_args)
     judge = pipeline(
         "grm-reward",
         model=model_args.model_name_or_path,
         revision=model_args.model_revision,
         meta_rm=script_args.meta_rm,
         dtype=model_args.dtype,
-        device=state.device,
+        device=state.device if quantization is None else None,
+        device_map=None if quantization is None else {"": state.device},
+        model_kwargs={
+            "attn_implementation": model_args.attn_implementation,
+            **({} if quantization is None else {"quantization_config": quantization}),
+        },
     )
     temperature = script_args.temperature
     if temperature is None:

@@ -36,8 +36,8 @@ class MetaRMScriptArguments(ScriptArguments):
         num_generations (`int`, *optional*, defaults to `3`):
             Fresh critiques per row (paper, section 6).
         temperature (`float`, *optional*, defaults to `1.0`), max_completion_length (`int`, *optional*, defaults to
-        `1024`), template (`str`, *optional*, defaults to `"paper"`):
-            How the judge samples.
+        `1024`), template (`str`, *optional*):
+            How the judge samples; the template that its configuration names by default, else `"paper"`.
         eval_share (`float`, *optional*, defaults to `0.0`):
             Share of the queries whose critiques are held out for evaluation.
     """
@@ -47,7 +47,7 @@ class MetaRMScriptArguments(ScriptArguments):
     num_generations: int = field(default=3, metadata={"help": "Fresh critiques per row."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the judge."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
-    template: str = field(default="paper", metadata={"help": "Prompt template of the judge."})
+    template: str | None = field(default=None, metadata={"help": "Prompt template; by default the judge's own."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
     eval_share: float = field(default=0.0, metadata={"help": "Share of the queries held out for evaluation."})
 
@@ -58,7 +58,7 @@ def main(script_args, training_args, model_args, dataset_args):
 
     from trl_spct import MetaRMTrainer
     from trl_spct.data import meta_rows, split_by_query
-    from trl_spct.scripts import finish, load_named, set_model_init_kwargs
+    from trl_spct.scripts import dataset_name_of, finish, load_named, set_model_init_kwargs, with_same_columns
 
     set_model_init_kwargs(training_args, model_args)
     parts = [load_named(name)["train"] for name in script_args.trajectories or []]
@@ -66,7 +66,7 @@ def main(script_args, training_args, model_args, dataset_args):
         parts.append(sample_fresh(script_args, training_args, dataset_args))
     if not parts:
         raise ValueError("Found neither `trajectories` nor a `judge_name_or_path`; expected critiques to learn from.")
-    rows = concatenate_datasets([meta_rows(part) for part in parts])
+    rows = concatenate_datasets(with_same_columns([meta_rows(part) for part in parts]))
     train, held_out = split_by_query(rows, script_args.eval_share, training_args.seed)
     trainer = MetaRMTrainer(
         model=model_args.model_name_or_path,
@@ -77,12 +77,13 @@ def main(script_args, training_args, model_args, dataset_args):
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    finish(trainer, script_args.dataset_name)
+    finish(trainer, dataset_name_of(script_args, dataset_args))
 
 
 def sample_fresh(script_args, training_args, dataset_args):
     """Unhinted critiques of the trained judge, none of them rejected for being easy."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
+    from trl_spct.judges import load_config
     from trl_spct.scripts import load_preferences
 
     dataset = load_preferences(
@@ -93,6 +94,7 @@ def sample_fresh(script_args, training_args, dataset_args):
         training_args.seed,
         [script_args.dataset_train_split],
     )
+    named = getattr(load_config(script_args.judge_name_or_path), "grm", None) or {}
     args = RejectiveSamplerConfig(
         output_dir=os.path.join(training_args.output_dir, "fresh"),
         num_generations=script_args.num_generations,
@@ -100,9 +102,10 @@ def sample_fresh(script_args, training_args, dataset_args):
         reject_too_easy=False,
         temperature=script_args.temperature,
         max_completion_length=script_args.max_completion_length,
-        template=script_args.template,
+        template=script_args.template or named.get("template", "paper"),
         invalid_rows=training_args.invalid_rows,
         seed=training_args.seed,
+        model_init_kwargs={k: v for k, v in training_args.model_init_kwargs.items() if k != "revision"},
         use_cpu=training_args.use_cpu,
         bf16=training_args.bf16,
         report_to="none",

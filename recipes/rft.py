@@ -42,11 +42,10 @@ class RFTScriptArguments(ScriptArguments):
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    from transformers import AutoModelForCausalLM
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import RejectiveSampler
-    from trl_spct.scripts import finish, load_named, load_preferences, set_model_init_kwargs
+    from trl_spct.scripts import dataset_name_of, finish, load_named, load_preferences, set_model_init_kwargs
 
     set_model_init_kwargs(training_args, model_args)
     dataset = load_preferences(
@@ -57,16 +56,14 @@ def main(script_args, training_args, model_args, dataset_args):
         training_args.seed,
         [script_args.dataset_train_split],
     )
-    sampler = general = None
-    if script_args.sampler_name_or_path:
-        sampler = AutoModelForCausalLM.from_pretrained(script_args.sampler_name_or_path, dtype=model_args.dtype)
+    general = None
     if script_args.general_dataset_name:
         general = load_named(script_args.general_dataset_name)["train"]
     trainer = RejectiveSampler(
         model=model_args.model_name_or_path,
         args=training_args,
         train_dataset=dataset[script_args.dataset_train_split],
-        sampler=sampler,
+        sampler=script_args.sampler_name_or_path,
         general_dataset=general,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
@@ -75,7 +72,7 @@ def main(script_args, training_args, model_args, dataset_args):
         trainer.collect()
         return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    finish(trainer, script_args.dataset_name)
+    finish(trainer, dataset_name_of(script_args, dataset_args))
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):

@@ -22,7 +22,7 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import SPCTTrainer
-    from trl_spct.scripts import finish, load_preferences, set_model_init_kwargs
+    from trl_spct.scripts import dataset_name_of, finish, load_preferences, set_model_init_kwargs
 
     set_model_init_kwargs(training_args, model_args)
     evaluates = training_args.eval_strategy != "no"
@@ -39,7 +39,7 @@ def main(script_args, training_args, model_args, dataset_args):
         peft_config=get_peft_config(model_args),
     )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    finish(trainer, script_args.dataset_name)
+    finish(trainer, dataset_name_of(script_args, dataset_args))
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
@@ -55,8 +55,8 @@ def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str 
 
 def wants_embedded_default(arguments: list[str]) -> bool:
     """Neither a model nor a configuration is named, and no help is asked for."""
-    named = {argument.split("=")[0] for argument in arguments}
-    return not named & {"--model_name_or_path", "--model", "--config", "--help", "-h"}
+    named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
+    return not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from peft import PeftModel
 
 
 PAPER = {
@@ -61,12 +62,14 @@ class JudgeCards:
         folder = Path(self.args.output_dir)
         base = self.model.config._name_or_path or None
         on_hub = base if base and not os.path.isdir(base) else None
+        is_adapter = isinstance(self.model, PeftModel)
+        is_local = dataset_name is not None and (os.path.exists(dataset_name) or "*" in dataset_name)
         tags = [tags] if isinstance(tags, str) else list(tags or [])
         card = ModelCard.from_template(
             ModelCardData(
                 base_model=on_hub,
-                datasets=dataset_name if dataset_name and not os.path.exists(dataset_name) else None,
-                library_name="transformers",
+                datasets=None if is_local else dataset_name,
+                library_name="peft" if is_adapter else "transformers",
                 pipeline_tag="text-generation" if self._card_template == "judge.md" else "text-classification",
                 tags=sorted({"generated_from_trainer", *self._tag_names, *tags}),
             ),
@@ -75,7 +78,8 @@ class JudgeCards:
             repository=self.hub_model_id or str(folder),
             judge="path/to/the/judge",
             base_model=on_hub or (Path(base).name if base else None),
-            dataset_name=dataset_name,
+            dataset_name=Path(dataset_name).name if is_local else dataset_name,
+            is_adapter=is_adapter,
             method=self._name,
             template=getattr(self.args, "template", ""),
             facts=self.card_facts(),
@@ -94,6 +98,8 @@ class JudgeCards:
 
 def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """The card of a folder of trajectories; it tells `load_dataset(folder)` to read the parquet files alone."""
+    sampler = settings["sampler"]
+    sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
     card = DatasetCard.from_template(
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model"],
@@ -101,8 +107,8 @@ def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: M
         ),
         template_path=str(template_path("trajectories.md")),
         report=report,
-        settings=json.dumps(settings, indent=2, ensure_ascii=False),
-        sampler=settings["sampler"],
+        settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
+        sampler=sampler,
         paper_title=PAPER["title"],
         paper_id=PAPER["id"],
     )

@@ -9,20 +9,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from . import __version__
 from .cards import PAPER, JudgeCards, write_trajectories_card
 from .data import judged, score_range_of
-from .judges import load_config, load_tokenizer, name_template, rows_for
+from .judges import load_adapter, load_config, load_sampler, load_tokenizer, name_template, rows_for
 from .manifests import write_json
 from .outcomes import is_correct
-from .prompts import judge_messages, judge_template
+from .preferences import Preference
+from .prompts import TEMPLATES, judge_messages, judge_template
 from .rejection import Trajectory, Verdict, select_trajectories
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .sampling import Sample, Sampler, read_sample, sample_critiques, special_tokens
@@ -30,6 +32,9 @@ from .shards import ShardedJob
 
 
 logger = get_logger(__name__)
+
+
+_MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 class NothingKeptError(RuntimeError):
@@ -64,12 +69,16 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         train_dataset ([`~datasets.Dataset`]):
             Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads, or trajectories that an earlier
             `collect()` returned.
+        eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
+            Trajectories of held-out rows, whose kept ones give the evaluation loss, or instruction data. Preference
+            rows hold no critique to compute a loss on and are refused.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
-        sampler (`Callable` or [`~transformers.PreTrainedModel`], *optional*):
-            Who samples: another model that shares the tokenizer, or any
-            `sampler(prompts, k, seed) -> list[list[Sample]]` with prompts as message lists. The model itself by
-            default; the paper samples with a stronger one.
+        sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
+            Who samples. The path or id of another model, which is loaded with its own tokenizer for the time of
+            sampling; another model that shares the tokenizer; or any `sampler(prompts, k, seed) ->
+            list[list[Sample]]` with prompts as message lists. The model itself by default; the paper samples with a
+            stronger one.
         general_dataset ([`~datasets.Dataset`], *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
             kept trajectory. Without general data the paper loses 5 points.
@@ -86,20 +95,30 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         args: RejectiveSamplerConfig | None = None,
         train_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        sampler: Sampler | PreTrainedModel | None = None,
+        sampler: "str | PreTrainedModel | Sampler | None" = None,
         general_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **kwargs,
     ):
         if train_dataset is None:
             raise ValueError("`train_dataset` is required: preference rows, or trajectories from `collect()`.")
-        config = load_config(model, getattr(args, "model_init_kwargs", None))
+        config = load_config(model, args)
         if args is None:
             args = RejectiveSamplerConfig(f"{config._name_or_path.split('/')[-1]}-RFT")
-        processing_class = processing_class or load_tokenizer(config, args.model_init_kwargs)
+        processing_class = processing_class or load_tokenizer(model, config, args)
+        _read_chat_template(processing_class, args.chat_template_path)
         self.sampler = sampler
-        self.general_dataset = general_dataset
+        self.general_dataset = None
+        if general_dataset is not None:
+            self.general_dataset = _as_instructions(general_dataset, "general_dataset")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {key: _eval_rows(rows, f"eval_dataset[{key!r}]") for key, rows in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = _eval_rows(eval_dataset, "eval_dataset")
         self.trajectories = self.rows = None
-        if {"prompt", "completion", "verdict"} <= set(train_dataset.column_names):
+        self.sampled_by = model if isinstance(model, str) else config._name_or_path
+        if _are_trajectories(train_dataset):
+            _check_trajectories(train_dataset, args.template)
             self.trajectories = train_dataset
             prompt = train_dataset[0]["prompt"]
         else:
@@ -108,9 +127,15 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         # `SFTTrainer` prepares its data before it has an accelerator; one row in the final format tells it the kind.
         placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
         super().__init__(
-            model=model, args=args, train_dataset=placeholder, processing_class=processing_class, **kwargs
+            model=load_adapter(model, args, kwargs.get("quantization_config")),
+            args=args,
+            train_dataset=placeholder,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
         )
         name_template(self.model.config, args.template)
+        self._check_stop_token(prompt)
 
     def collect(self) -> Dataset:
         """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
@@ -123,6 +148,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
         Raises:
             `FileExistsError`: if the folder holds trajectories of another configuration.
+            `RuntimeError`: if the model itself is to sample and will be sharded by FSDP or ZeRO-3.
         """
         if self.rows is None:
             raise ValueError("This trainer was given collected trajectories; there are no preference rows to sample.")
@@ -130,12 +156,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         settings = self._settings()
         with self.accelerator.main_process_first():
             job = ShardedJob(folder, len(self.rows), self.args.rows_per_shard, self._trajectory_features(), settings)
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model:
-            self._sample(job, self._resolve_sampler(model))
+        if not all(path.exists() for path, _ in job.shards):
+            self._sample(job)
         self.accelerator.wait_for_everyone()
         self.trajectories = job.read()
         self._report(folder, settings)
@@ -155,6 +177,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return super().train(*args, **kwargs)
 
     def card_facts(self) -> dict[str, Any]:
+        if self.trajectories is None:
+            return {}
         report = rejection_report(self.trajectories)
         return {
             "preference rows": report["rows"],
@@ -168,11 +192,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         """What determines the trajectories."""
         args = self.args
         names = "num_generations hint reject_too_easy temperature top_p max_completion_length template seed".split()
-        sampler = self.sampler if self.sampler is not None else self.model
         return {
             "kind": "trajectories",
             "version": __version__,
-            "sampler": getattr(getattr(sampler, "config", None), "_name_or_path", None) or type(sampler).__name__,
+            "sampler": _name_of(self.sampled_by if self.sampler is None else self.sampler),
             "data": _digest(self.rows),
             "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
             **{name: getattr(args, name) for name in names},
@@ -193,21 +216,56 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             }
         )
 
-    def _resolve_sampler(self, model: PreTrainedModel) -> Sampler:
-        if self.sampler is not None and not isinstance(self.sampler, PreTrainedModel):
-            return self.sampler
-        model = self.sampler.to(self.accelerator.device) if self.sampler is not None else model
+    def _sample(self, job: ShardedJob) -> None:
+        if self.sampler is None:
+            self._check_whole()
+            with unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model:
+                self._fill(job, self._sampler_of(model, self.processing_class))
+        elif isinstance(self.sampler, str):
+            sampler, tokenizer = load_sampler(self.sampler, self.args)
+            self._fill(job, self._sampler_of(sampler, tokenizer))
+        elif isinstance(self.sampler, torch.nn.Module):
+            self._fill(job, self._sampler_of(self.sampler, self.processing_class))
+        else:
+            self._fill(job, self.sampler)
+
+    def _check_whole(self) -> None:
+        if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
+            raise RuntimeError(
+                "Found FSDP or ZeRO-3, under which the model is not whole on any device before it trains; expected "
+                "trajectories, or another `sampler`. Call `collect()` in a job without sharding and with the same "
+                "configuration; this one finds its trajectories."
+            )
+
+    def _check_stop_token(self, prompt: list[dict[str, str]]) -> None:
+        tokenizer = self.processing_class
+        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template([*prompt, *_assistant(".")], return_dict=False)
+        ends = self.model.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        if not ends.intersection(whole[len(before) :]):
+            logger.warning(
+                "The chat template ends the judge's turn (%r) without an end-of-sequence token, and the judge would "
+                "not learn to stop. Set `eos_token` to the token that ends it.",
+                tokenizer.decode(whole[len(before) :]),
+            )
+
+    def _sampler_of(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sampler:
         return partial(
             sample_critiques,
-            model,
-            self.processing_class,
+            model if model.device == self.accelerator.device else model.to(self.accelerator.device),
+            tokenizer,
             temperature=self.args.temperature,
             top_p=self.args.top_p,
             max_new_tokens=self.args.max_completion_length,
             batch_size=self.args.sampling_batch_size,
         )
 
-    def _sample(self, job: ShardedJob, sampler: Sampler) -> None:
+    def _fill(self, job: ShardedJob, sampler: Sampler) -> None:
         def work(rows: range) -> list[dict[str, Any]]:
             return self._sample_shard(rows.start, list(self.rows.select(rows)), sampler)
 
@@ -285,8 +343,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             return rows
         limit = min(len(self.general_dataset), round(self.args.general_ratio * len(kept)))
         general = self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
-        general = Dataset.from_list([_general_row(row, number) for number, row in enumerate(general)])
-        return concatenate_datasets([rows.cast(general.features), general])
+        return concatenate_datasets([rows.cast(general.features), general]) if limit else rows
 
 
 def rejection_report(trajectories: Dataset) -> dict[str, Any]:
@@ -325,20 +382,93 @@ def _assistant(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-def _general_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A row of instruction data as `prompt` and `completion` messages."""
-    if row.get("messages"):
-        return {"prompt": row["messages"][:-1], "completion": row["messages"][-1:]}
-    prompt, completion = row.get("prompt"), row.get("completion")
-    if not prompt or not completion:
+def _are_trajectories(dataset: Any) -> bool:
+    return {"prompt", "completion", "verdict"} <= set(getattr(dataset, "column_names", None) or ())
+
+
+def _check_trajectories(trajectories: Dataset, template: str) -> None:
+    """Refuses trajectories that cannot be what `collect()` returned with this template."""
+    missing = sorted({"row", "hinted", "problem", "query", "responses"} - set(trajectories.column_names))
+    if missing or not len(trajectories):
+        found = f"the columns {sorted(trajectories.column_names)}" if missing else "no trajectories"
+        raise ValueError(f"train_dataset: found {found}; expected what `collect()` returned, whole.")
+    judge_template(template)
+    first = trajectories[0]
+    preference = Preference(first["query"], first["responses"])
+    asked = {name: judge_messages(preference, name, len(preference) == 1) for name in TEMPLATES}
+    used = [name for name, messages in asked.items() if messages == first["prompt"]]
+    if used and template not in used:
         raise ValueError(
-            f"general_dataset row {number}: found the columns {sorted(row)}; expected `messages`, or `prompt` and "
-            "`completion`."
+            f"train_dataset: found trajectories that were prompted with the template {used[0]!r}; expected "
+            f"template={template!r} as in the configuration. Set `template={used[0]!r}`."
         )
-    return {
-        "prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
-        "completion": _assistant(completion) if isinstance(completion, str) else completion,
-    }
+
+
+def _eval_rows(dataset: Dataset, name: str) -> Dataset:
+    if not _are_trajectories(dataset):
+        return _as_instructions(dataset, name)
+    kept = [i for i, verdict in enumerate(dataset["verdict"]) if verdict == Verdict.KEPT.value]
+    if not kept:
+        raise ValueError(f"{name}: found no kept trajectory among {len(dataset)}; expected at least one.")
+    return dataset.select(kept).select_columns(["prompt", "completion"])
+
+
+def _as_instructions(dataset: Dataset, name: str) -> Dataset:
+    """Instruction data as `prompt` and `completion` messages, checked before anything is sampled."""
+    columns = set(dataset.column_names)
+    shaped = "messages" in columns or {"prompt", "completion"} <= columns
+    if not shaped or columns & {"responses", "label", "chosen", "rejected"}:
+        raise ValueError(
+            f"{name}: found the columns {sorted(columns)}; expected instruction data with `messages`, or with "
+            "`prompt` and `completion`, or trajectories of `collect()`. Preference rows hold no critique to learn "
+            "from: collect trajectories of them, or measure a judge on them with `recipes/evaluate.py`."
+        )
+
+    def convert(row: dict[str, Any], number: int) -> dict[str, Any]:
+        prompt, completion = row.get("prompt"), row.get("completion")
+        if row.get("messages"):
+            prompt, completion = row["messages"][:-1], row["messages"][-1:]
+        if not prompt or not completion:
+            raise ValueError(f"{name} row {number}: found no prompt or no completion; expected both.")
+        prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        completion = _assistant(completion) if isinstance(completion, str) else completion
+        if completion[-1]["role"] != "assistant":
+            raise ValueError(
+                f"{name} row {number}: found a last turn of the role {completion[-1]['role']!r}; expected 'assistant'."
+            )
+        return {"prompt": _plain(prompt), "completion": _plain(completion)}
+
+    return dataset.map(
+        convert,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        features=Features({"prompt": _MESSAGES, "completion": _MESSAGES}),
+        load_from_cache_file=False,
+    )
+
+
+def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
+    """Rows are measured in the chat template before TRL applies `chat_template_path`."""
+    if path is None:
+        return
+    if os.path.isfile(path) and path.endswith((".jinja", ".j2")):
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+    else:
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
+
+
+def _name_of(sampler: Any) -> str:
+    """Who samples, as far as it can be told across starts."""
+    if isinstance(sampler, str):
+        return sampler
+    if isinstance(sampler, partial):
+        return _name_of(sampler.func)
+    path = getattr(getattr(sampler, "config", None), "_name_or_path", None)
+    return path or getattr(sampler, "__qualname__", type(sampler).__qualname__)
 
 
 def _digest(rows: Dataset) -> str:

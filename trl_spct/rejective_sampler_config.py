@@ -40,6 +40,7 @@ class RejectiveSamplerConfig(SFTConfig):
             Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):
             Rows whose trajectories are written at once. A restart repeats at most one unfinished shard per process.
+            At the end processes wait for each other for the time of one shard at most, which `ddp_timeout` must allow.
         trajectories_dir (`str`, *optional*):
             Where trajectories are written. Defaults to `trajectories` in `output_dir`.
         general_ratio (`float`, *optional*, defaults to `5.75`):
@@ -84,8 +85,14 @@ class RejectiveSamplerConfig(SFTConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_generations < 1:
-            raise ValueError(f"Found num_generations={self.num_generations}; expected at least 1.")
+        for name in ("num_generations", "max_completion_length", "sampling_batch_size", "rows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Found {name}={getattr(self, name)}; expected at least 1.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.general_ratio < 0:
+            raise ValueError(
+                f"Found temperature={self.temperature}, top_p={self.top_p} and general_ratio={self.general_ratio}; "
+                "expected a temperature and a ratio of at least 0, and top_p in (0, 1]."
+            )
         if self.hint not in ("all", "failed", "none"):
             raise ValueError(f"Found hint={self.hint!r}; expected 'all', 'failed' or 'none'.")
         if self.temperature <= 0 and self.num_generations > 1:

@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,14 @@ def load_preferences(
     Returns:
         [`~datasets.DatasetDict`] of preference rows by split.
     """
+    if script_args.dataset_streaming:
+        raise ValueError("`dataset_streaming` is not supported: all preference rows are checked before training.")
     if dataset_args.datasets:
-        return _load_mixture(dataset_args, source, invalid_rows, seed)
+        if script_args.dataset_name:
+            logger.warning("Both `datasets` and `dataset_name` are given; `dataset_name` is ignored.")
+        loaded = _load_mixture(dataset_args, source, invalid_rows, seed)
+        _check_splits("The mixture", loaded, splits)
+        return loaded
     if not script_args.dataset_name:
         raise ValueError("Either `datasets` or `dataset_name` must be provided.")
     name = script_args.dataset_name
@@ -58,9 +64,7 @@ def load_preferences(
             raise
         logger.warning("%s holds values of different types in one column; reading it row by row.", name)
         loaded = {"train": _read_json_lines(name)}
-    missing = sorted(set(splits or ()) - set(loaded))
-    if missing:
-        raise ValueError(f"{name} has the splits {sorted(loaded)}; expected {missing} among them.")
+    _check_splits(name, loaded, splits)
     return DatasetDict(
         {
             split: prepare_preferences(rows, source, invalid_rows, split).dataset
@@ -70,10 +74,24 @@ def load_preferences(
     )
 
 
+def _check_splits(name: str, loaded: Mapping[str, Any], splits: Sequence[str] | None) -> None:
+    missing = sorted(set(splits or ()) - set(loaded))
+    if missing:
+        raise ValueError(
+            f"{name} has the splits {sorted(loaded)}; expected {missing} among them. `dataset_train_split` and "
+            "`dataset_test_split` name them; `test_split_size` cuts one from a mixture."
+        )
+
+
+def dataset_name_of(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> str | None:
+    """What a card calls the data; a mixture has no name."""
+    return None if dataset_args.datasets else script_args.dataset_name
+
+
 def load_named(name: str, config: str | None = None) -> DatasetDict:
     """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file."""
     path = Path(name)
-    suffix = next((suffix for suffix in path.suffixes if suffix in _BUILDERS), None)
+    suffix = next((suffix for suffix in reversed(path.suffixes) if suffix in _BUILDERS), None)
     if suffix and (path.is_file() or "*" in name):
         return load_dataset(_BUILDERS[suffix], data_files=name)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -99,7 +117,7 @@ def _load_mixture(mixture: DatasetMixtureConfig, source: str | None, invalid_row
         alone = dataclasses.replace(mixture, datasets=[dataclasses.replace(part, fraction=None)], test_split_size=None)
         name = part.data_files if isinstance(part.data_files, str) else part.path
         parts.append(prepare_preferences(get_dataset(alone)["train"], source, invalid_rows, name).dataset)
-    rows = concatenate_datasets(_with_same_columns(_at_fractions(parts, [part.fraction for part in mixture.datasets])))
+    rows = concatenate_datasets(with_same_columns(_at_fractions(parts, [part.fraction for part in mixture.datasets])))
     if mixture.test_split_size is None:
         return DatasetDict({"train": rows})
     return rows.train_test_split(test_size=mixture.test_split_size, seed=seed)
@@ -115,7 +133,7 @@ def _at_fractions(parts: list[Dataset], fractions: list[float | None]) -> list[D
     return [part.select(range(round(weight * total))) for part, weight in zip(parts, weights, strict=True)]
 
 
-def _with_same_columns(parts: list[Dataset]) -> list[Dataset]:
+def with_same_columns(parts: list[Dataset]) -> list[Dataset]:
     """Keeps what all parts understand alike: their own columns, and others of the same type everywhere."""
     if len(parts) == 1:
         return parts

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from .cards import PAPER, JudgeCards
 from .critiques import PROBLEMS
 from .data import score_range_of
-from .judges import load_config, load_tokenizer, name_template, rows_for
+from .judges import load_adapter, load_config, load_tokenizer, name_template, rows_for
 from .outcomes import is_correct, outcome_reward
 from .sampling import TRUNCATED, Sample, read_sample
 from .spct_config import SPCTConfig
@@ -38,14 +38,14 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
     ```
 
     With full fine-tuning the KL reference is loaded again from where the model came from: hand a judge over by its
-    saved path. A `PeftModel` gets a frozen copy of its adapter as reference.
+    saved path. A `PeftModel`, or an adapter's path, gets a frozen copy of its adapter as reference.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
-            The judge, best one that rejective fine-tuning has started.
+            The judge, best one that rejective fine-tuning has started. The path or id of an adapter continues it.
         reward_funcs (reward function or list of them, *optional*):
-            Rewards to add to the outcome reward, see [`~trl.GRPOTrainer`]. `reward_weights` of the configuration begin
-            with the outcome reward's.
+            Rewards to add to the outcome reward, see [`~trl.GRPOTrainer`]. `reward_weights` of the configuration, and
+            `reward_processing_classes` if given as a list, begin with the outcome reward's (`1.0` and `None`).
         args ([`SPCTConfig`], *optional*):
             Configuration.
         train_dataset, eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional* for evaluation):
@@ -70,10 +70,10 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs,
     ):
-        config = load_config(model, getattr(args, "model_init_kwargs", None))
+        config = load_config(model, args)
         if args is None:
             args = SPCTConfig(f"{config._name_or_path.split('/')[-1]}-SPCT")
-        processing_class = processing_class or load_tokenizer(config, args.model_init_kwargs)
+        processing_class = processing_class or load_tokenizer(model, config, args)
 
         def rows(dataset, name):
             return rows_for(dataset, processing_class, args, config, name)
@@ -84,10 +84,12 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
             eval_dataset = {key: rows(dataset, f"eval_dataset[{key!r}]") for key, dataset in eval_dataset.items()}
         elif eval_dataset is not None:
             eval_dataset = rows(eval_dataset, "eval_dataset")
-        extra = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs else []
+        if reward_funcs is None:
+            reward_funcs = []
+        extra = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         self.outcome = OutcomeReward(args.template)
         super().__init__(
-            model=model,
+            model=load_adapter(model, args, kwargs.get("quantization_config")),
             reward_funcs=[self.outcome, *extra],
             args=args,
             train_dataset=train_dataset,
