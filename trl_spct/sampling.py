@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -86,7 +87,11 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Message
     if not prompts:
         return []
     return tokenizer.apply_chat_template(
-        [list(prompt) for prompt in prompts], tokenize=True, add_generation_prompt=True, return_dict=False
+        [list(prompt) for prompt in prompts],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=False,
+        tokenizer_kwargs={"verbose": False},  # no warning about `model_max_length`: the model's context is checked
     )
 
 
@@ -95,21 +100,36 @@ def context_length(config) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+class PromptTooLongError(ValueError):
+    """A prompt that leaves no room for a completion.
+
+    Args:
+        name (`str`): How the message calls the prompt.
+        length, max_new_tokens, limit (`int`): Tokens of the prompt, of the completion and of the model's context.
+        row (`int`): Which of the prompts it is.
+    """
+
+    def __init__(self, name: str, length: int, max_new_tokens: int, limit: int, row: int):
+        super().__init__(
+            f"{name}: the prompt has {length} tokens, and with up to {max_new_tokens} tokens of critique it exceeds "
+            f"the model's context of {limit}. Shorten or drop the row, lower the completion length, or take a shorter "
+            "`template`."
+        )
+        self.lengths = (length, max_new_tokens, limit)
+        self.row = row
+
+
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
     """Refuses prompts that leave no room for a completion.
 
     Raises:
-        `ValueError`: naming the first prompt that does not fit, with the numbers.
+        [`PromptTooLongError`]: naming the first prompt that does not fit, with the numbers.
     """
     if limit is None:
         return
     for row, length in enumerate(lengths):
         if length + max_new_tokens > limit:
-            raise ValueError(
-                f"{name} {row}: the prompt has {length} tokens, and with up to {max_new_tokens} tokens of critique it "
-                f"exceeds the model's context of {limit}. Shorten or drop the row, lower the completion length, or "
-                "take a shorter `template`."
-            )
+            raise PromptTooLongError(f"{name} {row}", length, max_new_tokens, limit, row)
 
 
 def sample_critiques(
@@ -127,9 +147,10 @@ def sample_critiques(
 ) -> list[list[Sample]]:
     """Samples k completions of each prompt.
 
-    Each prompt is prefilled once and its key-value cache expanded to its samples. Sample j of a prompt is drawn with a
-    random stream of its own, made from `seed`, the prompt and j: up to floating-point noise it depends neither on the
-    prompts that share its batch nor on how many processes share the work.
+    Each prompt is prefilled once (once for every `batch_size` of its samples) and its cache expanded to its samples.
+    Sample j of a prompt is drawn with a random stream of its own, made from `seed`, the prompt and j: up to
+    floating-point noise it depends neither on the prompts that share its batch nor on how many processes share the
+    work. The model's own generation config says which tokens end a completion, and nothing else.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
@@ -147,25 +168,50 @@ def sample_critiques(
         `list[list[Sample]]`: k samples for each prompt, in order.
 
     Raises:
-        `ValueError`: if a prompt and `max_new_tokens` exceed the model's context, or the tokenizer does not fit.
+        `ValueError`: if a prompt and `max_new_tokens` exceed the model's context ([`PromptTooLongError`]), if the
+            tokenizer does not fit, or if an option is out of its range.
+        `FloatingPointError`: if the model's logits are not numbers.
     """
     check_tokenizer(tokenizer)
-    counts = [k] * len(prompts) if isinstance(k, int) else list(k)
+    check_sampling(temperature, top_p, max_new_tokens)
+    if batch_size < 1:
+        raise ValueError(f"Found batch_size={batch_size}; expected at least one completion at once.")
+    counts = [k] * len(prompts) if isinstance(k, Integral) else list(k)
     if len(counts) != len(prompts) or min(counts, default=1) < 1:
         raise ValueError(f"Found k={k!r} for {len(prompts)} prompts; expected at least one sample for each prompt.")
     if seed is None:
         seed = int(torch.randint(2**31, (1,)))
     encoded = encode_prompts(tokenizer, prompts)
+    if not all(encoded):
+        raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
     settings = _generation_config(model, tokenizer, max_new_tokens)
     samples: list[list[Sample]] = [[] for _ in prompts]
-    with tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar, evaluating(model):
+    with (
+        tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar,
+        evaluating(model),
+        _generating(model, settings),
+    ):
         for batch in _batches(encoded, counts, batch_size):
             texts = _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, settings)
             for index, sample in zip(_owners(batch), texts, strict=True):
                 samples[index].append(sample)
             bar.update(len(texts))
     return samples
+
+
+def check_sampling(temperature: float | None = None, top_p: float | None = None, max_new_tokens: int | None = None):
+    """Refuses sampling options out of their range; `None` is not checked.
+
+    Raises:
+        `ValueError`: naming the option.
+    """
+    if temperature is not None and not 0 <= temperature < float("inf"):
+        raise ValueError(f"Found temperature={temperature}; expected 0 (greedy) or a positive number.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"Found top_p={top_p}; expected more than 0 and at most 1.")
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise ValueError(f"Found max_new_tokens={max_new_tokens}; expected at least 1.")
 
 
 def derive_seed(seed: int, *parts) -> int:
@@ -178,7 +224,7 @@ class SeededSampling(LogitsProcessor):
     """Draws each token by inverting the cumulative distribution at a uniform number fixed beforehand.
 
     `generate` draws from one global generator, so that a sample depends on its neighbors in the batch. Here row b uses
-    `uniforms[b, t]` at step t, and greedy search picks what was drawn.
+    `uniforms[b, t]` at step t, and greedy search picks what was drawn. Computed in float64, where the uniforms are.
 
     Args:
         uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
@@ -194,13 +240,25 @@ class SeededSampling(LogitsProcessor):
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        scores = scores.float() / self.temperature
+        logits = scores.float().to(self.uniforms.device).double() / self.temperature
         if self.nucleus is not None:
-            scores = self.nucleus(input_ids, scores)
-        cumulative = scores.softmax(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+            logits = self.nucleus(input_ids, logits)
+        cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
         drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens.to(scores.device), 0.0)
+
+
+class _RequireNumbers(LogitsProcessor):
+    """Without it a model whose activations overflow, as Gemma-2 in float16, decodes arbitrary tokens."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if scores.isnan().any():
+            raise FloatingPointError(
+                f"Found logits that are not numbers (NaN) after {input_ids.shape[1]} tokens. Load the model in "
+                "bfloat16 or float32, and check that its weights are finite."
+            )
+        return scores
 
 
 @dataclass(frozen=True)
@@ -234,17 +292,20 @@ def _owners(batch: _Batch) -> list[int]:
 
 def _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, settings) -> list[Sample]:
     input_ids, attention_mask = _left_padded([encoded[i] for i in batch.prompts], tokenizer.pad_token_id, model.device)
-    processors = LogitsProcessorList()
+    processors = LogitsProcessorList([_RequireNumbers()])
     if temperature > 0:
-        uniforms = _uniforms(encoded, batch, seed, settings.max_new_tokens).to(model.device)
+        uniforms = _uniforms(encoded, batch, seed, settings.max_new_tokens)
+        if input_ids.device.type != "mps":  # which has no float64
+            uniforms = uniforms.to(input_ids.device)
         processors.append(SeededSampling(uniforms, input_ids.shape[1], temperature, top_p))
-    repeats = torch.tensor(batch.counts, device=model.device)
+    rows = torch.arange(len(batch.prompts)).repeat_interleave(torch.tensor(batch.counts)).to(input_ids.device)
     with torch.no_grad():
         cache = _prefill(model, input_ids, attention_mask)
-        cache.batch_repeat_interleave(repeats)
+        if max(batch.counts) > 1:
+            cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
         output = model.generate(
-            input_ids=input_ids.repeat_interleave(repeats, dim=0),
-            attention_mask=attention_mask.repeat_interleave(repeats, dim=0),
+            input_ids=input_ids[rows],
+            attention_mask=attention_mask[rows],
             past_key_values=cache,
             generation_config=settings,
             logits_processor=processors,
@@ -255,6 +316,8 @@ def _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, se
 def _prefill(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
     """Keys and values of all prompt tokens but the last, which `generate` reads itself."""
     cache = DynamicCache(config=model.config.get_text_config())
+    if input_ids.shape[1] == 1:
+        return cache
     positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
     model(
         input_ids=input_ids[:, :-1],
@@ -325,9 +388,23 @@ def evaluating(model: torch.nn.Module):
         for module in model.modules():
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
-    was_training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _generating(model: torch.nn.Module, settings: GenerationConfig):
+    """Hides the model's own generation config, from which `generate` fills in whatever `settings` leave open: a
+    repetition penalty, beams, another cache."""
+    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = owner.generation_config
+    owner.generation_config = settings
+    try:
+        yield
+    finally:
+        owner.generation_config = hidden
