@@ -9,17 +9,28 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.utils import CONFIG_NAME, cached_file
 
 from .meta_scoring import meta_scores
 from .modeling_meta_rm import MetaRMForSequenceClassification
 from .outcomes import highest
-from .preferences import Preference, restore_order
-from .prompts import judge_messages, judge_template, meta_messages
-from .sampling import check_tokenizer, context_length, derive_seed, read_sample, sample_critiques, special_tokens
+from .preferences import InvalidPreference, Preference, restore_order
+from .prompts import conversation_text, judge_messages, judge_template, meta_messages
+from .sampling import (
+    PromptTooLongError,
+    check_sampling,
+    check_tokenizer,
+    context_length,
+    derive_seed,
+    read_sample,
+    sample_critiques,
+    special_tokens,
+)
 from .voting import VOTING_TEMPERATURE, guided_selection, vote
 
 
 TASK = "grm-reward"
+_META_BATCH_SIZE = 32
 DEFAULT_MODEL = ("BBQGOD/DeepSeek-GRM-16B", "main")
 
 
@@ -37,7 +48,7 @@ class GRMRewardPipeline(Pipeline):
     ```
 
     A row is a mapping in any shape that [`Preference.from_row`] reads; labels are not needed and never shown to the
-    judge. A list of rows gives a list; a generator or a `datasets.Dataset` gives an iterator.
+    judge. A list of rows gives a list; an iterator or a `datasets.Dataset` gives an iterator.
 
     Each result is a `dict`:
 
@@ -46,9 +57,9 @@ class GRMRewardPipeline(Pipeline):
     - `best` (`int` or `None`): a response with the highest sum; drawn at random (with the seed) from `tied`.
     - `tied` (`list[int]`): all responses with the highest sum.
     - `k`, `votes` (`int`): critiques sampled, and critiques that were counted.
-    - `critiques` (`list[dict]` of length k): `text`; `num_tokens`; `scores` (in the order of the row's responses) or
-      `None`; `problem` (see [`Critique`], or `"truncated"` if it ran into the token limit); `order`
-      (`order[p]` is the response that the judge read as number p + 1); `meta_score` or `None`; `counted`.
+    - `critiques` (`list[dict]` of length k, as they were drawn): `text`; `num_tokens`; `scores` (in the order of the
+      row's responses) or `None`; `problem` (see [`Critique`], or `"truncated"` if it ran into the token limit);
+      `order` (`order[p]` is the response that the judge read as number p + 1); `meta_score` or `None`; `counted`.
 
     Args:
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*):
@@ -65,7 +76,8 @@ class GRMRewardPipeline(Pipeline):
         order (`str`, *optional*, defaults to `"random"`):
             `"random"`: a fresh order of the responses for each critique, undone on its scores (paper). `"fixed"`: the
             row's own order. A greedy critique (`temperature=0`) of one row is read in one order only if k = 1.
-        k_meta (`int`, *optional*, defaults to `max(1, k // 2)`): Critiques that vote under a Meta RM.
+        k_meta (`int`, *optional*):
+            Critiques that vote under a Meta RM. Defaults to what the Meta RM's config says, else to `max(1, k // 2)`.
         template (`str`, *optional*):
             Prompt template, see [`judge_template`]. Defaults to the one that the judge's config names, else `"paper"`.
         verdict (`bool`, *optional*, defaults to `False`):
@@ -85,6 +97,19 @@ class GRMRewardPipeline(Pipeline):
         check_tokenizer(self.tokenizer)
         self.meta_rm, self.meta_rm_tokenizer = self._load_meta_rm(meta_rm, meta_rm_tokenizer)
 
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """Saves the judge, its tokenizer and this code, so that `pipeline("grm-reward", …, trust_remote_code=True)`
+        loads them where this package is absent. A Meta RM is saved by its own `save_pretrained`."""
+        config = self.model.config
+        before = vars(config).get("custom_pipelines")
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:  # other copies of the model come without the code
+            if before is None:
+                vars(config).pop("custom_pipelines", None)
+            else:
+                config.custom_pipelines = before
+
     def _load_meta_rm(
         self, meta_rm: PreTrainedModel | str | None, tokenizer: PreTrainedTokenizerBase | None
     ) -> tuple[PreTrainedModel | None, PreTrainedTokenizerBase | None]:
@@ -95,7 +120,9 @@ class GRMRewardPipeline(Pipeline):
             meta_rm = MetaRMForSequenceClassification.from_pretrained(meta_rm, dtype=self.model.dtype)
         tokenizer = tokenizer or self.tokenizer
         check_tokenizer(tokenizer)
-        return meta_rm.to(self.device).eval(), tokenizer
+        if meta_rm.device != self.device:  # quantized models refuse even to stay where they are
+            meta_rm = meta_rm.to(self.device)
+        return meta_rm.eval(), tokenizer
 
     def _sanitize_parameters(
         self,
@@ -118,6 +145,9 @@ class GRMRewardPipeline(Pipeline):
             raise ValueError(f"Found order={order!r}; expected 'random' or 'fixed'.")
         if k_meta is not None and k_meta < 1:
             raise ValueError(f"Found k_meta={k_meta}; expected at least 1.")
+        check_sampling(temperature, top_p, max_new_tokens)
+        if template is not None:
+            judge_template(template)
         reading = {"k": k, "seed": seed, "order": order}
         sampling = {
             "temperature": temperature,
@@ -131,6 +161,10 @@ class GRMRewardPipeline(Pipeline):
     def __call__(self, inputs, **kwargs):
         if hasattr(inputs, "column_names") and not isinstance(inputs, Mapping):
             inputs = (row for row in inputs)  # a `datasets` dataset, which `Pipeline` would take for one row
+        elif isinstance(inputs, Iterator):
+            inputs = (row for row in inputs)  # `Pipeline` knows generators only
+        elif isinstance(inputs, tuple):
+            inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, **kwargs)
@@ -149,18 +183,27 @@ class GRMRewardPipeline(Pipeline):
         rows = enumerate(rows)
         while batch := list(islice(rows, batch_size)):
             inputs = [self._preprocess_numbered(number, row, preprocess_params) for number, row in batch]
-            for output in self.forward(inputs, **forward_params):
+            try:
+                outputs = self.forward(inputs, **forward_params)
+            except PromptTooLongError as error:
+                row = batch[error.row][0]
+                raise PromptTooLongError(f"Row {row}", *error.lengths, row) from None
+            for output in outputs:
                 yield self.postprocess(output, **postprocess_params)
 
     def _preprocess_numbered(self, number: int, row: Any, params: dict[str, Any]) -> dict[str, Any]:
         try:
             return self.preprocess(row, **params)
+        except InvalidPreference as error:
+            raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
         except ValueError as error:
-            raise type(error)(f"Row {number}: {error}", *([error.cause] if hasattr(error, "cause") else [])) from None
+            raise ValueError(f"Row {number}: {error}") from None
 
     def preprocess(self, row, k: int = 1, seed: int = 0, order: str = "random") -> dict[str, Any]:
         """Reads a row, and draws the order in which each of its k critiques will see the responses."""
         preference = row if isinstance(row, Preference) else Preference.from_row(row)
+        for text in (conversation_text(preference.query), *preference.responses):
+            text.encode()  # lone surrogates, which no tokenizer reads, are a `ValueError` here
         draw = random.Random(derive_seed(seed, "order", *preference.responses))
         places = range(len(preference))
         orders = [tuple(places if order == "fixed" else draw.sample(places, len(places))) for _ in range(k)]
@@ -180,27 +223,30 @@ class GRMRewardPipeline(Pipeline):
         k = len(inputs[0]["orders"])
         fences = special_tokens(self.tokenizer)
         groups = [(row, order) for row, item in enumerate(inputs) for order in dict.fromkeys(item["orders"])]
-        samples = sample_critiques(
-            self.model,
-            self.tokenizer,
-            [
-                judge_messages(
-                    _unlabeled(inputs[row], order), template, _is_verdict(inputs[row], verdict), False, fences
-                )
-                for row, order in groups
-            ],
-            [inputs[row]["orders"].count(order) for row, order in groups],
-            inputs[0]["seed"],
-            temperature=(VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
-            top_p=top_p,
-            max_new_tokens=max_new_tokens or self._default_length(),
-            batch_size=len(inputs) * k,
-        )
-        for item in inputs:
-            item["critiques"] = []
-        for (row, order), texts in zip(groups, samples, strict=True):
-            score_range = judge_template(template, _is_verdict(inputs[row], verdict)).score_range
-            inputs[row]["critiques"].extend(_read(sample, order, score_range) for sample in texts)
+        try:
+            samples = sample_critiques(
+                self.model,
+                self.tokenizer,
+                [
+                    judge_messages(
+                        _unlabeled(inputs[row], order), template, _is_verdict(inputs[row], verdict), False, fences
+                    )
+                    for row, order in groups
+                ],
+                [inputs[row]["orders"].count(order) for row, order in groups],
+                inputs[0]["seed"],
+                temperature=(VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
+                top_p=top_p,
+                max_new_tokens=self._default_length() if max_new_tokens is None else max_new_tokens,
+                batch_size=len(inputs) * k,
+            )
+        except PromptTooLongError as error:
+            row = groups[error.row][0]
+            raise PromptTooLongError(f"Row {row}", *error.lengths, row) from None
+        drawn = {group: iter(texts) for group, texts in zip(groups, samples, strict=True)}
+        for row, item in enumerate(inputs):
+            score_range = judge_template(template, _is_verdict(item, verdict)).score_range
+            item["critiques"] = [_read(next(drawn[row, order]), order, score_range) for order in item["orders"]]
         self._add_meta_scores(inputs)
         return inputs
 
@@ -218,7 +264,7 @@ class GRMRewardPipeline(Pipeline):
             meta_messages(_unlabeled(item, critique["order"]), critique["text"], fences)
             for item, critique in critiques
         ]
-        scores = meta_scores(self.meta_rm, self.meta_rm_tokenizer, conversations, batch_size=len(inputs) * 32)
+        scores = meta_scores(self.meta_rm, self.meta_rm_tokenizer, conversations, _META_BATCH_SIZE)
         for (_, critique), score in zip(critiques, scores, strict=True):
             critique["meta_score"] = score
 
@@ -229,6 +275,8 @@ class GRMRewardPipeline(Pipeline):
         if self.meta_rm is None:
             voters = [j for j, row in enumerate(rows) if row is not None]
         else:
+            if k_meta is None:
+                k_meta = (getattr(self.meta_rm.config, "meta_rm", None) or {}).get("k_meta")
             voters = guided_selection(rows, [critique["meta_score"] for critique in critiques], k_meta)
         for j in voters:
             critiques[j]["counted"] = True
@@ -272,6 +320,22 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+class _Default(dict):
+    """The model that a bare task resolves to. Where it cannot be had, transformers' own error names no model."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if name == "model":
+            try:
+                cached_file(value[0], CONFIG_NAME, revision=value[1])
+            except OSError as error:
+                raise OSError(
+                    f'Found no model for "{TASK}" and could not load the default, {value[0]}. Name a judge, by id or '
+                    f'local path: `pipeline("{TASK}", model="path/to/judge")`.'
+                ) from error
+        return value
+
+
 def register() -> None:
     """Makes `pipeline("grm-reward")` work. Without a model it resolves to the released 16B judge."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
@@ -279,6 +343,6 @@ def register() -> None:
             TASK,
             pipeline_class=GRMRewardPipeline,
             pt_model=AutoModelForCausalLM,
-            default={"model": DEFAULT_MODEL},
+            default=_Default(model=DEFAULT_MODEL),
             type="text",
         )
