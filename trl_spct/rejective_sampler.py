@@ -20,7 +20,15 @@ from trl.models.utils import unwrap_model_for_generation
 from . import __version__
 from .cards import PAPER, JudgeCards, write_trajectories_card
 from .data import judged, score_range_of
-from .judges import load_adapter, load_config, load_sampler, load_tokenizer, name_template, rows_for
+from .judges import (
+    keep_trainable,
+    load_adapter,
+    load_config,
+    load_sampler,
+    load_tokenizer,
+    name_template,
+    rows_for,
+)
 from .manifests import write_json
 from .outcomes import is_correct
 from .preferences import Preference
@@ -134,6 +142,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        keep_trainable(self.model)
         name_template(self.model.config, args.template)
         self._check_stop_token(prompt)
 

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from .cards import PAPER, JudgeCards
 from .critiques import PROBLEMS
 from .data import score_range_of
-from .judges import load_adapter, load_config, load_tokenizer, name_template, rows_for
+from .judges import keep_trainable, load_adapter, load_config, load_tokenizer, name_template, rows_for
 from .outcomes import is_correct, outcome_reward
 from .sampling import TRUNCATED, Sample, read_sample
 from .spct_config import SPCTConfig
@@ -88,6 +88,7 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
             reward_funcs = []
         extra = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
         self.outcome = OutcomeReward(args.template)
+        self._evaluated = ""
         super().__init__(
             model=load_adapter(model, args, kwargs.get("quantization_config")),
             reward_funcs=[self.outcome, *extra],
@@ -98,7 +99,22 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
             **kwargs,
         )
         self.outcome.end_tokens = frozenset(self.eos_token_ids)
+        keep_trainable(self.model)
         name_template(self.model.config, args.template)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it."""
+        self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        # TRL logs the metrics of all evaluation sets as `eval_…`, where the last one overwrites the others.
+        if not self.model.training and self._evaluated:
+            metrics = self._metrics["eval"]
+            renamed = {f"{self._evaluated}_{name}": values for name, values in metrics.items()}
+            metrics.clear()
+            metrics.update(renamed)
+        super().log(logs, start_time)
 
 
 class OutcomeReward:
