@@ -75,7 +75,7 @@ class JudgeCards:
             ),
             template_path=str(template_path(self._card_template)),
             model_name=model_name or folder.name,
-            repository=self.hub_model_id or str(folder),
+            repository=self.hub_model_id or self.args.hub_model_id or folder.name,
             judge="path/to/the/judge",
             base_model=on_hub or (Path(base).name if base else None),
             dataset_name=Path(dataset_name).name if is_local else dataset_name,

@@ -1,0 +1,196 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+from huggingface_hub import ModelCard
+from peft import LoraConfig
+from test_rejective_sampler import config, preference_rows, trainer_of
+from tiny import save_tiny, tiny_causal_lm, tiny_tokenizer
+
+from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer
+from trl_spct.cards import PAPER, PAPER_VALUES, template_path
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("judge"))
+
+
+@pytest.fixture(scope="module")
+def trained(judge, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("somewhere") / "my-judge"
+    trainer = trainer_of(folder, judge)
+    trainer.train()
+    return trainer, folder
+
+
+def read(folder):
+    text = (Path(folder) / "README.md").read_text(encoding="utf-8")
+    _, head, body = text.split("---\n", 2)
+    return yaml.safe_load(head), body
+
+
+def test_a_judges_card_says_how_it_was_made(trained):
+    trainer, folder = trained
+    trainer.create_model_card(dataset_name="trl-lib/some-preferences")
+    head, body = read(folder)
+    assert head["datasets"] == ["trl-lib/some-preferences"] or head["datasets"] == "trl-lib/some-preferences"
+    assert head["library_name"] == "transformers"
+    assert head["pipeline_tag"] == "text-generation"
+    assert {"rft", "spct", "trl", "generative-reward-model", "generated_from_trainer"} <= set(head["tags"])
+    assert "# my-judge" in body
+    assert PAPER["title"] in body
+    assert f"https://huggingface.co/papers/{PAPER['id']}" in body
+    assert PAPER["citation"] in body
+    assert "`compact`" in body
+    assert "the pipeline reads this from `config.json`" in body
+    assert "- preference rows: 4" in body
+    assert "- trajectories: 16" in body
+    assert "- unhinted, by verdict: 2 kept, 3 incorrect, 4 unreadable, 3 too_easy" in body
+    assert "- hinted share of the kept: 0.600" in body
+
+
+def test_the_table_compares_the_run_with_the_paper(trained):
+    trainer, folder = trained
+    trainer.create_model_card()
+    _, body = read(folder)
+    rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+ \| [^|]+) \|$", body, re.MULTILINE))
+    assert rows == {
+        "learning_rate": "0.01 | 5e-6",
+        "batch size": "2 | 1024",
+        "steps": "2 | 900",
+        "num_generations": "3 | 3",
+    }
+    versions = re.search(r"Framework versions: (.*)\.$", body, re.MULTILINE)[1]
+    assert [entry.split()[0] for entry in versions.split(", ")] == [
+        "trl-spct",
+        "trl",
+        "transformers",
+        "torch",
+        "datasets",
+    ]
+
+
+def test_no_place_on_the_machine_gets_into_a_card(trained, judge, tmp_path):
+    trainer, folder = trained
+    rows = tmp_path / "rows.jsonl"
+    preference_rows().to_json(rows)
+    trainer.create_model_card(dataset_name=str(rows))
+    head, body = read(folder)
+    assert "datasets" not in head
+    assert "base_model" not in head
+    assert f"from {Path(judge).name} on rows.jsonl\n" in body
+    assert 'model="my-judge"' in body
+    assert str(tmp_path.parent) not in body
+    assert str(Path(judge).parent) not in body
+    assert str(folder.parent) not in body
+
+
+def test_cards_of_trajectories(trained):
+    _, folder = trained
+    head, body = read(folder / "trajectories")
+    assert head["configs"] == [{"config_name": "default", "data_files": "shard-*.parquet"}]
+    rows = dict(re.findall(r"^\| (\w+) \| (\d+ \| \d+) \|$", body, re.MULTILINE))
+    assert rows == {"kept": "2 | 3", "incorrect": "3 | 1", "unreadable": "4 | 0", "too_easy": "3 | 0"}
+    assert "16 trajectories of 4 rows" in body
+    assert "{'missing': 3, 'truncated': 1}" in body
+    assert '"temperature": 1.0' in body
+    loaded = load_dataset(str(folder / "trajectories"), cache_dir=str(folder / "cache"))["train"]
+    assert len(loaded) == 16
+
+
+def test_cards_of_trajectories_name_a_local_sampler_without_its_place(judge, tmp_path):
+    args = config(tmp_path / "out", max_completion_length=2, hint="none")
+    RejectiveSampler(judge, args=args, train_dataset=preference_rows()).collect()
+    _, body = read(tmp_path / "out" / "trajectories")
+    assert f"Critiques that `{Path(judge).name}` wrote" in body
+    assert str(Path(judge).parent) not in body
+
+
+def test_a_card_before_training_has_no_facts_of_the_data(judge, tmp_path):
+    trainer = trainer_of(tmp_path / "out", judge)
+    trainer.create_model_card(model_name="A judge", tags="mine")
+    head, body = read(tmp_path / "out")
+    assert "# A judge" in body
+    assert "mine" in head["tags"]
+    assert "## Data" not in body
+
+
+def test_an_adapters_card_names_the_template_for_the_pipeline(judge, tmp_path):
+    peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    trainer = trainer_of(tmp_path / "out", judge, peft_config=peft_config)
+    trainer.create_model_card()
+    head, body = read(tmp_path / "out")
+    assert head["library_name"] == "peft"
+    assert re.search(r'pipeline\("grm-reward", model=".*", template="compact"\)', body)
+    assert "config.json" not in body
+
+
+def test_a_hub_model_is_named_as_the_base(tmp_path):
+    model = tiny_causal_lm()
+    model.config._name_or_path = "someone/base"
+    trainer = trainer_of(
+        tmp_path / "out", model, processing_class=tiny_tokenizer(), changes={"hub_model_id": "me/judge"}
+    )
+    trainer.create_model_card()
+    head, body = read(tmp_path / "out")
+    assert head["base_model"] == "someone/base"
+    assert "It was trained from someone/base\n" in body
+    assert 'model="me/judge"' in body
+
+
+def test_a_model_from_memory_has_no_base(tmp_path):
+    trainer = trainer_of(tmp_path / "out", tiny_causal_lm(), processing_class=tiny_tokenizer())
+    trainer.create_model_card()
+    assert "trained from a model made in memory" in read(tmp_path / "out")[1]
+
+
+def test_the_card_of_reinforcement_learning(judge, tmp_path):
+    args = SPCTConfig(
+        output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none", per_device_train_batch_size=4
+    )
+    rows = Dataset.from_list([{"query": "q", "responses": ["a", "b"], "labels": [0.0, 1.0]}] * 3)
+    trainer = SPCTTrainer(judge, args=args, train_dataset=rows)
+    trainer.create_model_card()
+    head, body = read(tmp_path / "out")
+    assert "grpo" in head["tags"]
+    assert "- rows: 3" in body
+    assert "| `beta` | 0.08 | 0.08 (27B) |" in body
+    assert "| `loss_type` | grpo | original GRPO |" in body
+    assert "| `learning_rate` | 4e-07 | 4e-7 |" in body
+
+
+def test_the_card_of_a_meta_rm(judge, tmp_path):
+    args = MetaRMTrainingConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
+    rows = Dataset.from_list(
+        [{"query": "q", "responses": ["a", "b"], "critique": "\\boxed{1, 2}", "label": label} for label in (0, 1)]
+    )
+    trainer = MetaRMTrainer(judge, args=args, train_dataset=rows)
+    trainer.create_model_card()
+    head, body = read(tmp_path / "out")
+    assert head["pipeline_tag"] == "text-classification"
+    assert "meta-rm" in head["tags"]
+    assert "meta_rm=" in body
+    assert "| `learning_rate` | 1e-05 | 1e-5 |" in body
+
+
+@pytest.mark.parametrize("trainer", [RejectiveSampler, SPCTTrainer, MetaRMTrainer])
+def test_every_trainer_has_the_papers_values(trainer):
+    assert trainer._name in PAPER_VALUES
+    assert trainer._paper["id"] == "2504.02495"
+    assert "spct" in trainer._tag_names
+
+
+@pytest.mark.parametrize("name", ["judge.md", "meta_rm.md", "trajectories.md"])
+def test_templates_are_found(name):
+    text = template_path(name).read_text(encoding="utf-8")
+    assert text.startswith("---\n{{ card_data }}\n---\n")
+
+
+def test_cards_load_as_cards(trained):
+    trainer, folder = trained
+    trainer.create_model_card()
+    assert ModelCard.load(folder / "README.md").data.library_name == "transformers"
