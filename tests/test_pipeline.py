@@ -300,6 +300,7 @@ ROWS = [{"query": f"Question {i}?", "responses": [f"answer {i}", "no", f"worth {
 
 
 def test_containers(pipe):
+    pipe.model.config.grm = {"template": "compact"}
     want = [pipe(row, k=2, seed=0, temperature=1.0) for row in ROWS]
     assert len({result["critiques"][0]["text"] for result in want}) == 5
     stored = datasets.Dataset.from_list(ROWS)
@@ -332,6 +333,7 @@ def test_generators_are_read_as_far_as_they_are_asked(pipe):
 
 @pytest.mark.parametrize("batch_size", [2, 3, 5, 50])
 def test_batch_size_does_not_matter(batch_size, pipe):
+    pipe.model.config.grm = {"template": "compact"}
     want = pipe(ROWS, k=3, seed=0, temperature=1.0)
     assert pipe(ROWS, k=3, seed=0, temperature=1.0, batch_size=batch_size) == want
     assert pipe(ROWS[::-1], k=3, seed=0, temperature=1.0, batch_size=batch_size) == want[::-1]
@@ -339,14 +341,14 @@ def test_batch_size_does_not_matter(batch_size, pipe):
 
 def test_seeds(pipe):
     def judge(**seed):
-        return pipe(ROWS, k=4, temperature=1.0, **seed)
+        return pipe(ROWS, k=4, temperature=1.0, template="compact", **seed)
 
     assert judge(seed=0) == judge(seed=0) != judge(seed=1)
     torch.manual_seed(0)
     first, second = judge(), judge()
     torch.manual_seed(0)
     assert judge() == first != second
-    assert make(seed=1, k=4, temperature=1.0)(ROWS) == judge(seed=1)
+    assert make(seed=1, k=4, temperature=1.0, template="compact")(ROWS) == judge(seed=1)
 
 
 # --- options ---

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
 from .outcomes import credit, highest
-from .preferences import Preference
+from .preferences import InvalidPreference, Preference
 from .shards import ShardedJob
 from .voting import guided_selection, vote
 
@@ -40,7 +41,7 @@ class Judgment:
 
     @property
     def guidable(self) -> bool:
-        """Whether a Meta RM has scored every readable critique."""
+        """Whether a Meta RM has scored every readable critique; see [`scaling_results`] for rows without any."""
         meta = self.meta_scores or (None,) * len(self.scores)
         return all(m is not None for m, row in zip(meta, self.scores, strict=True) if row is not None)
 
@@ -69,6 +70,7 @@ def collect_judgments(
     process_index: int = 0,
     num_processes: int = 1,
     wait: Callable[[], None] | None = None,
+    batch_size: int | None = None,
     **parameters,
 ) -> list[Judgment]:
     """Judges labeled rows k times each and writes as it goes; a restart with the same settings resumes.
@@ -80,30 +82,30 @@ def collect_judgments(
         rows (iterable of rows): Preference rows with labels.
         k (`int`): Critiques per row; every smaller number can be read from them.
         folder (`str` or path): Where the judgments are written as parquet.
-        rows_per_shard (`int`, *optional*, defaults to `64`): Rows judged and written at once.
+        rows_per_shard (`int`, *optional*, defaults to `64`): Rows written at once; what a kill costs at most.
         progress (`str`, *optional*): Title of a progress bar over rows.
         process_index, num_processes (`int`, *optional*): This process's share of the rows.
         wait (`Callable`, *optional*): A barrier among the processes.
-        **parameters: Passed to the pipeline: `seed`, `temperature`, `template` and the like.
+        batch_size (`int`, *optional*):
+            Rows judged together, which does not change the result. By default as many as make 256 critiques.
+        **parameters: Passed to the pipeline: `seed` (0 if neither given here nor to the pipeline), `temperature`,
+            `template` and the like.
 
     Returns:
         `list[Judgment]`, one per row, in order.
 
     Raises:
-        `ValueError`: if a row has no labels, naming it.
-        `FileExistsError`: if the folder holds judgments of other settings.
+        `ValueError`: if a row cannot be read or has no labels, naming it.
+        `FileExistsError`: if the folder holds judgments of another judge, other rows or other settings.
     """
-    rows = [row if isinstance(row, Preference) else Preference.from_row(row) for row in rows]
-    for number, row in enumerate(rows):
-        if row.labels is None:
-            raise ValueError(f"Row {number} has no labels; expected ground truth to compare the judge with.")
-    parameters = {"seed": 0, **parameters}
+    rows = [_labeled(number, row) for number, row in enumerate(rows)]
+    parameters = {"seed": 0, **_preset(pipe), **parameters}
     settings = {"kind": "judgments", "k": k, **_described(pipe), **parameters, "data": _digest(rows)}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
 
     def work(numbers: range) -> list[dict[str, Any]]:
         part = [rows[number] for number in numbers]
-        outputs = pipe(part, k=k, verdict=True, batch_size=len(part), **parameters)
+        outputs = pipe(part, k=k, verdict=True, batch_size=batch_size or max(1, 256 // k), **parameters)
         return [
             {"row": number, "labels": row.labels, **_columns(output["critiques"])}
             for number, row, output in zip(numbers, part, outputs, strict=True)
@@ -135,10 +137,45 @@ def _columns(critiques: Sequence[Mapping[str, Any]]) -> dict[str, list]:
     return {column: [critique[name] for critique in critiques] for name, column in names.items()}
 
 
+def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
+    try:
+        row = row if isinstance(row, Preference) else Preference.from_row(row)
+    except InvalidPreference as error:
+        raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
+    if row.labels is None:
+        raise ValueError(f"Row {number} has no labels; expected ground truth to compare the judge with.")
+    return row
+
+
+def _preset(pipe) -> dict[str, Any]:
+    """What the pipeline was made with: it decides about the judgments as much as what a call says."""
+    preset = {**pipe._preprocess_params, **pipe._forward_params}
+    return {name: value for name, value in preset.items() if name not in ("k", "verdict")}
+
+
 def _described(pipe) -> dict[str, Any]:
-    """Which judge it is, as far as a configuration can say."""
+    """Which judge it is: a name, the template that it names, and a sample of its weights."""
     meta = pipe.meta_rm.config._name_or_path if pipe.meta_rm is not None else None
-    return {"model": pipe.model.config._name_or_path, "meta_rm": meta}
+    return {
+        "model": pipe.model.config._name_or_path,
+        "model_weights": _fingerprint(pipe.model),
+        "grm": getattr(pipe.model.config, "grm", None),
+        "meta_rm": meta,
+        "meta_rm_weights": None if pipe.meta_rm is None else _fingerprint(pipe.meta_rm),
+    }
+
+
+@torch.no_grad()
+def _fingerprint(model: torch.nn.Module) -> str:
+    """A hash of some values of each floating-point weight, so that training a judge further in its folder, or
+    exchanging an adapter, is not mistaken for a restart. Packed weights are left out, since inference may repack them.
+    """
+    heads = [
+        weight.reshape(-1)[:: max(1, weight.numel() // 16)].float().cpu()
+        for weight in model.parameters()
+        if weight.is_floating_point() and weight.device.type != "meta"
+    ]
+    return hashlib.blake2b(torch.cat(heads).numpy().tobytes(), digest_size=8).hexdigest() if heads else ""
 
 
 def _digest(rows: Sequence[Preference]) -> str:
@@ -158,12 +195,13 @@ def scaling_results(
     """Accuracy over the number of votes, plain and guided, from one set of judgments.
 
     Accuracy at k is the mean, over rows and over the disjoint blocks of k critiques, of the [`credit`] of the block's
-    vote: every critique is used, none twice, and blocks are independent.
+    vote: no critique is used twice, blocks are independent, and every critique is used where k divides their number.
 
     Args:
         judgments (sequence of [`Judgment`]): With equal numbers of critiques.
         ks (sequence of `int`, *optional*): Numbers of votes; powers of two up to all by default.
-        guided (`bool`, *optional*): Only plain (`False`) or only guided (`True`) results; by default what there is.
+        guided (`bool`, *optional*): Only plain (`False`) or only guided (`True`) results; by default what there is:
+            guided ones if a Meta RM has scored every readable critique, and there is one.
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
         **described: Put into every result, for instance `stage="rft"`, `temperature=0.5`.
 
@@ -172,13 +210,21 @@ def scaling_results(
         `unreadable` (share of critiques without scores), `ties` (share of votes, n ≥ 2, with more than one winner),
         `seed`, and what is `described`.
     """
+    if not judgments:
+        raise ValueError("Found no judgments; expected at least one judged row.")
     most = min(len(judgment.scores) for judgment in judgments)
     ks = ks or [2**power for power in range(most.bit_length()) if 2**power <= most]
-    if max(ks) > most:
-        raise ValueError(f"Found k={max(ks)} with {most} critiques per row; sample as many as the largest k.")
-    modes = [False, True] if guided is None else [guided]
-    if guided is None and not all(judgment.guidable for judgment in judgments):
-        modes = [False]
+    if min(ks, default=0) < 1 or max(ks) > most:
+        raise ValueError(
+            f"Found ks={list(ks)} with {most} critiques per row; expected numbers from 1 to {most}. Sample as many "
+            "critiques as the largest k."
+        )
+    if guided is None:
+        scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
+        guided_too = scored and all(judgment.guidable for judgment in judgments)
+        modes = [False, True] if guided_too else [False]
+    else:
+        modes = [guided]
     results = []
     for mode in modes:
         for k in ks:
@@ -249,8 +295,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean over rows."""
     values = np.asarray(values, dtype=float)
-    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    means = values[draws].mean(axis=1)
+    generator = np.random.default_rng(seed)
+    # One by one: all at once they would take resamples × rows × 16 bytes.
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     tail = 50 * (1 - confidence)
     return float(np.percentile(means, tail)), float(np.percentile(means, 100 - tail))
 
@@ -268,12 +315,10 @@ def plot_scaling(results: Sequence[Mapping[str, Any]], path: str | os.PathLike, 
 
     The layout of the paper's Figure 1. Greedy results (`temperature` 0) are drawn as horizontal ticks at k = 1.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
+    axes = figure.subplots()
     stages = list(dict.fromkeys(result.get("stage", "judge") for result in results))
     for color, stage in enumerate(stages):
         for guided in (False, True):
@@ -289,7 +334,9 @@ def plot_scaling(results: Sequence[Mapping[str, Any]], path: str | os.PathLike, 
                 _draw_line(axes, line, f"C{color}", f"{stage}{', guided by Meta RM' if guided else ''}", guided)
         for result in results:
             if result.get("stage", "judge") == stage and result.get("temperature") == 0:
-                axes.plot([result["k"]], [100 * result["accuracy"]], "_", color=f"C{color}", markersize=14)
+                label = f"{stage}, greedy{', guided by Meta RM' if result['guided'] else ''}"
+                accuracy = 100 * result["accuracy"]
+                axes.plot([result["k"]], [accuracy], "_", color=f"C{color}", markersize=14, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sorted({result["k"] for result in results}), sorted({result["k"] for result in results}))
     axes.set_xlabel("votes per row, k")
@@ -298,7 +345,6 @@ def plot_scaling(results: Sequence[Mapping[str, Any]], path: str | os.PathLike, 
     axes.set_title(title or "")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def _draw_line(axes, line: Sequence[Mapping[str, Any]], color: str, label: str, dashed: bool) -> None:

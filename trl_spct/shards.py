@@ -35,6 +35,8 @@ class ShardedJob:
         features: Features,
         settings: Mapping[str, Any],
     ) -> None:
+        if rows_per_shard < 1:
+            raise ValueError(f"Found rows_per_shard={rows_per_shard}; expected at least 1.")
         self.features = features
         self.folder = claim_folder(folder, {**settings, "rows": num_rows, "rows_per_shard": rows_per_shard})
         starts = range(0, num_rows, rows_per_shard)
@@ -59,6 +61,8 @@ class ShardedJob:
 
     def read(self) -> Dataset:
         """All records, in the order of the rows; every process may call this once all are done."""
+        if not self.shards:
+            return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
         return concatenate_datasets([Dataset(pq.read_table(path)) for path, _ in self.shards])
 
 

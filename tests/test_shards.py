@@ -1,0 +1,156 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""A long job resumes, never mixes runs, and leaves nothing half written."""
+
+import json
+import os
+
+import pytest
+from datasets import Features, List, Value
+from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from trl_spct import shards
+from trl_spct.manifests import MANIFEST, claim_folder, write_json
+from trl_spct.shards import ShardedJob
+
+
+FEATURES = Features({"row": Value("int64"), "scores": List(List(Value("int64"))), "text": Value("string")})
+
+
+def records(rows):
+    return [{"row": i, "scores": [[i, 1], None], "text": f"é{i}\n"} for i in rows]
+
+
+def job(folder, num_rows=7, rows_per_shard=3, **settings):
+    return ShardedJob(folder, num_rows, rows_per_shard, FEATURES, {"kind": "test", **settings})
+
+
+# --- manifests ---
+
+
+def test_a_folder_is_claimed_and_found_again(tmp_path):
+    settings = {"model": "judge-é", "k": 8, "orders": (1, 2), "nothing": None}
+    folder = claim_folder(tmp_path / "a" / "b", settings)
+    assert folder == tmp_path / "a" / "b"
+    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == {**settings, "orders": [1, 2]}
+    before = (folder / MANIFEST).stat().st_mtime_ns
+    assert claim_folder(str(folder), dict(reversed(settings.items()))) == folder
+    assert (folder / MANIFEST).stat().st_mtime_ns == before, "a restart writes nothing"
+
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    claim_folder(tmp_path, {"k": 8, "model": "judge", "seed": 0})
+    with pytest.raises(FileExistsError) as caught:
+        claim_folder(tmp_path, {"k": 16, "model": "judge", "temperature": 0.5, "seed": 0})
+    message = str(caught.value)
+    assert "k: 8 there, 16 now" in message and "temperature: None there, 0.5 now" in message
+    assert "model" not in message and "seed" not in message
+    assert json.loads((tmp_path / MANIFEST).read_text())["k"] == 8, "the run that is there stays"
+
+
+def test_json_is_whole_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": [1, "é"]})
+    assert path.read_text(encoding="utf-8").endswith("}\n") and "é" in path.read_text(encoding="utf-8")
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    monkeypatch.setattr(os, "replace", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_json(path, {"a": 2})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": [1, "é"]}
+
+
+# --- shards ---
+
+
+def test_rows_in_order_with_their_types(tmp_path):
+    done = list(job(tmp_path).run(records))
+    assert done == [range(0, 3), range(3, 6), range(6, 7)]
+    stored = job(tmp_path).read()
+    assert stored.features == FEATURES and list(stored) == records(range(7))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        MANIFEST, "shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet",
+    ]  # fmt: skip
+
+
+def test_several_records_per_row_and_columns_of_none(tmp_path):
+    def work(rows):
+        return [{"row": i, "scores": None, "text": None} for i in rows for _ in range(i + 1)]
+
+    list(job(tmp_path, 3, 2).run(work))
+    assert job(tmp_path, 3, 2).read()["row"][:] == [0, 1, 1, 2, 2, 2]
+    assert job(tmp_path, 3, 2).read().features == FEATURES
+
+
+def test_a_killed_job_resumes(tmp_path):
+    calls = []
+
+    def dies(rows):
+        calls.append(rows)
+        if rows.start == 3:
+            raise KeyboardInterrupt
+        return records(rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(job(tmp_path).run(dies))
+    with pytest.raises(FileNotFoundError):
+        job(tmp_path).read()
+    list(job(tmp_path).run(lambda rows: calls.append(rows) or records(rows)))
+    assert calls == [range(0, 3), range(3, 6), range(3, 6), range(6, 7)], "what was there is not done again"
+    assert list(job(tmp_path).read()) == records(range(7))
+    assert list(job(tmp_path).run(lambda rows: 1 / 0)) == [range(0, 3), range(3, 6), range(6, 7)]
+
+
+def test_a_kill_while_writing_leaves_no_shard(tmp_path, monkeypatch):
+    claimed = job(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.os, "replace", lambda *paths: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(claimed.run(records))
+    assert not list(tmp_path.glob("*.parquet"))
+    list(job(tmp_path).run(records))
+    assert list(job(tmp_path).read()) == records(range(7))
+
+
+def test_processes_share_the_shards(tmp_path):
+    done = [list(job(tmp_path).run(records, index, 2)) for index in range(2)]
+    assert done == [[range(0, 3), range(6, 7)], [range(3, 6)]]
+    assert list(job(tmp_path).read()) == records(range(7))
+
+
+def test_more_processes_than_shards(tmp_path):
+    done = [list(job(tmp_path, 2, 1).run(records, index, 4)) for index in range(4)]
+    assert done == [[range(0, 1)], [range(1, 2)], [], []]
+
+
+def test_other_jobs_are_refused(tmp_path):
+    job(tmp_path, seed=0)
+    for other, name in (
+        (lambda: job(tmp_path, seed=1), "seed: 0 there, 1 now"),
+        (lambda: job(tmp_path, num_rows=8, seed=0), "rows: 7 there, 8 now"),
+        (lambda: job(tmp_path, rows_per_shard=2, seed=0), "rows_per_shard: 3 there, 2 now"),
+    ):
+        with pytest.raises(FileExistsError, match=name):
+            other()
+
+
+def test_no_rows(tmp_path):
+    assert list(job(tmp_path, 0).run(records)) == []
+    assert job(tmp_path, 0).read().features == FEATURES and len(job(tmp_path, 0).read()) == 0
+
+
+@pytest.mark.parametrize("rows_per_shard", [0, -1])
+def test_shards_hold_rows(rows_per_shard, tmp_path):
+    with pytest.raises(ValueError, match=f"rows_per_shard={rows_per_shard}"):
+        job(tmp_path / "new", rows_per_shard=rows_per_shard)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_progress_bars_are_as_before(shown, tmp_path):
+    before = is_progress_bar_enabled()
+    try:
+        enable_progress_bar() if shown else disable_progress_bar()
+        list(job(tmp_path).run(records))
+        assert is_progress_bar_enabled() is shown
+    finally:
+        enable_progress_bar() if before else disable_progress_bar()
