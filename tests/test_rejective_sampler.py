@@ -14,6 +14,7 @@ from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from tiny import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig
 from trl_spct.rejection import Verdict
@@ -671,6 +672,20 @@ def test_rows_that_cannot_be_used_may_be_dropped(judge, tmp_path):
 def test_train_dataset_is_required(judge, tmp_path):
     with pytest.raises(ValueError, match="`train_dataset` is required"):
         RejectiveSampler(judge, args=config(tmp_path))
+
+
+def test_configurations_of_trl_are_refused(judge, tmp_path):
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(TypeError, match="`args` is SFTConfig; expected RejectiveSamplerConfig"):
+        RejectiveSampler(judge, args=args, train_dataset=preference_rows())
+
+
+def test_streams_are_refused(judge, collected, tmp_path):
+    stream = preference_rows().to_iterable_dataset()
+    with pytest.raises(TypeError, match="train_dataset is IterableDataset"):
+        trainer_of(tmp_path, judge, rows=stream)
+    with pytest.raises(TypeError, match="general_dataset is IterableDataset"):
+        trainer_of(tmp_path, judge, rows=collected[0], general_dataset=stream)
 
 
 def test_models_in_memory_need_a_tokenizer(tmp_path):

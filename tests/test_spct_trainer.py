@@ -430,6 +430,37 @@ def test_a_changed_template_is_warned_of(judge, trained, tmp_path, caplog):
     assert "was trained with the template 'compact', and now goes on with 'paper'" in caplog.text
 
 
+def test_a_model_in_memory_has_no_reference(tmp_path):
+    model, tokenizer = tiny_causal_lm(), tiny_tokenizer()
+    with pytest.raises(ValueError, match="made in memory, with beta != 0"):
+        trainer_of(tmp_path, model, processing_class=tokenizer)
+    assert trainer_of(tmp_path, model, {"beta": 0.0}, processing_class=tokenizer).ref_model is None
+    peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    trainer_of(tmp_path, tiny_causal_lm(), processing_class=tokenizer, peft_config=peft_config)
+
+
+def test_configurations_of_trl_are_refused(judge, tmp_path):
+    args = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(TypeError, match="`args` is GRPOConfig; expected SPCTConfig"):
+        SPCTTrainer(judge, args=args, train_dataset=preference_rows())
+
+
+def test_a_quantized_adapter_goes_on_by_its_path(judge, tmp_path):
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False, r=2)
+    first = trainer_of(
+        tmp_path / "first", judge, {"max_steps": 1}, quantization_config=quantization, peft_config=peft_config
+    )
+    first.train()
+    first.save_model()
+    second = trainer_of(tmp_path / "second", str(tmp_path / "first"), quantization_config=quantization)
+    assert second.model.base_model.model.is_loaded_in_4bit
+    loaded = weights(second.model)
+    for name, value in weights(first.model).items():
+        if "lora" in name:
+            assert torch.equal(loaded[name], value), name
+
+
 def test_state_is_json(trained):
     state = json.loads((trained[2] / "checkpoint-2" / "trainer_state.json").read_text())
     assert any("spct/accuracy" in entry for entry in state["log_history"])

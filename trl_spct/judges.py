@@ -52,23 +52,30 @@ def load_tokenizer(
 
 
 def load_adapter(
-    model: str | PreTrainedModel | PeftModel, args: Any, quantization_config: Any = None
+    model: str | PreTrainedModel | PeftModel, args: Any, kwargs: dict[str, Any]
 ) -> str | PreTrainedModel | PeftModel:
     """The path or id of an adapter as a trainable `PeftModel`; anything else as it is.
 
-    TRL's trainers read full models by path, and adapters only as instances.
+    TRL's trainers read full models by path, and adapters only as instances. The trainer's `quantization_config` is
+    taken out of its keyword arguments when the base has been loaded with it.
     """
     base = adapter_base(model, args) if isinstance(model, str) else None
     if base is None:
         return model
     given = _init_kwargs(args)
     revision = given.pop("revision", None)
-    if quantization_config is not None:
-        given["quantization_config"] = quantization_config
+    if kwargs.get("quantization_config") is not None:
+        given["quantization_config"] = kwargs.pop("quantization_config")
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         given["device_map"] = None
     loaded = create_model_from_path(base, **given)
     return PeftModel.from_pretrained(loaded, model, is_trainable=True, revision=revision)
+
+
+def check_arguments(args: Any, expected: type) -> None:
+    """Refuses TRL's own configuration, which lacks what ours adds and changes."""
+    if not isinstance(args, expected):
+        raise TypeError(f"`args` is {type(args).__name__}; expected {expected.__name__}.")
 
 
 def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:

@@ -13,7 +13,7 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
@@ -21,6 +21,7 @@ from . import __version__
 from .cards import PAPER, JudgeCards, write_trajectories_card
 from .data import judged, score_range_of
 from .judges import (
+    check_arguments,
     keep_trainable,
     load_adapter,
     load_config,
@@ -113,8 +114,11 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         config = load_config(model, args)
         if args is None:
             args = RejectiveSamplerConfig(f"{config._name_or_path.split('/')[-1]}-RFT")
+        check_arguments(args, RejectiveSamplerConfig)
         processing_class = processing_class or load_tokenizer(model, config, args)
         _read_chat_template(processing_class, args.chat_template_path)
+        is_processor = isinstance(processing_class, ProcessorMixin)
+        self.judge_tokenizer = processing_class.tokenizer if is_processor else processing_class
         self.sampler = sampler
         self.general_dataset = None
         if general_dataset is not None:
@@ -135,7 +139,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         # `SFTTrainer` prepares its data before it has an accelerator; one row in the final format tells it the kind.
         placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
         super().__init__(
-            model=load_adapter(model, args, kwargs.get("quantization_config")),
+            model=load_adapter(model, args, kwargs),
             args=args,
             train_dataset=placeholder,
             eval_dataset=eval_dataset,
@@ -233,12 +237,12 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 self.accelerator,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model:
-                self._fill(job, self._sampler_of(model, self.processing_class))
+                self._fill(job, self._sampler_of(model, self.judge_tokenizer))
         elif isinstance(self.sampler, str):
             sampler, tokenizer = load_sampler(self.sampler, self.args)
             self._fill(job, self._sampler_of(sampler, tokenizer))
         elif isinstance(self.sampler, torch.nn.Module):
-            self._fill(job, self._sampler_of(self.sampler, self.processing_class))
+            self._fill(job, self._sampler_of(self.sampler, self.judge_tokenizer))
         else:
             self._fill(job, self.sampler)
 
@@ -251,7 +255,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             )
 
     def _check_stop_token(self, prompt: list[dict[str, str]]) -> None:
-        tokenizer = self.processing_class
+        tokenizer = self.judge_tokenizer
         before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
         whole = tokenizer.apply_chat_template([*prompt, *_assistant(".")], return_dict=False)
         ends = self.model.generation_config.eos_token_id
@@ -312,7 +316,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
     def _hinted_prompt(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
         preference = judged(row)
-        tokens = special_tokens(self.processing_class)
+        tokens = special_tokens(self.judge_tokenizer)
         return judge_messages(preference, self.args.template, len(preference) == 1, hint=True, special_tokens=tokens)
 
     def _record(self, index: int, number: int, row: Mapping, sample: Sample, hinted: bool) -> dict[str, Any]:
@@ -424,6 +428,8 @@ def _eval_rows(dataset: Dataset, name: str) -> Dataset:
 
 def _as_instructions(dataset: Dataset, name: str) -> Dataset:
     """Instruction data as `prompt` and `completion` messages, checked before anything is sampled."""
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{name} is {type(dataset).__name__}; expected a `datasets.Dataset`.")
     columns = set(dataset.column_names)
     shaped = "messages" in columns or {"prompt", "completion"} <= columns
     if not shaped or columns & {"responses", "label", "chosen", "rejected"}:

@@ -12,7 +12,7 @@ from trl import GRPOTrainer
 from .cards import PAPER, JudgeCards
 from .critiques import PROBLEMS
 from .data import score_range_of
-from .judges import keep_trainable, load_adapter, load_config, load_tokenizer, name_template, rows_for
+from .judges import check_arguments, keep_trainable, load_adapter, load_config, load_tokenizer, name_template, rows_for
 from .outcomes import is_correct, outcome_reward
 from .sampling import TRUNCATED, Sample, read_sample
 from .spct_config import SPCTConfig
@@ -73,6 +73,9 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
         config = load_config(model, args)
         if args is None:
             args = SPCTConfig(f"{config._name_or_path.split('/')[-1]}-SPCT")
+        check_arguments(args, SPCTConfig)
+        if args.beta != 0 and kwargs.get("peft_config") is None:
+            _check_reference(model)
         processing_class = processing_class or load_tokenizer(model, config, args)
 
         def rows(dataset, name):
@@ -90,7 +93,7 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
         self.outcome = OutcomeReward(args.template)
         self._evaluated = ""
         super().__init__(
-            model=load_adapter(model, args, kwargs.get("quantization_config")),
+            model=load_adapter(model, args, kwargs),
             reward_funcs=[self.outcome, *extra],
             args=args,
             train_dataset=train_dataset,
@@ -115,6 +118,15 @@ class SPCTTrainer(JudgeCards, GRPOTrainer):
             metrics.clear()
             metrics.update(renamed)
         super().log(logs, start_time)
+
+
+def _check_reference(model: "str | PreTrainedModel") -> None:
+    """With full fine-tuning TRL loads the KL reference again, from the path in the configuration."""
+    if isinstance(model, PreTrainedModel) and not model.config._name_or_path:
+        raise ValueError(
+            "Found a model that was made in memory, with beta != 0; expected one with a path, from which the KL "
+            "reference is loaded. Save it and pass its path, pass a `peft_config`, or set `beta=0`."
+        )
 
 
 class OutcomeReward:
