@@ -39,7 +39,6 @@ def preference_rows(plan=PLAN):
 
 
 def critique(kind, responses):
-    good, others = len(responses) * [4], len(responses) * [4]
     good = [9 if response == "GOOD" else 3 for response in responses]
     others = [3 if response == "GOOD" else 9 for response in responses]
     if len(responses) == 1:
@@ -318,6 +317,22 @@ def test_another_sampler_is_refused(judge, collected):
 
     with pytest.raises(FileExistsError, match="sampler: 'Script' there, '.*other' now"):
         trainer_of(collected[1].args.output_dir, judge, other).collect()
+
+
+def test_a_judge_that_was_trained_on_in_its_folder_is_another_one(tmp_path):
+    changes = {"max_completion_length": 2, "hint": "none"}
+
+    def collect():
+        args = config(tmp_path / "out", **changes)
+        return RejectiveSampler(path, args=args, train_dataset=preference_rows()).collect()
+
+    path = save_tiny(tmp_path / "judge")
+    first = collect()
+    save_tiny(tmp_path / "judge")
+    assert collect().to_list() == first.to_list()
+    save_tiny(tmp_path / "judge", seed=1)
+    with pytest.raises(FileExistsError, match="sampler_weights: "):
+        collect()
 
 
 GENERAL = {

@@ -14,6 +14,7 @@ from trl import GRPOConfig
 
 from trl_spct import RejectiveSampler, RejectiveSamplerConfig, SPCTConfig, SPCTTrainer, is_correct, parse_critique
 from trl_spct.data import prepare_judge_rows
+from trl_spct.sampling import Sample
 from trl_spct.spct_trainer import OutcomeReward
 
 
@@ -167,9 +168,9 @@ def test_the_first_step_is_at_the_reference(trained):
 
 def test_a_checkpoint_is_a_whole_judge(trained):
     _, _, folder = trained
-    for saved in (folder / "checkpoint-2",):
-        assert (saved / "tokenizer_config.json").exists()
-        assert AutoConfig.from_pretrained(saved).grm["template"] == "compact"
+    saved = folder / "checkpoint-2"
+    assert (saved / "tokenizer_config.json").exists()
+    assert AutoConfig.from_pretrained(saved).grm["template"] == "compact"
     card = (folder / "README.md").read_text()
     assert "Inference-Time Scaling for Generalist Reward Modeling" in card
     assert "2504.02495" in card
@@ -323,8 +324,6 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(judge, tmp_path):
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 def test_handed_over_from_rejective_fine_tuning(adapter, judge, tmp_path):
     def sampler(prompts, k, seed):
-        from trl_spct.sampling import Sample
-
         better = [max(range(2), key=lambda i: int(texts[i])) for texts in map(shown, prompts)]
         return [[Sample(f"\\boxed{{{3 + 5 * (b == 0)}, {3 + 5 * (b == 1)}}}", 9, False)] * k for b in better]
 

@@ -1,8 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """What every trainer of a judge does first: load its tokenizer, read its rows, refuse what does not fit."""
 
+import hashlib
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -148,6 +150,24 @@ def rows_for(
         max_completion_length=args.max_completion_length or 1,
         context_length=context_length(config),
     ).dataset
+
+
+def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:
+    """A hash of samples of the weight files in a local folder, however they are loaded; `None` for anything else.
+
+    A judge that was trained further in its folder is another judge.
+    """
+    path = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
+    files = sorted(Path(path).glob("*.safetensors")) if path and os.path.isdir(path) else []
+    state = hashlib.blake2b(digest_size=8)
+    for file in files:
+        length = file.stat().st_size
+        state.update(f"{file.name} {length}".encode())
+        with open(file, "rb") as weights:
+            for start in range(0, length, max(size, length // blocks)):
+                weights.seek(start)
+                state.update(weights.read(size))
+    return state.hexdigest() if files else None
 
 
 def keep_trainable(model: PreTrainedModel | PeftModel) -> None:

@@ -29,6 +29,7 @@ from .judges import (
     load_tokenizer,
     name_template,
     rows_for,
+    saved_weights_digest,
 )
 from .manifests import write_json
 from .outcomes import is_correct
@@ -205,10 +206,12 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         """What determines the trajectories."""
         args = self.args
         names = "num_generations hint reject_too_easy temperature top_p max_completion_length template seed".split()
+        sampler = self.sampled_by if self.sampler is None else self.sampler
         return {
             "kind": "trajectories",
             "version": __version__,
-            "sampler": _name_of(self.sampled_by if self.sampler is None else self.sampler),
+            "sampler": _name_of(sampler),
+            "sampler_weights": saved_weights_digest(sampler),
             "data": _digest(self.rows),
             "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
             **{name: getattr(args, name) for name in names},
