@@ -544,6 +544,23 @@ def test_quantized_models_keep_their_gradients_after_sampling(judge, tmp_path):
             assert not torch.equal(before[n], parameter), f"Parameter {n} has not changed."
 
 
+def test_quantized_models_keep_their_gradients_after_evaluation(judge, collected, tmp_path):
+    trainer = trainer_of(
+        tmp_path,
+        judge,
+        rows=collected[0],
+        changes={"max_steps": 1},
+        eval_dataset=collected[0],
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False),
+    )
+    packed = {n: value for n, value in weights(trainer.model).items() if "lora" not in n}
+    trainer.evaluate()
+    trainer.train()
+    after = weights(trainer.model)
+    assert all(after[n].shape == value.shape and torch.equal(after[n], value) for n, value in packed.items())
+
+
 def test_the_model_samples_itself(judge, tmp_path):
     changes = {"max_completion_length": 6, "rows_per_shard": 4, "num_generations": 2}
     trainer = RejectiveSampler(judge, args=config(tmp_path, **changes), train_dataset=preference_rows())
