@@ -1,13 +1,41 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""No test may reach the network: these must be set before transformers or trl are imported."""
+"""No test may reach the network, and tiny models are fastest on one thread: set before torch is imported."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@pytest.fixture(scope="session")
+def tiny_job():
+    """The module of the embedded default, cut down until it runs in seconds; it judges badly."""
+    sys.path.insert(0, str(RECIPES))
+    from tiny import job
+
+    sys.path.remove(str(RECIPES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "ROWS", {"rft": 48, "spct": 40, "meta_rm": 16, "held_out": 14})
+        for name, value in {"LESSONS": 200, "DRILLS": 2400, "CORPUS": 1600, "SPCT_STEPS": 2, "VOTES": 4}.items():
+            patch.setattr(job, name, value)
+        patch.setattr(job, "UNSHUFFLED_VOTES", 2)
+        yield job
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_job, tmp_path_factory):
+    """A finished run of it, in `outputs/tiny` under the returned folder."""
+    home = tmp_path_factory.mktemp("home")
+    tiny_job.run(str(home / "outputs" / "tiny"), seed=3)
+    return home
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from test_rejective_sampler import config, preference_rows, trainer_of
-from tiny import save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 
 from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer
 from trl_spct.cards import PAPER, PAPER_VALUES, template_path

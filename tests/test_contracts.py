@@ -11,7 +11,7 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from tiny import save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import DynamicCache, GenerationConfig, Pipeline, PreTrainedConfig, Trainer
 from transformers.utils import cached_file, find_adapter_config_file
 from trl import GRPOConfig, GRPOTrainer, RewardTrainer, SFTConfig, SFTTrainer

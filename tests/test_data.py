@@ -8,7 +8,7 @@ import sys
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict
-from tiny import EOS, TURN, tiny_tokenizer
+from tiny_models import EOS, TURN, tiny_tokenizer
 from trl import GRPOTrainer
 
 from trl_spct.data import (

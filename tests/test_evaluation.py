@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny import tiny_causal_lm, tiny_config, tiny_tokenizer
+from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from tiny import ARCHITECTURES, save_tiny, tiny_config, tiny_tokenizer
+from tiny_models import ARCHITECTURES, save_tiny, tiny_config, tiny_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -17,7 +17,6 @@ from transformers import (
 )
 
 from trl_spct.configuration_meta_rm import MetaRMConfig, native_config
-from trl_spct.meta_rm_trainer import keep_4bit_trainable
 from trl_spct.meta_scoring import encode_meta, meta_scores
 from trl_spct.modeling_meta_rm import (
     MetaRMForSequenceClassification,
@@ -29,6 +28,7 @@ from trl_spct.modeling_meta_rm import (
 )
 from trl_spct.preferences import Preference
 from trl_spct.prompts import meta_messages
+from trl_spct.sampling import keep_trainable
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -318,13 +318,13 @@ def test_nf4(arch, tmp_path):
     options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
     torch.manual_seed(0)
     model = MetaRMForSequenceClassification.from_pretrained(judge, quantization_config=options, dtype=torch.float32)
-    keep_4bit_trainable(model)
+    keep_trainable(model)
     assert any(isinstance(module, bnb.nn.Linear4bit) for module in model.modules())
     assert type(model.score) is torch.nn.Linear, "the head is not quantized"
     expected = logits(model.eval(), [[7, 8, 9]])
     model.save_pretrained(tmp_path / "meta")
     reloaded = MetaRMForSequenceClassification.from_pretrained(tmp_path / "meta")
-    keep_4bit_trainable(reloaded)
+    keep_trainable(reloaded)
     torch.testing.assert_close(logits(reloaded.eval(), [[7, 8, 9]]), expected)
 
 

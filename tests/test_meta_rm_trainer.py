@@ -15,7 +15,7 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
-from tiny import save_tiny, tiny_config, tiny_tokenizer
+from tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from trl import RewardTrainer
 

@@ -11,7 +11,7 @@ import sys
 import datasets
 import pytest
 import torch
-from tiny import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
+from tiny_models import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 

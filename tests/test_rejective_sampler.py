@@ -12,7 +12,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
-from tiny import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 from trl import SFTConfig
 

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import ARCHITECTURES, save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import ARCHITECTURES, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, Qwen3NextConfig
 
 from trl_spct import sampling

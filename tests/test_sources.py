@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from tiny import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 from trl_spct.data import judge_rows, prepare_judge_rows, prepare_preferences
 from trl_spct.preferences import InvalidPreference

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from tiny import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from trl import GRPOConfig
 

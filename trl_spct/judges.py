@@ -170,14 +170,6 @@ def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str 
     return state.hexdigest() if files else None
 
 
-def keep_trainable(model: PreTrainedModel | PeftModel) -> None:
-    """On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in an evaluation forward, and training them
-    afterwards crashes or loses gradients. Trainers evaluate between training steps."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
 def name_template(config: PreTrainedConfig, template: str) -> None:
     """Writes into a judge's configuration how it was prompted, so that the pipeline prompts it alike."""
     named = (getattr(config, "grm", None) or {}).get("template", template)

@@ -31,7 +31,7 @@ from .meta_scoring import encode_meta
 from .modeling_meta_rm import MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from .preferences import InvalidPreference, Preference
 from .prompts import meta_messages
-from .sampling import special_tokens
+from .sampling import keep_trainable, special_tokens
 
 
 logger = get_logger(__name__)
@@ -141,7 +141,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             model = _load(model, args, quantization_config)
         base = model.get_base_model() if is_peft_model(model) else model
         require_classifier(base)
-        keep_4bit_trainable(base)
+        keep_trainable(base)
         try:
             if is_path:  # used up: `RewardTrainer` would warn that they are ignored
                 args.model_init_kwargs, quantization_config = None, None
@@ -340,17 +340,6 @@ def require_classifier(model: PreTrainedModel) -> MetaRMForSequenceClassificatio
             "Pass the model's path, or load it with `MetaRMForSequenceClassification.from_pretrained`."
         )
     return as_meta_rm(model)
-
-
-def keep_4bit_trainable(model: torch.nn.Module) -> None:
-    """
-    Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
-
-    Repacked weights cannot be trained further: gradients are lost, silently on layers without a bias.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _check_head_is_trained(peft_config: Any) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .sampling import evaluating
+
 
 Conversation = Sequence[Mapping[str, str]]
 
@@ -50,21 +52,16 @@ def meta_scores(
     """
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least 1.")
-    encoded = [encode_meta(tokenizer, messages) for messages in conversations]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]), reverse=True)
-    scores = [0.0] * len(encoded)
-    was_training = model.training
-    model.eval()
-    try:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = _right_padded([encoded[i] for i in batch], tokenizer.pad_token_id or 0).to(model.device)
+    encoded = [tuple(encode_meta(tokenizer, messages)) for messages in conversations]
+    distinct = sorted(set(encoded), key=len, reverse=True)  # a judge that is sure of itself repeats itself
+    scores: dict[tuple[int, ...], float] = {}
+    with evaluating(model):
+        for start in range(0, len(distinct), batch_size):
+            batch = distinct[start : start + batch_size]
+            inputs = _right_padded(batch, tokenizer.pad_token_id or 0).to(model.device)
             logits = model(input_ids=inputs[0], attention_mask=inputs[1], use_cache=False).logits
-            for i, logit in zip(batch, logits.reshape(-1).float().tolist(), strict=True):
-                scores[i] = logit
-    finally:
-        model.train(was_training)
-    return scores
+            scores.update(zip(batch, logits.reshape(-1).float().tolist(), strict=True))
+    return [scores[ids] for ids in encoded]
 
 
 def _right_padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> torch.Tensor:

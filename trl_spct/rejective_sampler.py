@@ -22,7 +22,6 @@ from .cards import PAPER, JudgeCards, write_trajectories_card
 from .data import judged, score_range_of
 from .judges import (
     check_arguments,
-    keep_trainable,
     load_adapter,
     load_config,
     load_sampler,
@@ -37,7 +36,7 @@ from .preferences import Preference
 from .prompts import TEMPLATES, judge_messages, judge_template
 from .rejection import Trajectory, Verdict, select_trajectories
 from .rejective_sampler_config import RejectiveSamplerConfig
-from .sampling import Sample, Sampler, read_sample, sample_critiques, special_tokens
+from .sampling import Sample, Sampler, keep_trainable, read_sample, sample_critiques, special_tokens
 from .shards import ShardedJob
 
 

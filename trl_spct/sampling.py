@@ -377,17 +377,22 @@ def _read_samples(tokenizer, completions: torch.Tensor, settings: GenerationConf
     return [Sample(text, len(ids), truncated=not done) for text, ids, done in zip(texts, rows, finished, strict=True)]
 
 
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
+
+    Training repacked weights crashes, or silently loses gradients on layers without a bias. Trainers call this, since
+    they evaluate between training steps.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module):
-    """Evaluation mode, and back to what was before.
-
-    On CPUs with AVX512-BF16, bitsandbytes repacks 4-bit weights in an evaluation forward, and training them afterwards
-    crashes or loses gradients; models that have something to train keep their weights as they are.
-    """
+    """Evaluation mode, and back to what was before; what can be trained stays trainable."""
     if any(parameter.requires_grad for parameter in model.parameters()):
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+        keep_trainable(model)
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -12,9 +12,9 @@ from trl import GRPOTrainer
 from .cards import PAPER, JudgeCards
 from .critiques import PROBLEMS
 from .data import score_range_of
-from .judges import check_arguments, keep_trainable, load_adapter, load_config, load_tokenizer, name_template, rows_for
+from .judges import check_arguments, load_adapter, load_config, load_tokenizer, name_template, rows_for
 from .outcomes import is_correct, outcome_reward
-from .sampling import TRUNCATED, Sample, read_sample
+from .sampling import TRUNCATED, Sample, keep_trainable, read_sample
 from .spct_config import SPCTConfig
 
 

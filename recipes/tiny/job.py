@@ -1,0 +1,431 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+The embedded default: SPCT end to end on a tiny world, on a CPU within minutes.
+
+base judge → rejective fine-tuning → rule-based GRPO → Meta RM → evaluation, with the trainers and the pipeline of
+trl_spct; only the world and the sizes are tiny. A run that was killed goes on where it stopped.
+"""
+
+import argparse
+import json
+import logging
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, concatenate_datasets
+from datasets.utils.logging import disable_progress_bar
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, pipeline, set_seed
+from transformers import logging as transformers_logging
+from trl import SFTConfig, SFTTrainer
+
+from trl_spct import (
+    MetaRMTrainer,
+    MetaRMTrainingConfig,
+    RejectiveSampler,
+    RejectiveSamplerConfig,
+    SPCTConfig,
+    SPCTTrainer,
+    __version__,
+)
+from trl_spct.critiques import parse_critique
+from trl_spct.data import meta_rows, score_range_of
+from trl_spct.evaluation import (
+    Judgment,
+    accuracy_by_place,
+    collect_judgments,
+    plot_scaling,
+    results_table,
+    scaling_results,
+)
+from trl_spct.manifests import claim_folder, write_json
+from trl_spct.outcomes import credit
+from trl_spct.preferences import Preference
+from trl_spct.prompts import judge_messages
+from trl_spct.sampling import encode_prompts
+from trl_spct.scripts import load_named
+from trl_spct.voting import VOTING_TEMPERATURE
+
+from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
+from .world import REFLECTION, Row, World, named_principle
+
+
+COLUMNS = ("query", "responses", "labels", "domain", "principle")
+SIZES = (1, 2, 3, 4, 2, 3, 4)
+"""How often each number of responses occurs."""
+ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 500, "held_out": 512}
+LESSONS, DRILLS, CORPUS = 4000, 14000, 14000
+SPCT_STEPS = 60
+VOTES = 32
+"""Critiques per held-out row; every smaller k is read from the same sampling run."""
+UNSHUFFLED_VOTES = 8
+JUDGES = ("base", "rft", "spct")
+
+console = Console()
+
+
+def run(output_dir: str = "outputs/tiny", seed: int = 0, principles: bool = True) -> list[dict[str, Any]]:
+    """Runs what is missing of the main job, and shows its results.
+
+    Args:
+        output_dir (`str`, *optional*, defaults to `"outputs/tiny"`): A run with the same settings is resumed.
+        seed (`int`, *optional*, defaults to `0`): Of the world, the judge and all that is drawn.
+        principles (`bool`, *optional*, defaults to `True`):
+            `False` is the ablation: the base judge never learns to write criteria; nothing else changes.
+
+    Returns:
+        `list[dict]`: what `results.json` holds.
+    """
+    _quiet()
+    started = time.perf_counter()
+    job = Job(Path(output_dir), seed, principles)
+    job.stage("base", job.build_base, "Base judge: a tiny model learns to judge from faulty critiques")
+    job.stage("rft", job.fine_tune, "RejectiveSampler: sample, reject, fine-tune")
+    job.stage("spct", job.reinforce, "SPCTTrainer: rule-based GRPO on the judge itself")
+    job.stage("meta_rm", job.train_meta_rm, "MetaRMTrainer: which critiques are correct?")
+    job.stage("evaluation", job.evaluate, f"pipeline('grm-reward'): {VOTES} votes on {ROWS['held_out']} held-out rows")
+    results = json.loads((job.folder / "results.json").read_text())
+    console.print(results_table(results, "Accuracy on held-out rows"))
+    console.print(f"Everything is in {job.folder} ({time.perf_counter() - started:.0f} s).")
+    return results
+
+
+class Job:
+    """The stages of the main job in one folder; each is done once, and `progress.json` says which are done."""
+
+    def __init__(self, folder: Path, seed: int, principles: bool):
+        self.folder, self.seed, self.principles = folder, seed, principles
+        self.state = PartialState()
+        self.world = World(seed)
+        sizes = {"rows": ROWS, "lessons": LESSONS, "drills": DRILLS, "corpus": CORPUS, "votes": VOTES}
+        with self.state.main_process_first():
+            claim_folder(
+                folder, {"kind": "tiny", "version": __version__, "seed": seed, "principles": principles, **sizes}
+            )
+
+    def stage(self, name: str, build: Callable[[], None], title: str) -> None:
+        """Runs a stage unless an earlier start has finished it."""
+        progress = self.folder / "progress.json"
+        done = json.loads(progress.read_text()) if progress.exists() else {}
+        console.rule(f"{title} [dim](done in {done[name]:.0f} s before)" if name in done else title, align="left")
+        if name in done:
+            return
+        started = time.perf_counter()
+        set_seed(self.seed)
+        build()
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            write_json(progress, {**done, name: time.perf_counter() - started})
+        self.state.wait_for_everyone()
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def rows(self, part: str) -> Dataset:
+        """Preference rows of one part of the job; no query of the held-out rows occurs in another part."""
+        split = "test" if part == "held_out" else "train"
+        rows = self.world.rows(ROWS[part], split, seed=list(ROWS).index(part), sizes=SIZES)
+        return Dataset.from_list([{name: asdict(row)[name] for name in COLUMNS} for row in rows])
+
+    def build_base(self) -> None:
+        """The stand-in for a pretrained model: it can read and write critiques, with all the faults of its corpus."""
+        first, second = self._curriculum()
+        texts = [text for conversation in first + second for text in _texts(conversation)]
+        tokenizer = build_tokenizer(texts)
+        model = build_judge(tokenizer)
+        for number, conversations in enumerate((first, second)):
+            args = SFTConfig(
+                self.path("base"),
+                learning_rate=3e-3,
+                lr_scheduler_type="cosine",
+                warmup_steps=0.05,
+                per_device_train_batch_size=32,
+                train_sampling_strategy="sequential",
+                num_train_epochs=1,
+                max_length=None,
+                **_common(self.seed),
+            )
+            dataset = _tokenized(tokenizer, conversations, by_length=0.6 if number == 0 else 0.0, seed=self.seed)
+            _trained(SFTTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer))
+        model.config.grm = {"template": TEMPLATE}
+        model.generation_config.max_new_tokens = MAX_CRITIQUE
+        model.save_pretrained(self.path("base"))
+        tokenizer.save_pretrained(self.path("base"))
+
+    def _curriculum(self) -> tuple[list, list]:
+        """(knowledge and easy rows, the faulty corpus with some of both) as conversations."""
+        world = self.world
+        lessons = [[_user(question), _assistant(answer)] for question, answer in world.lessons(LESSONS)]
+        drills = [_judged(row, critique) for row, critique in world.drills(DRILLS, self.principles)]
+        corpus = [
+            _judged(row, critique, hint)
+            for row, hint, critique in world.corpus(world.rows(CORPUS, seed=99), principles=self.principles)
+        ]
+        share = CORPUS // 10
+        return lessons + drills, corpus + lessons[:share] + drills[:share]
+
+    def fine_tune(self) -> None:
+        args = RejectiveSamplerConfig(
+            self.path("rft"),
+            trajectories_dir=self.path("trajectories"),
+            template=TEMPLATE,
+            max_completion_length=MAX_CRITIQUE,
+            sampling_batch_size=512,
+            learning_rate=1e-4,
+            lr_scheduler_type="cosine",
+            per_device_train_batch_size=32,
+            num_train_epochs=1,
+            **_common(self.seed),
+        )
+        _finish(RejectiveSampler(self.path("base"), args=args, train_dataset=self.rows("rft")))
+
+    def reinforce(self) -> None:
+        args = SPCTConfig(
+            self.path("spct"),
+            template=TEMPLATE,
+            max_completion_length=MAX_CRITIQUE,
+            beta=0.04,
+            learning_rate=2e-4,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=64,
+            max_steps=SPCT_STEPS,
+            **_common(self.seed),
+        )
+        _finish(SPCTTrainer(self.path("rft"), args=args, train_dataset=self.rows("spct")))
+
+    def train_meta_rm(self) -> None:
+        """From the unhinted trajectories of stage 1 and fresh critiques of the trained judge, right and wrong."""
+        args = RejectiveSamplerConfig(
+            self.path("fresh"),
+            trajectories_dir=self.path("fresh_trajectories"),
+            hint="none",
+            reject_too_easy=False,
+            template=TEMPLATE,
+            max_completion_length=MAX_CRITIQUE,
+            sampling_batch_size=512,
+            **_common(self.seed),
+        )
+        fresh = RejectiveSampler(self.path("spct"), args=args, train_dataset=self.rows("meta_rm")).collect()
+        first = load_named(self.path("trajectories"))["train"]
+        args = MetaRMTrainingConfig(
+            self.path("meta_rm"),
+            learning_rate=1e-3,
+            lr_scheduler_type="cosine",
+            per_device_train_batch_size=32,
+            num_train_epochs=2,
+            **_common(self.seed),
+        )
+        rows = concatenate_datasets([meta_rows(first), meta_rows(fresh)])
+        _finish(MetaRMTrainer(self.path("rft"), args=args, train_dataset=rows))
+
+    def evaluate(self) -> None:
+        results, report = [], {}
+        rows = list(self.rows("held_out"))
+        for judge in JUDGES:
+            voted = self._judge(judge, rows, VOTES, VOTING_TEMPERATURE)
+            greedy = self._judge(judge, rows, 1, 0.0)
+            described = {"stage": judge, "seed": self.seed}
+            results += scaling_results(greedy, guided=False, temperature=0.0, **described)
+            results += scaling_results(voted, temperature=VOTING_TEMPERATURE, **described)
+            report[judge] = _report(voted, rows)
+            if self.principles:
+                report[judge].update(self._told(judge))
+        unshuffled = self._judge("base", rows, UNSHUFFLED_VOTES, VOTING_TEMPERATURE, order="fixed")
+        report["base"]["unshuffled"] = scaling_results(unshuffled, guided=False, temperature=VOTING_TEMPERATURE)
+        if self.state.is_main_process:
+            write_json(self.folder / "report.json", report)
+            plot_scaling(results, self.folder / "scaling.png", "Accuracy on held-out rows of the tiny world")
+            write_json(self.folder / "results.json", results)
+
+    def _told(self, judge: str) -> dict[str, float]:
+        """Accuracy when the principle is put into the judge's mouth and it goes on from there, greedily."""
+        model = AutoModelForCausalLM.from_pretrained(self.path(judge))
+        tokenizer = AutoTokenizer.from_pretrained(self.path(judge))
+        rows = self.world.rows(ROWS["held_out"], "test", seed=list(ROWS).index("held_out"), sizes=SIZES)
+        told = {"wanted": [row.principle for row in rows], "unwanted": [row.unwanted for row in rows]}
+        return {
+            f"accuracy_told_the_{name}_principle": _accuracy_told(model, tokenizer, rows, principles)
+            for name, principles in told.items()
+        }
+
+    def _judge(self, judge: str, rows: list[dict], k: int, temperature: float, order: str = "random"):
+        pipe = pipeline("grm-reward", model=self.path(judge), meta_rm=self.path("meta_rm"), device="cpu")
+        name = f"{judge}-k{k}-T{temperature:g}-{order}"
+        return collect_judgments(
+            pipe,
+            rows,
+            k,
+            self.folder / "judgments" / name,
+            rows_per_shard=32,
+            progress=f"{judge}, k = {k}",
+            process_index=self.state.process_index,
+            num_processes=self.state.num_processes,
+            wait=self.state.wait_for_everyone,
+            temperature=temperature,
+            order=order,
+            seed=self.seed,
+        )
+
+
+def _report(judgments: list[Judgment], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What hides in the accuracy: does a critique stand on its principle, and does the place of a response matter?
+
+    Single critiques; `accuracy` is their credit, and those that cannot be read count 0.
+    """
+    right, wrong = [], []
+    for judgment, row in zip(judgments, rows, strict=True):
+        for text, scores in zip(judgment.texts, judgment.scores, strict=True):
+            named = right if named_principle(text) == row["principle"] else wrong
+            named.append(credit(scores, judgment.labels))
+    return {
+        "names_the_wanted_principle": len(right) / (len(right) + len(wrong)),
+        "accuracy_with_wanted_principle": _mean(right),
+        "accuracy_with_another_principle": _mean(wrong),
+        "accuracy_by_place_of_the_best": {
+            str(place): {"accuracy": accuracy, "critiques": count}
+            for place, (accuracy, count) in accuracy_by_place(judgments).items()
+        },
+    }
+
+
+def _accuracy_told(model, tokenizer, rows: list[Row], principles: list[str]) -> float:
+    prompts = [
+        tokenizer.apply_chat_template(
+            _judged(row, f"Specific Criteria: {REFLECTION}, {principle} (weight 4).\n"),
+            continue_final_message=True,
+            tokenize=False,
+        )
+        for row, principle in zip(rows, principles, strict=True)
+    ]
+    inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    outputs = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_CRITIQUE)
+    texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    critiques = [
+        parse_critique(text, len(row.labels), score_range_of(len(row.labels), TEMPLATE))
+        for text, row in zip(texts, rows, strict=True)
+    ]
+    return _mean([credit(c.scores, row.labels) for c, row in zip(critiques, rows, strict=True)])
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _common(seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "weight_decay": 0.0,
+        "logging_steps": 20,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": False,
+    }
+
+
+class _Progress(ProgressCallback):
+    """The bar without the metrics, which are in `trainer_state.json`."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
+def _trained(trainer: Any) -> Any:
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress)
+    trainer.train()
+    return trainer
+
+
+def _finish(trainer: Any) -> None:
+    """Trains, and leaves a complete checkpoint: weights, tokenizer, card, and how training went."""
+    _trained(trainer)
+    trainer.save_model()
+    trainer.create_model_card(dataset_name="the tiny world of trl_spct")
+    trainer.save_state()
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def _judged(row: Row, critique: str, hint: bool = False) -> list[dict[str, str]]:
+    preference = Preference(row.query, row.responses, row.labels)
+    return [*judge_messages(preference, TEMPLATE, len(preference) == 1, hint), _assistant(critique)]
+
+
+def _texts(conversation: Iterable[dict[str, str]]) -> list[str]:
+    return [message["content"] for message in conversation]
+
+
+def _tokenized(tokenizer, conversations: list, by_length: float, seed: int) -> Dataset:
+    """Rows with `input_ids` and `labels` on the answer alone, batches of like length, the shorter ones first.
+
+    A share `by_length` of the batches goes from short to long, which is faster learned.
+    """
+    prompts = encode_prompts(tokenizer, [conversation[:-1] for conversation in conversations])
+    ends = [conversation[-1]["content"] + tokenizer.eos_token for conversation in conversations]
+    answers = tokenizer(ends, add_special_tokens=False)["input_ids"]
+    order = _curriculum_order([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], by_length, seed)
+    return Dataset.from_dict(
+        {
+            "input_ids": [prompts[i] + answers[i] for i in order],
+            "labels": [[-100] * len(prompts[i]) + answers[i] for i in order],
+        }
+    )
+
+
+def _curriculum_order(lengths: list[int], by_length: float, seed: int, batch: int = 32) -> list[int]:
+    draw = random.Random(seed)
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    batches = []
+    for start in range(0, len(order), 16 * batch):
+        block = sorted(order[start : start + 16 * batch], key=lengths.__getitem__)
+        batches += [block[i : i + batch] for i in range(0, len(block), batch)]
+    batches.sort(key=lambda block: sum(map(lengths.__getitem__, block)) / len(block))
+    cut = round(by_length * len(batches))
+    front, rest = batches[:cut], batches[cut:]
+    draw.shuffle(front)
+    draw.shuffle(rest)
+    return [i for block in front + rest for i in block]
+
+
+def _quiet() -> None:
+    """Only the bars and the results; what the libraries have to say about tiny models helps nobody here."""
+    warnings.filterwarnings("ignore")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    disable_progress_bar()
+    logging.getLogger("trl_spct").setLevel(logging.ERROR)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recipes/spct.py",
+        description="The embedded default: SPCT end to end on a tiny world. With --model_name_or_path or --config, "
+        "the script trains on your own data instead.",
+    )
+    parser.add_argument("--output_dir", default="outputs/tiny", help="a run with the same settings is resumed")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the judge and all that is drawn")
+    parser.add_argument(
+        "--principles",
+        type=json.loads,
+        default=True,
+        metavar="true|false",
+        help="false: the ablation without criteria",
+    )
+    return parser

@@ -1,0 +1,375 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""A tiny world in which a judge must name the right principle before it can judge.
+
+A query names an audience and an occasion ("Explain tides to a nurse before an exam."). Each audience wants one of two
+qualities, and the occasion decides which: the query implies the quality without naming it, and no word alone tells it.
+Each response shows one quality by its wording ("In short, tides follow the moon. That is all.").
+
+The base judge learns from critiques with human-like faults: they often name the wrong principle, above all those
+written "at a glance", which go by what the audience usually wants or by what the first response happens to show; they
+misread responses, scatter scores and forget the box. Their scores follow the principle that they *name*.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a response sounds that has this quality, and which quality it is mistaken for."""
+
+    openings: tuple[str, ...]
+    closings: tuple[str, ...]
+    mistaken_for: str
+
+
+QUALITIES: dict[str, Quality] = {
+    "brief": Quality(
+        ("In short,", "Briefly:", "Quick answer:", "One line:"),
+        ("That is all.", "Enough said.", "Nothing to add.", "Full stop."),
+        "simple",
+    ),
+    "simple": Quality(
+        ("Put plainly,", "In easy words,", "Basically,", "As anyone sees,"),
+        ("Nothing hard here.", "A toddler gets it.", "Easy as pie.", "No jargon needed."),
+        "brief",
+    ),
+    "precise": Quality(
+        ("To be exact,", "Strictly speaking,", "By measurement,", "According to data,"),
+        ("Error: one percent.", "See figures below.", "Checked to decimals.", "Verified by experiment."),
+        "careful",
+    ),
+    "careful": Quality(
+        ("Perhaps", "As far as known,", "With some doubt,", "It seems that"),
+        ("Please double check.", "Exceptions may exist.", "I could be mistaken.", "Ask an expert too."),
+        "precise",
+    ),
+    "warm": Quality(
+        ("Dear friend,", "Happy to help!", "Take heart:", "With love:"),
+        ("You are doing great.", "Big hugs.", "I believe in you.", "Be kind to yourself."),
+        "funny",
+    ),
+    "funny": Quality(
+        ("Joke first:", "No kidding,", "Laugh now:", "Funnily enough,"),
+        ("My cat disagrees.", "Ha ha.", "Cue the drums.", "Blame the penguins."),
+        "warm",
+    ),
+    "formal": Quality(
+        ("Esteemed reader,", "Respectfully,", "It is hereby stated:", "Ladies and gentlemen,"),
+        ("Yours faithfully.", "We remain at your service.", "Kindly take note.", "Signed and sealed."),
+        "vivid",
+    ),
+    "vivid": Quality(
+        ("Picture this:", "Imagine thunder:", "Like fire,", "Under golden light,"),
+        ("The air glows.", "Colors burst everywhere.", "You can smell it.", "Sparks fly."),
+        "formal",
+    ),
+}
+NEEDED = (("precise", "brief"), ("vivid", "simple"), ("formal", "careful"), ("funny", "warm"))
+"""What an audience usually wants, or on special occasions; which of the two is which is drawn."""
+EXCEPTIONS = 0.15
+"""Share of audiences and occasions that are special against the rule of the occasion: what a judge learns last."""
+AUDIENCES = ("nurse", "pilot", "child", "lawyer", "farmer", "teacher", "tourist", "chef")
+OCCASIONS = (
+    "before an exam",
+    "after a loss",
+    "for a contract",
+    "during a storm",
+    "at a party",
+    "on stage",
+    "over breakfast",
+    "in court",
+)
+TOPICS: dict[str, tuple[str, ...]] = {
+    "tides": ("tides follow the moon.", "the moon pulls the sea."),
+    "bread": ("bread needs yeast and time.", "dough rises in the warmth."),
+    "taxes": ("taxes pay for roads.", "the state takes its share."),
+    "bees": ("bees carry pollen.", "a hive feeds the meadow."),
+    "sleep": ("sleep repairs the body.", "the brain sorts the day at night."),
+    "rain": ("rain falls from clouds.", "water rises and returns."),
+    "chess": ("chess rewards patience.", "the center wins games."),
+    "money": ("money stores value.", "prices carry news."),
+    "music": ("music moves in waves.", "strings shake the air."),
+    "engines": ("engines burn fuel.", "pistons turn a wheel."),
+    "gardens": ("gardens want sun and water.", "roots drink at dawn."),
+    "maps": ("maps flatten the earth.", "a line can be a river."),
+}
+QUERIES: dict[str, tuple[str, ...]] = {
+    "explain": (
+        "Explain {topic} to a {audience} {occasion}.",
+        "How would you explain {topic} {occasion} to a {audience}?",
+    ),
+    "advise": ("Advise a {audience} on {topic} {occasion}.", "A {audience} needs advice about {topic} {occasion}."),
+    "write": (
+        "Write a note about {topic} for a {audience} {occasion}.",
+        "Write to a {audience} about {topic} {occasion}.",
+    ),
+    "translate": (
+        "Translate a text on {topic} for a {audience} {occasion}.",
+        "A {audience} wants a text on {topic} translated {occasion}.",
+    ),
+    "summarize": (
+        "Summarize {topic} for a {audience} {occasion}.",
+        "Give a {audience} a summary of {topic} {occasion}.",
+    ),
+    "answer": (
+        "A {audience} asks about {topic} {occasion}.",
+        "What do you tell a {audience} about {topic} {occasion}?",
+    ),
+}
+REQUESTS = (
+    "Write a {quality} text about {topic}.",
+    "I want something {quality} on {topic}.",
+    "Keep it {quality}: what about {topic}?",
+)
+NEEDS = ("What does a {audience} need {occasion}?", "What helps a {audience} {occasion}?")
+HELD_OUT_SHARE = 0.2
+NEUTRAL_OPENINGS = ("Well,", "So,", "Note:", "Here:")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One preference row: exactly one response shows the wanted quality (n = 1: iff the label is 1).
+
+    Args:
+        query, responses, labels: As in `trl_spct.Preference`.
+        domain (`str`): The kind of query.
+        principle, unwanted (`str`): The quality that the query asks for, and the one that this audience wants at
+            other times.
+        shown (`tuple[str, ...]`): The quality that each response shows.
+        audience, occasion (`str`): The two cues.
+    """
+
+    query: str
+    responses: tuple[str, ...]
+    labels: tuple[int, ...]
+    domain: str
+    principle: str
+    unwanted: str
+    shown: tuple[str, ...]
+    audience: str
+    occasion: str
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a critic comes to name a principle: probabilities; the rest names any quality.
+
+    Args:
+        right (`float`): Naming the wanted quality.
+        usual (`float`): Naming what this audience usually wants, whatever the occasion.
+        anchored (`float`): Naming what the first response shows (the position bias).
+    """
+
+    right: float
+    usual: float
+    anchored: float
+
+
+GLANCE, REFLECTION = "at a glance", "on reflection"
+MANNERS = (GLANCE, REFLECTION)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How the critiques of the base corpus go wrong. Sampling at T = 0.5 sharpens every probability.
+
+    Args:
+        glance, reflection ([`Naming`]): How the two kinds of critic name a principle; each says which kind it is.
+        misread (`float`): Taking a response's quality for the one that it is mistaken for.
+        halo (`float`): Calling a response good though it misses the named principle, or poor though it meets it.
+        unreadable (`float`): No box, or one with the wrong number of scores.
+        hinted_right (`float`): Naming the wanted quality when the prompt gives the best response away.
+    """
+
+    glance: Naming = Naming(right=0.00, usual=0.55, anchored=0.30)
+    reflection: Naming = Naming(right=0.52, usual=0.08, anchored=0.20)
+    misread: float = 0.2
+    halo: float = 0.08
+    unreadable: float = 0.14
+    hinted_right: float = 0.9
+
+
+@dataclass(frozen=True)
+class World:
+    """Who wants what, and when; a function of the seed.
+
+    Args:
+        seed (`int`, *optional*, defaults to `0`): Draws the needs of the audiences and the split of the queries.
+    """
+
+    seed: int = 0
+    usual: dict[str, str] = field(init=False)
+    wanted: dict[tuple[str, str], str] = field(init=False)
+    unwanted: dict[tuple[str, str], str] = field(init=False)
+
+    def __post_init__(self):
+        rng = random.Random(f"world-{self.seed}")
+        audiences, occasions = rng.sample(AUDIENCES, len(AUDIENCES)), rng.sample(OCCASIONS, len(OCCASIONS))
+        needs = [rng.sample(pair, 2) for pair in rng.sample(NEEDED, len(NEEDED))]
+        needs = {audience: needs[i % len(needs)] for i, audience in enumerate(audiences)}
+        cells = [(audience, occasion) for audience in AUDIENCES for occasion in OCCASIONS]
+        special = {cell: occasions.index(cell[1]) % 2 for cell in cells}
+        for cell in rng.sample([cell for cell in cells if not special[cell]], round(EXCEPTIONS * len(cells))):
+            special[cell] = 1
+        object.__setattr__(self, "usual", {audience: pair[0] for audience, pair in needs.items()})
+        object.__setattr__(self, "wanted", {cell: needs[cell[0]][special[cell]] for cell in cells})
+        object.__setattr__(self, "unwanted", {cell: needs[cell[0]][1 - special[cell]] for cell in cells})
+
+    def rows(
+        self, count: int, split: str = "train", seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)
+    ) -> list[Row]:
+        """`count` distinct rows whose queries occur in this split only.
+
+        Args:
+            count (`int`): How many.
+            split (`str`, *optional*, defaults to `"train"`): `"train"` or `"test"`; no query is in both.
+            seed (`int`, *optional*, defaults to 0): Different seeds give different rows.
+            sizes (`tuple[int, ...]`, *optional*): The numbers of responses to draw from.
+        """
+        rng = random.Random(f"rows-{self.seed}-{split}-{seed}")
+        rows: dict[tuple[str, tuple[str, ...]], Row] = {}
+        while len(rows) < count:
+            row = self._row(rng, rng.choice(sizes))
+            if self._split(row.query) == split:
+                rows.setdefault((row.query, row.responses), row)
+        return list(rows.values())
+
+    def corpus(
+        self, rows: list[Row], habits: Habits = Habits(), hinted: float = 0.15, principles: bool = True, seed: int = 0
+    ) -> Iterator[tuple[Row, bool, str]]:
+        """What the base judge learns from: `(row, hinted, critique)` for each row.
+
+        With `principles=False` the critiques leave the criteria line out (the ablation); nothing else changes.
+        """
+        rng = random.Random(f"corpus-{self.seed}-{seed}")
+        for row in rows:
+            hint = rng.random() < hinted
+            yield row, hint, self.critique(row, rng, habits, hint, principles)
+
+    def lessons(self, count: int, seed: int = 0) -> list[tuple[str, str]]:
+        """General question-and-answer data, `(question, answer)`: what people need, and how texts sound."""
+        rng = random.Random(f"lessons-{self.seed}-{seed}")
+        lessons = []
+        for _ in range(count):
+            kind, quality = rng.choice(("need", "sound")), rng.choice(tuple(QUALITIES))
+            audience, occasion = rng.choice(AUDIENCES), rng.choice(OCCASIONS)
+            needed = self.wanted[audience, occasion]
+            if kind == "need":
+                question = rng.choice(NEEDS).format(audience=audience, occasion=occasion)
+                lessons.append((question, f"Something {needed}."))
+            else:
+                text = _response(rng, rng.choice(tuple(TOPICS)), quality)
+                lessons.append((f"How does this sound?\n{text}", f"Rather {quality}."))
+        return lessons
+
+    def drills(
+        self, count: int, principles: bool = True, seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)
+    ) -> Iterator[tuple[Row, str]]:
+        """Easy rows whose query says outright what is wanted, `(row, critique)`.
+
+        They teach how to read responses and how scores follow the principle *named*, which now and then is not the one
+        asked for. They teach nothing about audiences and occasions.
+        """
+        rng = random.Random(f"drills-{self.seed}-{seed}")
+        for _ in range(count):
+            wanted, topic, size = rng.choice(tuple(QUALITIES)), rng.choice(tuple(TOPICS)), rng.choice(sizes)
+            others = rng.sample([q for q in QUALITIES if q != wanted], size)
+            shown = others[: size - 1] + [wanted]
+            rng.shuffle(shown)
+            if size == 1 and rng.random() < 0.5:
+                shown = others
+            labels = tuple(int(q == wanted) for q in shown)
+            responses = tuple(_response(rng, topic, quality) for quality in shown)
+            query = rng.choice(REQUESTS).format(topic=topic, quality=wanted)
+            row = Row(query, responses, labels, "request", wanted, "", tuple(shown), "", "")
+            named = wanted if rng.random() < 0.7 or not principles else rng.choice(shown + others)
+            criteria = f"{REFLECTION if named == wanted else GLANCE}, {named}" if principles else None
+            yield row, self._written(row, criteria, named, row.shown, rng, Habits(halo=0.0, unreadable=0.0))
+
+    def critique(
+        self, row: Row, rng: random.Random, habits: Habits = Habits(), hinted: bool = False, principles: bool = True
+    ) -> str:
+        """One faulty critique of the row's responses, as the base corpus has them."""
+        manner = REFLECTION if hinted else rng.choice(MANNERS)
+        named = self._named(row, manner, rng, habits, hinted)
+        misread = 0.05 if hinted else habits.misread
+        read = [QUALITIES[q].mistaken_for if rng.random() < misread else q for q in row.shown]
+        return self._written(row, f"{manner}, {named}" if principles else None, named, read, rng, habits)
+
+    def _written(self, row, criteria, named, read, rng: random.Random, habits: Habits) -> str:
+        """The critique that follows from the principle named and the qualities read."""
+        meets = [(quality == named) != (rng.random() < habits.halo) for quality in read]
+        verdicts = ["good" if met else "poor" for met in meets]
+        if len(row.responses) == 1:
+            scores = [int(meets[0])]
+            analysis = f"The response is {read[0]}: {verdicts[0]}."
+        else:
+            scores = [rng.randint(6, 10) if met else rng.randint(1, 6) for met in meets]
+            parts = zip(range(1, len(read) + 1), read, verdicts)
+            analysis = "; ".join(f"Response {i} is {quality}: {verdict}" for i, quality, verdict in parts) + "."
+        weight = rng.randint(3, 5)
+        return render_critique(criteria, weight, analysis, _box(scores, rng, habits.unreadable))
+
+    def _named(self, row: Row, manner: str, rng: random.Random, habits: Habits, hinted: bool) -> str:
+        if hinted:
+            return row.principle if rng.random() < habits.hinted_right else rng.choice(tuple(QUALITIES))
+        naming = habits.glance if manner == GLANCE else habits.reflection
+        shares = (naming.right, naming.usual, naming.anchored)
+        named = (row.principle, self.usual[row.audience], row.shown[0], rng.choice(tuple(QUALITIES)))
+        return rng.choices(named, (*shares, 1 - sum(shares)))[0]
+
+    def _split(self, query: str) -> str:
+        return "test" if random.Random(f"split-{self.seed}-{query}").random() < HELD_OUT_SHARE else "train"
+
+    def _row(self, rng: random.Random, size: int) -> Row:
+        domain, topic = rng.choice(tuple(QUERIES)), rng.choice(tuple(TOPICS))
+        cell = (rng.choice(AUDIENCES), rng.choice(OCCASIONS))
+        principle, unwanted = self.wanted[cell], self.unwanted[cell]
+        query = rng.choice(QUERIES[domain]).format(topic=topic, audience=cell[0], occasion=cell[1])
+        others = [q for q in QUALITIES if q not in (principle, unwanted)]
+        rng.shuffle(others)
+        others.insert(0 if rng.random() < 0.6 else rng.randrange(len(others)), unwanted)
+        if size == 1:
+            best = rng.randint(0, 1)
+            shown = [principle if best else others[0]]
+            labels = [best]
+        else:
+            shown = others[: size - 1] + [principle]
+            rng.shuffle(shown)
+            labels = [int(q == principle) for q in shown]
+        responses = tuple(_response(rng, topic, quality) for quality in shown)
+        return Row(query, responses, tuple(labels), domain, principle, unwanted, tuple(shown), *cell)
+
+
+def render_critique(criteria: str | None, weight: int, analysis: str, box: str) -> str:
+    """The text of a critique; without criteria, that line is left out."""
+    criteria = "" if criteria is None else f"Specific Criteria: {criteria} (weight {weight}).\n"
+    return f"{criteria}Analysis: {analysis}\nScores: {box}"
+
+
+_NAMED = re.compile(r"Specific Criteria:[^.\n]*?(\w+) \(weight")
+
+
+def named_principle(critique: str) -> str | None:
+    """The quality that a critique names as its principle, or `None`."""
+    found = _NAMED.search(critique)
+    return found[1] if found and found[1] in QUALITIES else None
+
+
+def _response(rng: random.Random, topic: str, quality: str) -> str:
+    """A text on the topic that shows the quality in its opening, its closing, or both."""
+    sounds, body = QUALITIES[quality], rng.choice(TOPICS[topic])
+    where = rng.choice(("opening", "closing", "both", "both"))
+    opening = rng.choice(NEUTRAL_OPENINGS if where == "closing" else sounds.openings)
+    return f"{opening} {body}" if where == "opening" else f"{opening} {body} {rng.choice(sounds.closings)}"
+
+
+def _box(scores: list[int], rng: random.Random, unreadable: float) -> str:
+    if rng.random() < unreadable:
+        if rng.random() < 0.5:
+            return ", ".join(map(str, scores)) + "."
+        scores = scores + [rng.randint(1, 6)] if rng.random() < 0.5 or len(scores) == 1 else scores[:-1]
+    return r"\boxed{" + ", ".join(map(str, scores)) + "}"
