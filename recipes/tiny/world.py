@@ -293,7 +293,7 @@ class World:
         self, row: Row, rng: random.Random, habits: Habits = Habits(), hinted: bool = False, principles: bool = True
     ) -> str:
         """One faulty critique of the row's responses, as the base corpus has them."""
-        manner = REFLECTION if hinted else rng.choice(MANNERS)
+        manner = rng.choice(MANNERS)
         named = self._named(row, manner, rng, habits, hinted)
         misread = 0.05 if hinted else habits.misread
         read = [QUALITIES[q].mistaken_for if rng.random() < misread else q for q in row.shown]
@@ -334,7 +334,7 @@ class World:
         others.insert(0 if rng.random() < 0.6 else rng.randrange(len(others)), unwanted)
         if size == 1:
             best = rng.randint(0, 1)
-            shown = [principle if best else others[0]]
+            shown = [principle if best else unwanted]
             labels = [best]
         else:
             shown = others[: size - 1] + [principle]

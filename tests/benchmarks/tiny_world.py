@@ -1,0 +1,85 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+The main job for three seeds, and once without principles: does the paper's shape show?
+
+python tests/benchmarks/tiny_world.py --output outputs/tiny_world
+
+About four minutes a run on two cores; finished runs in the folder are read, not repeated.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
+
+SEEDS = (0, 1, 2)
+STAGES = ("base", "rft", "spct")
+
+
+def run_all(folder: Path) -> dict[str, tuple[list[dict], dict]]:
+    """(results, report) by run: `"0"`, `"1"`, `"2"` and `"no principles"`."""
+    from tiny.job import run
+
+    runs = {str(seed): {"output_dir": str(folder / f"seed{seed}"), "seed": seed} for seed in SEEDS}
+    runs["no principles"] = {"output_dir": str(folder / "no_principles"), "seed": 0, "principles": False}
+    found = {}
+    for name, options in runs.items():
+        results = run(**options)
+        found[name] = results, json.loads((Path(options["output_dir"]) / "report.json").read_text())
+    return found
+
+
+def result(results: list[dict], stage: str, k: int, guided: bool = False, temperature: float = 0.5) -> dict:
+    wanted = {"stage": stage, "k": k, "guided": guided, "temperature": temperature}
+    return next(r for r in results if all(r[name] == value for name, value in wanted.items()))
+
+
+def table(found: dict[str, tuple[list[dict], dict]]) -> str:
+    """Accuracy in percent with 95 % intervals, as Markdown."""
+    lines = [
+        "| seed | stage | greedy | Voting@1 | @8 | @32 | guided@32 | names the wanted principle "
+        "| right if it does / if not | told the wanted / unwanted one |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (results, report) in found.items():
+        for stage in STAGES:
+            cells = [_interval(result(results, stage, 1, temperature=0.0))]
+            cells += [_interval(result(results, stage, k)) for k in (1, 8, 32)]
+            cells.append(_interval(result(results, stage, 32, guided=True)))
+            said = report[stage]
+            if "accuracy_told_the_wanted_principle" in said:
+                cells.append(_percent(said["names_the_wanted_principle"]))
+                cells.append(_pair(said, "accuracy_with_wanted_principle", "accuracy_with_another_principle"))
+                cells.append(_pair(said, "accuracy_told_the_wanted_principle", "accuracy_told_the_unwanted_principle"))
+            else:
+                cells += ["–"] * 3
+            lines.append(f"| {name} | {stage} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _interval(found: dict) -> str:
+    return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _pair(report: dict, first: str, second: str) -> str:
+    return f"{_percent(report[first])} / {_percent(report[second])}"
+
+
+def main() -> None:
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("outputs/tiny_world"))
+    found = run_all(parser.parse_args().output)
+    Console(width=200).print(table(found))
+
+
+if __name__ == "__main__":
+    main()
