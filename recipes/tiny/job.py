@@ -59,7 +59,7 @@ from .world import REFLECTION, Row, World, named_principle
 COLUMNS = ("query", "responses", "labels", "domain", "principle")
 SIZES = (1, 2, 3, 4, 2, 3, 4)
 """How often each number of responses occurs."""
-ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 500, "held_out": 512}
+ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1500, "held_out": 512}
 LESSONS, DRILLS, CORPUS = 4000, 14000, 14000
 SPCT_STEPS = 60
 VOTES = 32
@@ -200,7 +200,10 @@ class Job:
         _finish(SPCTTrainer(self.path("rft"), args=args, train_dataset=self.rows("spct")))
 
     def train_meta_rm(self) -> None:
-        """From the unhinted trajectories of stage 1 and fresh critiques of the trained judge, right and wrong."""
+        """From the unhinted trajectories of stage 1 and fresh critiques of the trained judge, right and wrong.
+
+        Critiques of single responses are left out: so small a Meta RM learns less of the others when it sees them.
+        """
         args = RejectiveSamplerConfig(
             self.path("fresh"),
             trajectories_dir=self.path("fresh_trajectories"),
@@ -222,6 +225,7 @@ class Job:
             **_common(self.seed),
         )
         rows = concatenate_datasets([meta_rows(first), meta_rows(fresh)])
+        rows = rows.filter(lambda row: len(row["responses"]) > 1)
         _finish(MetaRMTrainer(self.path("rft"), args=args, train_dataset=rows))
 
     def evaluate(self) -> None:

@@ -318,7 +318,9 @@ class World:
             return row.principle if rng.random() < habits.hinted_right else rng.choice(tuple(QUALITIES))
         naming = habits.glance if manner == GLANCE else habits.reflection
         shares = (naming.right, naming.usual, naming.anchored)
-        named = (row.principle, self.usual[row.audience], row.shown[0], rng.choice(tuple(QUALITIES)))
+        anything = rng.choice(tuple(QUALITIES))
+        anchor = row.shown[0] if len(row.shown) > 1 else anything
+        named = (row.principle, self.usual[row.audience], anchor, anything)
         return rng.choices(named, (*shares, 1 - sum(shares)))[0]
 
     def _split(self, query: str) -> str:
