@@ -12,6 +12,7 @@ import torch
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
+from .manifests import rows_digest
 from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
 from .shards import ShardedJob
@@ -100,7 +101,13 @@ def collect_judgments(
     """
     rows = [_labeled(number, row) for number, row in enumerate(rows)]
     parameters = {"seed": 0, **_preset(pipe), **parameters}
-    settings = {"kind": "judgments", "k": k, **_described(pipe), **parameters, "data": _digest(rows)}
+    settings = {
+        "kind": "judgments",
+        "k": k,
+        **_described(pipe),
+        **parameters,
+        "data": rows_digest((row.query, row.responses, row.labels, row.reference) for row in rows),
+    }
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
 
     def work(numbers: range) -> list[dict[str, Any]]:
@@ -176,13 +183,6 @@ def _fingerprint(model: torch.nn.Module) -> str:
         if weight.is_floating_point() and weight.device.type != "meta"
     ]
     return hashlib.blake2b(torch.cat(heads).numpy().tobytes(), digest_size=8).hexdigest() if heads else ""
-
-
-def _digest(rows: Sequence[Preference]) -> str:
-    state = hashlib.blake2b(digest_size=16)
-    for row in rows:
-        state.update(repr((row.query, row.responses, row.labels, row.reference)).encode("utf-8", "surrogatepass"))
-    return state.hexdigest()
 
 
 def scaling_results(

@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """A folder belongs to one configuration: its manifest says which, so that a restart resumes and never mixes runs."""
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,11 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def rows_digest(rows: Iterable[Any]) -> str:
+    """A hash of rows by their `repr`, for a manifest: of what a run reads and of what decides about it."""
+    state = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        state.update(repr(row).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()

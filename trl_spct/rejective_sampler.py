@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Stage 1 of SPCT: sample critiques, reject, fine-tune on what is left (paper, section 4)."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from .judges import (
     rows_for,
     saved_weights_digest,
 )
-from .manifests import write_json
+from .manifests import rows_digest, write_json
 from .outcomes import is_correct
 from .preferences import Preference
 from .prompts import TEMPLATES, judge_messages, judge_template
@@ -211,7 +210,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "version": __version__,
             "sampler": _name_of(sampler),
             "sampler_weights": saved_weights_digest(sampler),
-            "data": _digest(self.rows),
+            "data": rows_digest(
+                (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
+            ),
             "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
             **{name: getattr(args, name) for name in names},
         }
@@ -486,11 +487,3 @@ def _name_of(sampler: Any) -> str:
         return _name_of(sampler.func)
     path = getattr(getattr(sampler, "config", None), "_name_or_path", None)
     return path or getattr(sampler, "__qualname__", type(sampler).__qualname__)
-
-
-def _digest(rows: Dataset) -> str:
-    """A hash of what is sampled and of what decides about it."""
-    state = hashlib.blake2b(digest_size=16)
-    for row in rows.select_columns(["prompt", "labels"]):
-        state.update(repr((row["prompt"], row["labels"])).encode("utf-8", "surrogatepass"))
-    return state.hexdigest()
