@@ -165,6 +165,15 @@ def test_more_samples_begin_with_fewer(ids):
     assert sample_critiques(judge(), ids, PROMPTS, k=2, **kwargs) == [samples[:2] for samples in many]
 
 
+def test_a_later_call_goes_on_where_an_earlier_one_stopped(ids):
+    kwargs = {"seed": 0, "temperature": 1.0, "max_new_tokens": 8}
+    many = sample_critiques(judge(), ids, PROMPTS, k=5, **kwargs)
+    later = sample_critiques(judge(), ids, PROMPTS, k=[1, 2, 3], first=[4, 0, 2], batch_size=2, **kwargs)
+    assert later == [many[0][4:], many[1][:2], many[2][2:]]
+    with pytest.raises(ValueError, match=r"first=\[0\] for 3 prompts"):
+        sample_critiques(judge(), ids, PROMPTS, first=[0], **kwargs)
+
+
 def test_seeds(ids):
     def draw(seed):
         return sample_critiques(judge(), ids, PROMPTS, k=2, seed=seed, temperature=1.0, max_new_tokens=8)

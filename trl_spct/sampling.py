@@ -142,6 +142,7 @@ def sample_critiques(
     temperature: float = 0.5,
     top_p: float = 1.0,
     max_new_tokens: int = 1024,
+    first: int | Sequence[int] = 0,
     batch_size: int = 64,
     progress: str | None = None,
 ) -> list[list[Sample]]:
@@ -161,6 +162,8 @@ def sample_critiques(
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. No top-k is ever applied.
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
         max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
+        first (`int` or sequence of `int`, *optional*, defaults to `0`):
+            Number of the first sample of each prompt: with it a later call goes on where an earlier one stopped.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
@@ -179,6 +182,9 @@ def sample_critiques(
     counts = [k] * len(prompts) if isinstance(k, Integral) else list(k)
     if len(counts) != len(prompts) or min(counts, default=1) < 1:
         raise ValueError(f"Found k={k!r} for {len(prompts)} prompts; expected at least one sample for each prompt.")
+    starts = [first] * len(prompts) if isinstance(first, Integral) else list(first)
+    if len(starts) != len(prompts) or min(starts, default=0) < 0:
+        raise ValueError(f"Found first={first!r} for {len(prompts)} prompts; expected a number from 0 for each prompt.")
     if seed is None:
         seed = int(torch.randint(2**31, (1,)))
     encoded = encode_prompts(tokenizer, prompts)
@@ -193,7 +199,7 @@ def sample_critiques(
         _generating(model, settings),
     ):
         for batch in _batches(encoded, counts, batch_size):
-            texts = _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, settings)
+            texts = _decode_batch(model, tokenizer, encoded, starts, batch, seed, temperature, top_p, settings)
             for index, sample in zip(_owners(batch), texts, strict=True):
                 samples[index].append(sample)
             bar.update(len(texts))
@@ -290,11 +296,11 @@ def _owners(batch: _Batch) -> list[int]:
     return [index for index, count in zip(batch.prompts, batch.counts, strict=True) for _ in range(count)]
 
 
-def _decode_batch(model, tokenizer, encoded, batch, seed, temperature, top_p, settings) -> list[Sample]:
+def _decode_batch(model, tokenizer, encoded, starts, batch, seed, temperature, top_p, settings) -> list[Sample]:
     input_ids, attention_mask = _left_padded([encoded[i] for i in batch.prompts], tokenizer.pad_token_id, model.device)
     processors = LogitsProcessorList([_RequireNumbers()])
     if temperature > 0:
-        uniforms = _uniforms(encoded, batch, seed, settings.max_new_tokens)
+        uniforms = _uniforms(encoded, starts, batch, seed, settings.max_new_tokens)
         if input_ids.device.type != "mps":  # which has no float64
             uniforms = uniforms.to(input_ids.device)
         processors.append(SeededSampling(uniforms, input_ids.shape[1], temperature, top_p))
@@ -340,12 +346,13 @@ def _left_padded(encoded: Sequence[Sequence[int]], pad_id: int, device) -> tuple
     return input_ids.to(device), attention_mask.to(device)
 
 
-def _uniforms(encoded, batch: _Batch, seed: int, length: int) -> torch.Tensor:
+def _uniforms(encoded, starts, batch: _Batch, seed: int, length: int) -> torch.Tensor:
     """(completions, length) numbers in [0, 1): one stream per sample, from the seed, its prompt and its number."""
     streams = []
     for index, count in zip(batch.prompts, batch.counts, strict=True):
         prompt = derive_seed(seed, *encoded[index])
-        for number in range(batch.first, batch.first + count):
+        begin = starts[index] + batch.first
+        for number in range(begin, begin + count):
             streams.append(np.random.Generator(np.random.Philox(key=derive_seed(prompt, number))).random(length))
     return torch.from_numpy(np.stack(streams))
 
