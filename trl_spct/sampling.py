@@ -184,7 +184,7 @@ def sample_critiques(
         raise ValueError(f"Found k={k!r} for {len(prompts)} prompts; expected at least one sample for each prompt.")
     starts = [first] * len(prompts) if isinstance(first, Integral) else list(first)
     if len(starts) != len(prompts) or min(starts, default=0) < 0:
-        raise ValueError(f"Found first={first!r} for {len(prompts)} prompts; expected a number from 0 for each prompt.")
+        raise ValueError(f"Found first={first!r} for {len(prompts)} prompts; expected one number from 0 on for each.")
     if seed is None:
         seed = int(torch.randint(2**31, (1,)))
     encoded = encode_prompts(tokenizer, prompts)
