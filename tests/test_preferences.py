@@ -106,10 +106,57 @@ def test_a_refused_response_is_named_by_its_number(responses, cause, number):
         Preference(Q, responses)
 
 
-def test_a_reference_is_a_text():
-    assert Preference(Q, ["a"], reference="9.9").permuted([0]).reference == "9.9"
-    with refused("query", match="reference"):
-        Preference(Q, ["a"], reference=9.9)
+@pytest.mark.parametrize("name", ["reference", "principles"])
+def test_a_reference_and_principles_are_texts(name):
+    assert getattr(Preference(Q, ["a", "b"], **{name: "9.9"}).permuted([1, 0]), name) == "9.9"
+    assert getattr(Preference(Q, ["a"], **{name: " \n"}), name) is None, "blank counts as none"
+    assert Preference(Q, ["a"]) == Preference(Q, ["a"], **{name: ""}) != Preference(Q, ["a"], **{name: "9.9"})
+    with refused("query", match=name):
+        Preference(Q, ["a"], **{name: 9.9})
+
+
+@pytest.mark.parametrize("name", ["reference", "principles"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": Q, "responses": ["a", "b"]},
+        {"prompt": Q, "chosen": "a", "rejected": "b"},
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"prompt": Q, "completion": "a", "label": True},
+        {"messages": [USER], "responses": ["a", "b"], "best_index": 1},
+    ],
+)
+def test_a_row_of_any_shape_may_have_a_reference_and_principles(row, name):
+    assert getattr(Preference.from_row({**row, name: "9.9 (weight 1)"}), name) == "9.9 (weight 1)"
+    assert Preference.from_row({**row, name: None}) == Preference.from_row(row)
+
+
+def test_principles_come_last():
+    assert Preference(Q, ("a",), (1,), "reference", "principles").principles == "principles"
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause", "match"),
+    [
+        ({"query": "half \ud800"}, "query", "The query holds .* at character 5: half of a surrogate"),
+        ({"query": [USER, {"role": "user", "content": "\udfff"}]}, "query", "Message 2 of the query"),
+        ({"query": [{"role": "\udfff", "content": "x"}]}, "query", "Message 1 of the query"),
+        ({"responses": ["a", "\ud83d"]}, "responses", "Response 2"),
+        ({"responses": ["\ud83d\ude00"]}, "responses", "Response 1"),
+        ({"reference": "\ud800"}, "query", "`reference`"),
+        ({"principles": "\ud800"}, "query", "`principles`"),
+    ],
+)
+def test_lone_surrogates_are_refused_by_name(changed, cause, match):
+    with refused(cause, match=match):
+        Preference(**{"query": Q, "responses": ["a", "b"], **changed})
+    with pytest.raises(InvalidPreference, match="surrogate pair"):
+        Preference.from_row({"query": Q, "responses": ["a", "b"], **changed})
+
+
+def test_other_unicode_is_text():
+    hard = "🙂\u200d\u202e\x00\ufffe\U0010ffff\ufffd e\u0301"
+    assert Preference(hard, [hard], reference=hard, principles=hard).responses == (hard,)
 
 
 # --- labels

@@ -2,7 +2,7 @@
 """One query, the responses to it, and what is known of their worth (paper, section 2.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Integral, Real
 from os.path import commonprefix
@@ -48,26 +48,30 @@ class Preference:
             Ground truth `r_i`, one number per response. Only their order matters for n ≥ 2, where one of them must be
             the single maximum; for n = 1 it is 1 (correct) or 0 (incorrect).
         reference (`str`, *optional*):
-            A reference answer to the query that the judge may read.
+            A reference answer to the query that the judge may read. A blank one counts as none.
+        principles (`str`, *optional*):
+            Principles with their weights that the judge must use instead of writing its own for this query: a
+            user's, or ones that were written once for the query and kept (paper, sections 1 and 10). Blank ones count
+            as none.
 
     Raises:
-        `InvalidPreference`: if a part is missing, empty, of the wrong type, or if the labels do not fit the responses.
+        `InvalidPreference`: if a part is missing, empty, of the wrong type, or holds lone surrogates, which no
+            tokenizer reads; or if the labels do not fit the responses.
     """
 
     query: str | tuple[Mapping[str, str], ...]
     responses: tuple[str, ...]
     labels: tuple[float, ...] | None = None
     reference: str | None = None
+    principles: str | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "query", _checked_query(self.query))
         object.__setattr__(self, "responses", _checked_responses(self.responses))
         if self.labels is not None:
             object.__setattr__(self, "labels", checked_labels(self.labels, len(self.responses)))
-        if self.reference is not None and not isinstance(self.reference, str):
-            raise InvalidPreference(
-                f"`reference` is {type(self.reference).__name__}; expected a text or None.", "query"
-            )
+        for name in ("reference", "principles"):
+            object.__setattr__(self, name, _checked_aside(name, getattr(self, name)))
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -82,11 +86,10 @@ class Preference:
     def permuted(self, order: Sequence[int]) -> "Preference":
         """The same preference with response `order[p]` in place p. [`restore_order`] undoes it on scores."""
         order = _checked_order(order, len(self))
-        return Preference(
-            query=self.query,
+        return replace(
+            self,
             responses=tuple(self.responses[i] for i in order),
             labels=None if self.labels is None else tuple(self.labels[i] for i in order),
-            reference=self.reference,
         )
 
     @classmethod
@@ -100,8 +103,8 @@ class Preference:
         | `prompt`, `completion`, `label` | 1 | 1 if `label` else 0 |
         | `prompt` or `messages`, `responses`, `scores` or `best_index` or `labels` | ≥ 1 | as given |
 
-        Columns that are `None` count as absent; columns with other names are ignored here and kept by
-        [`~trl_spct.data.prepare_preferences`].
+        Each may have a `reference` and `principles` beside them. Columns that are `None` count as absent; columns with
+        other names are ignored here and kept by [`~trl_spct.data.prepare_preferences`].
         """
         if not isinstance(row, Mapping):
             raise InvalidPreference(
@@ -111,7 +114,8 @@ class Preference:
             )
         given = {name: value for name, value in row.items() if value is not None}
         query, responses, labels = _read_columns(given)
-        return cls(query=query, responses=responses, labels=labels, reference=given.get("reference"))
+        aside = {name: given.get(name) for name in ("reference", "principles")}
+        return cls(query=query, responses=responses, labels=labels, **aside)
 
 
 def restore_order(scores: Sequence[float] | None, order: Sequence[int]) -> tuple[float, ...] | None:
@@ -188,10 +192,32 @@ def _is_text_part(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
+def _check_encodable(text: str, name: str, cause: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidPreference(
+            f"{name} holds {error.object[error.start]!r} at character {error.start}: half of a surrogate pair, which "
+            "no tokenizer reads; expected Unicode text. Lone surrogates come from cut or badly decoded text: decode "
+            "it again, or replace them (`text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')`).",
+            cause,
+        ) from None
+
+
+def _checked_aside(name: str, text: Any) -> str | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InvalidPreference(f"`{name}` is {type(text).__name__}; expected a text or None.", "query")
+    _check_encodable(text, f"`{name}`", "query")
+    return text if text.strip() else None
+
+
 def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
     if isinstance(query, str):
         if not query.strip():
             raise InvalidPreference("Found an empty query; expected a text or a list of messages.", "query")
+        _check_encodable(query, "The query", "query")
         return query
     if not isinstance(query, Sequence) or not query:
         raise InvalidPreference(
@@ -204,7 +230,10 @@ def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
                 f"Found {message!r:.80} among the query's messages; expected mappings with `role` and `content`.",
                 "query",
             )
-        messages.append({"role": message["role"], "content": message_text(message["content"])})
+        content = message_text(message["content"])
+        for text in (message["role"], content):
+            _check_encodable(text, f"Message {len(messages) + 1} of the query", "query")
+        messages.append({"role": message["role"], "content": content})
     if not any(message["content"].strip() for message in messages):
         raise InvalidPreference("Found a query whose messages are all empty; expected a text in one.", "query")
     return tuple(messages)
@@ -231,6 +260,7 @@ def _checked_responses(responses: Any) -> tuple[str, ...]:
                 f"Response {number} is empty; expected a text. Drop the row, or write out what it stands for.",
                 "empty",
             )
+        _check_encodable(response, f"Response {number}", "responses")
     return tuple(responses)
 
 

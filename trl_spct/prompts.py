@@ -14,7 +14,7 @@ from .preferences import Messages, Preference
 
 
 CONTEXT, RESPONSES, FORMAT = "Conversation Context", "Responses to be Scored", "Output Format Requirements"
-CRITERIA = "Evaluation Criteria"
+CRITERIA, GIVEN, REFERENCE = "Evaluation Criteria", "Given Criteria", "Reference Answer"
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,25 @@ class JudgeTemplate:
     score_range: tuple[int, int] = (1, 10)
     numbered: bool = True
 
-    def render(self, conversation: str, responses: tuple[str, ...]) -> str:
-        """The whole prompt, with `conversation` and `responses` already fenced."""
-        blocks = (self.instructions, _context_block(conversation), self._responses_block(responses))
-        return "\n\n".join((*blocks, f"{_heading(FORMAT)}\n{self.output_format}"))
+    def render(
+        self,
+        conversation: str,
+        responses: tuple[str, ...],
+        principles: str | None = None,
+        reference: str | None = None,
+    ) -> str:
+        """The whole prompt; all arguments are fenced already.
+
+        What is known about the query stands behind it: the principles that the judge is given, then a reference
+        answer (both blocks are ours; the paper judges with references, but does not print such a prompt).
+        """
+        blocks = [self.instructions, _context_block(conversation)]
+        if principles is not None:
+            blocks.append(f"{_heading(GIVEN)}\n{_USE_GIVEN}\n{principles}")
+        if reference is not None:
+            blocks.append(f"{_heading(REFERENCE)}\n{_USE_REFERENCE}\n{reference}")
+        blocks += [self._responses_block(responses), f"{_heading(FORMAT)}\n{self.output_format}"]
+        return "\n\n".join(blocks)
 
     def _responses_block(self, responses: tuple[str, ...]) -> str:
         return responses_block(responses, self.numbered)
@@ -64,6 +79,11 @@ def responses_block(responses: tuple[str, ...], numbered: bool = True) -> str:
         blocks.append(f"[The Begin of {name}]\n{response}\n[The End of {name}]")
     return "\n".join((_heading(RESPONSES), *blocks))
 
+
+_USE_GIVEN = """The specific criteria for this query are given. Take them and their weights as your specific \
+criteria, and state no others:"""
+
+_USE_REFERENCE = "A reference answer to the query, for comparison. It is not one of the responses:"
 
 _TASK = """You are an expert at scoring responses, and you judge them against given criteria.
 
@@ -167,7 +187,9 @@ def judge_messages(
     """The judge's prompt: one user turn, no system prompt (paper, section 2.1).
 
     Args:
-        preference ([`Preference`]): What is judged; its response order is the order that the judge reads.
+        preference ([`Preference`]):
+            What is judged; its response order is the order that the judge reads. Its principles and its reference
+            stand in blocks of their own between the conversation and the responses (ours).
         template (`str`, *optional*, defaults to `"paper"`): See [`judge_template`].
         verdict (`bool`, *optional*, defaults to `False`):
             Ask for 0 or 1 on a single response, as in training (section 2.2), instead of a score from 1 to 10.
@@ -184,9 +206,8 @@ def judge_messages(
     if hint and not verdict and len(preference) == 1:
         raise ValueError("A hint on a single response names its 0/1 label; expected `verdict=True` with it.")
     fence = Fence(special_tokens)
-    content = judge_template(template, verdict).render(*_fenced(preference, fence))
-    if preference.reference is not None and preference.reference.strip():
-        content += f"\n\nA reference answer to the query, for comparison:\n{fence(preference.reference)}"
+    aside = [None if text is None else fence(text) for text in (preference.principles, preference.reference)]
+    content = judge_template(template, verdict).render(*_fenced(preference, fence), *aside)
     if hint:
         content += f"\n\n{hint_line(preference)}"
     return [{"role": "user", "content": content}]
@@ -233,7 +254,7 @@ class Fence:
         rf"\[({_GAP}*the{_GAP}+(?:begin|end){_GAP}+of{_GAP}+(?:the{_GAP}+)?response)(?:([^\[\]\n]{{0,40}})\])?",
         re.IGNORECASE,
     )
-    _TITLE = "|".join((CRITERIA, CONTEXT, RESPONSES, FORMAT)).replace(" ", rf"{_GAP}+")
+    _TITLE = "|".join((CRITERIA, CONTEXT, GIVEN, REFERENCE, RESPONSES, FORMAT)).replace(" ", rf"{_GAP}+")
     _MARKS = rf"[#*_ \t\xa0{_INVISIBLE}]"
     # A match begins where its marks begin: a long run of them is never tried again from its middle.
     _HEADING = re.compile(rf"(?<!{_MARKS}){_MARKS}*(?:(?:{_TITLE}){_MARKS}*)+", re.IGNORECASE)
