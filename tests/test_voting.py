@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trl_spct.preferences import restore_order
-from trl_spct.voting import guided_selection, guided_vote, vote
+from trl_spct.voting import Guidance, guided_selection, guided_vote, num_voters, vote, weighted_vote
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
@@ -131,3 +131,124 @@ def test_none_rows_never_change_a_vote(case, where, k_meta):
 def test_all_critiques_guided_is_a_plain_vote(case):
     _, rows, meta = case
     assert guided_vote(rows, meta, len(rows)) == vote(rows) == tuple(map(sum, zip(*rows)))
+
+
+# --- shares, weights and the choice between them ---
+
+
+@pytest.mark.parametrize(
+    ("k_meta", "k", "voters"),
+    [(None, 32, 16), (None, 5, 2), (None, 1, 1), (0.5, 5, 2), (0.29, 100, 29), (0.7, 10, 7), (1.0, 7, 7), (0.01, 8, 1),
+     (1, 8, 1), (9, 8, 9)],
+)  # fmt: skip
+def test_k_meta_is_a_number_or_a_share(k_meta, k, voters):
+    assert num_voters(k_meta, k) == voters
+
+
+@pytest.mark.parametrize("k_meta", [0, -1, 0.0, 1.5, 2.0, NAN, True, "8"])
+def test_a_share_is_a_float_up_to_one(k_meta):
+    for refuse in (lambda: guided_vote(FIGURE_3, [1, 2, 3, 4], k_meta), lambda: Guidance(k_meta)):
+        with pytest.raises(ValueError, match="at least 1 critique .*share of them in"):
+            refuse()
+
+
+def test_weighted_vote_by_hand():
+    assert weighted_vote([(1, 5), None, (5, 6)], [0.5, 9, 0.25]) == (1.75, 4.0)
+    assert weighted_vote([(1, 5), (5, 6)], [2, 0]) == (2, 10)
+    assert weighted_vote([(1, 5), (5, 6, 7)], [1, 0]) == (1, 5), "who has no vote is not read"
+    assert weighted_vote([(1, 5)], [0.0]) is weighted_vote([None], [1.0]) is weighted_vote([], []) is None
+
+
+def test_soft_weights_are_probabilities():
+    """sigmoid(0) = 1/2, sigmoid(ln 3) = 3/4."""
+    weights = Guidance(guide="soft").weights([(8, 2), None, (2, 4)], [0.0, 99.0, float(np.log(3))])
+    assert weights == pytest.approx((0.5, 0, 0.75))
+    assert weighted_vote([(8, 2), None, (2, 4)], weights) == pytest.approx((5.5, 4.0))
+
+
+@pytest.mark.parametrize("logit", [-1e9, -800.0, -float("inf")])
+def test_soft_weights_never_vanish(logit):
+    rows = [(8, 2), (7, 1)]
+    first, second = weighted_vote(rows, Guidance(guide="soft").weights(rows, [logit] * 2))
+    assert first > second > 0
+    assert Guidance(guide="soft").weights(rows, [float("inf"), logit])[0] == 1
+
+
+@pytest.mark.parametrize("weights", [[-1, 1], [NAN, 1], [float("inf"), 1], [1]])
+def test_weights_are_finite_and_one_each(weights):
+    with pytest.raises(ValueError, match="weights"):
+        weighted_vote([(1, 2), (3, 4)], weights)
+
+
+def test_guidance_is_checked():
+    with pytest.raises(ValueError, match="guide='best'; expected one of"):
+        Guidance(guide="best")
+    with pytest.raises(ValueError, match="k_meta=4 with guide='soft'"):
+        Guidance(4, "soft")
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "found"),
+    [
+        (None, {}, (None, "top")),
+        ({"template": "0123"}, {}, (None, "top")),
+        ({"k_meta": 0.75}, {}, (0.75, "top")),
+        ({"k_meta": 0.75}, {"guide": "top"}, (0.75, "top")),
+        ({"k_meta": 0.75}, {"guide": "soft"}, (None, "soft")),
+        ({"k_meta": 0.75}, {"k_meta": 2}, (2, "top")),
+        ({"guide": "soft"}, {}, (None, "soft")),
+        ({"guide": "soft"}, {"guide": "top"}, (None, "top")),
+        ({"guide": "soft"}, {"k_meta": 2}, (2, "top")),
+    ],
+)
+def test_what_is_asked_for_wins_over_what_is_stored(stored, asked, found):
+    guidance = Guidance.of(stored, **asked)
+    assert (guidance.k_meta, guidance.guide) == found
+    assert Guidance.of(guidance.settings) == guidance
+
+
+GUIDANCES = st.one_of(
+    st.builds(Guidance, st.one_of(st.none(), st.integers(1, 9), st.floats(0.01, 1.0))),
+    st.just(Guidance(guide="soft")),
+)
+
+
+@patient
+@given(ballots(), GUIDANCES, st.integers(0, 8), st.sampled_from([None, NAN, -99.0, 99.0, float("inf")]))
+def test_unreadable_critiques_never_vote_whatever_their_meta_score(case, guidance, where, meta_score):
+    """A count votes as without them; a share is one of all k critiques, so that it may name one voter more."""
+    _, rows, meta = case
+    more, more_meta = [*rows[:where], None, *rows[where:]], [*meta[:where], meta_score, *meta[where:]]
+    weights = guidance.weights(more, more_meta)
+    assert all(weight == 0 for weight, row in zip(weights, more) if row is None)
+    if guidance.guide == "soft" or isinstance(guidance.k_meta, int):
+        assert weighted_vote(more, weights) == weighted_vote(rows, guidance.weights(rows, meta))
+
+
+@patient
+@given(ballots(), GUIDANCES, st.randoms())
+def test_weighted_votes_do_not_depend_on_the_order_of_samples(case, guidance, random):
+    _, rows, meta = case
+    order = random.sample(range(len(rows)), len(rows))
+    shown, shown_meta = [rows[j] for j in order], [meta[j] for j in order]
+    assert weighted_vote(shown, guidance.weights(shown, shown_meta)) == weighted_vote(
+        rows, guidance.weights(rows, meta)
+    )
+
+
+@patient
+@given(ballots(), st.one_of(st.none(), st.integers(1, 9), st.floats(0.01, 1.0)))
+def test_guided_vote_is_the_weighted_vote_of_its_guidance(case, k_meta):
+    _, rows, meta = case
+    votes = weighted_vote(rows, Guidance(k_meta).weights(rows, meta))
+    assert votes == guided_vote(rows, meta, k_meta)
+    assert votes is None or all(isinstance(total, int) for total in votes)
+
+
+@patient
+@given(ballots())
+def test_a_meta_rm_that_knows_nothing_leaves_the_vote_as_it_is(case):
+    _, rows, _ = case
+    soft = weighted_vote(rows, Guidance(guide="soft").weights(rows, [0.0] * len(rows)))
+    assert soft == (None if vote(rows) is None else tuple(0.5 * total for total in vote(rows)))
+    assert weighted_vote(rows, Guidance(1.0).weights(rows, [0.0] * len(rows))) == vote(rows)

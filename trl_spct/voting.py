@@ -1,13 +1,21 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """k critiques, one verdict: voting and Meta-RM-guided voting (paper, section 6)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 
 Scores = Sequence[float] | None
 
 VOTING_TEMPERATURE = 0.5
 """Sampling temperature of all scaling runs in the paper (section 6); critiques are greedy otherwise."""
+
+DEFAULT_SHARE = 0.5
+"""The share of critiques that vote under a Meta RM: the paper's k/2 (section 6)."""
+
+GUIDES = ("top", "soft")
 
 
 def vote(rows: Sequence[Scores]) -> tuple[float, ...] | None:
@@ -29,26 +37,46 @@ def vote(rows: Sequence[Scores]) -> tuple[float, ...] | None:
     (17, 25)
     ```
     """
-    readable = [row for row in rows if row is not None]
-    if not readable:
-        return None
-    if len({len(row) for row in readable}) != 1:
+    return weighted_vote(rows, [1] * len(rows))
+
+
+def weighted_vote(rows: Sequence[Scores], weights: Sequence[float]) -> tuple[float, ...] | None:
+    """Adds up the scores of k critiques, each as much as it weighs: `S*_i = Σ_j w_j S_ij` (ours).
+
+    Args:
+        rows (sequence of k score rows): As for [`vote`]. The weight of an unreadable critique is ignored.
+        weights (sequence of k `float`): Not negative; a weight of 0 is no vote. Whole weights keep sums whole.
+
+    Returns:
+        `tuple[float, ...]` of length n, or `None` if no critique votes. The order of the critiques does not matter.
+    """
+    if len(rows) != len(weights):
+        raise ValueError(f"Found {len(weights)} weights for {len(rows)} critiques; expected one per critique.")
+    if any(not 0 <= weight < math.inf for weight in weights):
+        raise ValueError(f"Found the weights {list(weights)}; expected finite numbers that are not negative.")
+    votes = [(weight, row) for weight, row in zip(weights, rows, strict=True) if row is not None and weight > 0]
+    if len({len(row) for _, row in votes}) > 1:
         raise ValueError(
-            f"Found critiques that score {sorted({len(row) for row in readable})} responses; expected one n."
+            f"Found critiques that score {sorted({len(row) for _, row in votes})} responses; expected one n."
         )
-    return tuple(sum(column) for column in zip(*readable, strict=True))
+    if not votes:
+        return None
+    total = sum if all(isinstance(weight, int) for weight, _ in votes) else math.fsum
+    columns = zip(*(row for _, row in votes), strict=True)
+    return tuple(total(weight * score for (weight, _), score in zip(votes, column, strict=True)) for column in columns)
 
 
 def guided_vote(
-    rows: Sequence[Scores], meta_scores: Sequence[float | None], k_meta: int | None = None
+    rows: Sequence[Scores], meta_scores: Sequence[float | None], k_meta: int | float | None = None
 ) -> tuple[float, ...] | None:
-    """Adds up only the `k_meta` readable critiques that the Meta RM scores highest.
+    """Adds up only the `k_meta` readable critiques that the Meta RM scores highest (paper, section 6).
 
     Args:
         rows (sequence of k score rows): As for [`vote`].
         meta_scores (sequence of k `float`): The Meta RM's logits, one per critique. Those of unreadable critiques are
             ignored.
-        k_meta (`int`, *optional*, defaults to `max(1, k // 2)`): How many critiques vote.
+        k_meta (`int` or `float`, *optional*, defaults to `max(1, k // 2)`):
+            How many critiques vote, or which share of all k of them; see [`num_voters`].
 
     Returns:
         `tuple[float, ...]` of length n, or `None` if no critique could be read.
@@ -57,15 +85,106 @@ def guided_vote(
 
 
 def guided_selection(
-    rows: Sequence[Scores], meta_scores: Sequence[float | None], k_meta: int | None = None
+    rows: Sequence[Scores], meta_scores: Sequence[float | None], k_meta: int | float | None = None
 ) -> tuple[int, ...]:
     """Indices, ascending, of the critiques that vote under [`guided_vote`]; the earlier one wins a tie."""
+    voters = num_voters(k_meta, len(rows))
+    readable = _scored(rows, meta_scores)
+    return tuple(sorted(sorted(readable, key=lambda j: -meta_scores[j])[:voters]))
+
+
+def num_voters(k_meta: int | float | None, k: int) -> int:
+    """How many of k critiques vote at most: `k_meta` itself, or `max(1, floor(k_meta * k))` if it is a share.
+
+    Args:
+        k_meta (`int` or `float`, *optional*):
+            A whole number of critiques, or a `float` in (0, 1], the share of all k. `None` is 0.5, the paper's k/2.
+        k (`int`): Critiques sampled, those that cannot be read included.
+    """
+    k_meta = checked_k_meta(k_meta)
+    if k_meta is None:
+        k_meta = DEFAULT_SHARE
+    # A share that was written down in decimals must not lose a critique to its binary form: .29 * 100 is 28.99….
+    return k_meta if isinstance(k_meta, int) else max(1, math.floor(k_meta * k + 1e-9))
+
+
+def checked_k_meta(k_meta: int | float | None) -> int | float | None:
+    """`k_meta` itself if it is a number of critiques, a share of them or `None`; a `ValueError` otherwise."""
+    is_count = isinstance(k_meta, int) and not isinstance(k_meta, bool) and k_meta >= 1
+    if k_meta is None or is_count or (isinstance(k_meta, float) and 0 < k_meta <= 1):
+        return k_meta
+    raise ValueError(
+        f"Found k_meta={k_meta!r}; expected at least 1 critique (`int`), or a share of them in (0, 1] (`float`)."
+    )
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How a Meta RM guides a vote: which critiques vote, or how much each of them counts.
+
+    Args:
+        k_meta (`int` or `float`, *optional*):
+            For `guide="top"`: how many critiques vote, or which share of them; see [`num_voters`]. With 1.0 all do, as
+            without a Meta RM.
+        guide (`str`, *optional*, defaults to `"top"`):
+            `"top"`: the `k_meta` critiques with the highest meta scores vote alike (paper, section 6). `"soft"`: each
+            readable critique counts by the Meta RM's own probability that it is correct, `w = sigmoid(meta score)`
+            (ours).
+
+    Raises:
+        `ValueError`: for another `guide`, for a `k_meta` that is neither a number nor a share of critiques, and for a
+            `k_meta` under `"soft"`, which has no use for it.
+    """
+
+    k_meta: int | float | None = None
+    guide: str = "top"
+
+    def __post_init__(self):
+        checked_k_meta(self.k_meta)
+        if self.guide not in GUIDES:
+            raise ValueError(f"Found guide={self.guide!r}; expected one of {list(GUIDES)}.")
+        if self.guide == "soft" and self.k_meta is not None:
+            raise ValueError(
+                f"Found k_meta={self.k_meta} with guide='soft', under which all critiques vote; expected one of them."
+            )
+
+    @classmethod
+    def of(
+        cls, stored: Mapping[str, Any] | None, k_meta: int | float | None = None, guide: str | None = None
+    ) -> "Guidance":
+        """What is asked for, else what is stored with the Meta RM (`config.meta_rm`), else the paper's k/2."""
+        if k_meta is not None:
+            return cls(k_meta, guide or "top")
+        stored = cls(**{name: value for name, value in (stored or {}).items() if name in ("k_meta", "guide")})
+        return stored if guide in (None, stored.guide) else cls(guide=guide)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What [`Guidance.of`] reads: the entries of a Meta RM's `config.meta_rm`."""
+        return {"k_meta": self.k_meta, "guide": self.guide}
+
+    def weights(self, rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> tuple[float, ...]:
+        """How much each of k critiques counts in a [`weighted_vote`]; 0 if it has no vote or cannot be read.
+
+        Args:
+            rows, meta_scores: As for [`guided_vote`].
+        """
+        if self.guide == "soft":
+            readable = set(_scored(rows, meta_scores))
+            return tuple(_sigmoid(meta) if j in readable else 0 for j, meta in enumerate(meta_scores))
+        voters = set(guided_selection(rows, meta_scores, self.k_meta))
+        return tuple(int(j in voters) for j in range(len(rows)))
+
+    def __str__(self) -> str:
+        if self.guide == "soft":
+            return "soft"
+        return "top half" if self.k_meta is None else f"top {self.k_meta}"
+
+
+def _scored(rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> list[int]:
+    """Indices of the readable critiques, each of which must have a meta score."""
     if len(rows) != len(meta_scores):
         raise ValueError(f"Found {len(meta_scores)} meta scores for {len(rows)} critiques; expected one per critique.")
-    if k_meta is None:
-        k_meta = max(1, len(rows) // 2)
-    if k_meta < 1:
-        raise ValueError(f"Found k_meta={k_meta}; expected at least 1.")
     readable = [j for j, row in enumerate(rows) if row is not None]
     unscored = [j for j in readable if meta_scores[j] is None or meta_scores[j] != meta_scores[j]]
     if unscored:
@@ -73,4 +192,8 @@ def guided_selection(
             f"Found no meta score (None or NaN) for the readable critiques {unscored}; score every critique before a "
             "guided vote."
         )
-    return tuple(sorted(sorted(readable, key=lambda j: -meta_scores[j])[:k_meta]))
+    return readable
+
+
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(min(-logit, 700.0)))  # never 0: somebody always has a vote
