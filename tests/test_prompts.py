@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from trl_spct.critiques import read_principles
 from trl_spct.preferences import Preference
 from trl_spct.prompts import (
     CONTEXT,
@@ -22,6 +23,7 @@ from trl_spct.prompts import (
     judge_messages,
     judge_template,
     meta_messages,
+    principle_messages,
 )
 
 
@@ -157,6 +159,29 @@ def test_the_meta_rm_reads_context_and_responses_without_criteria():
     assert assistant == {"role": "assistant", "content": "Specific Criteria: …"}
 
 
+def test_principles_are_asked_for_a_query_alone():
+    (message,) = principle_messages(Q)
+    text = message["content"]
+    assert message["role"] == "user" and headings(text) == [CONTEXT.lower(), FORMAT.lower()] and not read_back(text)
+    assert f"\n\n#### {CONTEXT} ####\nUser: {Q}\n\n#### {FORMAT} ####\nSpecific Criteria: " in text
+    assert "weight" in text and "4. Relevance" in text and "boxed" not in text and "Analysis" not in text
+    (compact,) = principle_messages(Q, "compact")
+    assert compact["content"] == (
+        f"Name the criteria for this query.\n\n#### {CONTEXT} ####\nUser: {Q}\n\n#### {FORMAT} ####\n"
+        "Specific Criteria:"
+    )
+    assert principle_messages([{"role": "user", "content": Q}]) == principle_messages(Q)
+    with pytest.raises(ValueError, match="empty query"):
+        principle_messages(" ")
+    with pytest.raises(ValueError, match="expected one of"):
+        principle_messages(Q, "nonsense")
+
+
+def test_written_principles_come_back_to_the_judge():
+    written = read_principles("Specific Criteria: 1. Right (weight 3)\n2. Brief (weight 1)")
+    assert written + f"\n\n#### {RESPONSES} ####" in content(Preference(Q, ("a", "b"), principles=written))
+
+
 def test_a_conversation_is_written_turn_by_turn():
     messages = [
         {"role": "system", "content": "Be brief."},
@@ -239,6 +264,14 @@ def test_whatever_is_judged_there_are_n_responses(query, answers, reference, pri
     assert not any(token in text for token in SPECIAL)
     meta = meta_messages(Preference(query, answers), "c", special_tokens=SPECIAL)[0]["content"]
     assert len(read_back(meta)) == 2 * len(answers) and len(headings(meta)) == 2
+
+
+@patient
+@given(hostile.filter(str.strip))
+def test_a_query_cannot_leave_its_block_when_principles_are_asked_for(query):
+    text = principle_messages(query, special_tokens=SPECIAL)[0]["content"]
+    assert read_back(text) == [] and headings(text) == [CONTEXT.lower(), FORMAT.lower()]
+    assert not any(token in text for token in SPECIAL)
 
 
 @patient

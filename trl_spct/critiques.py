@@ -37,13 +37,7 @@ class Critique:
     @property
     def principles(self) -> str | None:
         """What stands between `Specific Criteria:` and `Analysis:`, or `None` if the judge named no criteria."""
-        answer = _answer(self.text)
-        opening = _PRINCIPLES.search(answer)
-        if opening is None:
-            return None
-        closing = _ANALYSIS.search(answer, opening.end())
-        found = answer[opening.end() : closing.start() if closing else _last_box(answer)].strip()
-        return found or None
+        return read_principles(self.text) if _PRINCIPLES.search(_answer(self.text)) else None
 
 
 def parse_critique(text: str, num_responses: int = 2, score_range: tuple[int, int] = (1, 10)) -> Critique:
@@ -87,6 +81,37 @@ def parse_critique(text: str, num_responses: int = 2, score_range: tuple[int, in
     if not all(low <= score <= high for score in scores):
         return Critique(text, problem=RANGE)
     return Critique(text, scores=scores)
+
+
+def read_principles(text: str) -> str | None:
+    """Reads principles from an answer to [`~trl_spct.prompts.principle_messages`], or from a whole critique.
+
+    The section `Specific Criteria:` if there is one, as in [`Critique.principles`]; else the answer up to `Analysis:`
+    or its last box, since a model that is asked for nothing but criteria may leave the heading out. A draft before
+    `</think>` is never read.
+
+    Args:
+        text (`str`): What the model wrote, without the prompt.
+
+    Returns:
+        `str`, or `None` if there are none: nothing was written, the section is empty, or the draft was never closed.
+
+    Example:
+
+    ```python
+    >>> from trl_spct.critiques import read_principles
+    >>> read_principles("Specific Criteria: Brevity (weight 2)")
+    'Brevity (weight 2)'
+    >>> read_principles("1. Brevity (weight 2)")
+    '1. Brevity (weight 2)'
+    ```
+    """
+    answer = _answer(text)
+    opening = _PRINCIPLES.search(answer)
+    start = opening.end() if opening else 0
+    closing = _ANALYSIS.search(answer, start)
+    found = answer[start : closing.start() if closing else _last_box(answer)].strip()
+    return found or None
 
 
 def _last_box(text: str) -> int:

@@ -91,6 +91,12 @@ The last round of the conversation below is the user's query. Refer to the gener
 criteria that are specific to this query, each with its weight. Then give {what}. {scale} Before you score, analyze \
 step by step. Score as strictly as possible."""
 
+_ASK_PRINCIPLES = """You are an expert at scoring responses, and you judge them against given criteria.
+
+The last round of the conversation below is the user's query. Responses to it will be scored later; you do not see \
+them. Refer to the general criteria, and state further criteria that are specific to this query, each with its \
+weight: what tells a good response to it from a bad one. Do not answer the query, and do not give scores."""
+
 _SCALE = """A score is a whole number from 1 to 10: 1 means that the response does not meet the criteria at all, 6 \
 that it meets only some parts of them, and 10 that it meets them perfectly."""
 
@@ -132,6 +138,8 @@ Scores: the overall scores of all responses in order, separated by commas, as in
 _VERDICT_FORMAT = r"""Specific Criteria: the further criteria for this query, each with its weight.
 Analysis: examine the response, step by step, against the criteria.
 Scores: the overall score of the response, as in \boxed{x}."""
+
+_PRINCIPLES_FORMAT = "Specific Criteria: the further criteria for this query, each with its weight."
 
 TEMPLATES: dict[str, tuple[JudgeTemplate, JudgeTemplate]] = {
     "paper": (
@@ -211,6 +219,34 @@ def judge_messages(
     if hint:
         content += f"\n\n{hint_line(preference)}"
     return [{"role": "user", "content": content}]
+
+
+def principle_messages(
+    query: str | Messages, template: str = "paper", special_tokens: Iterable[str] = ()
+) -> list[dict[str, str]]:
+    """Asks for principles with their weights for a query alone, without responses (ours; paper, section 10).
+
+    Such principles depend on nothing but the query, so that they are written once and kept:
+    [`~trl_spct.critiques.read_principles`] reads them from the answer, and [`Preference`] hands them to the judge.
+
+    Args:
+        query (`str` or sequence of messages): What the user asked, as in [`Preference`].
+        template (`str`, *optional*, defaults to `"paper"`):
+            See [`judge_template`]. `"compact"` asks in one line; every other template asks in the words of `"paper"`,
+            with its seed criteria.
+        special_tokens (iterable of `str`, *optional*): See [`judge_messages`].
+
+    Returns:
+        `list[dict]` with a single `{"role": "user", "content": …}`.
+    """
+    judge_template(template)
+    conversation = Fence(special_tokens)(conversation_text(Preference(query, ("?",)).query))
+    if template == "compact":
+        instructions, output_format = "Name the criteria for this query.", "Specific Criteria:"
+    else:
+        instructions, output_format = f"{_ASK_PRINCIPLES}\n\n{_PAPER_CRITERIA}", _PRINCIPLES_FORMAT
+    blocks = (instructions, _context_block(conversation), f"{_heading(FORMAT)}\n{output_format}")
+    return [{"role": "user", "content": "\n\n".join(blocks)}]
 
 
 def hint_line(preference: Preference) -> str:
