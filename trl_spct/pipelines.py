@@ -26,7 +26,7 @@ from .sampling import (
     sample_critiques,
     special_tokens,
 )
-from .voting import VOTING_TEMPERATURE, guided_selection, vote
+from .voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
 
 
 TASK = "grm-reward"
@@ -63,7 +63,7 @@ class GRMRewardPipeline(Pipeline):
 
     Args:
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*):
-            A Meta RM, or where to load one from. With it only the `k_meta` best critiques vote.
+            A Meta RM, or where to load one from. It guides the vote: see `guide` and `k_meta`.
         meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Defaults to the one beside `meta_rm` if that is a path or an id, else to the judge's.
         k (`int`, *optional*, defaults to `1`): Critiques per row.
@@ -76,8 +76,12 @@ class GRMRewardPipeline(Pipeline):
         order (`str`, *optional*, defaults to `"random"`):
             `"random"`: a fresh order of the responses for each critique, undone on its scores (paper). `"fixed"`: the
             row's own order. A greedy critique (`temperature=0`) of one row is read in one order only if k = 1.
-        k_meta (`int`, *optional*):
-            Critiques that vote under a Meta RM. Defaults to what the Meta RM's config says, else to `max(1, k // 2)`.
+        guide (`str`, *optional*):
+            How the Meta RM guides: `"top"`, the `k_meta` best critiques vote; `"soft"`, all of them do, each weighted
+            by the Meta RM's probability that it is correct. Defaults to what the Meta RM's config says, else `"top"`.
+        k_meta (`int` or `float`, *optional*):
+            Critiques that vote under `guide="top"`: how many, or which share of k. Defaults to what the Meta RM's
+            config says, else to `max(1, k // 2)`.
         template (`str`, *optional*):
             Prompt template, see [`judge_template`]. Defaults to the one that the judge's config names, else `"paper"`.
         verdict (`bool`, *optional*, defaults to `False`):
@@ -133,6 +137,7 @@ class GRMRewardPipeline(Pipeline):
         seed=None,
         order=None,
         k_meta=None,
+        guide=None,
         template=None,
         verdict=None,
         **unknown,
@@ -143,8 +148,7 @@ class GRMRewardPipeline(Pipeline):
             raise ValueError(f"Found k={k}; expected at least one critique per row.")
         if order not in (None, "random", "fixed"):
             raise ValueError(f"Found order={order!r}; expected 'random' or 'fixed'.")
-        if k_meta is not None and k_meta < 1:
-            raise ValueError(f"Found k_meta={k_meta}; expected at least 1.")
+        Guidance(k_meta, guide or "top")
         check_sampling(temperature, top_p, max_new_tokens)
         if template is not None:
             judge_template(template)
@@ -156,7 +160,7 @@ class GRMRewardPipeline(Pipeline):
             "template": template,
             "verdict": verdict,
         }
-        return _given(reading), _given(sampling), _given({"k_meta": k_meta})
+        return _given(reading), _given(sampling), _given({"k_meta": k_meta, "guide": guide})
 
     def __call__(self, inputs, **kwargs):
         if hasattr(inputs, "column_names") and not isinstance(inputs, Mapping):
@@ -172,7 +176,8 @@ class GRMRewardPipeline(Pipeline):
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         if preprocess_params.get("seed") is None:
             preprocess_params = {**preprocess_params, "seed": int(torch.randint(2**31, (1,)))}
-        return self._judge(inputs, batch_size, preprocess_params, forward_params, postprocess_params)
+        guidance = self._guidance(**postprocess_params)
+        return self._judge(inputs, batch_size, preprocess_params, forward_params, {"guidance": guidance})
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
         return next(iter(self.get_iterator([inputs], 0, 1, preprocess_params, forward_params, postprocess_params)))
@@ -268,19 +273,25 @@ class GRMRewardPipeline(Pipeline):
         for (_, critique), score in zip(critiques, scores, strict=True):
             critique["meta_score"] = score
 
-    def postprocess(self, output: dict[str, Any], k_meta: int | None = None) -> dict[str, Any]:
-        """Counts the votes of one row."""
+    @property
+    def guidance(self) -> Guidance | None:
+        """How the Meta RM guides unless a call says otherwise; `None` without one."""
+        return self._guidance(**self._postprocess_params)
+
+    def _guidance(self, **asked) -> Guidance | None:
+        return None if self.meta_rm is None else Guidance.of(getattr(self.meta_rm.config, "meta_rm", None), **asked)
+
+    def postprocess(self, output: dict[str, Any], guidance: Guidance | None = None) -> dict[str, Any]:
+        """Counts the votes of one row; all readable critiques vote alike without a `guidance`."""
         critiques = output["critiques"]
         rows = [critique["scores"] for critique in critiques]
-        if self.meta_rm is None:
-            voters = [j for j, row in enumerate(rows) if row is not None]
+        if guidance is None:
+            weights, scores = [int(row is not None) for row in rows], vote(rows)
         else:
-            if k_meta is None:
-                k_meta = (getattr(self.meta_rm.config, "meta_rm", None) or {}).get("k_meta")
-            voters = guided_selection(rows, [critique["meta_score"] for critique in critiques], k_meta)
-        for j in voters:
-            critiques[j]["counted"] = True
-        scores = vote([rows[j] for j in voters])
+            weights = guidance.weights(rows, [critique["meta_score"] for critique in critiques])
+            scores = weighted_vote(rows, weights)
+        for critique, weight in zip(critiques, weights, strict=True):
+            critique["counted"] = weight > 0
         tied = [] if scores is None else list(highest(scores))
         draw = random.Random(derive_seed(output["seed"], "tie", *output["preference"].responses))
         return {
@@ -288,7 +299,7 @@ class GRMRewardPipeline(Pipeline):
             "best": draw.choice(tied) if tied else None,
             "tied": tied,
             "k": len(critiques),
-            "votes": len(voters),
+            "votes": sum(critique["counted"] for critique in critiques),
             "critiques": critiques,
         }
 
