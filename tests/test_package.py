@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "trl_spct"
 MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
 
-GROUND = {"preferences", "prompts", "critiques", "outcomes", "rejection", "voting"}
+GROUND = {"preferences", "prompts", "critiques", "orders", "outcomes", "rejection", "voting"}
 # What travels to the Hub with a judge: torch and transformers, no trainer.
 FIRST = {"sampling", "configuration_meta_rm", "modeling_meta_rm", "meta_scoring", "pipelines"}
 PUBLIC = {
