@@ -16,7 +16,7 @@ from .manifests import rows_digest
 from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
 from .shards import ShardedJob
-from .voting import guided_selection, vote
+from .voting import Guidance, vote, weighted_vote
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ def scaling_results(
     ks: Sequence[int] | None = None,
     guided: bool | None = None,
     seed: int = 0,
+    guidance: Guidance | None = None,
     **described,
 ) -> list[dict[str, Any]]:
     """Accuracy over the number of votes, plain and guided, from one set of judgments.
@@ -203,6 +204,8 @@ def scaling_results(
         guided (`bool`, *optional*): Only plain (`False`) or only guided (`True`) results; by default what there is:
             guided ones if a Meta RM has scored every readable critique, and there is one.
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+        guidance ([`~trl_spct.voting.Guidance`], *optional*):
+            How the Meta RM guides; the paper's k/2 by default. A pipeline's own is `pipe.guidance`.
         **described: Put into every result, for instance `stage="rft"`, `temperature=0.5`.
 
     Returns:
@@ -227,8 +230,9 @@ def scaling_results(
         modes = [guided]
     results = []
     for mode in modes:
+        guide = (guidance or True) if mode else False
         for k in ks:
-            credits = [_mean(credits_at(judgment, k, mode)) for judgment in judgments]
+            credits = [_mean(credits_at(judgment, k, guide)) for judgment in judgments]
             low, high = bootstrap_interval(credits, seed=seed)
             results.append(
                 {
@@ -240,26 +244,31 @@ def scaling_results(
                     "high": high,
                     "n": len(judgments),
                     "unreadable": _mean([row is None for judgment in judgments for row in judgment.scores]),
-                    "ties": _tie_share(judgments, k, mode),
+                    "ties": _tie_share(judgments, k, guide),
                     "seed": seed,
                 }
             )
     return results
 
 
-def credits_at(judgment: Judgment, k: int, guided: bool = False) -> list[float]:
-    """The credit of each disjoint block of k critiques of a row; see [`scaling_results`]."""
+def credits_at(judgment: Judgment, k: int, guided: bool | Guidance = False) -> list[float]:
+    """The credit of each disjoint block of k critiques of a row, plain or guided; see [`scaling_results`]."""
     return [credit(scores, judgment.labels, votes) for scores, votes in _block_votes(judgment, k, guided)]
 
 
-def _block_votes(judgment: Judgment, k: int, guided: bool) -> Iterator[tuple[tuple[float, ...] | None, int]]:
-    """(vote, number of critiques that voted) of each block of k critiques."""
+def _block_votes(
+    judgment: Judgment, k: int, guided: bool | Guidance
+) -> Iterator[tuple[tuple[float, ...] | None, float]]:
+    """(vote, number or weight of the critiques that voted) of each block of k critiques."""
+    guidance = Guidance() if guided is True else guided
     for first in range(0, len(judgment.scores) - k + 1, k):
         rows = judgment.scores[first : first + k]
-        if guided:
-            meta = judgment.meta_scores[first : first + k] or (None,) * k
-            rows = [rows[j] for j in guided_selection(rows, meta)]
-        yield vote(rows), sum(row is not None for row in rows)
+        if not guidance:
+            yield vote(rows), sum(row is not None for row in rows)
+            continue
+        meta = judgment.meta_scores[first : first + k] or (None,) * k
+        weights = guidance.weights(rows, meta)
+        yield weighted_vote(rows, weights), sum(weights)
 
 
 def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, int]]:
@@ -279,7 +288,7 @@ def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, i
     return {place: (_mean(values), len(values)) for place, values in sorted(found.items())}
 
 
-def _tie_share(judgments: Sequence[Judgment], k: int, guided: bool) -> float:
+def _tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance) -> float:
     ties = [
         len(highest(scores)) > 1
         for judgment in judgments
