@@ -3,9 +3,10 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from .voting import Guidance, vote, weighted_vote
 
 @dataclass(frozen=True)
 class Judgment:
-    """All critiques of one labeled row, in the order in which they were sampled.
+    """All critiques of one row, in the order in which they were sampled.
 
     Args:
         labels (`tuple[float, ...]`): Ground truth in the row's response order.
@@ -30,7 +31,10 @@ class Judgment:
             critiques.
         problems (tuple of k `str` or `None`): Why a critique could not be read.
         orders (tuple of k orders): `order[p]` is the response that the judge read in place p.
-        texts (tuple of k `str`): The critiques.
+        texts (tuple of k `str`): The critiques; hashes of them if the rows must not be published.
+        num_tokens (tuple of k `int`): Their lengths in tokens.
+        id (`str`): Names the row.
+        seconds (`float`): What the row took, as its share of the rows that were judged with it; no part of equality.
     """
 
     labels: tuple[float, ...]
@@ -39,6 +43,9 @@ class Judgment:
     problems: tuple[str | None, ...] = ()
     orders: tuple[tuple[int, ...], ...] = ()
     texts: tuple[str, ...] = ()
+    num_tokens: tuple[int, ...] = ()
+    id: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def guidable(self) -> bool:
@@ -47,18 +54,59 @@ class Judgment:
         return all(m is not None for m, row in zip(meta, self.scores, strict=True) if row is not None)
 
 
-_LISTS = {"meta_scores": Value("float64"), "problems": Value("string"), "texts": Value("string")}
 JUDGMENT_FEATURES = Features(
     {
         "row": Value("int64"),
+        "id": Value("string"),
+        "seconds": Value("float64"),
         "labels": List(Value("float64")),
-        "scores": List(List(Value("int64"))),
+        "scores": List(List(Value("float64"))),
+        "meta_scores": List(Value("float64")),
+        "problems": List(Value("string")),
         "orders": List(List(Value("int64"))),
+        "texts": List(Value("string")),
         "num_tokens": List(Value("int64")),
-        **{name: List(feature) for name, feature in _LISTS.items()},
     }
 )
 """Columns of stored judgments: one record per row, one list entry per critique."""
+
+
+class Judge(Protocol):
+    """Anything that scores responses: a [`GRMRewardPipeline`], a scalar reward model, the length of a text.
+
+    `settings` is what determines its critiques, JSON-like, for the manifest of a run. Called with rows, it returns the
+    critiques of each: mappings with `scores` (in the row's response order, or `None`), `problem`, `order`, `text`,
+    `num_tokens` and `meta_score`, as the pipeline makes them.
+    """
+
+    settings: Mapping[str, Any]
+
+    def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]: ...
+
+
+class PipelineJudge:
+    """k critiques per row from a pipeline.
+
+    Args:
+        pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM the judgments can be read plain and guided.
+        k (`int`): Critiques per row; every smaller number can be read from them.
+        batch_size (`int`, *optional*):
+            Rows judged together, which does not change the result. By default as many as make 256 critiques.
+        verdict (`bool`, *optional*, defaults to `True`):
+            Whether single responses are asked for 0 or 1, as their labels say, instead of a score from 1 to 10.
+        **parameters: Passed to the pipeline: `seed` (0 if neither given here nor to the pipeline), `temperature`,
+            `template` and the like.
+    """
+
+    def __init__(self, pipe, k: int, batch_size: int | None = None, verdict: bool = True, **parameters):
+        self.pipe, self.k, self.verdict = pipe, k, verdict
+        self.batch_size = batch_size or max(1, 256 // k)
+        self.parameters = {"seed": 0, **_preset(pipe), **parameters}
+        self.settings = {"k": k, "verdict": verdict, **_described(pipe), **self.parameters}
+
+    def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]:
+        options = {"k": self.k, "verdict": self.verdict, "batch_size": self.batch_size, **self.parameters}
+        return [output["critiques"] for output in self.pipe(list(rows), **options)]
 
 
 def collect_judgments(
@@ -79,18 +127,9 @@ def collect_judgments(
     Single responses are judged with the 0/1 template, since that is what their labels say.
 
     Args:
-        pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM the judgments can be read plain and guided.
+        pipe, k, batch_size, **parameters: See [`PipelineJudge`].
         rows (iterable of rows): Preference rows with labels.
-        k (`int`): Critiques per row; every smaller number can be read from them.
-        folder (`str` or path): Where the judgments are written as parquet.
-        rows_per_shard (`int`, *optional*, defaults to `64`): Rows written at once; what a kill costs at most.
-        progress (`str`, *optional*): Title of a progress bar over rows.
-        process_index, num_processes (`int`, *optional*): This process's share of the rows.
-        wait (`Callable`, *optional*): A barrier among the processes.
-        batch_size (`int`, *optional*):
-            Rows judged together, which does not change the result. By default as many as make 256 critiques.
-        **parameters: Passed to the pipeline: `seed` (0 if neither given here nor to the pipeline), `temperature`,
-            `template` and the like.
+        folder, rows_per_shard, progress, process_index, num_processes, wait: See [`record_judgments`].
 
     Returns:
         `list[Judgment]`, one per row, in order.
@@ -100,22 +139,71 @@ def collect_judgments(
         `FileExistsError`: if the folder holds judgments of another judge, other rows or other settings.
     """
     rows = [_labeled(number, row) for number, row in enumerate(rows)]
-    parameters = {"seed": 0, **_preset(pipe), **parameters}
-    settings = {
-        "kind": "judgments",
-        "k": k,
-        **_described(pipe),
-        **parameters,
-        "data": rows_digest((row.query, row.responses, row.labels, row.reference) for row in rows),
-    }
+    return record_judgments(
+        PipelineJudge(pipe, k, batch_size, **parameters),
+        rows,
+        [row.labels for row in rows],
+        folder,
+        rows_per_shard=rows_per_shard,
+        progress=progress,
+        process_index=process_index,
+        num_processes=num_processes,
+        wait=wait,
+    )
+
+
+def record_judgments(
+    judge: Judge,
+    rows: Sequence[Preference],
+    labels: Sequence[Sequence[float]],
+    folder: str | os.PathLike,
+    ids: Sequence[str] | None = None,
+    private: bool = False,
+    rows_per_shard: int = 64,
+    progress: str | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+    wait: Callable[[], None] | None = None,
+) -> list[Judgment]:
+    """Judges rows and writes as it goes; a restart with the same settings resumes, and judges no written row again.
+
+    Args:
+        judge ([`Judge`]): Who judges.
+        rows (sequence of [`Preference`]): What is judged.
+        labels (sequence of label rows): Ground truth; unlike a preference's own it may name several best responses.
+        folder (`str` or path): Where the judgments are written as parquet.
+        ids (sequence of `str`, *optional*): Names of the rows; their numbers by default.
+        private (`bool`, *optional*, defaults to `False`):
+            Store a hash of each critique instead of its text, for rows that must not be published: critiques quote.
+        rows_per_shard (`int`, *optional*, defaults to `64`): Rows written at once; what a kill costs at most.
+        progress (`str`, *optional*): Title of a progress bar over rows.
+        process_index, num_processes (`int`, *optional*): This process's share of the rows.
+        wait (`Callable`, *optional*): A barrier among the processes.
+
+    Returns:
+        `list[Judgment]`, one per row, in order.
+    """
+    ids = list(map(str, range(len(rows)))) if ids is None else list(ids)
+    truth = zip(rows, labels, ids, strict=True)
+    digest = rows_digest(
+        (row.query, row.responses, tuple(given), row.reference, row.principles, id) for row, given, id in truth
+    )
+    settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
 
     def work(numbers: range) -> list[dict[str, Any]]:
-        part = [rows[number] for number in numbers]
-        outputs = pipe(part, k=k, verdict=True, batch_size=batch_size or max(1, 256 // k), **parameters)
+        started = time.perf_counter()
+        judged = judge([rows[number] for number in numbers])
+        seconds = (time.perf_counter() - started) / len(numbers)
         return [
-            {"row": number, "labels": row.labels, **_columns(output["critiques"])}
-            for number, row, output in zip(numbers, part, outputs, strict=True)
+            {
+                "row": number,
+                "id": ids[number],
+                "seconds": seconds,
+                "labels": labels[number],
+                **_columns(critiques, private),
+            }
+            for number, critiques in zip(numbers, judged, strict=True)
         ]
 
     with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="row") as bar:
@@ -135,13 +223,23 @@ def read_judgment(record: Mapping[str, Any]) -> Judgment:
         problems=tuple(record["problems"]),
         orders=tuple(map(tuple, record["orders"])),
         texts=tuple(record["texts"]),
+        num_tokens=tuple(record["num_tokens"]),
+        id=record["id"],
+        seconds=record["seconds"],
     )
 
 
-def _columns(critiques: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+def _columns(critiques: Sequence[Mapping[str, Any]], private: bool = False) -> dict[str, list]:
     names = {"scores": "scores", "meta_score": "meta_scores", "problem": "problems", "order": "orders"}
     names |= {"text": "texts", "num_tokens": "num_tokens"}
-    return {column: [critique[name] for critique in critiques] for name, column in names.items()}
+    columns = {column: [critique[name] for critique in critiques] for name, column in names.items()}
+    if private:
+        columns["texts"] = [f"blake2b:{_hash(text)}" for text in columns["texts"]]
+    return columns
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
@@ -253,13 +351,11 @@ def scaling_results(
 
 def credits_at(judgment: Judgment, k: int, guided: bool | Guidance = False) -> list[float]:
     """The credit of each disjoint block of k critiques of a row, plain or guided; see [`scaling_results`]."""
-    return [credit(scores, judgment.labels, votes) for scores, votes in _block_votes(judgment, k, guided)]
+    return [credit(scores, judgment.labels, votes) for scores, votes in votes_at(judgment, k, guided)]
 
 
-def _block_votes(
-    judgment: Judgment, k: int, guided: bool | Guidance
-) -> Iterator[tuple[tuple[float, ...] | None, float]]:
-    """(vote, number or weight of the critiques that voted) of each block of k critiques."""
+def votes_at(judgment: Judgment, k: int, guided: bool | Guidance) -> Iterator[tuple[tuple[float, ...] | None, float]]:
+    """(vote, number or weight of the critiques that voted) of each disjoint block of k critiques of a row."""
     guidance = Guidance() if guided is True else guided
     for first in range(0, len(judgment.scores) - k + 1, k):
         rows = judgment.scores[first : first + k]
@@ -293,7 +389,7 @@ def _tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance) -
         len(highest(scores)) > 1
         for judgment in judgments
         if len(judgment.labels) > 1
-        for scores, _ in _block_votes(judgment, k, guided)
+        for scores, _ in votes_at(judgment, k, guided)
         if scores is not None
     ]
     return _mean(ties) if ties else 0.0
