@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .voting import Guidance
+
 
 LABEL = "correct"
 
@@ -22,14 +24,20 @@ class MetaRMConfig(PreTrainedConfig):
             Path or Hub id whose config describes the decoder.
         backbone_config (`PreTrainedConfig` or `dict`, *optional*):
             The decoder's config itself, instead of `backbone`. A `dict` needs its `model_type`.
-        k_meta (`int`, *optional*):
-            How many critiques vote under this Meta RM. `None` stands for `max(1, k // 2)`, the paper's k/2 **[P]**.
+        k_meta (`int` or `float`, *optional*):
+            How many critiques vote under this Meta RM, or which share of all k, see [`~trl_spct.voting.num_voters`].
+            `None` stands for `max(1, k // 2)`, the paper's k/2 **[P]**. [`~trl_spct.guidance.choose_guidance`] finds
+            the best one.
+        guide (`str`, *optional*):
+            `"soft"` if all critiques vote, each weighted by this Meta RM's probability that it is correct; `"top"`,
+            or `None`, if the best `k_meta` do. See [`~trl_spct.voting.Guidance`].
         template (`str`, *optional*):
             Digest of the judge template whose critiques this Meta RM learned from
             ([`~trl_spct.prompts.JudgeTemplate.digest`]).
 
     Raises:
-        `ValueError`: if both `backbone` and `backbone_config` are given, or if `k_meta` is below 1.
+        `ValueError`: if both `backbone` and `backbone_config` are given, or for a `k_meta` or `guide` that
+            [`~trl_spct.voting.Guidance`] refuses.
 
     Example:
 
@@ -48,14 +56,14 @@ class MetaRMConfig(PreTrainedConfig):
 
     backbone: str | None = None
     backbone_config: dict | PreTrainedConfig | None = None
-    k_meta: int | None = None
+    k_meta: int | float | None = None
+    guide: str | None = None
     template: str | None = None
 
     def __post_init__(self, **kwargs):
         if self.backbone is not None and self.backbone_config is not None:
             raise ValueError("Found both `backbone` and `backbone_config`; expected one of them. Drop either.")
-        if self.k_meta is not None and self.k_meta < 1:
-            raise ValueError(f"Found k_meta={self.k_meta}; expected at least 1, or None for max(1, k // 2).")
+        Guidance(self.k_meta, self.guide or "top")
         if isinstance(self.backbone_config, dict):
             self.backbone_config = AutoConfig.for_model(**self.backbone_config)
         if self.id2label is None:
@@ -85,7 +93,7 @@ class MetaRMConfig(PreTrainedConfig):
     @property
     def extras(self) -> dict[str, Any]:
         """What a native config cannot say: the content of its `meta_rm` entry."""
-        extras = {"k_meta": self.k_meta, "template": self.template}
+        extras = {"k_meta": self.k_meta, "guide": self.guide, "template": self.template}
         return {name: value for name, value in extras.items() if value is not None}
 
 
