@@ -22,6 +22,9 @@ class SPCTConfig(GRPOConfig):
             Adapter for public data in its own schema, see [`~trl_spct.sources`]. Known schemas are recognized.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+        share_prompts (`bool`, *optional*, defaults to `True`):
+            Whether a prompt is read once for all critiques of its group, in generation and in training, wherever that
+            is possible and gains; see [`~trl_spct.grouped_grpo.GroupedGRPOTrainer`]. `False` takes TRL's own path.
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
@@ -57,4 +60,7 @@ class SPCTConfig(GRPOConfig):
     invalid_rows: str = field(
         default="error",
         metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    share_prompts: bool = field(
+        default=True, metadata={"help": "Read a prompt once for all critiques of its group where that gains."}
     )

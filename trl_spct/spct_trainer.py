@@ -7,18 +7,18 @@ from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOTrainer
 
 from .cards import PAPER, JudgeCards
 from .critiques import PROBLEMS
 from .data import score_range_of
+from .grouped_grpo import GroupedGRPOTrainer
 from .judges import check_arguments, load_adapter, load_config, load_tokenizer, name_template, rows_for
 from .outcomes import is_correct, outcome_reward
 from .sampling import TRUNCATED, Sample, keep_trainable, read_sample
 from .spct_config import SPCTConfig
 
 
-class SPCTTrainer(JudgeCards, GRPOTrainer):
+class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     """
     Trainer for the rule-based reinforcement learning of Self-Principled Critique Tuning (SPCT).
 
