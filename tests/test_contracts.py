@@ -12,11 +12,13 @@ import transformers
 import trl
 from datasets import Dataset
 from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
-from transformers import DynamicCache, GenerationConfig, Pipeline, PreTrainedConfig, Trainer
+from transformers import AttentionInterface, DynamicCache, GenerationConfig, Pipeline, PreTrainedConfig, Trainer
 from transformers.utils import cached_file, find_adapter_config_file
 from trl import GRPOConfig, GRPOTrainer, RewardTrainer, SFTConfig, SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import create_model_from_path
+from trl.trainer.utils import add_fused_lm_head, create_model_from_path
+
+from trl_spct.grouped_grpo import changed_seams
 
 
 def parameters(function):
@@ -161,3 +163,37 @@ def test_parsers_are_strict_and_read_yaml(tmp_path):
     (tmp_path / "config.yaml").write_text("no_such_option: 1\n")
     with pytest.raises(ValueError, match="no_such_option"):
         parser.parse_args_and_config(["--config", str(tmp_path / "config.yaml")])
+
+
+def test_what_reads_a_prompt_once_per_group_overrides_methods_as_they_are_known():
+    assert changed_seams() == []
+    assert parameters(GRPOTrainer._prepare_inputs) == ["generation_batch"]
+    assert parameters(GRPOTrainer.training_step) == ["model", "inputs", "num_items_in_batch"]
+
+
+def test_generated_batches_are_kept_where_they_are_regrouped():
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "self._buffered_inputs[self._step % self.args.steps_per_generation]" in source
+    assert "self._buffered_inputs = [" in source
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_an_attention_function_gets_the_keywords_of_the_models_forward(arch):
+    """With one row, no mask of the model's making, and with its layer's window."""
+    calls = []
+
+    def attention(module, query, key, value, attention_mask, *, note=None, sliding_window=None, **kwargs):
+        calls.append((note, attention_mask, sliding_window, tuple(query.shape[:1])))
+        return value.repeat_interleave(2, dim=1).transpose(1, 2), None
+
+    AttentionInterface.register("of_this_test", attention)
+    model = tiny_causal_lm(arch)
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    model.config._attn_implementation = "of_this_test"
+    ids = torch.arange(6, 12)[None]
+    labels = ids.masked_fill(ids < 9, -100)
+    outputs = model(input_ids=ids, position_ids=ids, shift_labels=labels, fused_lm_head=True, note="here")
+    windows = [64, None] if arch == "gemma2" else [None, None]
+    assert calls == [("here", None, window, (1,)) for window in windows]
+    assert outputs.log_probs.shape == outputs.entropy.shape == (1, 6)
+    assert (outputs.log_probs[0] != 0).tolist() == [False] * 3 + [True] * 3
