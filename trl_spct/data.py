@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from .outcomes import meta_label
 from .preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
-from .prompts import judge_messages, judge_template
+from .prompts import conversation_text, judge_messages, judge_template
 from .sampling import check_lengths, check_tokenizer, derive_seed, encode_prompts, special_tokens
 from .sources import SOURCES, LeftOut, Source, detect_source, get_source
 
@@ -223,17 +223,19 @@ def judged(row: Mapping[str, Any]) -> Preference:
     return Preference(row["query"], responses, row.get("labels"), row.get("reference"))
 
 
-def meta_rows(trajectories: Dataset) -> Dataset:
+def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
     """Trajectories to what a Meta RM learns from: the unhinted, readable ones, right and wrong (paper, section 6).
 
     Critiques that cannot be read never vote and need no score.
 
     Args:
         trajectories ([`~datasets.Dataset`]): What [`~trl_spct.RejectiveSampler.collect`] returns.
+        source (`str`, *optional*): Where the trajectories come from: fills a column `source`.
 
     Returns:
         [`~datasets.Dataset`] with `query`, `responses` (in the order that the judge read), `critique` and `label`
-        (1 if the critique is correct, else 0).
+        (1 if the critique is correct, else 0); and, with which a set that is held out can vote, `scores` and `labels`
+        in the same order, and `order`, which says which order it is.
     """
     used = [
         i
@@ -242,11 +244,13 @@ def meta_rows(trajectories: Dataset) -> Dataset:
     ]
 
     def to_meta(row: dict[str, Any]) -> dict[str, Any]:
-        return {"critique": row["completion"][-1]["content"], "label": meta_label(row["scores"], row["labels"])}
+        made = {"critique": row["completion"][-1]["content"], "label": meta_label(row["scores"], row["labels"])}
+        return made if source is None else {**made, "source": source}
 
-    names = ["query", "responses"]
+    names = ["query", "responses", "scores", "labels", "order"]
     features = Features({name: trajectories.features[name] for name in names})
     features |= {"critique": Value("string"), "label": Value("int64")}
+    features |= {} if source is None else {"source": Value("string")}
     removed = [name for name in trajectories.column_names if name not in names]
     return trajectories.select(used).map(
         to_meta, remove_columns=removed, features=Features(features), load_from_cache_file=False
@@ -254,10 +258,14 @@ def meta_rows(trajectories: Dataset) -> Dataset:
 
 
 def split_by_query(rows: Dataset, held_out_share: float, seed: int = 0) -> tuple[Dataset, Dataset | None]:
-    """(train, held out): all rows of a query fall on the same side, drawn from the query and the seed alone."""
+    """(train, held out): all rows of a query fall on the same side, drawn from the query and the seed alone.
+
+    A query is the same as a text and as a message, and whatever the responses to it are.
+    """
     if held_out_share <= 0:
         return rows, None
-    held_out = [derive_seed(seed, "split", query) < held_out_share * 2**64 for query in rows["query"]]
+    threshold = held_out_share * 2**64
+    held_out = [derive_seed(seed, "split", conversation_text(query)) < threshold for query in rows["query"]]
     if all(held_out) or not any(held_out):
         raise ValueError(
             f"A held-out share of {held_out_share} leaves one side of {len(rows)} rows empty; expected more queries "
