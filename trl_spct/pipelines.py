@@ -13,6 +13,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 
 from .meta_scoring import meta_scores
 from .modeling_meta_rm import MetaRMForSequenceClassification
+from .orders import ORDERS, draw_orders
 from .outcomes import highest
 from .preferences import InvalidPreference, Preference, restore_order
 from .prompts import conversation_text, judge_messages, judge_template, meta_messages
@@ -146,8 +147,8 @@ class GRMRewardPipeline(Pipeline):
             raise TypeError(f"{type(self).__name__} got unknown parameters {sorted(unknown)}.")
         if k is not None and k < 1:
             raise ValueError(f"Found k={k}; expected at least one critique per row.")
-        if order not in (None, "random", "fixed"):
-            raise ValueError(f"Found order={order!r}; expected 'random' or 'fixed'.")
+        if order is not None and order not in ORDERS:
+            raise ValueError(f"Found order={order!r}; expected one of {', '.join(map(repr, ORDERS))}.")
         Guidance(k_meta, guide or "top")
         check_sampling(temperature, top_p, max_new_tokens)
         if template is not None:
@@ -210,9 +211,7 @@ class GRMRewardPipeline(Pipeline):
         for text in (conversation_text(preference.query), *preference.responses):
             text.encode()  # lone surrogates, which no tokenizer reads, are a `ValueError` here
         draw = random.Random(derive_seed(seed, "order", *preference.responses))
-        places = range(len(preference))
-        orders = [tuple(places if order == "fixed" else draw.sample(places, len(places))) for _ in range(k)]
-        return {"preference": preference, "orders": orders, "seed": seed}
+        return {"preference": preference, "orders": draw_orders(len(preference), k, order, draw), "seed": seed}
 
     def _forward(
         self,
