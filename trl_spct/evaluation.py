@@ -311,23 +311,9 @@ def scaling_results(
         `unreadable` (share of critiques without scores), `ties` (share of votes, n ≥ 2, with more than one winner),
         `seed`, and what is `described`.
     """
-    if not judgments:
-        raise ValueError("Found no judgments; expected at least one judged row.")
-    most = min(len(judgment.scores) for judgment in judgments)
-    ks = ks or [2**power for power in range(most.bit_length()) if 2**power <= most]
-    if min(ks, default=0) < 1 or max(ks) > most:
-        raise ValueError(
-            f"Found ks={list(ks)} with {most} critiques per row; expected numbers from 1 to {most}. Sample as many "
-            "critiques as the largest k."
-        )
-    if guided is None:
-        scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
-        guided_too = scored and all(judgment.guidable for judgment in judgments)
-        modes = [False, True] if guided_too else [False]
-    else:
-        modes = [guided]
+    ks = checked_votes(judgments, ks)
     results = []
-    for mode in modes:
+    for mode in guided_modes(judgments, guided):
         guide = (guidance or True) if mode else False
         for k in ks:
             credits = [_mean(credits_at(judgment, k, guide)) for judgment in judgments]
@@ -342,11 +328,33 @@ def scaling_results(
                     "high": high,
                     "n": len(judgments),
                     "unreadable": _mean([row is None for judgment in judgments for row in judgment.scores]),
-                    "ties": _tie_share(judgments, k, guide),
+                    "ties": tie_share(judgments, k, guide),
                     "seed": seed,
                 }
             )
     return results
+
+
+def checked_votes(judgments: Sequence[Judgment], ks: Sequence[int] | None = None) -> Sequence[int]:
+    """The numbers of votes that can be read from judgments; all powers of two by default."""
+    if not judgments:
+        raise ValueError("Found no judgments; expected at least one judged row.")
+    most = min(len(judgment.scores) for judgment in judgments)
+    ks = ks or [2**power for power in range(most.bit_length()) if 2**power <= most]
+    if min(ks, default=0) < 1 or max(ks) > most:
+        raise ValueError(
+            f"Found ks={list(ks)} with {most} critiques per row; expected numbers from 1 to {most}. Sample as many "
+            "critiques as the largest k."
+        )
+    return ks
+
+
+def guided_modes(judgments: Sequence[Judgment], guided: bool | None = None) -> list[bool]:
+    """Plain results, and guided ones if a Meta RM has scored every readable critique; or only what is asked for."""
+    if guided is not None:
+        return [guided]
+    scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
+    return [False, True] if scored and all(judgment.guidable for judgment in judgments) else [False]
 
 
 def credits_at(judgment: Judgment, k: int, guided: bool | Guidance = False) -> list[float]:
@@ -384,7 +392,8 @@ def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, i
     return {place: (_mean(values), len(values)) for place, values in sorted(found.items())}
 
 
-def _tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance) -> float:
+def tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance = False) -> float:
+    """The share of readable votes on n ≥ 2 responses with more than one winner."""
     ties = [
         len(highest(scores)) > 1
         for judgment in judgments
