@@ -55,7 +55,7 @@ class Script:
         self.plan = plan
         self.calls = []
 
-    def __call__(self, prompts, k, seed):
+    def __call__(self, prompts, k, seed, **options):
         self.calls.append([prompt[-1]["content"] for prompt in prompts])
         return [self.answer(prompt[-1]["content"], k) for prompt in prompts]
 
@@ -234,10 +234,10 @@ class Stop(Exception):
 def test_an_interrupted_run_goes_on_with_what_is_missing(judge, collected, tmp_path):
     script = Script()
 
-    def stopping(prompts, k, seed):
+    def stopping(prompts, k, seed, **options):
         if "row 2:" in prompts[0][-1]["content"]:
             raise Stop
-        return script(prompts, k, seed)
+        return script(prompts, k, seed, **options)
 
     stopping.__qualname__ = "Script"  # the same sampler, as far as the manifest can tell
     with pytest.raises(Stop):
@@ -258,10 +258,10 @@ KILLED = """
     from test_rejective_sampler import Script, preference_rows, trainer_of
 
     class Killing(Script):
-        def __call__(self, prompts, k, seed):
+        def __call__(self, prompts, k, seed, **options):
             if "row 2:" in prompts[0][-1]["content"]:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(prompts, k, seed)
+            return super().__call__(prompts, k, seed, **options)
 
     Killing.__qualname__ = "Script"
     trainer_of(sys.argv[1], sys.argv[2], Killing()).collect()
@@ -312,7 +312,7 @@ def test_other_rows_are_refused(judge, collected):
 
 
 def test_another_sampler_is_refused(judge, collected):
-    def other(prompts, k, seed):
+    def other(prompts, k, seed, **options):
         raise AssertionError
 
     with pytest.raises(FileExistsError, match="sampler: 'Script' there, '.*other' now"):
@@ -454,7 +454,7 @@ def test_single_responses_are_judged_right_or_wrong(judge, tmp_path):
 def test_a_verdict_of_ten_is_out_of_range_for_a_single_response(judge, tmp_path):
     rows = Dataset.from_list([{"query": "q", "responses": ["GOOD"], "labels": [1.0]}])
 
-    def sampler(prompts, k, seed):
+    def sampler(prompts, k, seed, **options):
         return [[Sample("\\boxed{10}", 3, False)] * k for _ in prompts]
 
     trajectories = trainer_of(tmp_path, judge, sampler, rows).collect()
@@ -526,11 +526,11 @@ def test_an_adapter_goes_on_by_its_path(judge, collected, tmp_path):
 def test_quantized_models_keep_their_gradients_after_sampling(judge, tmp_path):
     script = Script()
 
-    def sampler(prompts, k, seed):
+    def sampler(prompts, k, seed, **options):
         sample_critiques(
             trainer.model, trainer.processing_class, prompts[:1], 1, seed, max_new_tokens=2, temperature=1.0
         )
-        return script(prompts, k, seed)
+        return script(prompts, k, seed, **options)
 
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", init_lora_weights=False)

@@ -68,7 +68,7 @@ def test_rows_in_order_with_their_types(tmp_path):
     stored = job(tmp_path).read()
     assert stored.features == FEATURES and list(stored) == records(range(7))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        MANIFEST, "shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet",
+        ".cache", MANIFEST, "shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet",
     ]  # fmt: skip
 
 

@@ -8,8 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, ModelCardData
 from peft import PeftModel
+
+from .rejection_report import trajectory_groups
+from .shards import SHARDS
 
 
 PAPER = {
@@ -96,23 +99,69 @@ class JudgeCards:
         return {"rows": len(self.train_dataset)} if hasattr(self.train_dataset, "__len__") else {}
 
 
-def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """The card of a folder of trajectories; it tells `load_dataset(folder)` to read the parquet files alone."""
+def write_trajectories_card(
+    folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any], versions: Mapping[str, str] | None = None
+) -> None:
+    """The card of a folder of trajectories; it tells `load_dataset(folder)` to read the parquet files alone.
+
+    Args:
+        folder (`Path`): Where the trajectories are.
+        report (mapping): Of [`~trl_spct.rejection_report.rejection_report`]. Its figure is `rejection.png`.
+        settings (mapping): How they were sampled.
+        versions (mapping, *optional*): Of the packages that sampled them.
+    """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
     card = DatasetCard.from_template(
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model"],
-            configs=[{"config_name": "default", "data_files": "shard-*.parquet"}],
+            size_categories=_size_category(report["trajectories"]),
+            configs=[{"config_name": "default", "data_files": SHARDS}],
         ),
         template_path=str(template_path("trajectories.md")),
         report=report,
+        groups=trajectory_groups(report),
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
+        versions=versions or {},
         sampler=sampler,
         paper_title=PAPER["title"],
         paper_id=PAPER["id"],
     )
     card.save(folder / "README.md")
+
+
+def push_trajectories(
+    folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None
+) -> str:
+    """Pushes a folder of trajectories to the Hub: the shards, the card, and the report with its figure.
+
+    The manifest, which may name places on this machine, stays here; the card says what it says.
+
+    Args:
+        folder (`str` or path): What [`~trl_spct.RejectiveSampler.collect`] wrote, or a user edited the card of.
+        repo_id (`str`): Of a dataset repository, which is created if it is not there.
+        private (`bool`, *optional*): Whether a new repository is private; as the organization has it by default.
+        token (`str`, *optional*): The one that is logged in with by default.
+
+    Returns:
+        `str`: address of the commit.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        repo_type="dataset",
+        folder_path=folder,
+        commit_message="Upload trajectories",
+        allow_patterns=[SHARDS, "README.md", "rejection.json", "rejection.png"],
+    )
+    return commit.commit_url
+
+
+def _size_category(rows: int) -> str:
+    """As the Hub counts rows."""
+    bounds = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
+    return next((name for name, bound in bounds.items() if rows < bound), "10M<n<100M")
 
 
 def template_path(name: str) -> Path:

@@ -12,12 +12,15 @@ from typing import Any
 MANIFEST = "manifest.json"
 
 
-def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
+def claim_folder(
+    folder: str | os.PathLike, settings: Mapping[str, Any], recorded: Mapping[str, Any] | None = None
+) -> Path:
     """Creates a folder for a run with these settings, or finds that it already holds a run with the same ones.
 
     Args:
         folder (`str` or path): Where the run writes.
         settings (mapping): JSON-like values that determine what the run produces.
+        recorded (mapping, *optional*): Written as `recorded` by the start that creates the folder, and never compared.
 
     Returns:
         `Path`: the folder.
@@ -30,6 +33,7 @@ def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path
     settings = json.loads(json.dumps(settings, ensure_ascii=False))
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
+        found.pop("recorded", None)
         differing = [name for name in {**found, **settings} if found.get(name) != settings.get(name)]
         if differing:
             changes = "; ".join(f"{name}: {found.get(name)!r} there, {settings.get(name)!r} now" for name in differing)
@@ -39,7 +43,7 @@ def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path
             )
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
+    write_json(path, {**settings, **({"recorded": dict(recorded)} if recorded else {})})
     return folder
 
 

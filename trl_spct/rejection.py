@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Which sampled trajectories are worth learning from (paper, section 3.1: the unified rejection strategy)."""
 
+import math
+import random
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -75,6 +77,36 @@ def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: boo
             for trajectory, right in zip(trajectories, correct, strict=True)
         )
     )
+
+
+def cap_hinted(
+    rows: Sequence[Hashable], hinted: Sequence[bool], verdicts: Sequence[str], max_share: float, seed: int = 0
+) -> list[int]:
+    """The kept trajectories, with at most that share of hinted ones among them.
+
+    A judge that is told the best response may take a short cut to it, as the paper saw above all on reasoning. The
+    hinted trajectories of rows that were solved without a hint go first, since the other rows have nothing else;
+    among equals a random stream made from `seed` decides.
+
+    Args:
+        rows, hinted, verdicts (sequences of equal length): Of all trajectories; see [`Trajectory`] and [`Verdict`].
+        max_share (`float`): From 0 (none hinted) to 1 (no cap).
+        seed (`int`, *optional*, defaults to `0`): Of the draw.
+
+    Returns:
+        `list[int]`: indices of the trajectories to learn from, in order.
+    """
+    kept = [i for i, verdict in enumerate(verdicts) if verdict == Verdict.KEPT]
+    told = [i for i in kept if hinted[i]]
+    own = len(kept) - len(told)
+    limit = len(told) if max_share >= 1 else math.floor(max_share * own / (1 - max_share) + 1e-9)
+    if len(told) <= limit:
+        return kept
+    right = (Verdict.KEPT, Verdict.TOO_EASY)
+    solved = {row for row, hint, verdict in zip(rows, hinted, verdicts, strict=True) if not hint and verdict in right}
+    draw = random.Random(seed)
+    dropped = set(sorted(told, key=lambda i: (rows[i] in solved, draw.random()))[limit:])
+    return [i for i in kept if i not in dropped]
 
 
 def _verdict(trajectory: Trajectory, correct: bool, too_easy: bool) -> Verdict:

@@ -5,7 +5,9 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,8 +19,10 @@ from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from . import __version__
-from .cards import PAPER, JudgeCards, write_trajectories_card
-from .data import judged, score_range_of
+from .cards import PAPER, JudgeCards, push_trajectories, write_trajectories_card
+from .collecting import TrajectoryCollector, check_sampler, name_of
+from .engines import OpenAIEngine
+from .instructions import instruction_rows
 from .judges import (
     check_arguments,
     load_adapter,
@@ -30,19 +34,16 @@ from .judges import (
     saved_weights_digest,
 )
 from .manifests import rows_digest, write_json
-from .outcomes import is_correct
 from .preferences import Preference
 from .prompts import TEMPLATES, judge_messages, judge_template
-from .rejection import Trajectory, Verdict, select_trajectories
+from .rejection import Verdict, cap_hinted
+from .rejection_report import plot_rejection, rejection_metrics, rejection_report
 from .rejective_sampler_config import RejectiveSamplerConfig
-from .sampling import Sample, Sampler, keep_trainable, read_sample, sample_critiques, special_tokens
+from .sampling import Sampler, context_length, keep_trainable, sample_critiques
 from .shards import ShardedJob
 
 
 logger = get_logger(__name__)
-
-
-_MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
 class NothingKeptError(RuntimeError):
@@ -56,7 +57,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     [`~RejectiveSampler.collect`] samples `num_generations` critiques per row, and one more with the ground truth as a
     hint, and rejects those that are unreadable or incorrect, and the rows that are too easy.
     [`~RejectiveSampler.train`] collects if that has not been done, and fine-tunes on the kept critiques with the
-    unhinted prompts and completion-only loss. Everything else is [`~trl.SFTTrainer`].
+    unhinted prompts and completion-only loss. Everything else is [`~trl.SFTTrainer`]. Two jobs do what one does: what
+    `collect()` left in its folder, read by [`~datasets.load_dataset`], is a `train_dataset` for `train()`.
 
     ```python
     >>> from trl_spct import RejectiveSampler, RejectiveSamplerConfig
@@ -67,6 +69,19 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     ...     train_dataset=load_dataset("trl-lib/ultrafeedback_binarized", split="train"),
     ... )
     >>> trainer.train()
+    ```
+
+    A judge may sample for itself again after it was trained, in rounds. Each is a run of its own, with a folder and a
+    seed of its own, so that the responses are shuffled anew:
+
+    ```python
+    >>> judge = "google/gemma-2-2b-it"
+    >>> for number in range(3):
+    ...     args = RejectiveSamplerConfig(output_dir=f"judge-rft-{number}", seed=number)
+    ...     trainer = RejectiveSampler(model=judge, args=args, train_dataset=rows)
+    ...     trainer.train()
+    ...     trainer.save_model()
+    ...     judge = args.output_dir
     ```
 
     Args:
@@ -83,13 +98,18 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
         sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
-            Who samples. The path or id of another model, which is loaded with its own tokenizer for the time of
-            sampling; another model that shares the tokenizer; or any `sampler(prompts, k, seed) ->
-            list[list[Sample]]` with prompts as message lists. The model itself by default; the paper samples with a
-            stronger one.
-        general_dataset ([`~datasets.Dataset`], *optional*):
+            Who samples. The model itself by default; the paper samples with a stronger one. The path or id of another
+            model, which is loaded with its own tokenizer for the time of sampling; another model that shares the
+            tokenizer; an [`~trl_spct.engines.OpenAIEngine`]; or any callable
+
+                sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]
+
+            that returns k [`~trl_spct.sampling.Sample`]s for each of the prompts, which are message lists. The
+            options come from the configuration. If it raises a `RuntimeError` with an attribute `completed`, the
+            samples by number of the prompts that are done, these are kept and not asked for again.
+        general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
-            kept trajectory. Without general data the paper loses 5 points.
+            trajectory that is trained on. Without general data the paper loses 5 points.
         **kwargs: Passed to [`~trl.SFTTrainer`].
     """
 
@@ -104,7 +124,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         train_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         sampler: "str | PreTrainedModel | Sampler | None" = None,
-        general_dataset: Dataset | None = None,
+        general_dataset: Dataset | Sequence[Dataset] | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         **kwargs,
     ):
@@ -118,16 +138,22 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         _read_chat_template(processing_class, args.chat_template_path)
         is_processor = isinstance(processing_class, ProcessorMixin)
         self.judge_tokenizer = processing_class.tokenizer if is_processor else processing_class
+        check_sampler(sampler)
         self.sampler = sampler
         self.general_dataset = None
         if general_dataset is not None:
-            self.general_dataset = _as_instructions(general_dataset, "general_dataset")
+            self.general_dataset = instruction_rows(general_dataset, self.judge_tokenizer)
         if isinstance(eval_dataset, dict):
-            eval_dataset = {key: _eval_rows(rows, f"eval_dataset[{key!r}]") for key, rows in eval_dataset.items()}
+            eval_dataset = {
+                key: _eval_rows(rows, self.judge_tokenizer, f"eval_dataset[{key!r}]")
+                for key, rows in eval_dataset.items()
+            }
         elif eval_dataset is not None:
-            eval_dataset = _eval_rows(eval_dataset, "eval_dataset")
-        self.trajectories = self.rows = None
+            eval_dataset = _eval_rows(eval_dataset, self.judge_tokenizer, "eval_dataset")
+        self.trajectories = self.rows = self.report = None
+        self.mixture: dict[str, int] = {}
         self.sampled_by = model if isinstance(model, str) else config._name_or_path
+        self.context_length = context_length(config)
         if _are_trajectories(train_dataset):
             _check_trajectories(train_dataset, args.template)
             self.trajectories = train_dataset
@@ -167,11 +193,19 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         folder = Path(self.args.trajectories_dir or os.path.join(self.args.output_dir, "trajectories"))
         settings = self._settings()
         with self.accelerator.main_process_first():
-            job = ShardedJob(folder, len(self.rows), self.args.rows_per_shard, self._trajectory_features(), settings)
-        if not all(path.exists() for path, _ in job.shards):
+            job = ShardedJob(
+                folder,
+                len(self.rows),
+                self.args.rows_per_shard,
+                self._trajectory_features(),
+                settings,
+                recorded={"versions": _versions()},
+            )
+        if job.num_missing:
             self._sample(job)
         self.accelerator.wait_for_everyone()
-        self.trajectories = job.read()
+        with self.accelerator.main_process_first():
+            self.trajectories = job.read()
         self._report(folder, settings)
         return self.trajectories
 
@@ -186,18 +220,21 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.train_dataset = self._prepare_dataset(
             self._training_rows(), self.processing_class, self.args, self.args.packing, None, "train"
         )
+        self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
         return super().train(*args, **kwargs)
 
     def card_facts(self) -> dict[str, Any]:
         if self.trajectories is None:
             return {}
-        report = rejection_report(self.trajectories)
+        self.report = self.report or rejection_report(self.trajectories)
+        report = self.report
         return {
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
             "unhinted, by verdict": _counts(report["verdicts"]),
             "hinted, by verdict": _counts(report["hinted_verdicts"]),
             "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
+            **{f"fine-tuned on, {name}": count for name, count in self.mixture.items()},
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -208,7 +245,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return {
             "kind": "trajectories",
             "version": __version__,
-            "sampler": _name_of(sampler),
+            "sampler": name_of(sampler),
+            "sampler_revision": self._revision(),
             "sampler_weights": saved_weights_digest(sampler),
             "data": rows_digest(
                 (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
@@ -216,6 +254,14 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
             **{name: getattr(args, name) for name in names},
         }
+
+    def _revision(self) -> str | None:
+        """The commit of a sampler from the Hub."""
+        if isinstance(self.sampler, str):
+            config = load_config(self.sampler, SimpleNamespace(trust_remote_code=self.args.trust_remote_code))
+        else:
+            config = getattr(self.model if self.sampler is None else self.sampler, "config", None)
+        return getattr(config, "_commit_hash", None)
 
     def _trajectory_features(self) -> Features:
         return Features(
@@ -240,14 +286,16 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 self.accelerator,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model:
-                self._fill(job, self._sampler_of(model, self.judge_tokenizer))
-        elif isinstance(self.sampler, str):
-            sampler, tokenizer = load_sampler(self.sampler, self.args)
-            self._fill(job, self._sampler_of(sampler, tokenizer))
-        elif isinstance(self.sampler, torch.nn.Module):
-            self._fill(job, self._sampler_of(self.sampler, self.judge_tokenizer))
+                self._fill(job, self._in_process(model, self.judge_tokenizer), None, self.context_length)
+        elif isinstance(self.sampler, (str, torch.nn.Module)):
+            other = (self.sampler, None)
+            model, tokenizer = load_sampler(self.sampler, self.args) if isinstance(self.sampler, str) else other
+            sampler = self._in_process(model, tokenizer or self.judge_tokenizer)
+            self._fill(job, sampler, tokenizer, context_length(model.config))
         else:
-            self._fill(job, self.sampler)
+            engine = self.sampler.func if isinstance(self.sampler, partial) else self.sampler
+            concurrency = self.args.concurrent_shards or (2 if isinstance(engine, OpenAIEngine) else 1)
+            self._fill(job, self.sampler, None, self.context_length, concurrency)
 
     def _check_whole(self) -> None:
         if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
@@ -270,124 +318,67 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 tokenizer.decode(whole[len(before) :]),
             )
 
-    def _sampler_of(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sampler:
-        return partial(
-            sample_critiques,
-            model if model.device == self.accelerator.device else model.to(self.accelerator.device),
-            tokenizer,
-            temperature=self.args.temperature,
-            top_p=self.args.top_p,
-            max_new_tokens=self.args.max_completion_length,
-            batch_size=self.args.sampling_batch_size,
-        )
+    def _in_process(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sampler:
+        model = model if model.device == self.accelerator.device else model.to(self.accelerator.device)
+        return partial(sample_critiques, model, tokenizer, batch_size=self.args.sampling_batch_size)
 
-    def _fill(self, job: ShardedJob, sampler: Sampler) -> None:
-        def work(rows: range) -> list[dict[str, Any]]:
-            return self._sample_shard(rows.start, list(self.rows.select(rows)), sampler)
-
+    def _fill(self, job: ShardedJob, sampler: Sampler, tokenizer, limit: int | None, concurrency: int = 1) -> None:
+        collector = TrajectoryCollector(self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit)
+        if tokenizer is not None or limit != self.context_length:
+            collector.check_rows()
         accelerator = self.accelerator
+
+        def work(rows: range) -> list[dict[str, Any]]:
+            return collector(rows, job.path_of(rows))
+
         with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
-            for rows in job.run(work, accelerator.process_index, accelerator.num_processes):
+            for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
                 bar.update(len(rows) * accelerator.num_processes)
-
-    def _sample_shard(self, first: int, rows: list[dict[str, Any]], sampler: Sampler) -> list[dict[str, Any]]:
-        unhinted = sampler([row["prompt"] for row in rows], self.args.num_generations, self.args.seed)
-        records = [
-            self._record(first + i, number, rows[i], sample, hinted=False)
-            for i, samples in enumerate(unhinted)
-            for number, sample in enumerate(samples)
-        ]
-        chosen = self._rows_to_hint(first, rows, records)
-        prompts = [self._hinted_prompt(rows[i]) for i in chosen]
-        hinted = sampler(prompts, 1, self.args.seed) if prompts else []
-        records += [
-            self._record(first + i, self.args.num_generations, rows[i], samples[0], hinted=True)
-            for i, samples in zip(chosen, hinted, strict=True)
-        ]
-        selection = select_trajectories(
-            [Trajectory(r["row"], r["scores"], r["labels"], r["hinted"]) for r in records], self.args.reject_too_easy
-        )
-        for record, verdict in zip(records, selection.verdicts, strict=True):
-            record["verdict"] = verdict.value
-        return sorted(records, key=lambda record: (record["row"], record["sample"]))
-
-    def _rows_to_hint(self, first: int, rows: Sequence[Mapping], records: Sequence[Mapping]) -> list[int]:
-        if self.args.hint == "none":
-            return []
-        solved = {record["row"] - first for record in records if is_correct(record["scores"], record["labels"])}
-        return [i for i in range(len(rows)) if self.args.hint == "all" or i not in solved]
-
-    def _hinted_prompt(self, row: Mapping[str, Any]) -> list[dict[str, str]]:
-        preference = judged(row)
-        tokens = special_tokens(self.judge_tokenizer)
-        return judge_messages(preference, self.args.template, len(preference) == 1, hint=True, special_tokens=tokens)
-
-    def _record(self, index: int, number: int, row: Mapping, sample: Sample, hinted: bool) -> dict[str, Any]:
-        preference = judged(row)
-        critique = read_sample(sample, len(preference), score_range_of(len(preference), self.args.template))
-        return {
-            **row,
-            "responses": list(preference.responses),
-            "completion": _assistant(sample.text),
-            "row": index,
-            "sample": number,
-            "hinted": hinted,
-            "scores": None if critique.scores is None else list(critique.scores),
-            "problem": critique.problem,
-            "num_tokens": sample.num_tokens,
-        }
 
     def _report(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.report = rejection_report(self.trajectories)
-        self.log({f"rft/{name}": value for name, value in self.report["shares"].items()})
+        self.log(rejection_metrics(self.report))
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
-            write_trajectories_card(folder, self.report, settings)
-        logger.info(f"Rejection report: {self.report}", main_process_only=True)
+            plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)
+            write_trajectories_card(folder, self.report, settings, _versions())
+            if self.args.trajectories_hub_repo is not None:
+                push_trajectories(
+                    folder, self.args.trajectories_hub_repo, self.args.hub_private_repo, self.args.hub_token
+                )
+        for remark in self.report["remarks"]:
+            logger.warning(remark, main_process_only=True)
 
     def _training_rows(self) -> Dataset:
-        kept = [i for i, verdict in enumerate(self.trajectories["verdict"]) if verdict == Verdict.KEPT.value]
-        if not kept:
-            counts = dict(Counter(self.trajectories["verdict"]))
-            raise NothingKeptError(
-                f"No trajectory was kept out of {len(self.trajectories)} ({counts}). If most are unreadable, raise "
-                "`max_completion_length` or let a stronger `sampler` sample; if most are incorrect, set `hint='all'` "
-                "or take an easier dataset; if most are too easy, take a harder one or set `reject_too_easy=False`."
-            )
-        rows = self.trajectories.select(kept).select_columns(["prompt", "completion"])
+        rows = self._kept_rows()
+        self.mixture = {"trajectories": len(rows), "hinted": sum(rows["hinted"]), "general": 0}
+        rows = rows.select_columns(["prompt", "completion"])
         if self.general_dataset is None:
             return rows
-        limit = min(len(self.general_dataset), round(self.args.general_ratio * len(kept)))
+        limit = min(len(self.general_dataset), round(self.args.general_ratio * len(rows)))
         general = self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
+        self.mixture["general"] = limit
         return concatenate_datasets([rows.cast(general.features), general]) if limit else rows
 
-
-def rejection_report(trajectories: Dataset) -> dict[str, Any]:
-    """Counts of trajectories by verdict, hint and problem, and the shares among them.
-
-    Returns:
-        `dict` with `trajectories` and `rows` (`int`), `verdicts` and `hinted_verdicts` (counts of unhinted and hinted
-        trajectories by verdict), `problems` (counts of unreadable ones by cause), and `shares` (`kept`, `incorrect`,
-        `unreadable`, `too_easy` of all trajectories; `accuracy` of the unhinted; `hinted_kept`, the hinted among the
-        kept).
-    """
-    table = trajectories.select_columns(["row", "hinted", "verdict", "problem"]).to_dict()
-    pairs = list(zip(table["verdict"], table["hinted"], strict=True))
-    verdicts = {v.value: pairs.count((v.value, False)) for v in Verdict}
-    hinted = {v.value: pairs.count((v.value, True)) for v in Verdict}
-    total = len(pairs)
-    shares = {v.value: (verdicts[v.value] + hinted[v.value]) / total for v in Verdict}
-    kept = verdicts["kept"] + hinted["kept"]
-    shares["accuracy"] = (verdicts["kept"] + verdicts["too_easy"]) / max(1, sum(verdicts.values()))
-    shares["hinted_kept"] = hinted["kept"] / max(1, kept)
-    return {
-        "trajectories": total,
-        "rows": len(set(table["row"])),
-        "verdicts": verdicts,
-        "hinted_verdicts": hinted,
-        "problems": dict(Counter(problem for problem in table["problem"] if problem)),
-        "shares": shares,
-    }
+    def _kept_rows(self) -> Dataset:
+        columns = self.trajectories.select_columns(["row", "hinted", "verdict"]).to_dict()
+        kept = cap_hinted(
+            columns["row"], columns["hinted"], columns["verdict"], self.args.max_hinted_share, self.args.seed
+        )
+        if kept:
+            return self.trajectories.select(kept)
+        counts = dict(Counter(columns["verdict"]))
+        if Verdict.KEPT.value in counts:
+            raise NothingKeptError(
+                f"All kept trajectories out of {len(self.trajectories)} ({counts}) were hinted, and "
+                f"max_hinted_share={self.args.max_hinted_share} leaves none of them. Raise it, sample more "
+                "(`num_generations`), or let a stronger `sampler` sample."
+            )
+        raise NothingKeptError(
+            f"No trajectory was kept out of {len(self.trajectories)} ({counts}). If most are unreadable, raise "
+            "`max_completion_length` or let a stronger `sampler` sample; if most are incorrect, set `hint='all'` "
+            "or take an easier dataset; if most are too easy, take a harder one or set `reject_too_easy=False`."
+        )
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -420,53 +411,13 @@ def _check_trajectories(trajectories: Dataset, template: str) -> None:
         )
 
 
-def _eval_rows(dataset: Dataset, name: str) -> Dataset:
+def _eval_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
     if not _are_trajectories(dataset):
-        return _as_instructions(dataset, name)
+        return instruction_rows(dataset, tokenizer, name)
     kept = [i for i, verdict in enumerate(dataset["verdict"]) if verdict == Verdict.KEPT.value]
     if not kept:
         raise ValueError(f"{name}: found no kept trajectory among {len(dataset)}; expected at least one.")
     return dataset.select(kept).select_columns(["prompt", "completion"])
-
-
-def _as_instructions(dataset: Dataset, name: str) -> Dataset:
-    """Instruction data as `prompt` and `completion` messages, checked before anything is sampled."""
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"{name} is {type(dataset).__name__}; expected a `datasets.Dataset`.")
-    columns = set(dataset.column_names)
-    shaped = "messages" in columns or {"prompt", "completion"} <= columns
-    if not shaped or columns & {"responses", "label", "chosen", "rejected"}:
-        raise ValueError(
-            f"{name}: found the columns {sorted(columns)}; expected instruction data with `messages`, or with "
-            "`prompt` and `completion`, or trajectories of `collect()`. Preference rows hold no critique to learn "
-            "from: collect trajectories of them, or measure a judge on them with `recipes/evaluate.py`."
-        )
-
-    def convert(row: dict[str, Any], number: int) -> dict[str, Any]:
-        prompt, completion = row.get("prompt"), row.get("completion")
-        if row.get("messages"):
-            prompt, completion = row["messages"][:-1], row["messages"][-1:]
-        if not prompt or not completion:
-            raise ValueError(f"{name} row {number}: found no prompt or no completion; expected both.")
-        prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        completion = _assistant(completion) if isinstance(completion, str) else completion
-        if completion[-1]["role"] != "assistant":
-            raise ValueError(
-                f"{name} row {number}: found a last turn of the role {completion[-1]['role']!r}; expected 'assistant'."
-            )
-        return {"prompt": _plain(prompt), "completion": _plain(completion)}
-
-    return dataset.map(
-        convert,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        features=Features({"prompt": _MESSAGES, "completion": _MESSAGES}),
-        load_from_cache_file=False,
-    )
-
-
-def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
 def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
@@ -479,11 +430,5 @@ def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) ->
         tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
 
 
-def _name_of(sampler: Any) -> str:
-    """Who samples, as far as it can be told across starts."""
-    if isinstance(sampler, str):
-        return sampler
-    if isinstance(sampler, partial):
-        return _name_of(sampler.func)
-    path = getattr(getattr(sampler, "config", None), "_name_or_path", None)
-    return path or getattr(sampler, "__qualname__", type(sampler).__qualname__)
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")}

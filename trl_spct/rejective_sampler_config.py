@@ -20,6 +20,10 @@ class RejectiveSamplerConfig(SFTConfig):
             Which rows are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (rows without a
             correct unhinted trajectory) or `"none"`. One hinted trajectory per item is the paper's number [P]; whether
             all items had one is not stated [?].
+        max_hinted_share (`float`, *optional*, defaults to `1.0`):
+            Cap on the share of hinted trajectories among those that are fine-tuned on: they may take short cuts. The
+            paper names the danger and no cap [?]. `collect()` keeps them all; [`~trl_spct.rejection.cap_hinted`] says
+            which ones go.
         reject_too_easy (`bool`, *optional*, defaults to `True`):
             Reject the rows whose unhinted trajectories are all correct. [P]
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -41,10 +45,18 @@ class RejectiveSamplerConfig(SFTConfig):
         rows_per_shard (`int`, *optional*, defaults to `256`):
             Rows whose trajectories are written at once. A restart repeats at most one unfinished shard per process.
             At the end processes wait for each other for the time of one shard at most, which `ddp_timeout` must allow.
+        concurrent_shards (`int`, *optional*):
+            Shards that an engine samples at once, so that it need not wait for the last critique of each. By default 2
+            for an [`~trl_spct.engines.OpenAIEngine`], and 1 for any other `sampler`, which must be callable from
+            several threads to take more. A model in this process samples one.
         trajectories_dir (`str`, *optional*):
             Where trajectories are written. Defaults to `trajectories` in `output_dir`.
+        trajectories_hub_repo (`str`, *optional*):
+            Dataset repository on the Hub, such as `"username/reponame"`, that `collect()` pushes the trajectories to
+            with their card. Private if `hub_private_repo` says so.
         general_ratio (`float`, *optional*, defaults to `5.75`):
-            Rows of `general_dataset` per kept trajectory, at most. The paper's ratio is 1070K to 186K. [P]
+            Rows of `general_dataset` per trajectory that is trained on, at most. The paper's ratio is 1070K to 186K.
+            [P]
     """
 
     _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS]
@@ -61,6 +73,9 @@ class RejectiveSamplerConfig(SFTConfig):
         default="all",
         metadata={"help": "Rows sampled once more with a hint.", "choices": ["all", "failed", "none"]},
     )
+    max_hinted_share: float = field(
+        default=1.0, metadata={"help": "Cap on the share of hinted trajectories among those that are trained on."}
+    )
     reject_too_easy: bool = field(
         default=True, metadata={"help": "Reject rows whose unhinted trajectories are all correct."}
     )
@@ -76,8 +91,14 @@ class RejectiveSamplerConfig(SFTConfig):
     )
     sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
     rows_per_shard: int = field(default=256, metadata={"help": "Rows whose trajectories are written at once."})
+    concurrent_shards: int | None = field(
+        default=None, metadata={"help": "Shards that an engine samples at once; 2 for a server by default."}
+    )
     trajectories_dir: str | None = field(
         default=None, metadata={"help": "Where trajectories are written; `{output_dir}/trajectories` by default."}
+    )
+    trajectories_hub_repo: str | None = field(
+        default=None, metadata={"help": "Dataset repository on the Hub that `collect()` pushes the trajectories to."}
     )
     general_ratio: float = field(
         default=5.75, metadata={"help": "Rows of general data per kept trajectory, at most (paper: 1070K / 186K)."}
@@ -93,6 +114,10 @@ class RejectiveSamplerConfig(SFTConfig):
                 f"Found temperature={self.temperature}, top_p={self.top_p} and general_ratio={self.general_ratio}; "
                 "expected a temperature and a ratio of at least 0, and top_p in (0, 1]."
             )
+        if not 0 <= self.max_hinted_share <= 1:
+            raise ValueError(f"Found max_hinted_share={self.max_hinted_share}; expected a share from 0 to 1.")
+        if self.concurrent_shards is not None and self.concurrent_shards < 1:
+            raise ValueError(f"Found concurrent_shards={self.concurrent_shards}; expected at least 1.")
         if self.hint not in ("all", "failed", "none"):
             raise ValueError(f"Found hint={self.hint!r}; expected 'all', 'failed' or 'none'.")
         if self.temperature <= 0 and self.num_generations > 1:
