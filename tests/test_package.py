@@ -24,7 +24,7 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PA
 
 GROUND = {"preferences", "prompts", "critiques", "orders", "outcomes", "rejection", "voting"}
 # What travels to the Hub with a judge: torch and transformers, no trainer.
-FIRST = {"sampling", "configuration_meta_rm", "modeling_meta_rm", "meta_scoring", "pipelines"}
+FIRST = {"prefixes", "decoding", "sampling", "configuration_meta_rm", "modeling_meta_rm", "meta_scoring", "pipelines"}
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",
     "is_correct", "outcome_reward", "meta_label", "select_trajectories", "vote", "guided_vote",

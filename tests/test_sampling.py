@@ -384,7 +384,7 @@ def test_the_generation_config_changes_no_sample_and_stays(hidden, ids, caplog, 
 def test_the_generation_config_returns_after_an_error(tokenizer, monkeypatch):
     model = judge()
     config = model.generation_config
-    monkeypatch.setattr(sampling, "_prefill", lambda *args: 1 / 0)
+    monkeypatch.setattr(sampling, "_uniforms", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         sample_critiques(model, tokenizer, PROMPTS, max_new_tokens=2)
     assert model.generation_config is config

@@ -5,7 +5,9 @@ A *sampler* is any callable `sampler(prompts, k, seed) -> list[list[Sample]]`, w
 `functools.partial` of [`sample_critiques`] over a model and a tokenizer is one.
 """
 
+import copy
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
     DynamicCache,
@@ -25,7 +28,15 @@ from transformers import (
 )
 
 from .critiques import Critique, parse_critique
+from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
 from .preferences import Messages
+from .prefixes import Prefill, PrefixReader, can_share, families, left_padded, shared_lengths
+
+
+logger = logging.getLogger(__name__)
+
+_FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them
+_SEGMENT = 64  # Tokens after which rows that have ended leave the batch
 
 
 @dataclass(frozen=True)
@@ -193,16 +204,18 @@ def sample_critiques(
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
     settings = _generation_config(model, tokenizer, max_new_tokens)
     samples: list[list[Sample]] = [[] for _ in prompts]
+    decoder = _Decoder(model, tokenizer, encoded, starts, seed, temperature, top_p, settings)
     with (
+        torch.no_grad(),
         tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar,
         evaluating(model),
         _generating(model, settings),
     ):
-        for batch in _batches(encoded, counts, batch_size):
-            texts = _decode_batch(model, tokenizer, encoded, starts, batch, seed, temperature, top_p, settings)
-            for index, sample in zip(_owners(batch), texts, strict=True):
-                samples[index].append(sample)
-            bar.update(len(texts))
+        for batch, prefill in _prefilled(model, encoded, counts, batch_size, tokenizer.pad_token_id):
+            drawn = decoder.decode(batch, prefill)
+            for place, sample in zip(batch.owners, drawn, strict=True):
+                samples[batch.prompts[place]].append(sample)
+            bar.update(len(drawn))
     return samples
 
 
@@ -275,11 +288,16 @@ class _Batch:
     counts: tuple[int, ...]
     first: int = 0
 
+    @property
+    def owners(self) -> list[int]:
+        """Which of the batch's prompts each sample continues."""
+        return [place for place, count in enumerate(self.counts) for _ in range(count)]
 
-def _batches(encoded: Sequence[Sequence[int]], counts: Sequence[int], batch_size: int) -> Iterator[_Batch]:
-    """Prompts of similar length side by side, at most `batch_size` completions at once."""
+
+def _batches(order: Sequence[int], counts: Sequence[int], batch_size: int) -> Iterator[_Batch]:
+    """Prompts in the order given, at most `batch_size` completions at once."""
     prompts: list[int] = []
-    for index in sorted(range(len(encoded)), key=lambda i: len(encoded[i])):
+    for index in order:
         if counts[index] > batch_size:
             for first in range(0, counts[index], batch_size):
                 yield _Batch((index,), (min(batch_size, counts[index] - first),), first)
@@ -292,58 +310,112 @@ def _batches(encoded: Sequence[Sequence[int]], counts: Sequence[int], batch_size
         yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
 
 
-def _owners(batch: _Batch) -> list[int]:
-    return [index for index, count in zip(batch.prompts, batch.counts, strict=True) for _ in range(count)]
+def _prefilled(
+    model: PreTrainedModel, encoded: Sequence[list[int]], counts: Sequence[int], batch_size: int, pad_token_id: int
+) -> Iterator[tuple[_Batch, Prefill | None]]:
+    """Batches, each with what the model keeps of all prompt tokens but the last, which `generate` reads itself.
+
+    `None` where the model cannot share (see [`~trl_spct.prefixes.can_share`]) or where no prompt has a second token.
+    """
+    if not can_share(model.config):
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        yield from ((batch, None) for batch in _batches(order, counts, batch_size))
+        return
+    rows = [ids[:-1] for ids in encoded]
+    shared = shared_lengths(rows)
+    reader = PrefixReader(model, pad_token_id, logits_to_keep=1)
+    for length, order in families(rows, shared, counts, _FAMILY * batch_size):
+        root = reader.read([rows[order[0]][:length]], [()])[1] if length else None
+        prefill, prompts = None, ()
+        for batch in _batches(order, counts, batch_size):
+            if batch.prompts != prompts:
+                prompts = batch.prompts
+                read = any(rows[i] for i in prompts)
+                prefill = (
+                    reader.read([rows[i] for i in prompts], [shared[i] for i in prompts], root)[1] if read else None
+                )
+            yield batch, prefill
 
 
-def _decode_batch(model, tokenizer, encoded, starts, batch, seed, temperature, top_p, settings) -> list[Sample]:
-    input_ids, attention_mask = _left_padded([encoded[i] for i in batch.prompts], tokenizer.pad_token_id, model.device)
-    processors = LogitsProcessorList([_RequireNumbers()])
-    if temperature > 0:
-        uniforms = _uniforms(encoded, starts, batch, seed, settings.max_new_tokens)
-        if input_ids.device.type != "mps":  # which has no float64
-            uniforms = uniforms.to(input_ids.device)
-        processors.append(SeededSampling(uniforms, input_ids.shape[1], temperature, top_p))
-    rows = torch.arange(len(batch.prompts)).repeat_interleave(torch.tensor(batch.counts)).to(input_ids.device)
-    with torch.no_grad():
-        cache = _prefill(model, input_ids, attention_mask)
-        if max(batch.counts) > 1:
+class _Decoder:
+    """Decodes batches with `generate`."""
+
+    def __init__(self, model, tokenizer, encoded, starts, seed: int, temperature: float, top_p: float, settings):
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.encoded, self.starts = encoded, starts
+        self.seed, self.temperature, self.top_p = seed, temperature, top_p
+        self.owner = _base_model(model)
+        self.shares = can_decode_shared(self.owner)
+
+    def decode(self, batch: _Batch, prefill: Prefill | None) -> list[Sample]:
+        prompts = [self.encoded[i] for i in batch.prompts]
+        input_ids, mask = left_padded(prompts, self.tokenizer.pad_token_id, self.model.device)
+        rows = torch.tensor(batch.owners, device=input_ids.device)
+        uniforms = None
+        if self.temperature > 0:
+            uniforms = _uniforms(self.encoded, self.starts, batch, self.seed, self.settings.max_new_tokens)
+            if input_ids.device.type != "mps":  # which has no float64
+                uniforms = uniforms.to(input_ids.device)
+        if prefill is None:
+            cache = self._plain_cache(input_ids, mask)
             cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
-        output = model.generate(
-            input_ids=input_ids[rows],
-            attention_mask=attention_mask[rows],
-            past_key_values=cache,
-            generation_config=settings,
-            logits_processor=processors,
-        )
-    return _read_samples(tokenizer, output[:, input_ids.shape[1] :], settings)
+            return self._generate(input_ids[rows], mask[rows], cache, uniforms)
+        cache = PromptCache(prefill, batch.owners, self.model.config)
+        if self.shares:
+            try:
+                with decoding_shared(self.owner, cache):
+                    return self._generate(input_ids[rows], mask[rows], cache, uniforms)
+            except NotShareableError as error:
+                logger.info("Prompts are copied for each of their samples. %s", error)
+                self.shares = False
+                cache = PromptCache(prefill, batch.owners, self.model.config)
+        cache.copy_prompts()
+        return self._generate(input_ids[rows], mask[rows], cache, uniforms)
 
-
-def _prefill(model, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
-    """Keys and values of all prompt tokens but the last, which `generate` reads itself."""
-    cache = DynamicCache(config=model.config.get_text_config())
-    if input_ids.shape[1] == 1:
+    def _plain_cache(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        if input_ids.shape[1] > 1:
+            positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+            self.model(
+                input_ids=input_ids[:, :-1],
+                attention_mask=attention_mask[:, :-1],
+                position_ids=positions[:, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return cache
-    positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-    model(
-        input_ids=input_ids[:, :-1],
-        attention_mask=attention_mask[:, :-1],
-        position_ids=positions[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return cache
 
-
-def _left_padded(encoded: Sequence[Sequence[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, encoded))
-    input_ids = torch.full((len(encoded), longest), pad_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, ids in enumerate(encoded):
-        input_ids[row, longest - len(ids) :] = torch.tensor(ids)
-        attention_mask[row, longest - len(ids) :] = 1
-    return input_ids.to(device), attention_mask.to(device)
+    def _generate(self, ids: torch.Tensor, mask: torch.Tensor, cache, uniforms: torch.Tensor | None) -> list[Sample]:
+        """Calls `generate` for some tokens at a time, and goes on with the rows that have not ended."""
+        start = ids.shape[1]
+        ends = torch.tensor(self.settings.eos_token_id, device=ids.device)
+        completions: list[torch.Tensor | None] = [None] * len(ids)
+        running = torch.arange(len(ids), device=ids.device)
+        settings = copy.copy(self.settings)
+        while len(running):
+            settings.max_new_tokens = min(_SEGMENT, start + self.settings.max_new_tokens - ids.shape[1])
+            processors = LogitsProcessorList([_RequireNumbers()])
+            if uniforms is not None:
+                processors.append(SeededSampling(uniforms[running], start, self.temperature, self.top_p))
+            ids = self.model.generate(
+                input_ids=ids,
+                attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+                past_key_values=cache,
+                generation_config=settings,
+                logits_processor=processors,
+            )
+            going = ~torch.isin(ids[:, start:], ends).any(dim=1)
+            if ids.shape[1] - start == self.settings.max_new_tokens:
+                going = torch.zeros_like(going)
+            for row in (~going).nonzero().flatten().tolist():
+                completions[running[row]] = ids[row, start:]
+            if not going.all() and going.any():
+                kept = going.nonzero().flatten()
+                cache.reorder_cache(kept)
+                ids, mask = ids[kept], mask[kept]
+            running = running[going]
+        return _read_samples(self.tokenizer, completions, self.settings)
 
 
 def _uniforms(encoded, starts, batch: _Batch, seed: int, length: int) -> torch.Tensor:
@@ -374,13 +446,14 @@ def _end_tokens(model, tokenizer) -> set[int]:
     return {token for token in (*named, tokenizer.eos_token_id) if token is not None}
 
 
-def _read_samples(tokenizer, completions: torch.Tensor, settings: GenerationConfig) -> list[Sample]:
-    ended = torch.isin(completions, torch.tensor(settings.eos_token_id, device=completions.device))
-    # Number of tokens up to and including the first end token.
-    before = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
-    rows = [ids[:length] for ids, length in zip(completions.tolist(), before, strict=True)]
+def _read_samples(tokenizer, completions: Sequence[torch.Tensor], settings: GenerationConfig) -> list[Sample]:
+    ends = set(settings.eos_token_id)
+    rows, finished = [], []
+    for ids in (completion.tolist() for completion in completions):
+        end = next((place for place, token in enumerate(ids) if token in ends), None)
+        rows.append(ids if end is None else ids[: end + 1])
+        finished.append(end is not None)
     texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    finished = ended.any(dim=1).tolist()
     return [Sample(text, len(ids), truncated=not done) for text, ids, done in zip(texts, rows, finished, strict=True)]
 
 
@@ -413,10 +486,14 @@ def evaluating(model: torch.nn.Module):
 def _generating(model: torch.nn.Module, settings: GenerationConfig):
     """Hides the model's own generation config, from which `generate` fills in whatever `settings` leave open: a
     repetition penalty, beams, another cache."""
-    owner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    owner = _base_model(model)
     hidden = owner.generation_config
     owner.generation_config = settings
     try:
         yield
     finally:
         owner.generation_config = hidden
+
+
+def _base_model(model: torch.nn.Module) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,273 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""What prompts share is read once: the head of a template, a conversation before its responses in several orders.
+
+Rows of token ids that begin alike form a tree. Its shared beginnings are prefilled from the root on, one forward pass
+per level, and rows continue from the keys and values of what they begin with. Rows stand right-aligned, as for
+`generate`: neither a gap nor padding ever comes between a beginning and what continues it, so that positions, causal
+masks and sliding windows are those of plain left-padded rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+Tokens = Sequence[int]
+MOST_LEVELS = 3
+LEAST_SHARED = 16  # Tokens that a shared beginning must add to the one before it
+FORWARD_PASS = 256  # Token positions that must be saved for one more forward pass
+
+
+def common_length(a: Tokens, b: Tokens) -> int:
+    """How many tokens two rows share at their beginning."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def shared_lengths(rows: Sequence[Tokens]) -> list[tuple[int, ...]]:
+    """For each row the lengths, ascending, of what it begins with and others begin with too.
+
+    Example:
+
+    ```python
+    >>> head = [0] * 20
+    >>> first, second = head + [1] * 20, head + [2] * 20
+    >>> shared_lengths([first + [3], first + [4], second])
+    [(20, 40), (20, 40), (20,)]
+    ```
+    """
+    order = sorted(range(len(rows)), key=rows.__getitem__)
+    common = [common_length(rows[a], rows[b]) for a, b in pairwise(order)]
+    lengths: list[list[int]] = [[] for _ in rows]
+    spans = [(0, len(order), 0, 0)]
+    while spans:
+        first, end, above, level = spans.pop()
+        cuts = [i + 1 for i in range(first, end - 1) if common[i] < above + LEAST_SHARED]
+        for a, b in pairwise([first, *cuts, end]):
+            if b - a < 2:
+                continue
+            shared = min(common[a : b - 1])
+            for i in order[a:b]:
+                lengths[i].append(shared)
+            if level + 1 < MOST_LEVELS:
+                spans.append((a, b, shared, level + 1))
+    return [tuple(row) for row in lengths]
+
+
+def families(
+    rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], sizes: Sequence[int], batch_size: int
+) -> list[tuple[int, list[int]]]:
+    """Rows whose common beginning serves more than one batch, as (its length, their numbers); length 0: the others.
+
+    Args:
+        shared: What [`shared_lengths`] returns.
+        sizes (sequence of `int`): How many places in a batch each row takes.
+        batch_size (`int`): Places in a batch.
+
+    Returns:
+        Families in the order of their first rows. Within one, rows that begin alike are neighbors, the shorter first.
+    """
+    totals: dict[tuple[int, ...], int] = {}
+    for row, lengths, size in zip(rows, shared, sizes, strict=True):
+        for length in lengths:
+            beginning = tuple(row[:length])
+            totals[beginning] = totals.get(beginning, 0) + size
+    members: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        large = [length for length in shared[i] if totals[tuple(row[:length])] > batch_size]
+        members.setdefault(tuple(row[: max(large, default=0)]), []).append(i)
+    return [(len(beginning), _neighbors(rows, shared, numbers)) for beginning, numbers in members.items()]
+
+
+def _neighbors(rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], numbers: list[int]) -> list[int]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i in numbers:
+        groups.setdefault(tuple(rows[i][: max(shared[i], default=len(rows[i]))]), []).append(i)
+    for group in groups.values():
+        group.sort(key=lambda i: len(rows[i]))
+    return [i for group in sorted(groups.values(), key=lambda group: len(rows[group[-1]])) for i in group]
+
+
+def levels(rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], root: int = 0) -> list[list[int]]:
+    """Lengths of the beginnings to prefill before the rows themselves: one list per forward pass, with one length per
+    row. As many passes as compute the fewest token positions, padding included.
+
+    Args:
+        root (`int`, *optional*, defaults to `0`): Length of what all rows begin with and is there already.
+    """
+    paths = [[length for length in lengths if length > root] for lengths in shared]
+    # A row that shares nothing more goes along with one token, since no row of a pass may be empty.
+    least = [max(root, min(1, len(row))) for row in rows]
+    steps = [
+        [path[min(level, len(path) - 1)] if path else low for path, low in zip(paths, least, strict=True)]
+        for level in range(max(map(len, paths), default=0))
+    ]
+    costs = []
+    for depth in range(len(steps) + 1):
+        passes = pairwise([[root] * len(rows), *steps[:depth]])
+        cost = sum(FORWARD_PASS + _positions(rows, above, below) for above, below in passes)
+        above = steps[depth - 1] if depth else [root] * len(rows)
+        costs.append(cost + len(rows) * max((len(row) - a for row, a in zip(rows, above, strict=True)), default=0))
+    return steps[: costs.index(min(costs))]
+
+
+def _positions(rows: Sequence[Tokens], above: list[int], below: list[int]) -> int:
+    nodes = {tuple(row[:length]) for row, length in zip(rows, below, strict=True)}
+    return len(nodes) * max(b - a for a, b in zip(above, below, strict=True))
+
+
+def can_share(config: PreTrainedConfig) -> bool:
+    """Whether every layer is plain attention, causal over all tokens or over a sliding window: then keys and values
+    may be copied from row to row. Recurrent, chunked and indexed layers keep more, or something else."""
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "attention_chunk_size", None) is not None or not getattr(text, "is_causal", True):
+        return False
+    layers = DynamicCache(config=text).layers
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What a model keeps of rows that it has read.
+
+    Args:
+        lengths (`list[int]`): Tokens of each row; the columns before them are padding.
+        layers (list of pairs of `torch.Tensor`): Keys and values, each of shape `(rows, heads, columns, dim)`.
+    """
+
+    lengths: list[int]
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+    @property
+    def columns(self) -> int:
+        return self.layers[0][0].shape[-2]
+
+
+class ContinuedLayer(DynamicLayer):
+    """Continues rows of another cache, several from one if need be.
+
+    The rows' own copies of what they begin with are made in `update`, one layer at a time.
+
+    Args:
+        keys, values (`torch.Tensor` of shape `(parents, heads, columns, dim)`): What there is.
+        owners (`torch.Tensor` of shape `(rows,)`): Which parent each row continues.
+        places (`torch.Tensor` of shape `(rows, cached)`): Which of the parent's columns each column is.
+        keep (`bool`): Whether the copies outlive `update`.
+    """
+
+    def __init__(self, keys, values, owners: torch.Tensor, places: torch.Tensor, keep: bool):
+        super().__init__()
+        self.parents = (keys, values)
+        self.owners, self.places, self.keep = owners, places, keep
+        self.own = 0
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        keys, values = (self._continued(*pair) for pair in zip(self.parents, (key_states, value_states), strict=True))
+        self.own = key_states.shape[-2]
+        if self.keep:
+            self.keys, self.values, self.is_initialized = keys, values, True
+        return keys, values
+
+    def _continued(self, parents: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        owners, places = self.owners.to(parents.device), self.places.to(parents.device)
+        copies = parents[owners[:, None], :, places].transpose(1, 2)
+        return torch.cat([copies, states], dim=-2)
+
+    def get_seq_length(self) -> int:
+        return self.places.shape[1] + self.own
+
+
+class PrefixReader:
+    """Reads rows of token ids, and what they share only once.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]): A decoder for which [`can_share`] holds, in evaluation mode.
+        pad_token_id (`int`): Fills the places before shorter rows.
+        **options: Given to every forward pass.
+    """
+
+    def __init__(self, model: PreTrainedModel, pad_token_id: int, **options):
+        self.model = model
+        self.pad_token_id = pad_token_id
+        self.options = options
+
+    def read(
+        self,
+        rows: Sequence[Tokens],
+        shared: Sequence[tuple[int, ...]],
+        root: Prefill | None = None,
+        keep: bool = True,
+    ):
+        """Reads rows from `root` on.
+
+        Args:
+            rows (sequence of token ids): At least one, and at least one token in all.
+            shared: Theirs of what [`shared_lengths`] returned.
+            root ([`Prefill`] of one row, *optional*): What all of them begin with.
+            keep (`bool`, *optional*, defaults to `True`): Whether the rows will be continued.
+
+        Returns:
+            The model's output for the last tokens of all rows, and their [`Prefill`] (`None` without `keep`).
+        """
+        above, owners = root, [0] * len(rows)
+        for lengths in levels(rows, shared, root.lengths[0] if root else 0):
+            beginnings = [tuple(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+            parents = dict(zip(beginnings, owners, strict=True))
+            _, above = self._forward(above, list(parents.values()), list(parents), keep=True)
+            numbers = {beginning: number for number, beginning in enumerate(parents)}
+            owners = [numbers[beginning] for beginning in beginnings]
+        return self._forward(above, owners, rows, keep)
+
+    def _forward(self, above: Prefill | None, owners: list[int], rows: Sequence[Tokens], keep: bool):
+        """One forward pass over the columns in which some row goes on from its parent."""
+        known = [above.lengths[owner] if above else 0 for owner in owners]
+        longest = max(map(len, rows))
+        cached = longest - max(1, *(len(row) - length for row, length in zip(rows, known, strict=True)))
+        input_ids, mask = left_padded(rows, self.pad_token_id, self.model.device)
+        outputs = self.model(
+            input_ids=input_ids[:, cached:],
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, cached:],
+            past_key_values=(cache := self._cache(above, owners, [len(row) for row in rows], cached, keep)),
+            use_cache=True,
+            **self.options,
+        )
+        if not keep:
+            return outputs, None
+        return outputs, Prefill([len(row) for row in rows], [(layer.keys, layer.values) for layer in cache.layers])
+
+    def _cache(self, above: Prefill | None, owners: list[int], lengths: list[int], cached: int, keep: bool):
+        if not cached:
+            return DynamicCache()  # without a config: windows are left to the masks, and no layer forgets
+        # Token t of a row stands in column `longest - length + t`, of its parent in `parent columns - known + t`.
+        shifts = [
+            above.columns - above.lengths[owner] - (max(lengths) - length)
+            for owner, length in zip(owners, lengths, strict=True)
+        ]
+        places = torch.arange(cached) + torch.tensor(shifts)[:, None]
+        places = places.clamp(0, above.columns - 1).to(self.model.device)  # padding copies whatever, under the mask
+        owners = torch.tensor(owners, device=self.model.device)
+        cache = DynamicCache()
+        cache.layers = [ContinuedLayer(keys, values, owners, places, keep) for keys, values in above.layers]
+        return cache
+
+
+def left_padded(rows: Sequence[Tokens], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and their attention mask, both of shape (rows, longest)."""
+    longest = max(map(len, rows))
+    input_ids = torch.full((len(rows), longest), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for number, ids in enumerate(rows):
+        input_ids[number, longest - len(ids) :] = torch.tensor(ids)
+        attention_mask[number, longest - len(ids) :] = 1
+    return input_ids.to(device), attention_mask.to(device)
