@@ -690,7 +690,8 @@ class VLLM:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        flags = "--host 127.0.0.1 --dtype float32 --enforce-eager --enable-prefix-caching --max-num-seqs 64"
+        # On a CPU vLLM 0.32 dies over a seeded request whose prefill is chunked: "CPU Generator does not use offset".
+        flags = "--host 127.0.0.1 --dtype float32 --enforce-eager --enable-prefix-caching --no-enable-chunked-prefill"
         command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", str(port)]
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
         self.url, self.log = f"http://127.0.0.1:{port}", log
