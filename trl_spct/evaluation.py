@@ -10,14 +10,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import transformers
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
 from .manifests import rows_digest
 from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
+from .prompts import judge_template
+from .reports import plot_scaling, results_table  # noqa: F401  results are shown where they are made
+from .sampling import context_length
 from .shards import ShardedJob
-from .voting import Guidance, vote, weighted_vote
+from .voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,31 @@ class PipelineJudge:
         self.batch_size = batch_size or max(1, 256 // k)
         self.parameters = {"seed": 0, **_preset(pipe), **parameters}
         self.settings = {"k": k, "verdict": verdict, **_described(pipe), **self.parameters}
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the critiques come about, for results and cards: models and revisions, template, sampling, versions."""
+        pipe, options = self.pipe, self.parameters
+        stored = getattr(pipe.model.config, "grm", None) or {}
+        template = options.get("template") or stored.get("template", "paper")
+        return {
+            "model": _shown(pipe.model),
+            "revision": getattr(pipe.model.config, "_commit_hash", None),
+            "meta_rm": None if pipe.meta_rm is None else _shown(pipe.meta_rm),
+            "guidance": None if pipe.guidance is None else str(pipe.guidance),
+            "template": template,
+            "template_digest": judge_template(template).digest,
+            "k": self.k,
+            "temperature": options.get("temperature", VOTING_TEMPERATURE if self.k > 1 else 0.0),
+            "top_p": options.get("top_p", 1.0),
+            "max_new_tokens": options.get("max_new_tokens") or pipe._default_length(),
+            "context": context_length(pipe.model.config),
+            "order": options.get("order", "random"),
+            "seed": options["seed"],
+            "engine": f"transformers {transformers.__version__}, torch {torch.__version__}",
+            "dtype": str(pipe.model.dtype).removeprefix("torch."),
+            "device": pipe.device.type,
+        }
 
     def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]:
         options = {"k": self.k, "verdict": self.verdict, "batch_size": self.batch_size, **self.parameters}
@@ -270,6 +299,12 @@ def _described(pipe) -> dict[str, Any]:
     }
 
 
+def _shown(model: torch.nn.Module) -> str:
+    """What a model is called where others read it: no place on a machine."""
+    name = model.config._name_or_path
+    return os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name
+
+
 @torch.no_grad()
 def _fingerprint(model: torch.nn.Module) -> str:
     """A hash of some values of each floating-point weight, so that training a judge further in its folder, or
@@ -422,82 +457,6 @@ def paired_interval(
     """Mean difference `second - first` over the same rows, with its bootstrap interval: (difference, low, high)."""
     difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     return float(difference.mean()), *bootstrap_interval(difference, confidence, resamples, seed)
-
-
-def plot_scaling(results: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str | None = None) -> None:
-    """Accuracy over votes with 95 % bands, one line per stage, solid for plain and dashed for guided voting.
-
-    The layout of the paper's Figure 1. Greedy results (`temperature` 0) are drawn as horizontal ticks at k = 1.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
-    axes = figure.subplots()
-    stages = list(dict.fromkeys(result.get("stage", "judge") for result in results))
-    for color, stage in enumerate(stages):
-        for guided in (False, True):
-            line = sorted(
-                (
-                    r
-                    for r in results
-                    if r.get("stage", "judge") == stage and r["guided"] is guided and r.get("temperature") != 0
-                ),
-                key=lambda result: result["k"],
-            )
-            if line:
-                _draw_line(axes, line, f"C{color}", f"{stage}{', guided by Meta RM' if guided else ''}", guided)
-        for result in results:
-            if result.get("stage", "judge") == stage and result.get("temperature") == 0:
-                label = f"{stage}, greedy{', guided by Meta RM' if result['guided'] else ''}"
-                accuracy = 100 * result["accuracy"]
-                axes.plot([result["k"]], [accuracy], "_", color=f"C{color}", markersize=14, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted({result["k"] for result in results}), sorted({result["k"] for result in results}))
-    axes.set_xlabel("votes per row, k")
-    axes.set_ylabel("accuracy (%)")
-    axes.grid(alpha=0.3)
-    axes.set_title(title or "")
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
-
-
-def _draw_line(axes, line: Sequence[Mapping[str, Any]], color: str, label: str, dashed: bool) -> None:
-    votes = [result["k"] for result in line]
-    axes.plot(
-        votes,
-        [100 * result["accuracy"] for result in line],
-        "--s" if dashed else "-o",
-        color=color,
-        label=label,
-        markersize=4,
-    )
-    axes.fill_between(
-        votes, [100 * r["low"] for r in line], [100 * r["high"] for r in line], color=color, alpha=0.12, linewidth=0
-    )
-
-
-def results_table(results: Sequence[Mapping[str, Any]], title: str | None = None):
-    """The results as a `rich` table, one line per stage, mode and k."""
-    from rich.table import Table
-
-    table = Table(title=title)
-    for column in ("stage", "k", "vote", "T"):
-        table.add_column(column)
-    for column in ("accuracy", "95 % interval", "rows", "unreadable", "ties"):
-        table.add_column(column, justify="right")
-    for result in results:
-        table.add_row(
-            str(result.get("stage", "judge")),
-            str(result["k"]),
-            "guided" if result["guided"] else "greedy" if result.get("temperature") == 0 else "plain",
-            f"{result['temperature']:g}" if "temperature" in result else "",
-            f"{100 * result['accuracy']:.1f}",
-            f"{100 * result['low']:.1f} – {100 * result['high']:.1f}",
-            str(result["n"]),
-            f"{100 * result['unreadable']:.1f} %",
-            f"{100 * result['ties']:.1f} %",
-        )
-    return table
 
 
 def _mean(values: Sequence[float]) -> float:
