@@ -7,7 +7,8 @@ nor open another one.
 
 import hashlib
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .preferences import Messages, Preference
@@ -15,6 +16,14 @@ from .preferences import Messages, Preference
 
 CONTEXT, RESPONSES, FORMAT = "Conversation Context", "Responses to be Scored", "Output Format Requirements"
 CRITERIA, GIVEN, REFERENCE = "Evaluation Criteria", "Given Criteria", "Reference Answer"
+
+
+def _heading(title: str) -> str:
+    return f"#### {title} ####"
+
+
+BEFORE = tuple(f"\n\n{_heading(title)}\n" for title in (CONTEXT, RESPONSES, FORMAT))
+"""What stands before the conversation, the responses and the output format."""
 
 
 @dataclass(frozen=True)
@@ -26,58 +35,64 @@ class JudgeTemplate:
         output_format (`str`): What the judge must write: everything after the responses.
         score_range (`tuple[int, int]`): Lowest and highest score that the instructions allow.
         numbered (`bool`, *optional*, defaults to `True`): Whether response blocks carry their number.
+        before (`tuple[str, str, str]`, *optional*):
+            The text before the conversation, the responses and the output format, line breaks included. By default
+            the paper's headings, between blank lines.
+        separator (`str`, *optional*, defaults to a line break): What stands between two response blocks.
     """
 
     instructions: str
     output_format: str
     score_range: tuple[int, int] = (1, 10)
     numbered: bool = True
+    before: tuple[str, str, str] = BEFORE
+    separator: str = "\n"
 
-    def render(
-        self,
-        conversation: str,
-        responses: tuple[str, ...],
-        principles: str | None = None,
-        reference: str | None = None,
-    ) -> str:
-        """The whole prompt; all arguments are fenced already.
+    @classmethod
+    def from_text(
+        cls, text: str, score_range: tuple[int, int] = (1, 10), numbered: bool = True, separator: str = "\n"
+    ) -> "JudgeTemplate":
+        """A template from a whole prompt, in which `{conversation}` and `{responses}` stand for themselves.
 
-        What is known about the query stands behind it: the principles that the judge is given, then a reference
-        answer (both blocks are ours; the paper judges with references, but does not print such a prompt).
+        The rest is taken as it is, character by character: other braces need no escape. For a judge that was trained
+        elsewhere and whose prompt must be exact, typing errors included. The prompt of the released DeepSeek-GRM
+        checkpoints is such a one: it stands on their model cards, copies of it differ in line breaks and spelling, and
+        none is part of this package. Each response stands in a block `[The Begin of Response i]` …
+        `[The End of Response i]`. Only these delimiters and the paper's headings are fenced.
+
+        Raises:
+            `ValueError`: if not both stand in the text once, the conversation first.
         """
-        blocks = [self.instructions, _context_block(conversation)]
-        if principles is not None:
-            blocks.append(f"{_heading(GIVEN)}\n{_USE_GIVEN}\n{principles}")
-        if reference is not None:
-            blocks.append(f"{_heading(REFERENCE)}\n{_USE_REFERENCE}\n{reference}")
-        blocks += [self._responses_block(responses), f"{_heading(FORMAT)}\n{self.output_format}"]
-        return "\n\n".join(blocks)
+        parts = re.split(r"\{(conversation|responses)\}", text)
+        if parts[1::2] != ["conversation", "responses"]:
+            raise ValueError(
+                f"Found the places {parts[1::2]} in a template's text; expected {{conversation}} and then "
+                "{responses}, each of them once."
+            )
+        return cls(parts[0], parts[4], score_range, numbered, ("", parts[2], ""), separator)
 
-    def _responses_block(self, responses: tuple[str, ...]) -> str:
-        return responses_block(responses, self.numbered)
+    def render(self, conversation: str, responses: tuple[str, ...]) -> str:
+        """The whole prompt, with `conversation` and `responses` already fenced."""
+        blocks = _response_blocks(responses, self.numbered, self.separator)
+        parts = (self.instructions, conversation, blocks, self.output_format)
+        return parts[0] + "".join(before + part for before, part in zip(self.before, parts[1:], strict=True))
 
     @property
     def digest(self) -> str:
         """A short hash of the fixed text, for manifests and cards."""
-        text = "\x1f".join((self.instructions, self.output_format, str(self.score_range), str(self.numbered)))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        parts = [self.instructions, self.output_format, str(self.score_range), str(self.numbered)]
+        if (self.before, self.separator) != (BEFORE, "\n"):
+            parts += [*self.before, self.separator]
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
 
 
-def _heading(title: str) -> str:
-    return f"#### {title} ####"
-
-
-def _context_block(conversation: str) -> str:
-    return f"{_heading(CONTEXT)}\n{conversation}"
-
-
-def responses_block(responses: tuple[str, ...], numbered: bool = True) -> str:
+def _response_blocks(responses: tuple[str, ...], numbered: bool = True, separator: str = "\n") -> str:
     """The responses between their delimiters, numbered from 1."""
-    blocks = []
-    for number, response in enumerate(responses, start=1):
-        name = f"Response {number}" if numbered else "Response"
-        blocks.append(f"[The Begin of {name}]\n{response}\n[The End of {name}]")
-    return "\n".join((_heading(RESPONSES), *blocks))
+    names = [f"Response {number}" if numbered else "Response" for number in range(1, len(responses) + 1)]
+    return separator.join(
+        f"[The Begin of {name}]\n{response}\n[The End of {name}]"
+        for name, response in zip(names, responses, strict=True)
+    )
 
 
 _USE_GIVEN = """The specific criteria for this query are given. Take them and their weights as your specific \
@@ -170,6 +185,43 @@ TEMPLATES: dict[str, tuple[JudgeTemplate, JudgeTemplate]] = {
 }
 
 
+_CHOICE_TASK = """You are an expert at judging responses, and you judge them against given criteria.
+
+The last round of the conversation below is the user's query. Refer to the general criteria, and state further \
+criteria that are specific to this query, each with its weight. Then select the best response. Before you select it, \
+analyze step by step. Judge as strictly as possible."""
+
+_CHOICE_FORMAT = r"""Specific Criteria: the further criteria for this query, each with its weight.
+Analysis: compare the responses, step by step, against the criteria.
+Best Response: the number of the best response, as in \boxed{x}."""
+
+CHOICE = JudgeTemplate(_CHOICE_TASK + "\n\n" + re.sub(r"[0-9]+-[0-9]+ points: ", "", _PAPER_CRITERIA), _CHOICE_FORMAT)
+"""The LLM-as-a-Judge baseline (paper, section 2.5): no scores, see [`choice_messages`]."""
+
+
+def add_template(name: str, template: JudgeTemplate, verdict: JudgeTemplate | None = None) -> None:
+    """Makes a template available by name, wherever a `template` is asked for in this process.
+
+    Args:
+        name (`str`): Its name, which a judge's config will hold.
+        template ([`JudgeTemplate`]): For scoring n responses; [`JudgeTemplate.from_text`] makes one from a prompt.
+        verdict ([`JudgeTemplate`], *optional*): For a 0/1 verdict on a single response. Defaults to the paper's.
+
+    Raises:
+        `ValueError`: if another template has that name.
+
+    Example:
+
+    ```python
+    >>> from trl_spct.prompts import JudgeTemplate, add_template, judge_messages
+    >>> add_template("brief", JudgeTemplate.from_text("{conversation}\\n{responses}\\nScores: "))
+    ```
+    """
+    pair = (template, TEMPLATES["paper"][1] if verdict is None else verdict)
+    if TEMPLATES.setdefault(name, pair) != pair:
+        raise ValueError(f"Found another template of the name {name!r}; expected a new name.")
+
+
 def judge_template(template: str = "paper", verdict: bool = False) -> JudgeTemplate:
     """The template for scoring from 1 to 10, or with `verdict=True` the one for a 0/1 verdict on a single response.
 
@@ -177,11 +229,14 @@ def judge_template(template: str = "paper", verdict: bool = False) -> JudgeTempl
         template (`str`, *optional*, defaults to `"paper"`):
             `"paper"`: the instructions and seed criteria of the paper, sections 2.1 and 2.2, in clean English.
             `"compact"` (ours): the same blocks in the same order, with one line of instructions, for short contexts
-            and for judges that learn the task in training.
+            and for judges that learn the task in training. Or a name that was given to [`add_template`].
         verdict (`bool`, *optional*, defaults to `False`): Whether the single-response training template is meant.
     """
     if template not in TEMPLATES:
-        raise ValueError(f"Found template {template!r}; expected one of {sorted(TEMPLATES)}.")
+        raise ValueError(
+            f"Found template {template!r}; expected one of {sorted(TEMPLATES)}. Others are made known by "
+            "`trl_spct.prompts.add_template`."
+        )
     return TEMPLATES[template][int(verdict)]
 
 
@@ -213,12 +268,25 @@ def judge_messages(
         raise ValueError(f"A verdict template reads one response; found {len(preference)}.")
     if hint and not verdict and len(preference) == 1:
         raise ValueError("A hint on a single response names its 0/1 label; expected `verdict=True` with it.")
-    fence = Fence(special_tokens)
-    aside = [None if text is None else fence(text) for text in (preference.principles, preference.reference)]
-    content = judge_template(template, verdict).render(*_fenced(preference, fence), *aside)
+    content = _rendered(judge_template(template, verdict), preference, Fence(special_tokens))
     if hint:
         content += f"\n\n{hint_line(preference)}"
     return [{"role": "user", "content": content}]
+
+
+def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
+    r"""Asks which response is the best, without scores: the LLM-as-a-Judge baseline (paper, section 2.5).
+
+    The answer holds one number in a box, the best response's place in the prompt, counted from 1:
+    `parse_critique(text, num_responses=1, score_range=(1, len(preference)))` reads it.
+
+    Args:
+        preference ([`Preference`]): n ≥ 2 responses, in the order that the judge reads.
+        special_tokens (iterable of `str`, *optional*): See [`judge_messages`].
+    """
+    if len(preference) == 1:
+        raise ValueError("Found a single response; expected at least two to select the best from.")
+    return [{"role": "user", "content": _rendered(CHOICE, preference, Fence(special_tokens))}]
 
 
 def principle_messages(
@@ -245,8 +313,8 @@ def principle_messages(
         instructions, output_format = "Name the criteria for this query.", "Specific Criteria:"
     else:
         instructions, output_format = f"{_ASK_PRINCIPLES}\n\n{_PAPER_CRITERIA}", _PRINCIPLES_FORMAT
-    blocks = (instructions, _context_block(conversation), f"{_heading(FORMAT)}\n{output_format}")
-    return [{"role": "user", "content": "\n\n".join(blocks)}]
+    content = f"{instructions}{BEFORE[0]}{conversation}{BEFORE[2]}{output_format}"
+    return [{"role": "user", "content": content}]
 
 
 def hint_line(preference: Preference) -> str:
@@ -265,8 +333,8 @@ def meta_messages(preference: Preference, critique: str, special_tokens: Iterabl
     """
     fence = Fence(special_tokens)
     conversation, responses = _fenced(preference, fence)
-    blocks = ("Please score the responses.", _context_block(conversation), responses_block(responses))
-    return [{"role": "user", "content": "\n\n".join(blocks)}, {"role": "assistant", "content": fence(critique)}]
+    content = f"Please score the responses.{BEFORE[0]}{conversation}{BEFORE[1]}{_response_blocks(responses)}"
+    return [{"role": "user", "content": content}, {"role": "assistant", "content": fence(critique)}]
 
 
 def conversation_text(query: str | Messages) -> str:
@@ -280,39 +348,103 @@ class Fence:
     """Rewrites what would be read as the prompt's own structure: our delimiters and headings, and special tokens.
 
     Square brackets of a delimiter become round ones, the hashes around one of our headings are dropped, and a special
-    token gets a space behind its first character. All other text stays as it is. Case, white space and invisible
-    characters between words make no difference. Fencing twice is fencing once, and takes time linear in the text.
+    token gets a space behind its first character. All other text stays as it is. Case, white space, punctuation
+    between words, invisible characters, accents and common look-alikes of letters, brackets and hashes make no
+    difference to delimiters and headings. Fencing twice is fencing once, and takes time linear in the text.
+
+    What a fence leaves alone: instructions in plain words, scores and boxes (only the judge's own completion is ever
+    read), role names without special tokens (`Assistant:`), and special tokens of a single character.
+
+    Args:
+        special_tokens (iterable of `str`, *optional*): The tokenizer's special tokens.
     """
 
-    _INVISIBLE = r"\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
-    _GAP = rf"[\s{_INVISIBLE}]"
+    _GAP = r"[\W_]"
+    # Both match from where a run of signs begins, so that a long run is never tried again from its middle.
     _DELIMITER = re.compile(
-        rf"\[({_GAP}*the{_GAP}+(?:begin|end){_GAP}+of{_GAP}+(?:the{_GAP}+)?response)(?:([^\[\]\n]{{0,40}})\])?",
-        re.IGNORECASE,
+        rf"(?<!{_GAP})({_GAP}+)(?:the{_GAP}*)?(?:begin|end){_GAP}*of{_GAP}*(?:the{_GAP}*)?response"
+        r"(?:(?=[^\[\]\n]{0,40}(\])))?"
     )
-    _TITLE = "|".join((CRITERIA, CONTEXT, GIVEN, REFERENCE, RESPONSES, FORMAT)).replace(" ", rf"{_GAP}+")
-    _MARKS = rf"[#*_ \t\xa0{_INVISIBLE}]"
-    # A match begins where its marks begin: a long run of them is never tried again from its middle.
-    _HEADING = re.compile(rf"(?<!{_MARKS}){_MARKS}*(?:(?:{_TITLE}){_MARKS}*)+", re.IGNORECASE)
+    _TITLE = "|".join((CRITERIA, CONTEXT, GIVEN, REFERENCE, RESPONSES, FORMAT)).lower().replace(" ", f"{_GAP}*")
+    _HEADING = re.compile(rf"(?<!{_GAP}){_GAP}*(?:(?:{_TITLE}){_GAP}*)+")
 
     def __init__(self, special_tokens: Iterable[str] = ()):
         if isinstance(special_tokens, str):
             special_tokens = (special_tokens,)
-        tokens = sorted({token for token in special_tokens if token and len(token.strip()) > 1}, key=len, reverse=True)
+        given = {token.lstrip() for token in special_tokens if token and len(token.strip()) > 1}
+        tokens = sorted(given, key=len, reverse=True)
         # Matches only the first character, so that tokens which overlap are all broken up.
         self._special = re.compile(f"(?={'|'.join(map(re.escape, tokens))})(.)", re.DOTALL) if tokens else None
 
     def __call__(self, text: str) -> str:
-        text = self._DELIMITER.sub(_round_brackets, self._HEADING.sub(_without_hashes, text))
-        return text if self._special is None else self._special.sub(r"\1 ", text)
+        text = _edited(text, self._edits)
+        found = self._special is not None
+        while found:  # a broken token may spell another one
+            text, found = self._special.subn(r"\1 ", text)
+        return text
+
+    def _edits(self, folded: str) -> dict[int, str]:
+        edits = {}
+        for match in self._DELIMITER.finditer(folded):
+            opening = [place for place in range(*match.span(1)) if folded[place] == "["]
+            edits |= dict.fromkeys(opening, "(")
+            if opening and match[2]:
+                edits[match.start(2)] = ")"
+        for match in self._HEADING.finditer(folded):
+            if match[0].count("#") > 1:
+                edits |= {place: "" for place in range(*match.span()) if folded[place] == "#"}
+        return edits
 
 
-def _round_brackets(delimiter: re.Match) -> str:
-    return f"({delimiter[1]}" if delimiter[2] is None else f"({delimiter[1]}{delimiter[2]})"
+_LOOK_ALIKES = {
+    "a": "аАαΑᴀɑ", "b": "ВвΒβʙ", "c": "сСϲϹᴄ", "d": "ԁԀᴅ", "e": "еЕεΕᴇ", "f": "ғϜꜰ", "g": "ɡԌɢ", "h": "һҺНнΗʜհ",
+    "i": "іІιΙɪı", "l": "ӏӀʟ", "m": "МмΜᴍ", "n": "пηΝɴո", "o": "оОοΟᴏօ", "p": "рРρΡᴘ", "q": "ԛԚ", "r": "гʀ",
+    "s": "ѕЅꜱ", "t": "тТτΤᴛ", "u": "υսᴜ", "v": "νѵᴠ", "w": "ԝԜᴡ", "x": "хХχΧ",
+    "[": "【〔〖〘〚⟦⁅❲「『", "]": "】〕〗〙〛⟧⁆❳」』", "#": "♯⌗", " ": "\u115f\u1160\u2800\u3164\uffa0",
+}  # fmt: skip
+_LOOKS = {char: letter for letter, chars in _LOOK_ALIKES.items() for char in chars}
 
 
-def _without_hashes(heading: re.Match) -> str:
-    return heading[0].replace("#", "") if heading[0].count("#") > 1 else heading[0]
+class _Folding(dict):
+    """What a character looks like: a small letter or sign where it looks like one, nothing if it is invisible."""
+
+    def __missing__(self, code: int) -> str:
+        char = _LOOKS.get(chr(code), chr(code))
+        seen = (part for part in unicodedata.normalize("NFKD", char) if unicodedata.category(part) not in _UNSEEN)
+        first = char if char.isspace() else next(seen, "")
+        self[code] = _LOOKS.get(first, first).lower()[:1]
+        return self[code]
+
+
+_UNSEEN = ("Cc", "Cf", "Mn", "Me")
+_FOLDING = _Folding()
+
+
+def _edited(text: str, edits_of: Callable[[str], dict[int, str]]) -> str:
+    """Replaces single characters of a text by what `edits_of` says about the text as it looks."""
+    edits = edits_of(text.translate(_FOLDING))
+    if not edits:
+        return text
+    places = [place for place, char in enumerate(text) if _FOLDING[ord(char)]]
+    edits = {places[i]: new for i, new in edits.items()}
+    pieces, last = [], 0
+    for place in sorted(edits):
+        pieces += (text[last:place], edits[place])
+        last = place + 1
+    return "".join((*pieces, text[last:]))
+
+
+def _rendered(template: JudgeTemplate, preference: Preference, fence: Fence) -> str:
+    """The prompt without a hint. What is known about the query stands behind it: the principles that the judge is
+    given, then a reference answer (ours; the paper judges with references, but does not print such a prompt)."""
+    context, responses = _fenced(preference, fence)
+    for title, use, text in (
+        (GIVEN, _USE_GIVEN, preference.principles),
+        (REFERENCE, _USE_REFERENCE, preference.reference),
+    ):
+        if text is not None:
+            context += f"\n\n{_heading(title)}\n{use}\n{fence(text)}"
+    return template.render(context, responses)
 
 
 def _fenced(preference: Preference, fence: Fence) -> tuple[str, tuple[str, ...]]:
