@@ -11,7 +11,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, concatenate_datasets, disable_progress_bars, enable_progress_bars
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
@@ -19,12 +19,23 @@ from tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from trl import RewardTrainer
 
+from trl_spct.guidance import store_guidance
 from trl_spct.meta_rm_config import MetaRMTrainingConfig
-from trl_spct.meta_rm_trainer import MetaRMTrainer, classification_metrics, encode_row, report_balance, roc_auc
+from trl_spct.meta_rm_trainer import (
+    MetaRMTrainer,
+    calibration_error,
+    class_balance,
+    classification_metrics,
+    encode_row,
+    report_balance,
+    roc_auc,
+)
 from trl_spct.meta_scoring import encode_meta, meta_scores
 from trl_spct.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
-from trl_spct.preferences import Preference
-from trl_spct.prompts import meta_messages
+from trl_spct.outcomes import credit
+from trl_spct.preferences import Preference, restore_order
+from trl_spct.prompts import judge_template, meta_messages
+from trl_spct.voting import Guidance, guided_vote, vote
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -328,13 +339,13 @@ def test_several_evaluation_sets_and_own_metrics(judge, tmp_path):
 
 def test_imbalance_is_reported(caplog):
     with caplog.at_level(logging.WARNING):
-        report_balance([1] * 5 + [0] * 5)
-        report_balance([1] + [0] * 99, pos_weight=99.0)
+        report_balance(class_balance([1] * 5 + [0] * 5))
+        report_balance(class_balance([1] + [0] * 99), pos_weight=99.0)
         assert not caplog.text
-        report_balance([1] * 2 + [0] * 98)
+        report_balance(class_balance([1] * 2 + [0] * 98))
     assert "Found 2 correct and 98 incorrect" in caplog.text and "pos_weight=49" in caplog.text
     caplog.clear()
-    report_balance([1.0] * 3)
+    report_balance(class_balance([1.0] * 3))
     assert "3 correct and 0 incorrect" in caplog.text
 
 
@@ -373,7 +384,191 @@ def test_metrics_take_columns_and_rows():
     for shape in ((-1,), (-1, 1)):
         logits, labels = np.array([2.0, -1.0, 0.5, -3.0]), np.array([1.0, 1.0, 0.0, 0.0])
         metrics = classification_metrics(EvalPrediction(logits.reshape(shape), labels.reshape(shape)))
-        assert metrics == {"accuracy": 0.5, "roc_auc": 0.75, "positive_share": 0.5}
+        # p = .881, .269, .622 and .047, each alone in its bin: (.119 + .731 + .622 + .047) / 4
+        ece = pytest.approx(0.38004, abs=1e-5)
+        assert metrics == {"accuracy": 0.5, "roc_auc": 0.75, "ece": ece, "positive_share": 0.5}
+
+
+def test_calibration_error_examples():
+    sure = [50.0, 50.0, -50.0, -800.0]
+    assert calibration_error(sure, [1, 1, 0, 0]) == pytest.approx(0)
+    assert calibration_error(sure, [0, 0, 1, 1]) == pytest.approx(1)
+    assert calibration_error([0.0] * 4, [1, 0, 1, 0]) == pytest.approx(0), "as often as it says"
+    assert calibration_error([0.0] * 4, [1, 1, 1, 0]) == pytest.approx(0.25)
+    assert calibration_error([float("inf"), -float("inf")], [1, 0]) == 0
+    with pytest.raises(ValueError, match="2 logits for 1 labels"):
+        calibration_error([1.0, 2.0], [1])
+
+
+@given(st.lists(st.tuples(st.floats(-20, 20), st.booleans()), min_size=1, max_size=30), st.integers(1, 20))
+@settings(deadline=None)
+def test_calibration_error_is_bin_by_bin(pairs, num_bins):
+    bins = {}
+    for logit, label in pairs:
+        p = 1 / (1 + np.exp(-logit))
+        bins.setdefault(min(int(p * num_bins), num_bins - 1), []).append((p, label))
+    expected = sum(
+        abs(np.mean([p for p, _ in found]) - np.mean([y for _, y in found])) * len(found) for found in bins.values()
+    ) / len(pairs)
+    logits, labels = zip(*pairs)
+    assert calibration_error(logits, labels, num_bins) == pytest.approx(expected, abs=0.06 if num_bins > 1 else 1e-9)
+
+
+# --- votes of a held-out set ---
+
+
+def vote_rows(num_rows=6, k=4, **changes):
+    """Critiques of pairs whose first response is the better one: every other critique is right, in both orders."""
+    made = []
+    for i in range(num_rows):
+        for j in range(k):
+            right, order = (i + j) % 2 == 0, [0, 1] if j % 3 else [1, 0]
+            own = (8 - i % 2, 3) if right else (3, 8)
+            scores = [own[place] for place in order]
+            critique = ("good " if right else "bad ") * (1 + j) + str(scores)
+            made.append(
+                {
+                    "query": f"q{i}",
+                    "responses": [("a", "b")[place] for place in order],
+                    "critique": critique,
+                    "label": int(right),
+                    "scores": scores,
+                    "labels": [(1.0, 0.0)[place] for place in order],
+                    "order": order,
+                    **changes,
+                }
+            )
+    return Dataset.from_list(made)
+
+
+def expected_votes(trainer, data, guidance):
+    """Recomputed from the meta scores, with the voting functions alone."""
+    conversations = [meta_messages(Preference(r["query"], r["responses"]), r["critique"]) for r in data]
+    scores = meta_scores(trainer.model, trainer.processing_class, conversations)
+    rows = {}
+    for r, meta in zip(data, scores, strict=True):
+        rows.setdefault(r["query"], []).append((restore_order(r["scores"], r["order"]), meta))
+    plain = [credit(vote([scores for scores, _ in found]), (1, 0)) for found in rows.values()]
+    guided = [
+        credit(guided_vote([scores for scores, _ in found], [meta for _, meta in found], guidance.k_meta), (1, 0))
+        for found in rows.values()
+    ]
+    return np.mean(plain), np.mean(guided)
+
+
+def test_votes_are_counted_row_by_row_in_one_order(judge, tmp_path):
+    data = vote_rows()
+    trainer = trainer_of(judge, tmp_path, eval=data, per_device_eval_batch_size=5)
+    metrics = trainer.evaluate()
+    plain, guided = expected_votes(trainer, data, Guidance())
+    assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
+    assert metrics["eval_guided_vote_accuracy"] == pytest.approx(guided)
+    assert metrics["eval_votes_per_row"] == 4
+    trainer.model.config.meta_rm["k_meta"] = 1
+    assert trainer.evaluate()["eval_guided_vote_accuracy"] == pytest.approx(
+        expected_votes(trainer, data, Guidance(1))[1]
+    )
+
+
+def test_a_trained_meta_rm_wins_the_vote(judge, tmp_path):
+    trainer = trainer_of(
+        judge,
+        tmp_path,
+        vote_rows(8),
+        {"votes": vote_rows(), "plain": rows(8)},
+        max_steps=24,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=12,
+        save_steps=12,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_votes_guided_vote_accuracy",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 1.0
+    metrics = trainer.evaluate()
+    assert metrics["eval_votes_guided_vote_accuracy"] == 1.0 > metrics["eval_votes_plain_vote_accuracy"]
+    assert not any("vote" in name for name in metrics if name.startswith("eval_plain_")), "rows that cannot vote"
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "correct: 16" in card and "incorrect: 16" in card
+
+
+def test_sets_that_are_passed_later_vote_as_well(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, eval=rows(4))
+    assert "eval_plain_vote_accuracy" not in trainer.evaluate()
+    data = vote_rows(3)
+    found = [trainer.evaluate(data)["eval_guided_vote_accuracy"] for _ in range(2)]
+    assert found == [pytest.approx(expected_votes(trainer, data, Guidance())[1])] * 2
+    assert len(trainer._ballots) == len(data), "an evaluation over and over remembers its rows once"
+    assert "eval_roc_auc" in trainer.evaluate(vote_rows(3).to_iterable_dataset())
+
+
+def test_dropped_rows_do_not_move_the_votes(judge, tmp_path):
+    data = vote_rows(4)
+    bad = data.select([0]).map(lambda row: {"critique": " "})
+    mixed = concatenate_datasets([bad, data.select(range(5)), bad, data.select(range(5, 16))])
+    trainer = trainer_of(judge, tmp_path, eval=mixed, invalid_rows="drop")
+    metrics = trainer.evaluate()
+    plain, guided = expected_votes(trainer, data, Guidance())
+    assert metrics["eval_guided_vote_accuracy"] == pytest.approx(guided)
+    assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("changes", [{"order": [0, 0]}, {"scores": [1, 2, 3]}, {"labels": [1.0]}, {"labels": None}])
+def test_votes_that_do_not_fit_are_named(changes, judge, tmp_path):
+    with pytest.raises(ValueError, match=r"eval row 0: Found the scores .* the order .* for 2 responses"):
+        trainer_of(judge, tmp_path, eval=vote_rows(2, **changes))
+
+
+def test_own_metrics_see_plain_labels(judge, tmp_path):
+    seen = {}
+
+    def own(prediction):
+        seen["labels"] = prediction.label_ids
+        return {"n": len(prediction.label_ids), "votes_per_row": -1}
+
+    metrics = trainer_of(judge, tmp_path, eval=vote_rows(3), compute_metrics=own).evaluate()
+    assert seen["labels"].tolist() == vote_rows(3)["label"][:]
+    assert metrics["eval_n"] == 12 and metrics["eval_votes_per_row"] == -1 and "eval_plain_vote_accuracy" in metrics
+
+
+# --- classes ---
+
+
+def test_classes_are_balanced_on_request(judge, tmp_path):
+    data = Dataset.from_list([row(0)] * 12 + [row(1)] * 4)
+    weighted = trainer_of(judge, tmp_path, data, balance_classes=True, max_steps=1, logging_steps=1)
+    by_hand = trainer_of(judge, tmp_path, data, pos_weight=3.0, max_steps=1, logging_steps=1)
+    losses = []
+    for trainer in (weighted, by_hand):
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == losses[1]
+    assert (weighted.balance.correct, weighted.balance.incorrect) == (4, 12)
+    with pytest.raises(ValueError, match="balance_classes=True with pos_weight=2"):
+        config(tmp_path, balance_classes=True, pos_weight=2.0)
+    with pytest.raises(ValueError, match="balance_classes=True with a stream"):
+        trainer_of(judge, tmp_path, data.to_iterable_dataset(), balance_classes=True)
+
+
+# --- what is stored with it ---
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_template_and_guidance_are_stored(adapter, judge, tmp_path):
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear") if adapter else None
+    trainer = trainer_of(judge, tmp_path / "meta", max_steps=1, template="compact", peft_config=lora)
+    trainer.train()
+    store_guidance(trainer.model, Guidance(0.75))
+    trainer.save_model()
+    loaded = MetaRMForSequenceClassification.from_pretrained(tmp_path / "meta")
+    digest = judge_template("compact").digest
+    assert loaded.config.meta_rm == {"template": digest, "k_meta": 0.75, "guide": "top"}
+    assert (tmp_path / "meta" / "meta_rm.json").exists() is adapter
+    with pytest.raises(ValueError, match="Found template 'nonsense'"):
+        config(tmp_path, template="nonsense")
 
 
 # --- configuration ---
@@ -406,12 +601,13 @@ import sys
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 import conftest, json, os
 import test_meta_rm_trainer as t
-trainer = t.trainer_of({judge!r}, {str(tmp_path)!r}, t.rows(16), t.rows(13), max_steps=2, logging_steps=1,
+trainer = t.trainer_of({judge!r}, {str(tmp_path)!r}, t.rows(16), t.vote_rows(3, 4), max_steps=2, logging_steps=1,
                        per_device_train_batch_size=8, per_device_eval_batch_size=3, ddp_backend="gloo")
 assert trainer.accelerator.num_processes == 2
 trainer.train()
 metrics = trainer.evaluate()
-values = [metrics[k] for k in ("eval_roc_auc", "eval_accuracy", "eval_positive_share")]
+values = [metrics[k] for k in ("eval_roc_auc", "eval_accuracy", "eval_votes_per_row",
+    "eval_plain_vote_accuracy", "eval_guided_vote_accuracy")]
 open({str(tmp_path)!r} + "/rank" + os.environ["RANK"], "w").write(json.dumps(values))
 trainer.end()
 """
@@ -433,7 +629,7 @@ trainer.end()
     assert process.returncode == 0, errors[-3000:]
     first, second = ((tmp_path / f"rank{rank}").read_text() for rank in range(2))
     assert first == second
-    assert json.loads(first)[2] == pytest.approx(6 / 13), "every row counts once"
+    assert json.loads(first)[2] == 4, "every critique votes once"
 
 
 # --- contracts with trl ---

@@ -6,12 +6,16 @@ one that separates well should keep few critiques, one that does not should keep
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .evaluation import Judgment, bootstrap_interval, credits_at, paired_interval
+from .meta_scoring import meta_scores
+from .preferences import Preference
+from .prompts import meta_messages
+from .sampling import special_tokens
 from .voting import DEFAULT_SHARE, Guidance, num_voters
 
 
@@ -120,8 +124,42 @@ def choose_guidance(
     return GuidanceChoice(candidates[chosen], k, tuple(table))
 
 
+def score_judgments(
+    judgments: Sequence[Judgment],
+    preferences: Sequence[Preference],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 32,
+) -> list[Judgment]:
+    """The same critiques under the scores of another Meta RM: nothing is sampled again.
+
+    Args:
+        judgments (sequence of [`~trl_spct.evaluation.Judgment`]): With texts and orders, as they are collected.
+        preferences (sequence of [`Preference`]): The rows that were judged.
+        model ([`MetaRMForSequenceClassification`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The Meta RM and its own tokenizer.
+        batch_size (`int`, *optional*, defaults to `32`): Critiques that are read at once.
+
+    Returns:
+        `list[Judgment]` with the new meta scores; `None` for unreadable critiques.
+    """
+    fences = special_tokens(tokenizer)
+    scored = []
+    for judgment, preference in zip(judgments, preferences, strict=True):
+        readable = [j for j, row in enumerate(judgment.scores) if row is not None]
+        conversations = [
+            meta_messages(preference.permuted(judgment.orders[j]), judgment.texts[j], fences) for j in readable
+        ]
+        scores = dict(zip(readable, meta_scores(model, tokenizer, conversations, batch_size), strict=True))
+        scored.append(replace(judgment, meta_scores=tuple(scores.get(j) for j in range(len(judgment.scores)))))
+    return scored
+
+
 def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:
-    """Puts a guidance into `model.config.meta_rm`, from where every pipeline takes it once the model is saved."""
+    """Puts a guidance into `model.config.meta_rm`, from where every pipeline takes it once the model is saved.
+
+    `model` may be an adapter over a Meta RM; [`MetaRMTrainer.save_model`] stores the guidance beside it.
+    """
     kept = {
         name: value
         for name, value in (getattr(model.config, "meta_rm", None) or {}).items()

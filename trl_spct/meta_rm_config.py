@@ -3,6 +3,8 @@ from dataclasses import dataclass, field
 
 from trl import RewardConfig
 
+from .prompts import judge_template
+
 
 @dataclass
 class MetaRMTrainingConfig(RewardConfig):
@@ -23,6 +25,12 @@ class MetaRMTrainingConfig(RewardConfig):
         pos_weight (`float`, *optional*):
             How much more a correct critique weighs in the loss than an incorrect one, for unbalanced data; incorrect
             over correct rows balances the classes. `None` weighs all alike. [?]
+        balance_classes (`bool`, *optional*, defaults to `False`):
+            Sets `pos_weight` to incorrect over correct rows of the training set. The ranking of critiques gains where
+            one class is rare; the logits no longer stand for probabilities, on which soft voting relies. [?]
+        template (`str`, *optional*):
+            Name of the judge template whose critiques these are. Its digest is stored with the model, and a judge that
+            reads another template is then refused by the pipeline.
 
     Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?].
 
@@ -44,6 +52,12 @@ class MetaRMTrainingConfig(RewardConfig):
     pos_weight: float | None = field(
         default=None, metadata={"help": "Weight of a correct critique in the loss, relative to an incorrect one."}
     )
+    balance_classes: bool = field(
+        default=False, metadata={"help": "Weigh the classes alike: sets `pos_weight` from the training set."}
+    )
+    template: str | None = field(
+        default=None, metadata={"help": "Name of the judge template whose critiques these are; stored as a digest."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,6 +65,10 @@ class MetaRMTrainingConfig(RewardConfig):
             raise ValueError(f"Found invalid_rows={self.invalid_rows!r}; expected 'error' or 'drop'.")
         if self.pos_weight is not None and self.pos_weight <= 0:
             raise ValueError(f"Found pos_weight={self.pos_weight}; expected a positive number, or None.")
+        if self.pos_weight is not None and self.balance_classes:
+            raise ValueError(f"Found balance_classes=True with pos_weight={self.pos_weight}; expected one of them.")
+        if self.template is not None:
+            judge_template(self.template)
         if self.center_rewards_coefficient is not None:
             raise ValueError(
                 f"Found center_rewards_coefficient={self.center_rewards_coefficient}; expected None. It centers "

@@ -2,7 +2,9 @@
 """Stage 3: training a Meta RM on critiques that are known to be correct or not (paper, section 6)."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,22 +28,36 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from .cards import PAPER, JudgeCards
+from .evaluation import Judgment, credits_at
+from .manifests import write_json
 from .meta_rm_config import MetaRMTrainingConfig
 from .meta_scoring import encode_meta
-from .modeling_meta_rm import MetaRMForSequenceClassification, as_meta_rm, meta_loss
-from .preferences import InvalidPreference, Preference
-from .prompts import meta_messages
+from .modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
+from .preferences import InvalidPreference, Preference, checked_labels, restore_order
+from .prompts import conversation_text, judge_template, meta_messages
 from .sampling import keep_trainable, special_tokens
+from .voting import Guidance
 
 
 logger = get_logger(__name__)
 
 COLUMNS = ("query", "responses", "critique", "label")
+VOTE_COLUMNS = ("scores", "labels", "order")
+NO_BALLOT = -1
 RARE = 0.1
+EVALUATED = {
+    "roc_auc": "ROC-AUC",
+    "ece": "expected calibration error",
+    "plain_vote_accuracy": "accuracy of plain voting",
+    "guided_vote_accuracy": "accuracy of guided voting",
+    "votes_per_row": "votes per row",
+}
+"""Metrics that a card reports."""
 FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
         "label": Value("float32"),
+        "ballot": Value("int64"),
         "problem": Value("string"),
         "cause": Value("string"),
     }
@@ -54,7 +70,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
     A thin subclass of [`~trl.RewardTrainer`], which is pairwise. What differs is the data (one critique and its label
     instead of a pair), the loss and the metrics: `accuracy` and `positive_share` in training, and in evaluation also
-    `roc_auc`, all over the whole evaluation set.
+    `roc_auc` and `ece`, all over the whole evaluation set; and where its rows can vote `plain_vote_accuracy` and
+    `guided_vote_accuracy` over the same critiques, see [`vote_metrics`]. Any of them can choose the best checkpoint
+    (`metric_for_best_model="eval_guided_vote_accuracy"`).
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -76,7 +94,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
             Rows with `input_ids` and `label` are taken as they are.
         eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict`, *optional*):
-            The same kind of rows.
+            The same kind of rows. They can vote if they also have `scores` and `labels`, in the order in which the
+            judge saw the responses, and `order`, which says which that was, as the rows of
+            [`~trl_spct.data.meta_rows`] have.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer, with a chat template. Defaults to the one beside the model.
         compute_metrics (`Callable`, *optional*, defaults to [`~trl_spct.meta_rm_trainer.classification_metrics`]):
@@ -129,6 +149,12 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
         if peft_config is not None:
             _check_head_is_trained(peft_config)
+        if args.balance_classes and isinstance(train_dataset, IterableDataset):
+            raise ValueError(
+                "Found balance_classes=True with a stream of rows; expected a `Dataset`, or `pos_weight`."
+            )
+        self._ballots: dict[int, Ballot | None] = {}
+        self._first_ballots: dict[str, int] = {}
         init_kwargs = args.model_init_kwargs
         is_path = isinstance(model, str)
         if is_path:
@@ -139,8 +165,10 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 # Bad rows are found before a large model is loaded.
                 train_dataset, eval_dataset = self._prepare_all(train_dataset, eval_dataset, processing_class, args)
             model = _load(model, args, quantization_config)
-        base = model.get_base_model() if is_peft_model(model) else model
+        base = unwrapped(model)
         require_classifier(base)
+        if args.template is not None:
+            base.config.meta_rm = {**base.config.meta_rm, "template": judge_template(args.template).digest}
         keep_trainable(base)
         try:
             if is_path:  # used up: `RewardTrainer` would warn that they are ignored
@@ -165,9 +193,17 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
             )
         # `RewardTrainer` has no labels, so that it evaluates by the loss alone.
-        self.label_names = ["labels"]
+        self.label_names = ["labels", "ballot"]
+        self.compute_metrics = self._with_votes(self.compute_metrics)
+        if self.preprocess_logits_for_metrics is not None:
+            own = self.preprocess_logits_for_metrics
+            self.preprocess_logits_for_metrics = lambda logits, labels: own(logits, labels[0])
+        self._pos_weight, self.balance = args.pos_weight, None
         if isinstance(self.train_dataset, Dataset):
-            report_balance(self.train_dataset["label"], args.pos_weight)
+            self.balance = class_balance(self.train_dataset["label"])
+            if args.balance_classes:
+                self._pos_weight = self.balance.weight
+            report_balance(self.balance, self._pos_weight)
 
     def _prepare_all(self, train_dataset, eval_dataset, processing_class, args):
         if isinstance(train_dataset, (Dataset, IterableDataset)):
@@ -192,37 +228,95 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
                 "trajectories with `trl_spct.data.meta_rows`."
             )
+        is_stream = isinstance(dataset, IterableDataset)
+        votes = dataset_name != "train" and not is_stream and set(VOTE_COLUMNS) <= set(columns)
+        first_ballot = self._first_ballot(dataset) if votes else None
         options = {}
-        if isinstance(dataset, Dataset):
+        if not is_stream:
             # A cache would not notice when the prompt's text changes with the package.
             options = {"num_proc": args.dataset_num_proc, "load_from_cache_file": False}
             options["desc"] = f"Tokenizing {dataset_name} dataset"
         with global_then_local_main_first():
-            dataset = dataset.map(
+            encoded = dataset.map(
                 encode_row,
                 with_indices=True,
-                fn_kwargs={"tokenizer": processing_class, "args": args, "dataset_name": dataset_name},
+                fn_kwargs={
+                    "tokenizer": processing_class,
+                    "args": args,
+                    "dataset_name": dataset_name,
+                    "first_ballot": first_ballot,
+                },
                 remove_columns=columns,
                 features=FEATURES,
                 **options,
             )
-        if isinstance(dataset, IterableDataset):
+        if is_stream:
             usable = _is_usable if args.invalid_rows == "drop" else _usable_or_raise
-            return dataset.filter(usable).remove_columns(["problem", "cause"])
-        return _without_problems(dataset, args.invalid_rows, dataset_name)
+            return encoded.filter(usable).remove_columns(["ballot", "problem", "cause"])
+        encoded = _without_problems(encoded, args.invalid_rows, dataset_name)
+        if not votes:
+            return encoded.remove_columns("ballot")
+        self._ballots |= {number: ballot_of(dataset[number - first_ballot]) for number in encoded["ballot"]}
+        return encoded
+
+    def _first_ballot(self, dataset: Dataset) -> int:
+        """The number of a dataset's first row among all rows that vote; the same one whenever it is evaluated."""
+        taken = 1 + max(self._ballots, default=-1)
+        return self._first_ballots.setdefault(dataset._fingerprint, taken)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "label"]
+            self._signature_columns = ["input_ids", "label", "ballot"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        loss = meta_loss(outputs.logits, labels, self.args.pos_weight)
+        loss = meta_loss(outputs.logits, labels, self._pos_weight)
         if self.model.training:
             self._log_batch(inputs["attention_mask"], outputs.logits, labels)
         self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs.setdefault("ballot", torch.full_like(inputs["labels"], NO_BALLOT, dtype=torch.long))
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _with_votes(self, compute_metrics: Callable[..., dict]) -> Callable[..., dict]:
+        """The metrics with those of the votes before them, under which names of the user's own win."""
+
+        def compute(prediction: EvalPrediction, **options) -> dict[str, float]:
+            labels, ballots = prediction.label_ids
+            own = EvalPrediction(prediction.predictions, labels, prediction.inputs, prediction.losses)
+            return {**self._vote_metrics(prediction.predictions, ballots), **compute_metrics(own, **options)}
+
+        return compute
+
+    def _vote_metrics(self, logits: np.ndarray, ballots: np.ndarray) -> dict[str, float]:
+        cast = [
+            (self._ballots[number], float(logit))
+            for number, logit in zip(ballots.reshape(-1), np.asarray(logits).reshape(-1), strict=True)
+            if number != NO_BALLOT and self._ballots[number] is not None
+        ]
+        guidance = Guidance.of(unwrapped(self.model).config.meta_rm)
+        return vote_metrics(judgments_of(cast), guidance) if cast else {}
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        model = self.accelerator.unwrap_model(self.model)
+        if is_peft_model(model) and self.args.should_save:  # an adapter is saved without the config
+            write_json(Path(output_dir or self.args.output_dir, EXTRAS_NAME), unwrapped(model).config.meta_rm)
+
+    def card_facts(self) -> dict[str, Any]:
+        facts = super().card_facts()
+        if self.balance is not None:
+            facts |= {"correct": self.balance.correct, "incorrect": self.balance.incorrect}
+        if self._pos_weight is not None:
+            facts["weight of a correct critique"] = f"{self._pos_weight:.3g}"
+        evaluated = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
+        for name, title in EVALUATED.items():
+            if f"eval_{name}" in evaluated:
+                facts[f"{title}, held out"] = f"{evaluated[f'eval_{name}']:.3f}"
+        return facts
 
     @torch.no_grad()
     def _log_batch(self, attention_mask, logits, labels):
@@ -241,6 +335,7 @@ def encode_row(
     tokenizer: PreTrainedTokenizerBase,
     args: MetaRMTrainingConfig,
     dataset_name: str = "train",
+    first_ballot: int | None = None,
 ) -> dict[str, Any]:
     """
     A row of critiques as the Meta RM reads it: `input_ids` and `label`, or the `problem` with it and its `cause`.
@@ -251,6 +346,8 @@ def encode_row(
     ids, label = [], 0.0
     try:
         preference, critique, label = read_row(row)
+        if first_ballot is not None:
+            ballot_of(row)
         ids = encode_meta(tokenizer, meta_messages(preference, critique, special_tokens(tokenizer)))
         if args.max_length is not None and len(ids) > args.max_length:
             raise InvalidPreference(
@@ -260,7 +357,8 @@ def encode_row(
             )
     except InvalidPreference as error:
         problem, cause, ids = f"{dataset_name} row {index}: {error}", error.cause, []
-    return {"input_ids": ids, "label": float(label), "problem": problem, "cause": cause}
+    ballot = NO_BALLOT if first_ballot is None else first_ballot + index
+    return {"input_ids": ids, "label": float(label), "ballot": ballot, "problem": problem, "cause": cause}
 
 
 def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
@@ -281,13 +379,85 @@ def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
     return preference, critique, float(label)
 
 
+@dataclass(frozen=True)
+class Ballot:
+    """How one critique votes in an evaluation.
+
+    Args:
+        row (`tuple`): What critiques have in common that vote on the same row: source, query and responses.
+        labels, scores (`tuple[float, ...]`): In one order for all of them.
+    """
+
+    row: tuple
+    labels: tuple[float, ...]
+    scores: tuple[float, ...]
+
+
+def ballot_of(row: Mapping[str, Any]) -> Ballot | None:
+    """The vote in a row; `None` if the critique could not be read, or the row cannot be used for another reason.
+
+    Raises:
+        `InvalidPreference`: if scores, labels and order do not belong to the same responses.
+    """
+    if row["scores"] is None:
+        return None
+    try:
+        order = row["order"]
+        labels = checked_labels(restore_order(row["labels"], order), len(row["responses"]))
+        scores = restore_order(row["scores"], order)
+        responses = restore_order(row["responses"], order)
+    except (TypeError, ValueError) as error:
+        raise InvalidPreference(
+            f"Found the scores {row['scores']}, the labels {row['labels']} and the order {row['order']} for "
+            f"{len(row['responses'])} responses; expected one of each per response: {error}",
+            "vote",
+        ) from error
+    return Ballot((row.get("source"), conversation_text(row["query"]), responses), labels, scores)
+
+
+def judgments_of(cast: Iterable[tuple[Ballot, float]]) -> list[Judgment]:
+    """Ballots with their meta scores, row by row."""
+    rows: dict[tuple, list[tuple[Ballot, float]]] = {}
+    for ballot, meta_score in cast:
+        rows.setdefault(ballot.row, []).append((ballot, meta_score))
+    return [
+        Judgment(
+            labels=votes[0][0].labels,
+            scores=tuple(ballot.scores for ballot, _ in votes),
+            meta_scores=tuple(meta_score for _, meta_score in votes),
+        )
+        for votes in rows.values()
+    ]
+
+
+def vote_metrics(judgments: Sequence[Judgment], guidance: Guidance) -> dict[str, float]:
+    """What a Meta RM is for: the accuracy of the vote of all critiques of a row, plain and guided.
+
+    Args:
+        judgments (sequence of [`~trl_spct.evaluation.Judgment`]): With meta scores.
+        guidance ([`~trl_spct.voting.Guidance`]): How the Meta RM guides.
+
+    Returns:
+        `dict` of `plain_vote_accuracy`, `guided_vote_accuracy` and `votes_per_row` (mean k).
+    """
+    plain, guided = (
+        [credits_at(judgment, len(judgment.scores), mode)[0] for judgment in judgments] for mode in (False, guidance)
+    )
+    return {
+        "plain_vote_accuracy": float(np.mean(plain)),
+        "guided_vote_accuracy": float(np.mean(guided)),
+        "votes_per_row": float(np.mean([len(judgment.scores) for judgment in judgments])),
+    }
+
+
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`accuracy` at logit 0, `roc_auc` and `positive_share` over an evaluation set."""
+    """`accuracy` at logit 0, `roc_auc`, `ece` and `positive_share` over an evaluation set."""
     logits = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1)
     positive = np.asarray(prediction.label_ids).reshape(-1) > 0.5
     return {
         "accuracy": float(((logits > 0) == positive).mean()),
         "roc_auc": roc_auc(logits, positive),
+        "ece": calibration_error(logits, positive),
         "positive_share": float(positive.mean()),
     }
 
@@ -317,18 +487,60 @@ def roc_auc(scores: Sequence[float], labels: Sequence[int]) -> float:
     return float((mid_ranks[places][positive].sum() - p * (p + 1) / 2) / (p * q))
 
 
-def report_balance(labels: Sequence[float], pos_weight: float | None = None) -> None:
-    """Warns if one class is rare, with the counts and with the `pos_weight` that balances them."""
-    positive = sum(label > 0.5 for label in labels)
-    negative = len(labels) - positive
-    if not labels or min(positive, negative) >= RARE * len(labels) or pos_weight is not None:
+def calibration_error(logits: Sequence[float], labels: Sequence[int], num_bins: int = 15) -> float:
+    """
+    Expected calibration error (ECE) of `sigmoid(logit)` as the probability that a critique is correct: how far, on
+    average over critiques, the mean probability in a bin is from the share of correct critiques in it.
+
+    Args:
+        logits (sequence of N `float`): Unbounded.
+        labels (sequence of N `int` or `bool`): 1 or 0.
+        num_bins (`int`, *optional*, defaults to `15`): Bins of equal width.
+
+    Returns:
+        `float` in [0, 1].
+    """
+    logits, positive = np.asarray(logits, dtype=np.float64), np.asarray(labels).astype(bool)
+    if len(positive) != len(logits) or len(logits) == 0:
+        raise ValueError(f"Found {len(logits)} logits for {len(positive)} labels; expected one per label, and any.")
+    probabilities = 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
+    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
+    gaps = np.bincount(bins, probabilities - positive, num_bins)
+    return float(np.abs(gaps).sum() / len(logits))
+
+
+@dataclass(frozen=True)
+class ClassBalance:
+    """How many critiques are `correct` and `incorrect`."""
+
+    correct: int
+    incorrect: int
+
+    @property
+    def weight(self) -> float | None:
+        """The `pos_weight` under which both classes weigh alike; `None` if one of them is missing."""
+        return self.incorrect / self.correct if self.correct and self.incorrect else None
+
+
+def class_balance(labels: Sequence[float]) -> ClassBalance:
+    """Counts the labels of critiques."""
+    correct = sum(label > 0.5 for label in labels)
+    return ClassBalance(correct, len(labels) - correct)
+
+
+def report_balance(balance: ClassBalance, pos_weight: float | None = None) -> None:
+    """Logs the counts, and warns if one class is rare, with the `pos_weight` that balances them."""
+    found = f"Found {balance.correct} correct and {balance.incorrect} incorrect critiques"
+    rare = min(balance.correct, balance.incorrect) < RARE * (balance.correct + balance.incorrect)
+    if not rare or pos_weight is not None:
+        logger.info(f"{found}; pos_weight={pos_weight}.")
         return
-    advice = "collect critiques of the other class" if 0 in (positive, negative) else "collect more of the rare class"
-    if positive and negative:
-        advice += f", or set `pos_weight={negative / positive:.3g}`"
+    advice = "collect more of the rare class" if balance.weight else "collect critiques of the other class"
+    if balance.weight:
+        advice += f", or set `balance_classes=True` or `pos_weight={balance.weight:.3g}`"
     logger.warning(
-        f"Found {positive} correct and {negative} incorrect critiques; expected at least {RARE:.0%} of each. A Meta "
-        f"RM that learns only the common class ranks nothing: {advice}."
+        f"{found}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks nothing: "
+        f"{advice}."
     )
 
 
@@ -340,6 +552,11 @@ def require_classifier(model: PreTrainedModel) -> MetaRMForSequenceClassificatio
             "Pass the model's path, or load it with `MetaRMForSequenceClassification.from_pretrained`."
         )
     return as_meta_rm(model)
+
+
+def unwrapped(model: Any) -> PreTrainedModel:
+    """The Meta RM under an adapter."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def _check_head_is_trained(peft_config: Any) -> None:

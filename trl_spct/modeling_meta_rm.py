@@ -18,11 +18,13 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
-from transformers.utils import can_return_tuple, find_adapter_config_file
+from transformers.utils import cached_file, can_return_tuple, find_adapter_config_file
 
 from .configuration_meta_rm import MetaRMConfig, native_config, require_one_label
 
 
+EXTRAS_NAME = "meta_rm.json"
+"""Beside an adapter, which is saved without a config: the content of `config.meta_rm`."""
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _WEIGHT_KWARGS = ("dtype", "torch_dtype", "quantization_config")
 
@@ -105,7 +107,9 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         if isinstance(config, MetaRMConfig) and config.backbone is None and config.backbone_config is None:
             config, extras = None, config.extras
         if not isinstance(config, PreTrainedConfig):
-            config, kwargs = _load_config(config or pretrained_model_name_or_path, kwargs)
+            path = config or pretrained_model_name_or_path
+            extras = {**_adapter_extras(path, kwargs), **(extras or {})} or None
+            config, kwargs = _load_config(path, kwargs)
         config = native_config(config, extras)
         return meta_rm_class(type(config)).from_pretrained(
             pretrained_model_name_or_path, *model_args, config=config, **kwargs
@@ -281,6 +285,18 @@ def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[PreTr
         base_hub = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
         config, rest = AutoConfig.from_pretrained(base, return_unused_kwargs=True, **base_hub, **rest)
     return config, {**rest, **hub, **weights}
+
+
+def _adapter_extras(path: str | os.PathLike, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What was stored of a Meta RM beside its adapter; empty for whole models, whose config holds it."""
+    hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+    if _adapter_base(path, hub) is None:
+        return {}
+    file = cached_file(path, EXTRAS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
+    if file is None:
+        return {}
+    with open(file, encoding="utf-8") as stored:
+        return json.load(stored)
 
 
 def _adapter_base(path: str | os.PathLike, hub: dict[str, Any]) -> str | None:
