@@ -15,6 +15,7 @@ ROOMS = {
     "preferences": set(),
     "prompts": {"preferences"},
     "critiques": set(),
+    "blocks": set(),
     "orders": set(),
     "outcomes": {"preferences"},
     "rejection": {"outcomes"},

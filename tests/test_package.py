@@ -22,9 +22,12 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "trl_spct"
 MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
 
-GROUND = {"preferences", "prompts", "critiques", "orders", "outcomes", "rejection", "voting"}
+GROUND = {"blocks", "preferences", "prompts", "critiques", "orders", "outcomes", "rejection", "voting"}
 # What travels to the Hub with a judge: torch and transformers, no trainer.
-FIRST = {"prefixes", "decoding", "sampling", "configuration_meta_rm", "modeling_meta_rm", "meta_scoring", "pipelines"}
+FIRST = {
+    "budget", "configuration_meta_rm", "decoding", "meta_scoring", "modeling_meta_rm", "pipelines", "prefixes",
+    "repositories", "sampling",
+}  # fmt: skip
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",
     "is_correct", "outcome_reward", "meta_label", "select_trajectories", "vote", "guided_vote",

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROW = {"query": "Name a prime.", "responses": ["worth 3", "worth 9", "worth 5"]}
 PAIR = {"query": "Name a prime.", "responses": ["worth 4", "worth 7"]}
 BLOCK = re.compile(r"\[The Begin of Response(?: (\d+))?\]\n(.*?)\n\[The End of Response(?: \d+)?\]", re.DOTALL)
-KEYS = {"scores", "best", "tied", "k", "votes", "critiques"}
+KEYS = {"scores", "best", "tied", "k", "drawn", "votes", "problems", "critiques", "truncated", "blocks"}
 CRITIQUE_KEYS = {"text", "scores", "problem", "order", "meta_score", "counted", "num_tokens"}
 
 
@@ -73,7 +73,8 @@ def by_worth(responses, number):
 
 
 def seed_with_orders(pipe, row, orders):
-    return next(s for s in range(1000) if pipe.preprocess(row, len(orders), s)["orders"] == [tuple(o) for o in orders])
+    wanted = [tuple(order) for order in orders]
+    return next(s for s in range(1000) if pipe.preprocess(row, len(orders), s, "random")["orders"] == wanted)
 
 
 # --- what comes out ---
@@ -93,7 +94,7 @@ def test_schema(pipe):
 
 def test_scores_are_in_the_rows_order(pipe, monkeypatch):
     script = Script(monkeypatch, by_worth)
-    result = pipe(ROW, k=24, seed=0)
+    result = pipe(ROW, k=24, seed=0, order="random")
     assert len({tuple(c["order"]) for c in result["critiques"]}) == 6, "all orders of three responses"
     assert all(c["scores"] == [3, 9, 5] for c in result["critiques"])
     assert (result["scores"], result["best"], result["tied"]) == ([72, 216, 120], 1, [1])
@@ -117,6 +118,7 @@ def test_critiques_are_listed_as_they_were_drawn(pipe):
     assert orders != sorted(orders) and orders != sorted(orders, reverse=True)
     for k in (2, 4, 8):
         assert pipe(PAIR, k=k, seed=0, temperature=1.0)["critiques"] == many[:k]
+    assert len({critique["text"] for critique in many}) > 8
 
 
 def test_votes_are_the_vote_of_the_readable_critiques(pipe, monkeypatch):
@@ -146,7 +148,7 @@ def test_reversed_orders_of_the_paper(pipe, monkeypatch):
     seed = seed_with_orders(pipe, PAIR, [(0, 1), (1, 0), (1, 0)])
     reversed_boxes = [box(9, 5), box(10, 7)]
     Script(monkeypatch, lambda responses, j: box(8, 8) if responses == PAIR["responses"] else reversed_boxes[j])
-    result = pipe(PAIR, k=3, seed=seed)
+    result = pipe(PAIR, k=3, seed=seed, order="random")
     assert [critique["scores"] for critique in result["critiques"]] == [[8, 8], [5, 9], [7, 10]]
     assert (result["scores"], result["best"]) == ([20, 27], 1)
 
@@ -388,7 +390,7 @@ def test_fixed_order(pipe, monkeypatch):
 def test_orders_are_uniform(pipe):
     counts = {}
     for seed in range(200):
-        for order in pipe.preprocess(ROW, 3, seed)["orders"]:
+        for order in pipe.preprocess(ROW, 3, seed, "random")["orders"]:
             counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 6 and all(60 < count < 140 for count in counts.values())
 
@@ -511,7 +513,8 @@ def test_tokenizers_are_checked_at_once():
 def test_every_option_is_documented():
     options = set(inspect.signature(GRMRewardPipeline._sanitize_parameters).parameters) - {"self", "unknown"}
     documented = set(re.findall(r"^        (\w+) \(", GRMRewardPipeline.__doc__, re.MULTILINE))
-    assert options | {"meta_rm", "meta_rm_tokenizer", "batch_size"} == documented
+    made_with = {"model", "tokenizer", "meta_rm", "meta_rm_tokenizer", "batch_size"}
+    assert options | made_with == documented
 
 
 def test_a_judge_by_path(tmp_path, pipe):
@@ -537,7 +540,7 @@ print(json.dumps(judge(json.loads(sys.argv[2]), k=2, seed=0)))
 
 def test_a_saved_judge_runs_where_the_package_is_absent(tmp_path, pipe):
     folder = tmp_path / "judge"
-    pipe.save_pretrained(folder)
+    pipe.save_pretrained(folder, include_code=True)
     assert not hasattr(pipe.model.config, "custom_pipelines"), "other copies of the model come without the code"
     assert "grm-reward" in json.loads((folder / "config.json").read_text())["custom_pipelines"]
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
