@@ -3,13 +3,17 @@
 # dependencies = ["trl-spct"]
 # ///
 """
-How good a judge is on labeled rows, and what more votes buy: accuracy over k, plain and guided by a Meta RM.
+How good a judge is, on the paper's benchmarks or on labeled rows, and what more votes buy: the benchmarks' own metrics
+over k, plain and guided by a Meta RM, beside judges that read nothing.
 
 accelerate launch recipes/evaluate.py \
     --model_name_or_path judge-spct --meta_rm judge-meta-rm \
-    --dataset_name rows.jsonl --k 32 --output_dir judge-spct-results
+    --benchmarks rewardbench ppe-preference ppe-correctness rmb=RMB_dataset --k 32 --greedy --output_dir judge-results
 
-Writes `judgments/` (every critique), `results.json` and `scaling.png`, and prints the table.
+Labeled rows of one's own come as `--dataset_name rows.jsonl` instead. Without a model only the
+judges that read nothing are shown. Writes `judgments/` (every critique), `results.json`, `report.json` (protocol, and
+what hides in an accuracy), `table.md`, `model-index.json` (for a card), `scaling.png` and `cost.png`, and prints the
+tables. A run that was killed goes on where it stopped.
 """
 
 import argparse
@@ -26,93 +30,309 @@ class EvaluationArguments(ScriptArguments):
 
     Args:
         output_dir (`str`): Where judgments and results go. A folder with the same run is resumed.
-        meta_rm (`str`, *optional*): A Meta RM, by path or Hub id.
+        benchmarks (`list[str]`, *optional*): Benchmarks, each a name or `name=path/of/a/local/copy`.
+        allow_changed (`bool`, *optional*): Accept benchmarks that are not what is recorded of them.
+        meta_rm (`str`, *optional*): A Meta RM, by path or Hub id; the judge's own by default, if it has one.
+        scalar_rm (`str`, *optional*): A scalar reward model to compare with, by path or Hub id.
+        llm_judge (`str`, *optional*): A model that selects the best response, by majority, to compare with.
+        baselines (`bool`, *optional*, defaults to `True`): Compare with judges that read nothing.
+        compare_with (`str`, *optional*): Output folder of another judge's run, for a paired test.
+        contamination_dataset (`str`, *optional*): Training rows that are searched for in what is judged.
         k (`int`, *optional*, defaults to `8`): Critiques per row; results are given for every power of two up to it.
+        greedy (`bool`, *optional*): Judge once more, greedily, beside the votes.
         temperature (`float`, *optional*): 0.5 for k > 1 and greedy for k = 1 by default (paper, section 6).
         max_new_tokens (`int`, *optional*): Longest critique in tokens; see the pipeline.
         template (`str`, *optional*): Prompt template; the one that the judge's configuration names by default.
+        order (`str`, *optional*): In which order responses are read, see the pipeline.
+        truncation (`str`, *optional*): `"fair"` cuts rows that do not fit into the judge's context.
         rows_per_shard (`int`, *optional*, defaults to `16`): Rows judged together and written at once.
         seed (`int`, *optional*, defaults to `0`): Of orders, samples and intervals.
         source (`str`, *optional*): Adapter for public data in its own schema; known schemas are recognized.
         invalid_rows (`str`, *optional*, defaults to `"error"`): `"drop"` counts rows that cannot be used.
-        max_rows (`int`, *optional*): Judge a random sample of so many rows.
+        max_rows (`int`, *optional*): Judge a random sample of so many items of each benchmark.
+        metric (`str`, *optional*, defaults to `"accuracy"`): For `dataset_name`; `"roc_auc"` for single responses.
+        group_column (`str`, *optional*): The column of `dataset_name` by which results are broken down.
         stage (`str`, *optional*, defaults to `"judge"`): Name of the judge in table and figure.
     """
 
     output_dir: str = field(default="evaluation", metadata={"help": "Where judgments and results go."})
+    benchmarks: list[str] | None = field(default=None, metadata={"help": "Benchmarks, each a name or name=path."})
+    allow_changed: bool = field(default=False, metadata={"help": "Accept benchmarks that are not as recorded."})
     meta_rm: str | None = field(default=None, metadata={"help": "A Meta RM, by path or Hub id."})
+    scalar_rm: str | None = field(default=None, metadata={"help": "A scalar reward model to compare with."})
+    llm_judge: str | None = field(default=None, metadata={"help": "A model that selects the best response."})
+    baselines: bool = field(default=True, metadata={"help": "Compare with judges that read nothing."})
+    compare_with: str | None = field(default=None, metadata={"help": "Output folder of another judge's run."})
+    contamination_dataset: str | None = field(default=None, metadata={"help": "Training rows to search for."})
     k: int = field(default=8, metadata={"help": "Critiques per row."})
+    greedy: bool = field(default=False, metadata={"help": "Judge once more, greedily, beside the votes."})
     temperature: float | None = field(default=None, metadata={"help": "0.5 for k > 1, greedy for k = 1 by default."})
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest critique in tokens."})
     template: str | None = field(default=None, metadata={"help": "Prompt template."})
+    order: str | None = field(default=None, metadata={"help": "In which order responses are read."})
+    truncation: str | None = field(default=None, metadata={"help": "'fair' cuts rows that are too long."})
     rows_per_shard: int = field(default=16, metadata={"help": "Rows judged together and written at once."})
     seed: int = field(default=0, metadata={"help": "Of orders, samples and intervals."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
     invalid_rows: str = field(
         default="error", metadata={"help": "What happens to unusable rows.", "choices": ["error", "drop"]}
     )
-    max_rows: int | None = field(default=None, metadata={"help": "Judge a random sample of so many rows."})
+    max_rows: int | None = field(default=None, metadata={"help": "Judge a random sample of so many items."})
+    metric: str = field(
+        default="accuracy", metadata={"help": "The metric of dataset_name.", "choices": ["accuracy", "roc_auc"]}
+    )
+    group_column: str | None = field(default=None, metadata={"help": "Column by which results are broken down."})
     stage: str = field(default="judge", metadata={"help": "Name of the judge in table and figure."})
 
 
-def main(script_args, model_args, dataset_args):
-    from accelerate import PartialState
-    from rich.console import Console
-    from transformers import pipeline
-    from trl import get_quantization_config
+class Evaluation:
+    """One run: what is judged, by whom, and what came of it."""
 
-    import trl_spct  # noqa: F401  registers the pipeline
-    from trl_spct.evaluation import collect_judgments, plot_scaling, results_table, scaling_results
-    from trl_spct.manifests import write_json
+    def __init__(self, script_args, model_args, dataset_args):
+        from accelerate import PartialState
+
+        self.args, self.model_args = script_args, model_args
+        self.state = PartialState()
+        self.output = Path(script_args.output_dir)
+        self.loaded = load_items(script_args, dataset_args)
+        self.results, self.report = [], {"items": {name: found.facts for name, found in self.loaded.items()}}
+
+    def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
+        """A judge's judgments of one benchmark; read, where they are there already."""
+        from trl_spct.benchmark_results import judge_benchmark
+
+        return judge_benchmark(
+            judge,
+            self.loaded[name],
+            self.output / folder / ("" if name == ROWS else name),
+            rows_per_shard=rows_per_shard or self.args.rows_per_shard,
+            progress=f"{folder}: {name}",
+            process_index=self.state.process_index,
+            num_processes=self.state.num_processes,
+            wait=self.state.wait_for_everyone,
+        )
+
+    def add(self, name: str, judgments, stage: str, **described) -> None:
+        from trl_spct.benchmark_results import benchmark_results
+
+        self.results += benchmark_results(self.loaded[name], judgments, seed=self.args.seed, stage=stage, **described)
+
+    def compare_baselines(self) -> None:
+        from trl_spct.baselines import CONTENT_BLIND, ContentBlindJudge
+
+        for blind in CONTENT_BLIND if self.args.baselines else ():
+            for name in self.loaded:
+                judgments = self.judged(ContentBlindJudge(blind, self.args.seed), f"baselines/{blind}", name, 4096)
+                self.add(name, judgments, blind, baseline=True)
+
+    def compare_scalar_rm(self) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from trl_spct.baselines import ScalarJudge
+
+        path = self.args.scalar_rm
+        if path is None:
+            return
+        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=self.model_args.dtype)
+        judge = ScalarJudge(model.to(self.state.device), AutoTokenizer.from_pretrained(path))
+        for name in self.loaded:
+            self.add(name, self.judged(judge, "scalar_rm", name), Path(path).name, baseline=True)
+
+    def judge(self) -> None:
+        """The judge itself: k votes of each row, and one greedy critique if asked for."""
+        from trl_spct.evaluation import PipelineJudge
+
+        args = self.args
+        pipe = self.pipeline(self.model_args.model_name_or_path, args.meta_rm or "auto")
+        runs = [("judgments", args.k, self.temperature)]
+        if args.greedy and (args.k, self.temperature) != (1, 0.0):
+            runs.insert(0, ("greedy", 1, 0.0))
+        for name, found in self.loaded.items():
+            for folder, k, temperature in runs:
+                options = self.options(found.benchmark, temperature)
+                judge = PipelineJudge(pipe, k, verdict=found.benchmark.verdict, **options)
+                judgments = self.judged(judge, folder, name)
+                modes = {"guided": False} if temperature == 0 and k == 1 else {"guidance": pipe.guidance}
+                self.add(name, judgments, args.stage, temperature=temperature, **modes)
+            self.report.setdefault("protocol", {})[name] = judge.protocol
+            self.diagnose(name, judgments)
+            self.compare(name, judgments)
+
+    def compare_llm_judge(self) -> None:
+        from trl_spct.baselines import ChoiceJudge
+
+        if self.args.llm_judge is None:
+            return
+        pipe = self.pipeline(self.args.llm_judge)
+        for name, found in self.loaded.items():
+            if any(len(row) == 1 for item in found.items for row in item.rows):
+                continue  # there is nothing to select from
+            options = self.options(found.benchmark, self.temperature, ("order", "max_new_tokens"))
+            judge = ChoiceJudge(pipe, self.args.k, **options)
+            self.add(name, self.judged(judge, "llm_judge", name), "LLM-as-a-judge", temperature=self.temperature)
+
+    def pipeline(self, model: str, meta_rm: str | None = None):
+        from transformers import pipeline
+        from trl import get_quantization_config
+
+        import trl_spct  # noqa: F401  registers the pipeline
+
+        quantization = get_quantization_config(self.model_args)
+        return pipeline(
+            "grm-reward",
+            model=model,
+            revision=self.model_args.model_revision,
+            meta_rm=meta_rm,
+            dtype=self.model_args.dtype,
+            device=self.state.device if quantization is None else None,
+            device_map=None if quantization is None else {"": self.state.device},
+            model_kwargs={
+                "attn_implementation": self.model_args.attn_implementation,
+                **({} if quantization is None else {"quantization_config": quantization}),
+            },
+        )
+
+    @property
+    def temperature(self) -> float:
+        from trl_spct.voting import VOTING_TEMPERATURE
+
+        if self.args.temperature is not None:
+            return self.args.temperature
+        return VOTING_TEMPERATURE if self.args.k > 1 else 0.0
+
+    def options(self, benchmark, temperature: float, names=("order", "max_new_tokens", "template", "truncation")):
+        asked = {name: getattr(self.args, name) for name in names}
+        asked["order"] = benchmark.order or asked["order"]
+        given = {name: value for name, value in asked.items() if value is not None}
+        return {"seed": self.args.seed, "temperature": temperature, **given}
+
+    def diagnose(self, name: str, judgments) -> None:
+        from trl_spct.diagnostics import diagnose_groups
+
+        found = diagnose_groups(self.loaded[name], judgments)
+        self.report.setdefault("diagnosis", {})[name] = found
+
+    def compare(self, name: str, judgments) -> None:
+        """A paired test against the judgments of the same rows by another judge."""
+        from trl_spct.benchmark_results import compare_judges
+        from trl_spct.evaluation import read_judgments
+
+        if self.args.compare_with is None:
+            return
+        folder = Path(self.args.compare_with) / "judgments" / ("" if name == ROWS else name)
+        other = read_judgments(folder)
+        votes = min(len(judgment.scores) for judgment in (*other, *judgments))
+        found = compare_judges(self.loaded[name], other, judgments, votes, seed=self.args.seed)
+        self.report.setdefault("comparison", {})[name] = {"with": self.args.compare_with, "k": votes, **found}
+
+    def check_contamination(self) -> None:
+        from dataclasses import asdict
+
+        from trl_spct.contamination import find_overlaps
+        from trl_spct.data import prepare_preferences
+        from trl_spct.scripts import load_named
+
+        name = self.args.contamination_dataset
+        if name is None:
+            return
+        train = load_named(name)["train"]
+        rows = prepare_preferences(train, None, "drop", "contamination_dataset", require_labels=False)
+        for benchmark, found in self.loaded.items():
+            overlaps = [asdict(overlap) for overlap in find_overlaps(rows.dataset, found.items)]
+            for overlap in overlaps:
+                overlap["row"] = rows.row_numbers[overlap["row"]]
+            self.report.setdefault("contamination", {})[benchmark] = {
+                "training_rows": rows.num_read,
+                "items": len({overlap["item"] for overlap in overlaps}),
+                "overlaps": overlaps,
+            }
+
+    def write(self) -> None:
+        from huggingface_hub import eval_results_to_model_index
+        from rich.console import Console
+
+        from trl_spct.diagnostics import report_lines
+        from trl_spct.manifests import write_json
+        from trl_spct.reports import (
+            breakdown_table,
+            card_results,
+            markdown_table,
+            mean_results,
+            plot_scaling,
+            results_table,
+        )
+
+        args, results, console = self.args, self.results, Console()
+        write_json(self.output / "results.json", results)
+        write_json(self.output / "report.json", self.report)
+        tables = [markdown_table(results)]
+        for name in self.loaded:
+            own = [result for result in results if result["benchmark"] == self.loaded[name].benchmark.name]
+            console.print(results_table(own, own[0]["benchmark"]))
+            if len(own[0]["values"]) > 1:
+                tables.append(f"## {own[0]['benchmark']}\n\n{breakdown_table(own)}")
+            diagnosis = self.report.get("diagnosis", {}).get(name)
+            for line in report_lines(diagnosis["all"]) if diagnosis else ():
+                console.print(f"[dim]{line}")
+        for name, found in self.report.get("comparison", {}).items():
+            bounds = {part: f"{100 * found[part]:+.1f}" for part in ("difference", "low", "high")}
+            console.print("{}: {difference} points ({low} to {high}), p = {p:.4f}".format(name, **{**found, **bounds}))
+        for name, found in self.report.get("contamination", {}).items():
+            console.print(f"{name}: {found['items']} items have a near duplicate among the training rows")
+        (self.output / "table.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+        judged = [result for result in results if not result.get("baseline")]
+        if not judged:
+            return
+        means = mean_results(results)
+        plot_scaling(means, self.output / "scaling.png")
+        if any(result["tokens"] > 0 for result in means):
+            written = [result for result in means if result.get("baseline") or result["tokens"] > 0]
+            plot_scaling(written, self.output / "cost.png", against="tokens")
+        index = [
+            entry
+            for name, protocol in self.report["protocol"].items()
+            for entry in card_results(
+                [r for r in judged if r["stage"] == args.stage and r["benchmark"] == self.loaded[name].benchmark.name],
+                protocol,
+            )
+        ]
+        write_json(self.output / "model-index.json", eval_results_to_model_index(args.stage, index))
+
+
+ROWS = "rows"
+"""What is judged if it comes as `dataset_name`; its judgments are not in a folder of their own."""
+
+
+def load_items(script_args, dataset_args) -> dict:
+    """What is judged, by name, read and checked before any model is loaded."""
+    from trl_spct.benchmark_loading import load_benchmark, load_rows
+    from trl_spct.benchmarks import rows_benchmark
     from trl_spct.scripts import load_preferences
-    from trl_spct.voting import VOTING_TEMPERATURE
 
-    state = PartialState()
-    dataset = load_preferences(
-        script_args, dataset_args, script_args.source, script_args.invalid_rows, script_args.seed
-    )
-    rows = dataset[script_args.dataset_test_split if script_args.dataset_test_split in dataset else "train"]
-    if script_args.max_rows is not None and script_args.max_rows < len(rows):
-        rows = rows.shuffle(seed=script_args.seed).select(range(script_args.max_rows))
-    quantization = get_quantization_config(model_args)
-    judge = pipeline(
-        "grm-reward",
-        model=model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        meta_rm=script_args.meta_rm,
-        dtype=model_args.dtype,
-        device=state.device if quantization is None else None,
-        device_map=None if quantization is None else {"": state.device},
-        model_kwargs={
-            "attn_implementation": model_args.attn_implementation,
-            **({} if quantization is None else {"quantization_config": quantization}),
-        },
-    )
-    temperature = script_args.temperature
-    if temperature is None:
-        temperature = VOTING_TEMPERATURE if script_args.k > 1 else 0.0
-    output = Path(script_args.output_dir)
-    sampling = {"temperature": temperature, "template": script_args.template}
-    sampling["max_new_tokens"] = script_args.max_new_tokens
-    judgments = collect_judgments(
-        judge,
-        rows,
-        script_args.k,
-        output / "judgments",
-        script_args.rows_per_shard,
-        progress="Judging",
-        process_index=state.process_index,
-        num_processes=state.num_processes,
-        wait=state.wait_for_everyone,
-        seed=script_args.seed,
-        **{name: value for name, value in sampling.items() if value is not None},
-    )
-    if not state.is_main_process:
-        return
-    results = scaling_results(judgments, seed=script_args.seed, stage=script_args.stage, temperature=temperature)
-    write_json(output / "results.json", results)
-    plot_scaling(results, output / "scaling.png")
-    Console().print(results_table(results, script_args.dataset_name))
+    found = {}
+    for name, _, path in (benchmark.partition("=") for benchmark in script_args.benchmarks or ()):
+        found[name] = load_benchmark(name, path or None, check=not script_args.allow_changed)
+    if script_args.dataset_name or dataset_args.datasets or not found:
+        loaded = load_preferences(
+            script_args, dataset_args, script_args.source, script_args.invalid_rows, script_args.seed
+        )
+        rows = loaded[script_args.dataset_test_split if script_args.dataset_test_split in loaded else "train"]
+        name = Path(script_args.dataset_name or ROWS).name
+        benchmark = rows_benchmark(name, script_args.metric)
+        found[ROWS] = load_rows(benchmark, rows, group_column=script_args.group_column, where=name)
+    return {name: items.sampled(script_args.max_rows, script_args.seed) for name, items in found.items()}
+
+
+def main(script_args, model_args, dataset_args):
+    evaluation = Evaluation(script_args, model_args, dataset_args)
+    evaluation.check_contamination()
+    if model_args.model_name_or_path is not None:
+        evaluation.judge()
+    evaluation.compare_llm_judge()
+    evaluation.compare_scalar_rm()
+    evaluation.compare_baselines()
+    if evaluation.state.is_main_process:
+        evaluation.write()
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):

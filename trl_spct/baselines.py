@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Judges to compare with, under the same protocol: judges that read nothing, and scalar reward models.
+"""Judges to compare with, under the same protocol: judges that read nothing, scalar reward models, LLM-as-a-Judge.
 
 A number is only worth what it is above these: on some benchmarks the longer response alone is right three times in
 four, and where the best response always stands first, so is a judge that never reads.
@@ -11,9 +11,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .evaluation import described_model
 from .meta_scoring import meta_scores
+from .orders import ORDERS, draw_orders
 from .preferences import Preference
-from .sampling import check_lengths, check_tokenizer, context_length, derive_seed
+from .prompts import CHOICE, choice_messages
+from .sampling import Sample, check_lengths, check_tokenizer, context_length, derive_seed, read_sample
+from .voting import VOTING_TEMPERATURE
 
 
 Critiques = list[list[Mapping[str, Any]]]
@@ -88,7 +92,7 @@ class ScalarJudge:
                 f"Found a classifier with {model.config.num_labels} labels; expected a reward model with one."
             )
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.settings = {"judge": "scalar", "model": model.config._name_or_path}
+        self.settings = {"judge": "scalar", **described_model(self)}
 
     def __call__(self, rows: Sequence[Preference]) -> Critiques:
         conversations = [_conversation(row, response) for row in rows for response in row.responses]
@@ -96,6 +100,79 @@ class ScalarJudge:
         check_lengths([len(ids) for ids in encoded], 0, context_length(self.model.config), "Response")
         scores = iter(meta_scores(self.model, self.tokenizer, conversations, self.batch_size))
         return [[_critique([next(scores) for _ in row.responses])] for row in rows]
+
+
+class ChoiceJudge:
+    """LLM-as-a-Judge with majority vote: the judge selects the best response and gives no scores (paper, section 2.5).
+
+    A critique is worth 1 for the response that it selects and 0 for the others, so that the vote of k critiques is
+    their majority.
+
+    Args:
+        pipe ([`GRMRewardPipeline`]): Over the model, or engine, that judges.
+        k (`int`): Critiques per row.
+        seed, temperature, max_new_tokens, order: See the pipeline.
+        batch_size (`int`, *optional*): Rows judged together; by default as many as make 256 critiques.
+    """
+
+    def __init__(
+        self,
+        pipe,
+        k: int,
+        seed: int = 0,
+        temperature: float | None = None,
+        max_new_tokens: int | None = None,
+        order: str = ORDERS[0],
+        batch_size: int | None = None,
+    ):
+        self.pipe, self.k, self.seed, self.order = pipe, k, seed, order
+        self.batch_size = batch_size or max(1, 256 // k)
+        self.options = {
+            "temperature": (VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
+            "top_p": 1.0,
+            "max_new_tokens": pipe._default_length() if max_new_tokens is None else max_new_tokens,
+        }
+        self.settings = {
+            "judge": "choice",
+            "k": k,
+            "seed": seed,
+            "order": order,
+            "template_digest": CHOICE.digest,
+            **described_model(pipe),
+            **self.options,
+        }
+
+    def __call__(self, rows: Sequence[Preference]) -> Critiques:
+        batches = (rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size))
+        return [critiques for batch in batches for critiques in self._judge(batch)]
+
+    def _judge(self, rows: Sequence[Preference]) -> Critiques:
+        drawn = []
+        for row in rows:
+            draw = random.Random(derive_seed(self.seed, "order", *row.responses))
+            drawn.append(draw_orders(len(row), self.k, self.order, draw))
+        asked = [(row, order) for row, orders in enumerate(drawn) for order in dict.fromkeys(orders)]
+        samples = self.pipe._sample(
+            [choice_messages(rows[row].permuted(order), self.pipe._fences()) for row, order in asked],
+            [drawn[row].count(order) for row, order in asked],
+            self.seed,
+            **self.options,
+        )
+        texts = {request: iter(found) for request, found in zip(asked, samples, strict=True)}
+        return [[_choice(next(texts[row, order]), order) for order in orders] for row, orders in enumerate(drawn)]
+
+
+def _choice(sample: Sample, order: Sequence[int]) -> dict[str, Any]:
+    read = read_sample(sample, 1, (1, len(order)))
+    chosen = None if read.scores is None else order[read.scores[0] - 1]
+    return {
+        **_critique([float(i == chosen) for i in range(len(order))]),
+        "text": sample.text,
+        "scores": None if chosen is None else [float(i == chosen) for i in range(len(order))],
+        "problem": read.problem,
+        "order": list(order),
+        "num_tokens": sample.num_tokens,
+    }
 
 
 def _conversation(row: Preference, response: str) -> list[dict[str, str]]:

@@ -95,7 +95,7 @@ class Benchmark:
         read (`Callable`): From a part and its rows to items.
         metric ([`Metric`]): How its authors measure.
         balance_of (`Callable`, *optional*): The value of a row that [`Part.balance`] counts.
-        order (`str`, *optional*, defaults to `"random"`): Order of the responses in prompts, see the pipeline.
+        order (`str`, *optional*): In which order responses are read, if its metric decides that; see the pipeline.
         verdict (`bool`, *optional*, defaults to `False`): Whether single responses are asked for 0 or 1.
         private (`bool`, *optional*, defaults to `False`): Whether its rows must never be published in plain text.
         in_paper (`bool`, *optional*, defaults to `False`): Whether the paper's overall value is a mean over it.
@@ -109,7 +109,7 @@ class Benchmark:
     read: Callable[[Part, Iterable[Row]], Iterator[Item]]
     metric: Metric
     balance_of: Callable[[Row], str] | None = None
-    order: str = "random"
+    order: str | None = None
     verdict: bool = False
     private: bool = False
     in_paper: bool = False

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .benchmark_loading import LoadedBenchmark
 from .benchmark_metrics import pick_credit
 from .evaluation import Judgment, accuracy_by_place, tie_share, votes_at
 from .meta_rm_trainer import roc_auc
@@ -65,6 +66,24 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "confidence": calibration(judgments) if most > 1 else None,
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
+
+
+def diagnose_groups(loaded: LoadedBenchmark, judgments: Sequence[Judgment]) -> dict[str, dict[str, Any]]:
+    """[`diagnose`] for a benchmark as a whole, as `"all"`, and for each of its groups if there are several.
+
+    Args:
+        loaded ([`LoadedBenchmark`]): What was judged.
+        judgments (sequence of [`Judgment`]): One per row.
+    """
+    rows = [row for item in loaded.items for row in item.rows]
+    groups: dict[str, list[int]] = {}
+    for number, group in enumerate(item.group for item in loaded.items for _ in item.rows):
+        groups.setdefault(group, []).append(number)
+    found = {"all": diagnose(judgments, rows)}
+    if len(groups) > 1:
+        for group, numbers in groups.items():
+            found[group] = diagnose([judgments[i] for i in numbers], [rows[i] for i in numbers])
+    return found
 
 
 def chosen_places(judgments: Sequence[Judgment]) -> dict[str, list[float]]:

@@ -2,19 +2,23 @@
 """How good is a judge, and what do more votes buy? One sampling run at the largest k, every smaller k from it."""
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 import transformers
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
-from .manifests import rows_digest
+from .manifests import MANIFEST, rows_digest
+from .orders import ORDERS
 from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
 from .prompts import judge_template
@@ -106,6 +110,12 @@ class PipelineJudge:
         self.pipe, self.k, self.verdict = pipe, k, verdict
         self.batch_size = batch_size or max(1, 256 // k)
         self.parameters = {"seed": 0, **_preset(pipe), **parameters}
+        for name in ("early_stopping", "max_responses_per_prompt"):
+            if self.parameters.get(name):
+                raise ValueError(
+                    f"Found {name}={self.parameters[name]!r}; expected none, since every number of votes is read from "
+                    "k critiques of each whole row."
+                )
         self.settings = {"k": k, "verdict": verdict, **_described(pipe), **self.parameters}
 
     @property
@@ -126,9 +136,11 @@ class PipelineJudge:
             "top_p": options.get("top_p", 1.0),
             "max_new_tokens": options.get("max_new_tokens") or pipe._default_length(),
             "context": context_length(pipe.model.config),
-            "order": options.get("order", "random"),
+            "order": options.get("order", ORDERS[0]),
             "seed": options["seed"],
-            "engine": f"transformers {transformers.__version__}, torch {torch.__version__}",
+            "engine": f"transformers {transformers.__version__}, torch {torch.__version__}"
+            if pipe.engine is None
+            else type(pipe.engine).__name__,
             "dtype": str(pipe.model.dtype).removeprefix("torch."),
             "device": pipe.device.type,
         }
@@ -243,6 +255,21 @@ def record_judgments(
     return [read_judgment(record) for record in job.read()]
 
 
+def read_judgments(folder: str | os.PathLike) -> list[Judgment]:
+    """What [`record_judgments`] has written into a folder, in order.
+
+    Raises:
+        `FileNotFoundError`: if there are no judgments, or not all of them yet.
+    """
+    paths = sorted(Path(folder).glob("shard-*.parquet"))
+    found = [read_judgment(record) for path in paths for record in pq.read_table(path).to_pylist()]
+    manifest = Path(folder) / MANIFEST
+    expected = json.loads(manifest.read_text(encoding="utf-8"))["rows"] if manifest.exists() else None
+    if not found or len(found) != expected:
+        raise FileNotFoundError(f"{folder} holds {len(found)} judgments; expected those of a finished run.")
+    return found
+
+
 def read_judgment(record: Mapping[str, Any]) -> Judgment:
     """A stored record as a [`Judgment`]."""
     return Judgment(
@@ -291,12 +318,16 @@ def _described(pipe) -> dict[str, Any]:
     """Which judge it is: a name, the template that it names, and a sample of its weights."""
     meta = pipe.meta_rm.config._name_or_path if pipe.meta_rm is not None else None
     return {
-        "model": pipe.model.config._name_or_path,
-        "model_weights": _fingerprint(pipe.model),
+        **described_model(pipe),
         "grm": getattr(pipe.model.config, "grm", None),
         "meta_rm": meta,
         "meta_rm_weights": None if pipe.meta_rm is None else _fingerprint(pipe.meta_rm),
     }
+
+
+def described_model(judge) -> dict[str, Any]:
+    """What tells the model of a judge (its `model`) from others, for a manifest."""
+    return {"model": judge.model.config._name_or_path, "model_weights": _fingerprint(judge.model)}
 
 
 def _shown(model: torch.nn.Module) -> str:
@@ -306,10 +337,13 @@ def _shown(model: torch.nn.Module) -> str:
 
 
 @torch.no_grad()
-def _fingerprint(model: torch.nn.Module) -> str:
+def _fingerprint(model) -> str:
     """A hash of some values of each floating-point weight, so that training a judge further in its folder, or
     exchanging an adapter, is not mistaken for a restart. Packed weights are left out, since inference may repack them.
+    An engine's weights are elsewhere: it is known by its name alone.
     """
+    if not isinstance(model, torch.nn.Module):
+        return ""
     heads = [
         weight.reshape(-1)[:: max(1, weight.numel() // 16)].float().cpu()
         for weight in model.parameters()
