@@ -1,13 +1,16 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Critiques to Meta RM scores. Training and inference tokenize here, and nowhere else (paper, section 2.4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .prefixes import PrefixReader, can_share, families, shared_lengths
 from .sampling import evaluating
 
+
+_FAMILY = 2  # Batches that a shared beginning must fill to be kept for all of them
 
 Conversation = Sequence[Mapping[str, str]]
 
@@ -41,6 +44,9 @@ def meta_scores(
     """
     One unbounded logit per conversation, in the order given; the higher, the more likely the critique is correct.
 
+    Critiques of the same responses in the same order share the whole user turn, which is then read once for all of
+    them. Architectures that keep more than keys and values read each conversation whole.
+
     Args:
         model ([`MetaRMForSequenceClassification`]): The Meta RM, or an adapter over one. Its mode is restored.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The Meta RM's own tokenizer.
@@ -53,15 +59,38 @@ def meta_scores(
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least 1.")
     encoded = [tuple(encode_meta(tokenizer, messages)) for messages in conversations]
-    distinct = sorted(set(encoded), key=len, reverse=True)  # a judge that is sure of itself repeats itself
+    distinct = sorted(set(encoded))  # a judge that is sure of itself repeats itself
+    read = _shared_logits if can_share(model.config) else _plain_logits
     scores: dict[tuple[int, ...], float] = {}
     with evaluating(model):
-        for start in range(0, len(distinct), batch_size):
-            batch = distinct[start : start + batch_size]
-            inputs = _right_padded(batch, tokenizer.pad_token_id or 0).to(model.device)
-            logits = model(input_ids=inputs[0], attention_mask=inputs[1], use_cache=False).logits
+        for batch, logits in read(model, distinct, batch_size, tokenizer.pad_token_id or 0):
             scores.update(zip(batch, logits.reshape(-1).float().tolist(), strict=True))
     return [scores[ids] for ids in encoded]
+
+
+def _shared_logits(
+    model: PreTrainedModel, rows: Sequence[tuple[int, ...]], batch_size: int, pad_token_id: int
+) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor]]:
+    """Batches with their logits; the conversation before critiques of it is read once for all of them."""
+    shared = shared_lengths(rows)
+    reader = PrefixReader(model, pad_token_id)
+    for length, order in families(rows, shared, [1] * len(rows), _FAMILY * batch_size):
+        root = reader.read([rows[order[0]][:length]], [()])[1] if length else None
+        for start in range(0, len(order), batch_size):
+            numbers = order[start : start + batch_size]
+            batch = [rows[i] for i in numbers]
+            yield batch, reader.read(batch, [shared[i] for i in numbers], root, keep=False)[0].logits
+
+
+def _plain_logits(
+    model: PreTrainedModel, rows: Sequence[tuple[int, ...]], batch_size: int, pad_token_id: int
+) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor]]:
+    """Batches with their logits, each conversation read whole, for models that cannot share."""
+    rows = sorted(rows, key=len, reverse=True)
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        input_ids, attention_mask = _right_padded(batch, pad_token_id).to(model.device)
+        yield batch, model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
 
 
 def _right_padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> torch.Tensor:

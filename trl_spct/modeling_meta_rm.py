@@ -158,6 +158,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         }
         # Some decoders do not know every name, so that only what is given is passed on.
         outputs = self.base_model(**{name: value for name, value in given.items() if value is not None}, **kwargs)
+        if past_key_values is not None and attention_mask is not None:  # it covers the cached tokens, too
+            attention_mask = attention_mask[:, -outputs.last_hidden_state.shape[1] :]
         pooled = last_attended(outputs.last_hidden_state, attention_mask)
         logits = self.score(pooled.to(self.score.weight.dtype))
         return SequenceClassifierOutputWithPast(

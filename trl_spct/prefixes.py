@@ -132,6 +132,8 @@ def can_share(config: PreTrainedConfig) -> bool:
     text = config.get_text_config(decoder=True)
     if getattr(text, "attention_chunk_size", None) is not None or not getattr(text, "is_causal", True):
         return False
+    if getattr(text, "num_kv_shared_layers", None):  # whose layers read what others keep
+        return False
     layers = DynamicCache(config=text).layers
     return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 

@@ -36,7 +36,7 @@ from .prefixes import Prefill, PrefixReader, can_share, families, left_padded, s
 logger = logging.getLogger(__name__)
 
 _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them
-_SEGMENT = 64  # Tokens after which rows that have ended leave the batch
+_SEGMENT = 32  # Tokens after which rows that have ended leave the batch
 
 
 @dataclass(frozen=True)
