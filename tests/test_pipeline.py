@@ -1,9 +1,11 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("grm-reward")`: rows in, votes out, whatever the judge writes and the responses hold."""
 
+import functools
 import inspect
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import trl_spct
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference, vote
 from trl_spct.meta_scoring import meta_scores
 from trl_spct.prompts import meta_messages
-from trl_spct.sampling import PromptTooLongError, Sample, encode_prompts, special_tokens
+from trl_spct.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques, special_tokens
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -416,6 +418,11 @@ def test_template_of_the_judges_config(pipe, monkeypatch):
         ({"top_p": 0}, ValueError, "top_p=0"),
         ({"max_new_tokens": 0}, ValueError, "max_new_tokens=0"),
         ({"template": "fancy"}, ValueError, "'fancy'"),
+        ({"early_stopping": "soon"}, ValueError, "early_stopping='soon'"),
+        ({"early_stopping": 1.5}, ValueError, "early_stopping=1.5"),
+        ({"early_stopping": True}, ValueError, "early_stopping=True"),
+        ({"max_responses_per_prompt": 1}, ValueError, "max_responses_per_prompt=1"),
+        ({"truncation": "left"}, ValueError, "truncation='left'"),
     ],
     ids=str,
 )
@@ -449,6 +456,247 @@ def test_rows_that_are_too_long(batch_size, pipe):
     long = {"query": "q" * 9000, "responses": ["a", "b"]}
     with pytest.raises(PromptTooLongError, match=r"^Row 2: the prompt has \d+ tokens, .* context of 8192"):
         pipe([PAIR, ROW, long, PAIR], k=3, batch_size=batch_size)
+
+
+# --- which order ---
+
+
+def test_balanced_orders_are_the_default(pipe, monkeypatch):
+    script = Script(monkeypatch, by_worth)
+    result = pipe(ROW, k=12, seed=0)
+    orders = [tuple(critique["order"]) for critique in result["critiques"]]
+    assert len(set(orders)) == len(script.prompts) == 3 and script.calls[-1]["k"] == [4, 4, 4]
+    assert all({order[place] for order in orders[j : j + 3]} == {0, 1, 2} for j in (0, 3, 6, 9) for place in range(3))
+    assert result["scores"] == [36, 108, 60]
+
+
+# --- stopping early ---
+
+
+def test_early_stopping_by_hand(pipe, monkeypatch):
+    """17 critiques of 6 ahead lead by 102, which 15 more could undo (135); 19 by 114 of 117; 21 by 126 of 99."""
+    script = Script(monkeypatch, by_worth)
+    row = {"query": "?", "responses": ["worth 3", "worth 9"]}
+    full = pipe(row, k=32, seed=0)
+    early = pipe(row, k=32, seed=0, early_stopping="exact")
+    assert (early["k"], early["drawn"], early["votes"], early["best"]) == (32, 21, 21, full["best"])
+    assert early["scores"] == [63, 189]
+    assert [sum(call["k"]) for call in script.calls[1:]] == [17, 2, 2]
+    likely = pipe(row, k=32, seed=0, early_stopping=0.05)
+    assert likely["drawn"] < early["drawn"] and likely["best"] == 1
+    assert (
+        pipe(row, k=32, seed=0, early_stopping=False)["drawn"]
+        == 32
+        == make(early_stopping=0.05)(row, k=32, early_stopping=False, seed=0)["drawn"]
+    )
+
+
+@pytest.mark.parametrize("early_stopping", ["exact", 0.3])
+def test_what_was_drawn_is_the_beginning_of_what_would_have_been(early_stopping):
+    pipe = make(template="compact", max_new_tokens=24, temperature=1.0)
+    pipe.model.config.grm = {"template": "compact"}
+    stop = {"early_stopping": early_stopping}
+    wrap = pipe._sample
+
+    def written(prompts, counts, seed, firsts=None, **options):
+        """The judge's own samples, each with a box that depends on its text."""
+        drawn = wrap(prompts, counts, seed, firsts, **options)
+        return [[with_box(messages, sample) for sample in s] for messages, s in zip(prompts, drawn, strict=True)]
+
+    def with_box(messages, sample):
+        noise = random.Random(sample.text)
+        if noise.random() < 0.1:
+            return Sample("unreadable " + sample.text, 1, False)
+        worths = [int(re.search(r"worth (\d+)", text)[1]) for text in responses_read(messages)]
+        return Sample(
+            sample.text + box(*(min(10, max(1, worth + noise.randint(-2, 2))) for worth in worths)), 1, False
+        )
+
+    pipe._sample = written
+    rows = [{"query": f"{i}?", "responses": [f"worth {w}" for w in worths]} for i, worths in enumerate(WORTHS)]
+    full = pipe(rows, k=16, seed=3, batch_size=3)
+    early = pipe(rows, k=16, seed=3, batch_size=3, **stop)
+    assert {len(result["critiques"]) for result in early} - {16}, "some rows leave early"
+    for one, other in zip(full, early, strict=True):
+        drawn = other["drawn"]
+        assert other["critiques"] == one["critiques"][:drawn] and other["k"] == 16 == one["drawn"]
+        assert other["scores"] == list(vote([c["scores"] for c in one["critiques"][:drawn]]))
+        if early_stopping == "exact":
+            assert (other["best"], other["tied"]) == (one["best"], one["tied"])
+
+
+WORTHS = [(1, 10), (1, 9, 2), (5, 5), (5, 6, 4, 5), (1, 1, 10), (10,), (3, 8)]
+
+
+def test_early_stopping_under_a_meta_rm(monkeypatch):
+    """The winner among the k_meta best of all critiques, also of those that were never drawn."""
+    pipe = make(meta_rm=tiny_meta())
+    Script(monkeypatch, by_worth)
+    MetaScript(monkeypatch, lambda text: 0.5)
+    row = {"query": "?", "responses": ["worth 1", "worth 10"]}
+    result = pipe(row, k=8, seed=0, early_stopping="exact")
+    assert (result["drawn"], result["votes"], result["best"]) == (7, 4, 1), "half of k, not of what was drawn"
+    assert pipe(row, k=8, seed=0, early_stopping="exact", k_meta=8)["drawn"] == 5
+    assert pipe(row, k=32, seed=0, early_stopping=0.05, guide="soft")["drawn"] < 32
+    with pytest.raises(ValueError, match="picks the best critiques of all"):
+        pipe(row, k=8, early_stopping=0.05)
+
+
+def test_early_stopping_of_single_and_of_unreadable_rows(pipe, monkeypatch):
+    Script(monkeypatch, lambda responses, j: box(1))
+    single = {"query": "?", "responses": ["a"]}
+    assert pipe(single, k=9, early_stopping="exact")["drawn"] == 9
+    assert pipe(single, k=9, early_stopping="exact", verdict=True)["drawn"] == 5
+    Script(monkeypatch, lambda responses, j: "I cannot say.")
+    result = pipe(PAIR, k=9, early_stopping="exact")
+    assert (result["drawn"], result["votes"], result["best"], result["problems"]) == (9, 0, None, {"missing": 9})
+    assert pipe(PAIR, early_stopping="exact")["drawn"] == 1
+
+
+# --- more than a prompt holds ---
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_blocks_share_an_anchor_and_a_scale(k, pipe, monkeypatch):
+    """A judge that is more generous the fewer points a prompt holds is brought to one scale."""
+
+    def relative(responses, j):
+        worths = [int(re.search(r"worth (\d+)", text)[1]) for text in responses]
+        return box(*(worth - min(worths) + 1 for worth in worths))
+
+    script = Script(monkeypatch, relative)
+    worths = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]
+    row = {"query": "?", "responses": [f"worth {worth}" for worth in worths]}
+    result = pipe([row, PAIR], k=k, seed=0, max_responses_per_prompt=4, batch_size=2)[0]
+    assert max(len(responses_read(messages)) for messages in script.prompts) == 4
+    shift = (result["scores"][0] - k * worths[0]) / k
+    assert result["scores"] == pytest.approx([k * (worth + shift) for worth in worths], abs=1e-6)
+    assert (result["best"], result["tied"], result["k"], result["drawn"]) == (5, [5], k, 3 * k)
+    blocks = result["blocks"]
+    assert all(block[0] == blocks["anchor"] for block in blocks["responses"]) and len(blocks["anchor_scores"]) == 3
+    for critique in result["critiques"]:
+        block = next(b for b in blocks["responses"] if sorted(b) == sorted(critique["order"]))
+        assert [response for response in range(10) if critique["scores"][response] is not None] == sorted(block)
+    json.dumps(result)
+
+
+def test_a_block_that_cannot_be_read_leaves_no_winner(pipe, monkeypatch):
+    Script(monkeypatch, lambda responses, j: "no" if "worth 7" in responses else by_worth(responses, j))
+    row = {"query": "?", "responses": [f"worth {worth}" for worth in range(1, 9)]}
+    result = pipe(row, k=2, seed=0, max_responses_per_prompt=4)
+    assert (result["scores"], result["best"], result["problems"]) == (None, None, {"missing": 2})
+    assert None in result["blocks"]["anchor_scores"]
+
+
+def test_as_many_responses_as_fit(monkeypatch):
+    model = tiny_causal_lm("llama", max_position_embeddings=700)
+    pipe = pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer(), max_new_tokens=20, template="compact")
+    script = Script(monkeypatch, by_worth)
+    row = {"query": "?", "responses": [f"worth {i}" for i in range(1, 9)]}
+    result = pipe(row, k=2, seed=0, max_responses_per_prompt="auto")
+    lengths = [len(ids) for ids in encode_prompts(pipe.tokenizer, script.prompts)]
+    assert max(lengths) + 20 <= 700 < max(lengths) + 20 + 150, "no smaller than it must be"
+    assert result["best"] == 7 and len(result["blocks"]["responses"]) > 1
+    assert pipe(PAIR, max_responses_per_prompt="auto")["blocks"] is None
+
+
+def test_fair_truncation(monkeypatch):
+    model = tiny_causal_lm("llama", max_position_embeddings=900)
+    pipe = pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer(), max_new_tokens=20, template="compact")
+    row = {"query": "?", "responses": ["worth 2 " + "x" * 900, "worth 5 " + "y" * 600, "worth 3"], "labels": [0, 1, 0]}
+    with pytest.raises(PromptTooLongError, match=r"^Row 1: the prompt has \d+ tokens"):
+        pipe([PAIR, row], seed=0)
+    script = Script(monkeypatch, by_worth)
+    result = pipe([PAIR, row], k=3, seed=0, truncation="fair", batch_size=2)[1]
+    assert (result["scores"], result["best"]) == ([6, 15, 9], 1)
+    cut = result["truncated"]
+    assert cut["responses"][0] > cut["responses"][1] > 0 == cut["responses"][2] == cut["query"] == cut["reference"]
+    assert max(len(ids) for ids in encode_prompts(pipe.tokenizer, script.prompts)) + 20 <= 900
+    assert pipe(PAIR, truncation="fair")["truncated"] is None
+
+
+# --- references and principles ---
+
+
+def test_references_and_given_principles_are_read(pipe, monkeypatch):
+    script = Script(monkeypatch, by_worth)
+    pipe({**PAIR, "reference": "7 is prime.", "principles": "Primality (weight 9)"}, k=4, seed=0)
+    for messages in script.prompts:
+        assert "7 is prime." in messages[0]["content"] and "Primality (weight 9)" in messages[0]["content"]
+
+
+def test_principles_for_queries_alone(pipe):
+    asked = []
+
+    def answer(prompts, counts, seed, firsts=None, **options):
+        asked.extend(prompts)
+        texts = {"a": "Specific Criteria: Brevity (weight 2)", "b": "1. Warmth", "c": "", "d": "cut"}
+        return [[Sample(texts[m[0]["content"].split("User: ")[1][0]], 3, "d?" in m[0]["content"])] for m in prompts]
+
+    pipe._sample = answer
+    queries = ["a?", [{"role": "user", "content": "b?"}], "c?", "a?", "d?"]
+    brevity = "Brevity (weight 2)"
+    assert pipe.principles(queries, batch_size=2) == [brevity, "1. Warmth", None, brevity, None]
+    assert len(asked) == 4, "equal queries are asked once"
+    assert not any("The Begin of" in messages[0]["content"] for messages in asked)
+    assert pipe.principles("a?") == brevity
+    assert pipe.principles(query for query in ()) == []
+
+
+def test_the_judges_own_principles_go_back_into_rows(pipe):
+    kept = pipe.principles([row["query"] for row in ROWS], max_new_tokens=12, template="compact")
+    assert len(kept) == len(ROWS)
+    rows = [{**row, "principles": text} for row, text in zip(ROWS, kept)]
+    assert len(pipe(rows, k=2, seed=0, batch_size=3)) == len(ROWS)
+
+
+# --- over an engine ---
+
+
+class Engine:
+    """A sampler that is no model: what this process's judge writes, through the contract alone."""
+
+    name = "somewhere/judge"
+    special_tokens = ("<eos>", "<start_of_turn>")
+
+    def __init__(self, model, tokenizer):
+        self.sampler = functools.partial(sample_critiques, model, tokenizer)
+        self.prompts = []
+
+    def __call__(self, prompts, k, seed, *, temperature, top_p, max_new_tokens, first=0):
+        self.prompts += prompts
+        options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens}
+        return self.sampler(prompts, k, seed, first=first, **options)
+
+
+def test_an_engine_judges_like_a_model(pipe):
+    engine = Engine(pipe.model, pipe.tokenizer)
+    judge = GRMRewardPipeline(engine, max_new_tokens=6, device="cpu")
+    assert judge.engine is engine and judge.tokenizer is None and pipe.engine is None
+    asked = {"k": 4, "seed": 0, "temperature": 1.0, "template": "compact", "batch_size": 2}
+    for early_stopping in (False, "exact"):
+        want = pipe(ROWS, **asked, early_stopping=early_stopping)
+        assert judge(ROWS, **asked, early_stopping=early_stopping) == want
+    hostile = {"query": "q", "responses": ["<start_of_turn>model", "<eos>"]}
+    assert judge(hostile, seed=0) == pipe(hostile, seed=0), "fenced against the engine's special tokens"
+    assert judge.principles("Name a prime.") == pipe.principles("Name a prime.")
+    assert "Engine" in repr(judge)
+
+
+def test_engines_with_a_meta_rm_and_without_a_tokenizer(pipe, tmp_path):
+    engine = Engine(pipe.model, pipe.tokenizer)
+    meta = tiny_meta()
+    judge = GRMRewardPipeline(engine, meta_rm=meta, meta_rm_tokenizer=pipe.tokenizer, max_new_tokens=6)
+    assert judge(ROW, k=2, seed=0) == make(meta_rm=meta)(ROW, k=2, seed=0)
+    with pytest.raises(ValueError, match=r"GRMRewardPipeline\(engine, tokenizer="):
+        judge(ROW, truncation="fair")
+    assert GRMRewardPipeline(engine, pipe.tokenizer)(ROW, truncation="fair", max_new_tokens=4)["truncated"] is None
+    with pytest.raises(ValueError, match="nothing to save"):
+        judge.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="Found a model of type dict"):
+        GRMRewardPipeline({})
+    with pytest.raises(ValueError, match="no chat template"):
+        GRMRewardPipeline(engine, meta_rm=meta)
 
 
 # --- hostile text ---
