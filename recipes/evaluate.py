@@ -106,7 +106,7 @@ class Evaluation:
             self.loaded[name],
             self.output / folder / ("" if name == ROWS else name),
             rows_per_shard=rows_per_shard or self.args.rows_per_shard,
-            progress=f"{folder}: {name}",
+            progress=None if folder.startswith("baselines") else f"{folder}: {name}",
             process_index=self.state.process_index,
             num_processes=self.state.num_processes,
             wait=self.state.wait_for_everyone,
@@ -248,55 +248,61 @@ class Evaluation:
             }
 
     def write(self) -> None:
-        from huggingface_hub import eval_results_to_model_index
+        from trl_spct.manifests import write_json
+        from trl_spct.reports import breakdown_table, markdown_table, mean_results, plot_scaling
+
+        write_json(self.output / "results.json", self.results)
+        write_json(self.output / "report.json", self.report)
+        tables = [markdown_table(self.results)]
+        for name, own in self.by_benchmark():
+            if len(own[0]["values"]) > 1:
+                tables.append(f"## {own[0]['benchmark']}\n\n{breakdown_table(own)}")
+            self.show(name, own)
+        (self.output / "table.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+        means = mean_results(self.results)
+        if all(result.get("baseline") for result in means):
+            return
+        plot_scaling(means, self.output / "scaling.png")
+        written = [result for result in means if result.get("baseline") or result["tokens"] > 0]
+        plot_scaling(written, self.output / "cost.png", against="tokens")
+        write_json(self.output / "model-index.json", self.model_index())
+
+    def by_benchmark(self) -> list:
+        names = {name: found.benchmark.name for name, found in self.loaded.items()}
+        return [
+            (key, [result for result in self.results if result["benchmark"] == name]) for key, name in names.items()
+        ]
+
+    def show(self, name: str, results: list) -> None:
+        """What a terminal shows of one benchmark."""
         from rich.console import Console
 
         from trl_spct.diagnostics import report_lines
-        from trl_spct.manifests import write_json
-        from trl_spct.reports import (
-            breakdown_table,
-            card_results,
-            markdown_table,
-            mean_results,
-            plot_scaling,
-            results_table,
-        )
+        from trl_spct.reports import results_table
 
-        args, results, console = self.args, self.results, Console()
-        write_json(self.output / "results.json", results)
-        write_json(self.output / "report.json", self.report)
-        tables = [markdown_table(results)]
-        for name in self.loaded:
-            own = [result for result in results if result["benchmark"] == self.loaded[name].benchmark.name]
-            console.print(results_table(own, own[0]["benchmark"]))
-            if len(own[0]["values"]) > 1:
-                tables.append(f"## {own[0]['benchmark']}\n\n{breakdown_table(own)}")
-            diagnosis = self.report.get("diagnosis", {}).get(name)
-            for line in report_lines(diagnosis["all"]) if diagnosis else ():
-                console.print(f"[dim]{line}")
-        for name, found in self.report.get("comparison", {}).items():
-            bounds = {part: f"{100 * found[part]:+.1f}" for part in ("difference", "low", "high")}
-            console.print("{}: {difference} points ({low} to {high}), p = {p:.4f}".format(name, **{**found, **bounds}))
-        for name, found in self.report.get("contamination", {}).items():
-            console.print(f"{name}: {found['items']} items have a near duplicate among the training rows")
-        (self.output / "table.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-        judged = [result for result in results if not result.get("baseline")]
-        if not judged:
-            return
-        means = mean_results(results)
-        plot_scaling(means, self.output / "scaling.png")
-        if any(result["tokens"] > 0 for result in means):
-            written = [result for result in means if result.get("baseline") or result["tokens"] > 0]
-            plot_scaling(written, self.output / "cost.png", against="tokens")
-        index = [
-            entry
-            for name, protocol in self.report["protocol"].items()
-            for entry in card_results(
-                [r for r in judged if r["stage"] == args.stage and r["benchmark"] == self.loaded[name].benchmark.name],
-                protocol,
-            )
-        ]
-        write_json(self.output / "model-index.json", eval_results_to_model_index(args.stage, index))
+        console = Console()
+        console.print(results_table(results, results[0]["benchmark"]))
+        told = {part: self.report.get(part, {}).get(name) for part in ("diagnosis", "comparison", "contamination")}
+        if told["diagnosis"]:
+            console.print("\n".join(report_lines(told["diagnosis"]["all"])), highlight=False)
+        if told["comparison"]:
+            found = told["comparison"]
+            points = {part: f"{100 * found[part]:+.1f}" for part in ("difference", "low", "high")}
+            line = "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}".format(**{**found, **points})
+            console.print(f"against the other judge: {line}", highlight=False)
+        if told["contamination"]:
+            console.print(f"items with a near duplicate among the training rows: {told['contamination']['items']}")
+
+    def model_index(self) -> list:
+        from huggingface_hub.repocard_data import eval_results_to_model_index
+
+        from trl_spct.reports import card_results
+
+        entries = []
+        for name, own in self.by_benchmark():
+            judged = [result for result in own if result["stage"] == self.args.stage and not result.get("baseline")]
+            entries += card_results(judged, self.report.get("protocol", {}).get(name, {}))
+        return eval_results_to_model_index(self.args.stage, entries)
 
 
 ROWS = "rows"
