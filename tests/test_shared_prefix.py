@@ -228,7 +228,7 @@ def test_which_models_may_not():
     recurrent = BambaConfig(
         **sizes, vocab_size=64, intermediate_size=32, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8
     )
-    for config, message in [(chunked, "layers of the types chunked_attention"), (recurrent, "Bamba")]:
+    for config in (chunked, recurrent):
         model = AutoModelForCausalLM.from_config(config)
-        assert message in packing_obstacle(model)
-        assert message in prefix_obstacle(model)
+        assert packing_obstacle(model) is not None
+        assert "layers that are no plain attention" in prefix_obstacle(model)

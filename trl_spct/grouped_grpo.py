@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """GRPO that reads a prompt once per group: when it generates, for the reference, and for the policy's gradient."""
 
+import copy
 import inspect
 import logging
 from collections import Counter
@@ -12,9 +13,10 @@ import torch
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
-from trl.trainer.utils import pad
 
-from .sampling import SeededSampling, derive_seed
+from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
+from .prefixes import PrefixReader, left_padded, shared_lengths
+from .sampling import SeededSampling, derive_seed, evaluating
 from .shared_prefix import UnusedLayout, attending, pack, packed_log_probs, packing_obstacle, prefix_obstacle
 
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 WORTHWHILE = 0.9
 """Share of the tokens of a batch up to which its packed form is read: above, prompts are too short to gain."""
 
+_SEGMENT = 64  # Tokens after which completions that have ended leave the batch
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
 _UNSHARED_LOSSES = ("bnpo",)
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
@@ -241,6 +244,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             torch.no_grad(),
+            evaluating(model),  # so that nothing is dropped out
         ):
             return complete_groups(model, prompt_ids, uniforms, settings, self.temperature, self.top_p)
 
@@ -302,7 +306,7 @@ def complete_groups(
     temperature: float,
     top_p: float,
 ) -> list[list[int]]:
-    """A completion of each prompt; equal prompts are prefilled once.
+    """A completion of each prompt; equal prompts are read once, and kept in memory once while their completions grow.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
@@ -315,32 +319,57 @@ def complete_groups(
         `list[list[int]]`: token ids up to and including the first one that ends a completion.
     """
     distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
-    tensors = [torch.tensor(ids) for ids in distinct]
-    input_ids = pad(tensors, padding_value=settings.pad_token_id, padding_side="left").to(model.device)
-    mask = pad([torch.ones_like(ids) for ids in tensors], padding_value=0, padding_side="left").to(model.device)
-    cache = DynamicCache(config=model.config.get_text_config())
-    if input_ids.shape[1] > 1:
-        model(
-            input_ids=input_ids[:, :-1],
-            attention_mask=mask[:, :-1],
-            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, :-1],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
     places = {ids: place for place, ids in enumerate(distinct)}
-    rows = torch.tensor([places[tuple(ids)] for ids in prompt_ids], device=model.device)
-    cache.reorder_cache(rows)
+    owners = [places[tuple(ids)] for ids in prompt_ids]
+    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    beginnings = [list(ids[:-1]) for ids in distinct]  # `generate` reads the last token itself
+    prefill = None
+    if any(beginnings):
+        reader = PrefixReader(model, settings.pad_token_id, logits_to_keep=1)
+        prefill = reader.read(beginnings, shared_lengths(beginnings))[1]
+    ids, mask = left_padded(prompt_ids, settings.pad_token_id, model.device)
     if model.device.type != "mps":  # which has no float64
         uniforms = uniforms.to(model.device)
-    output = model.generate(
-        input_ids=input_ids[rows],
-        attention_mask=mask[rows],
-        past_key_values=cache,
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([SeededSampling(uniforms, input_ids.shape[1], temperature, top_p)]),
-    )
-    completions = output[:, input_ids.shape[1] :]
-    ended = torch.isin(completions, torch.tensor(settings.eos_token_id, device=completions.device))
-    lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
-    return [ids[:length] for ids, length in zip(completions.tolist(), lengths, strict=True)]
+
+    def generate(cache: DynamicCache) -> list[list[int]]:
+        return _generate_segments(model, ids, mask, cache, uniforms, settings, temperature, top_p)
+
+    if prefill is None:
+        return generate(DynamicCache(config=model.config))
+    if can_decode_shared(causal_lm):
+        cache = PromptCache(prefill, owners, model.config)
+        try:
+            with decoding_shared(causal_lm, cache):
+                return generate(cache)
+        except NotShareableError as error:
+            logger.info("Prompts are copied for each of their completions. %s", error)
+    return generate(PromptCache(prefill, owners, model.config).copy_prompts())
+
+
+def _generate_segments(model, ids, mask, cache, uniforms, settings, temperature, top_p) -> list[list[int]]:
+    """Calls `generate` for some tokens at a time, and goes on with the completions that have not ended."""
+    start, longest = ids.shape[1], settings.max_new_tokens
+    ends = torch.tensor(settings.eos_token_id, device=ids.device)
+    completions: list[list[int]] = [[] for _ in ids]
+    running = torch.arange(len(ids), device=ids.device)
+    segment = copy.copy(settings)
+    while len(running):
+        segment.max_new_tokens = min(_SEGMENT, start + longest - ids.shape[1])
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+            past_key_values=cache,
+            generation_config=segment,
+            logits_processor=LogitsProcessorList([SeededSampling(uniforms[running], start, temperature, top_p)]),
+        )
+        ended = torch.isin(ids[:, start:], ends)
+        done = ended.any(dim=1) | (ids.shape[1] - start == longest)
+        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
+        for row in done.nonzero()[:, 0].tolist():
+            completions[running[row]] = ids[row, start : start + lengths[row]].tolist()
+        if done.any() and not done.all():
+            kept = (~done).nonzero()[:, 0]
+            cache.reorder_cache(kept)
+            ids, mask = ids[kept], mask[kept]
+        running = running[~done]
+    return completions

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
+from .prefixes import can_share
+
 
 SHARED_PREFIX = "spct_shared_prefix"
 """Name of the attention function in [`~transformers.AttentionInterface`]."""
 
 INNER_IMPLEMENTATIONS = ("sdpa", "eager")
-LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
 
 
 @dataclass(frozen=True)
@@ -165,13 +166,11 @@ def packing_obstacle(model: PreTrainedModel) -> str | None:
 
 def prefix_obstacle(model: PreTrainedModel) -> str | None:
     """Why several completions cannot go on from one reading of a prompt, or `None` if they can."""
-    config = model.config.get_text_config()
-    if config is not model.config:
+    if model.config.get_text_config() is not model.config:
         return f"{type(model).__name__} is not a language model alone"
-    if getattr(model, "_is_stateful", False) or getattr(config, "is_encoder_decoder", False):
-        return f"{type(model).__name__} carries a state from token to token"
-    foreign = sorted(set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES)
-    return f"{type(model).__name__} has layers of the types {', '.join(foreign)}" if foreign else None
+    if getattr(model.config, "is_encoder_decoder", False) or not can_share(model.config):
+        return f"{type(model).__name__} has layers that are no plain attention"
+    return None
 
 
 @dataclass(frozen=True)
