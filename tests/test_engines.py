@@ -24,7 +24,6 @@ import time
 import urllib.request
 from collections import Counter
 from email.utils import formatdate
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -526,11 +525,14 @@ def test_retries_end_with_a_refusal(serve):
     sent = threading.Barrier(2)
 
     def answer(path, body, number):
-        sent.wait(60)
+        if number < 2:
+            sent.wait(60)
         return (503, {"Retry-After": "3000"}, {}) if body["messages"] == PROMPTS[0] else (400, {}, {})
 
+    server = serve(answer)
     with pytest.raises(EngineError, match="Prompt 1: .*answered 400"):
-        engine_of(serve(answer))(PROMPTS[:2], seed=0)
+        engine_of(server)(PROMPTS[:2], seed=0)
+    assert len(server.bodies) == 2
 
 
 OVERFLOWS = [
@@ -581,6 +583,40 @@ def test_no_sample_is_made_up(case, serve):
     with pytest.raises(EngineError, match=message) as found:
         engine_of(server)(PROMPTS[:1], 2, 0)
     assert len(server.bodies) == 1 and found.value.completed == {}
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.sampled_from(["stop", "length", "", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from("index text content finish_reason message reasoning".split()), inner)
+    ),
+)
+CHOICES = st.fixed_dictionaries(
+    {"finish_reason": st.sampled_from(["stop", "length"]) | VALUES},
+    optional={"index": VALUES, "text": VALUES, "message": VALUES, "token_ids": VALUES},
+)
+ANSWERS = st.fixed_dictionaries(
+    {"choices": st.lists(CHOICES, min_size=1, max_size=3) | VALUES}, optional={"usage": VALUES, "error": VALUES}
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(answer=ANSWERS | VALUES, k=st.integers(1, 3))
+def test_any_answer_is_samples_or_an_error(answer, k, fuzzed):
+    fuzzed.answer = lambda *_: (200, {}, answer)
+    try:
+        (samples,) = engine_of(fuzzed, max_retries=0)(PROMPTS[:1], k, 0)
+    except EngineError as error:
+        assert error.row == 0 and error.completed == {}
+    else:
+        assert len(samples) == k
+        assert all(isinstance(s.text, str) and isinstance(s.num_tokens, int) for s in samples)
+
+
+@pytest.fixture
+def fuzzed(serve):
+    return serve()
 
 
 @pytest.mark.parametrize(
@@ -744,7 +780,7 @@ class Process:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         self.url, self.log = f"http://127.0.0.1:{port}", log
         with open(log, "wb") as output:
             self.process = subprocess.Popen(
@@ -757,7 +793,7 @@ class Process:
         self._wait()
 
     def _wait(self):
-        for _ in range(600):
+        for _ in range(1200):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             try:
                 return self.read("/health")
@@ -896,10 +932,7 @@ class TestVLLM:
         config = RejectiveSamplerConfig(
             str(tmp_path / "rft"), template="compact", max_completion_length=24, use_cpu=True, bf16=False, seed=3
         )
-        trainer = RejectiveSampler(
-            model, args=config, train_dataset=rows, sampler=partial(engine, temperature=1.0, max_new_tokens=24)
-        )
-        trajectories = trainer.collect()
+        trajectories = RejectiveSampler(model, args=config, train_dataset=rows, sampler=engine).collect()
         assert len(trajectories) == 24 and {*trajectories["verdict"]} == {"unreadable"}
         assert len({row["completion"][0]["content"] for row in trajectories}) > 20
         unhinted = trajectories.filter(lambda row: row["row"] == 2 and not row["hinted"])

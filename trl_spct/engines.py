@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
 from numbers import Integral
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -97,9 +98,7 @@ class OpenAIEngine:
     >>> # vllm serve Qwen/Qwen3-8B
     >>> engine = OpenAIEngine("Qwen/Qwen3-8B", tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-8B"))
     >>> engine([[{"role": "user", "content": "Which response is better?"}]], k=8, seed=0)
-    >>> RejectiveSampler(
-    ...     model="google/gemma-2-2b-it", train_dataset=rows, sampler=partial(engine, temperature=1.0)
-    ... ).train()
+    >>> RejectiveSampler(model="google/gemma-2-2b-it", train_dataset=rows, sampler=engine).train()
     ```
 
     **Prompts.** With a `tokenizer` they are rendered and encoded here, and sent as token ids to `/completions`: the
@@ -365,9 +364,8 @@ class OpenAIEngine:
                 failure = error
             except (OSError, http.client.HTTPException) as error:
                 failure = _Transient(f"{url} gave no answer ({type(error).__name__}: {error}).")
-            if attempt > self.max_retries or wire.stopping.is_set():
+            if attempt > self.max_retries or not wire.pause(attempt, failure):
                 raise EngineError(f"{failure} Gave up after {attempt} attempts.", status=failure.status) from failure
-            wire.pause(attempt, failure)
 
 
 @dataclass(frozen=True)
@@ -460,12 +458,15 @@ class _Connections:
                 return
         connection.close()
 
-    def pause(self, attempt: int, failure: _Transient) -> None:
+    def pause(self, attempt: int, failure: _Transient) -> bool:
+        """Waits for the time of the next attempt; says whether there shall be one."""
+        if self.stopping.is_set():
+            return False
         wait = _backoff(attempt, failure.wait)
         with self._lock:
             news, self._announced = attempt > self._announced, max(attempt, self._announced)
         logger.log(logging.WARNING if news else logging.DEBUG, "%s Asking again in %.1f s.", failure, wait)
-        self.stopping.wait(wait)
+        return not self.stopping.wait(wait)
 
 
 def _backoff(attempt: int, asked: float) -> float:
@@ -531,31 +532,35 @@ def _read_choices(answer: dict[str, Any], size: int) -> list[tuple[Sample, list[
         raise EngineError(
             f"Found {len(choices)} choices; expected the {size} that were asked for.{advice}", status=200
         )
-    usage = (answer.get("usage") or {}).get("completion_tokens") if size == 1 else None
-    return [_read_choice(choice, usage) for choice in sorted(choices, key=lambda choice: choice.get("index", 0))]
+    usage = answer.get("usage")
+    total = usage.get("completion_tokens") if isinstance(usage, dict) and size == 1 else None
+    if all(isinstance(choice.get("index"), int) for choice in choices):
+        choices = sorted(choices, key=itemgetter("index"))
+    return [_read_choice(choice, total) for choice in choices]
 
 
-def _read_choice(choice: dict[str, Any], usage: int | None) -> tuple[Sample, list[int] | None]:
+def _read_choice(choice: dict[str, Any], total: int | None) -> tuple[Sample, list[int] | None]:
     shown = json.dumps(choice)[:300]
-    reason, ids = choice.get("finish_reason"), choice.get("token_ids")
+    reason, ids, message = choice.get("finish_reason"), choice.get("token_ids"), choice.get("message")
     if reason in (None, "abort", "error"):
         raise _Transient(f"Found a completion that the server broke off ({reason}).", 200)
     if reason not in ("stop", "length"):
         raise EngineError(f"Found the finish reason {reason!r}; expected 'stop' or 'length', in {shown}.", status=200)
-    message = choice.get("message") or {}
-    text = message.get("content") if message else choice.get("text")
-    if text is None and (message.get("reasoning") or message.get("reasoning_content")):
-        text = ""
+    text = choice.get("text")
+    if isinstance(message, dict):
+        text = message.get("content")
+        if text is None and (message.get("reasoning") or message.get("reasoning_content")):
+            text = ""
     if not isinstance(text, str):
         raise EngineError(f"Found a choice without text: {shown}.", status=200)
-    number = len(ids) if ids is not None else usage
-    if number is None:
+    number = len(ids) if isinstance(ids, list) else total
+    if not isinstance(number, int):
         raise EngineError(
             "Found neither the token ids of the samples nor a usage of one sample alone, and so no number of tokens; "
             'with `dialect="openai"` every sample has a usage of its own, where the server gives any.',
             status=200,
         )
-    return Sample(text, number, truncated=reason == "length"), ids
+    return Sample(text, number, truncated=reason == "length"), ids if isinstance(ids, list) else None
 
 
 def _with_completed(row: int, error: EngineError, samples: Sequence[Sequence[Sample | None]]) -> EngineError:
