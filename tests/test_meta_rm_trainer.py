@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 from trl import RewardTrainer
 
 from trl_spct.guidance import store_guidance
+from trl_spct.meta_fit import tokenizer_digest
 from trl_spct.meta_rm_config import MetaRMTrainingConfig
 from trl_spct.meta_rm_trainer import (
     MetaRMTrainer,
@@ -564,8 +565,12 @@ def test_template_and_guidance_are_stored(adapter, judge, tmp_path):
     store_guidance(trainer.model, Guidance(0.75))
     trainer.save_model()
     loaded = MetaRMForSequenceClassification.from_pretrained(tmp_path / "meta")
-    digest = judge_template("compact").digest
-    assert loaded.config.meta_rm == {"template": digest, "k_meta": 0.75, "guide": "top"}
+    assert loaded.config.meta_rm == {
+        "tokenizer": tokenizer_digest(trainer.processing_class),
+        "template": judge_template("compact").digest,
+        "k_meta": 0.75,
+        "guide": "top",
+    }
     assert (tmp_path / "meta" / "meta_rm.json").exists() is adapter
     with pytest.raises(ValueError, match="Found template 'nonsense'"):
         config(tmp_path, template="nonsense")

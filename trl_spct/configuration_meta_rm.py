@@ -10,6 +10,7 @@ from .voting import Guidance
 
 
 LABEL = "correct"
+EXTRAS = ("k_meta", "guide", "template", "tokenizer")
 
 
 class MetaRMConfig(PreTrainedConfig):
@@ -33,7 +34,10 @@ class MetaRMConfig(PreTrainedConfig):
             or `None`, if the best `k_meta` do. See [`~trl_spct.voting.Guidance`].
         template (`str`, *optional*):
             Digest of the judge template whose critiques this Meta RM learned from
-            ([`~trl_spct.prompts.JudgeTemplate.digest`]).
+            ([`~trl_spct.prompts.JudgeTemplate.digest`]). A judge that reads another one is refused by the pipeline.
+        tokenizer (`str`, *optional*):
+            Digest of the tokenizer and chat template that it was trained with
+            ([`~trl_spct.meta_fit.tokenizer_digest`]). Another one is refused by the pipeline.
 
     Raises:
         `ValueError`: if both `backbone` and `backbone_config` are given, or for a `k_meta` or `guide` that
@@ -59,6 +63,7 @@ class MetaRMConfig(PreTrainedConfig):
     k_meta: int | float | None = None
     guide: str | None = None
     template: str | None = None
+    tokenizer: str | None = None
 
     def __post_init__(self, **kwargs):
         if self.backbone is not None and self.backbone_config is not None:
@@ -93,8 +98,7 @@ class MetaRMConfig(PreTrainedConfig):
     @property
     def extras(self) -> dict[str, Any]:
         """What a native config cannot say: the content of its `meta_rm` entry."""
-        extras = {"k_meta": self.k_meta, "guide": self.guide, "template": self.template}
-        return {name: value for name, value in extras.items() if value is not None}
+        return {name: getattr(self, name) for name in EXTRAS if getattr(self, name) is not None}
 
 
 def native_config(config: PreTrainedConfig, extras: dict[str, Any] | None = None) -> PreTrainedConfig:

@@ -134,7 +134,7 @@ def score_judgments(
     """The same critiques under the scores of another Meta RM: nothing is sampled again.
 
     Args:
-        judgments (sequence of [`~trl_spct.evaluation.Judgment`]): With texts and orders, as they are collected.
+        judgments (sequence of [`~trl_spct.evaluation.Judgment`]): With orders and texts (not hashes of them).
         preferences (sequence of [`Preference`]): The rows that were judged.
         model ([`MetaRMForSequenceClassification`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The Meta RM and its own tokenizer.
@@ -144,15 +144,17 @@ def score_judgments(
         `list[Judgment]` with the new meta scores; `None` for unreadable critiques.
     """
     fences = special_tokens(tokenizer)
-    scored = []
-    for judgment, preference in zip(judgments, preferences, strict=True):
-        readable = [j for j, row in enumerate(judgment.scores) if row is not None]
-        conversations = [
-            meta_messages(preference.permuted(judgment.orders[j]), judgment.texts[j], fences) for j in readable
-        ]
-        scores = dict(zip(readable, meta_scores(model, tokenizer, conversations, batch_size), strict=True))
-        scored.append(replace(judgment, meta_scores=tuple(scores.get(j) for j in range(len(judgment.scores)))))
-    return scored
+    conversations = [
+        meta_messages(preference.permuted(judgment.orders[j]), judgment.texts[j], fences)
+        for judgment, preference in zip(judgments, preferences, strict=True)
+        for j, row in enumerate(judgment.scores)
+        if row is not None
+    ]
+    scores = iter(meta_scores(model, tokenizer, conversations, batch_size))
+    return [
+        replace(judgment, meta_scores=tuple(None if row is None else next(scores) for row in judgment.scores))
+        for judgment in judgments
+    ]
 
 
 def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:

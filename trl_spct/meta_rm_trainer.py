@@ -30,6 +30,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from .cards import PAPER, JudgeCards
 from .evaluation import Judgment, credits_at
 from .manifests import write_json
+from .meta_fit import tokenizer_digest
 from .meta_rm_config import MetaRMTrainingConfig
 from .meta_scoring import encode_meta
 from .modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
@@ -167,8 +168,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             model = _load(model, args, quantization_config)
         base = unwrapped(model)
         require_classifier(base)
-        if args.template is not None:
-            base.config.meta_rm = {**base.config.meta_rm, "template": judge_template(args.template).digest}
         keep_trainable(base)
         try:
             if is_path:  # used up: `RewardTrainer` would warn that they are ignored
@@ -192,6 +191,10 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             self.data_collator = DataCollatorWithPadding(
                 self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
             )
+        stored = {"tokenizer": tokenizer_digest(self.processing_class)}
+        if args.template is not None:
+            stored["template"] = judge_template(args.template).digest
+        base.config.meta_rm = {**base.config.meta_rm, **stored}
         # `RewardTrainer` has no labels, so that it evaluates by the loss alone.
         self.label_names = ["labels", "ballot"]
         self.compute_metrics = self._with_votes(self.compute_metrics)

@@ -28,6 +28,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from .blocks import align_blocks, split_blocks
 from .budget import Cuts, fit_preference, prompt_length
 from .critiques import read_principles
+from .meta_fit import check_fit, check_template
 from .meta_scoring import meta_scores
 from .modeling_meta_rm import MetaRMForSequenceClassification
 from .orders import ORDERS, draw_orders
@@ -231,6 +232,8 @@ class GRMRewardPipeline(Pipeline):
             meta_rm = MetaRMForSequenceClassification.from_pretrained(name, dtype=self.model.dtype, **place)
         tokenizer = tokenizer or self.tokenizer
         check_tokenizer(tokenizer)
+        template = self._forward_params.get("template") or described(self.model.config).get("template", "paper")
+        check_fit(meta_rm, tokenizer, template)
         if meta_rm.device != self.device:  # quantized models refuse even to stay where they are
             meta_rm = meta_rm.to(self.device)
         return meta_rm.eval(), tokenizer
@@ -344,6 +347,8 @@ class GRMRewardPipeline(Pipeline):
         """Samples and reads the critiques of a batch of rows, in rounds if rows may leave when they are decided."""
         k, error = inputs[0]["k"], _error(early_stopping)
         template = template or described(self.model.config).get("template", "paper")
+        if self.meta_rm is not None:
+            check_template(getattr(self.meta_rm.config, "meta_rm", None), template)
         options = {
             "temperature": (VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
             "top_p": top_p,
