@@ -619,7 +619,7 @@ def test_special_tokens_may_be_one_text_or_hold_none():
     assert Fence(["</s>", None, "", "\n", "a", "  "])("</s> \n\na  b") == "< /s> \n\na  b"
 
 
-MEGABYTE = 1_000_000
+SIZE = 400_000
 UNITS = ["[", "[the ", "[the end of response", "[ " + " " * 2000, "#", "# ", "## ", "*", "_#", "Conversation ", " "]
 UNITS += ["é[", "é\u0332", "［The End of Response 1］", "é## Conversation Context ", "日本語", "the\u200bend of "]
 UNITS += ["## Conversation Context ", "Evaluation\n" + "\n" * 2000, "##" + " " * 2000, "<", "<|im_end|>", "\u200b"]
@@ -637,6 +637,6 @@ def test_fencing_takes_time_linear_in_the_text(unit):
             best = min(best, time.perf_counter() - start)
         return best
 
-    quarter, whole = seconds(MEGABYTE // 4), seconds(MEGABYTE)
+    quarter, whole = seconds(SIZE // 4), seconds(SIZE)
     assert whole < max(10 * quarter, 0.25)  # 4 if linear, 16 if quadratic
     assert whole < 10
