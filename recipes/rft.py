@@ -12,9 +12,19 @@ accelerate launch recipes/rft.py \
 
 `--config file.yaml` sets any of these; the command line wins. `--dataset_name` is a Hub id, a folder or a file;
 mixtures go under `datasets:`.
+
+Who samples: the model itself; another one with `--sampler_name_or_path`; or one on a server, here of
+`vllm serve Qwen/Qwen3-8B`:
+
+    --sampler_base_url http://localhost:8000 --sampler_tokenizer_name_or_path Qwen/Qwen3-8B
+
+Two jobs instead of one: `--collect_only`, then the same command with `--trajectories judge-rft/trajectories` in place
+of the dataset. Rounds: the same command with `--model_name_or_path judge-rft --output_dir judge-rft-2 --seed 43`. A
+command that was killed goes on where it stopped when it is given again.
 """
 
 import argparse
+import os
 from dataclasses import dataclass, field
 
 from trl import ScriptArguments
@@ -26,18 +36,46 @@ class RFTScriptArguments(ScriptArguments):
     Script arguments for rejective fine-tuning.
 
     Args:
+        trajectories (`list[str]`, *optional*):
+            Trajectories to fine-tune on, from one or more earlier runs, in place of the dataset.
+        eval_trajectories (`list[str]`, *optional*):
+            Trajectories of held-out rows, whose kept ones give the evaluation loss.
+        general_dataset_name (`list[str]`, *optional*):
+            Instruction data to mix in: Hub ids, folders or files with `messages`, or `prompt` and `completion`.
         sampler_name_or_path (`str`, *optional*):
-            A stronger judge that samples the trajectories; the trained model itself by default.
-        general_dataset_name (`str`, *optional*):
-            Instruction data to mix in: a Hub id, a folder or a file with `messages`, or `prompt` and `completion`.
+            A stronger judge that samples the trajectories; the trained model itself by default. With
+            `sampler_base_url` its name on the server, which may be left out where the server has only one.
+        sampler_base_url (`str`, *optional*):
+            Address of a vLLM server, or of another OpenAI-compatible one, that samples. If it wants a key, this is
+            read from the environment variable `OPENAI_API_KEY`.
+        sampler_tokenizer_name_or_path (`str`, *optional*):
+            Tokenizer of the model on the server. With it prompts are sent as token ids and hostile text stays text;
+            give it wherever the server takes token ids, as vLLM does.
+        sampler_dialect (`str`, *optional*, defaults to `"vllm"`):
+            `"openai"` for servers other than vLLM.
         collect_only (`bool`, *optional*, defaults to `False`):
             Sample and reject, and do not train.
     """
 
+    trajectories: list[str] | None = field(
+        default=None, metadata={"help": "Trajectories of earlier runs to fine-tune on, in place of the dataset."}
+    )
+    eval_trajectories: list[str] | None = field(
+        default=None, metadata={"help": "Trajectories of held-out rows, for the evaluation loss."}
+    )
+    general_dataset_name: list[str] | None = field(default=None, metadata={"help": "Instruction data to mix in."})
     sampler_name_or_path: str | None = field(
         default=None, metadata={"help": "A stronger judge that samples; the trained model itself by default."}
     )
-    general_dataset_name: str | None = field(default=None, metadata={"help": "Instruction data to mix in."})
+    sampler_base_url: str | None = field(
+        default=None, metadata={"help": "Address of a vLLM or another OpenAI-compatible server that samples."}
+    )
+    sampler_tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer of the model on the server, to send token ids."}
+    )
+    sampler_dialect: str = field(
+        default="vllm", metadata={"help": "What the server speaks.", "choices": ["vllm", "openai"]}
+    )
     collect_only: bool = field(default=False, metadata={"help": "Sample and reject, and do not train."})
 
 
@@ -48,23 +86,25 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl_spct.scripts import dataset_name_of, finish, load_named, load_preferences, set_model_init_kwargs
 
     set_model_init_kwargs(training_args, model_args)
-    dataset = load_preferences(
-        script_args,
-        dataset_args,
-        training_args.source,
-        training_args.invalid_rows,
-        training_args.seed,
-        [script_args.dataset_train_split],
-    )
-    general = None
-    if script_args.general_dataset_name:
-        general = load_named(script_args.general_dataset_name)["train"]
+    split = script_args.dataset_train_split
+    if script_args.trajectories:
+        dataset = load_trajectories(script_args.trajectories)
+    else:
+        dataset = load_preferences(
+            script_args,
+            dataset_args,
+            training_args.source,
+            training_args.invalid_rows,
+            training_args.seed,
+            [split],
+        )[split]
     trainer = RejectiveSampler(
         model=model_args.model_name_or_path,
         args=training_args,
-        train_dataset=dataset[script_args.dataset_train_split],
-        sampler=script_args.sampler_name_or_path,
-        general_dataset=general,
+        train_dataset=dataset,
+        eval_dataset=load_trajectories(script_args.eval_trajectories) if script_args.eval_trajectories else None,
+        sampler=make_sampler(script_args),
+        general_dataset=[load_named(name)["train"] for name in script_args.general_dataset_name or ()] or None,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
@@ -72,7 +112,34 @@ def main(script_args, training_args, model_args, dataset_args):
         trainer.collect()
         return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    finish(trainer, dataset_name_of(script_args, dataset_args))
+    finish(trainer, None if script_args.trajectories else dataset_name_of(script_args, dataset_args))
+
+
+def load_trajectories(names: list[str]):
+    """Trajectories of one or more runs, with the columns that all of them have."""
+    from datasets import concatenate_datasets
+
+    from trl_spct.scripts import load_named, with_same_columns
+
+    return concatenate_datasets(with_same_columns([load_named(name)["train"] for name in names]))
+
+
+def make_sampler(script_args: RFTScriptArguments):
+    """What samples: a path, an engine over a server, or `None` for the model itself."""
+    if script_args.sampler_base_url is None:
+        return script_args.sampler_name_or_path
+    from transformers import AutoTokenizer
+
+    from trl_spct.engines import OpenAIEngine
+
+    name = script_args.sampler_tokenizer_name_or_path
+    return OpenAIEngine(
+        script_args.sampler_name_or_path,
+        script_args.sampler_base_url,
+        api_key=os.environ.get("OPENAI_API_KEY"),
+        tokenizer=AutoTokenizer.from_pretrained(name) if name else None,
+        dialect=script_args.sampler_dialect,
+    )
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):

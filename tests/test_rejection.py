@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trl_spct.rejection import Selection, Trajectory, Verdict, select_trajectories
+from trl_spct.rejection import Selection, Trajectory, Verdict, cap_hinted, select_trajectories
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
@@ -105,3 +105,63 @@ def test_what_is_kept_is_correct_and_its_row_was_failed_once(items):
         assert items[i].scores[best] > items[i].scores[1 - best]
         others = [v for t, v in zip(items, selection.verdicts) if t.row == items[i].row and not t.hinted]
         assert items[i].hinted or {Verdict.INCORRECT, Verdict.UNREADABLE} & set(others)
+
+
+# --- the cap on hinted trajectories ---
+
+K, W, E = "kept", "incorrect", "too_easy"
+
+
+def capped(trajectories, share, seed=0):
+    """From (row, hinted, verdict) triples."""
+    return cap_hinted(*zip(*trajectories), share, seed) if trajectories else cap_hinted([], [], [], share, seed)
+
+
+# Row 0 was solved with and without a hint, row 1 was too easy, rows 2 and 3 were solved with a hint alone.
+MIXED = [(0, False, K), (0, False, W), (0, True, K), (1, False, E), (1, True, K), (2, False, W), (2, True, K)]
+MIXED += [(3, False, W), (3, True, K), (4, False, K), (4, True, W)]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (1.0, [0, 2, 4, 6, 8, 9]),  # 2 unhinted, 4 hinted: .67
+        (0.67, [0, 2, 4, 6, 8, 9]),
+        (0.5, [0, 6, 8, 9]),  # at most as many hinted as unhinted: those that only the hint solved
+        (0.0, [0, 9]),
+    ],
+)
+def test_the_cap_takes_hints_that_were_not_needed_first(share, expected):
+    assert capped(MIXED, share) == expected
+
+
+def test_the_cap_draws_among_equals():
+    hinted = [(i, True, K) for i in range(20)]
+    trajectories = [(100 + i, False, K) for i in range(5)] + hinted
+    drawn = {tuple(capped(trajectories, 0.5, seed)) for seed in range(4)}
+    assert len(drawn) > 1
+    assert all(len(indices) == 10 and indices[:5] == (0, 1, 2, 3, 4) for indices in drawn)
+    assert capped(trajectories, 0.5, 3) == capped(trajectories, 0.5, 3)
+
+
+def test_hints_alone_exceed_every_cap_below_one():
+    assert capped([(0, True, K), (1, True, K)], 0.99) == []
+    assert capped([(0, True, K), (1, True, K)], 1.0) == [0, 1]
+    assert capped([], 0.5) == []
+
+
+@patient
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.sampled_from([K, W, E, "unreadable"])), max_size=40),
+    st.floats(0, 1),
+    st.integers(0, 3),
+)
+def test_the_cap_holds_and_no_hint_more_than_needed_goes(trajectories, share, seed):
+    indices = capped(trajectories, share, seed)
+    kept = [i for i, (_, _, verdict) in enumerate(trajectories) if verdict == K]
+    own = [i for i in kept if not trajectories[i][1]]
+    told = [i for i in indices if trajectories[i][1]]
+    assert indices == sorted(indices) and set(own) <= set(indices) <= set(kept)
+    assert len(told) <= share * len(indices) + 1e-6
+    if len(indices) < len(kept):
+        assert len(told) + 1 > share * (len(indices) + 1) - 1e-6

@@ -54,8 +54,10 @@ class TrajectoryCollector:
         self.sampler = partial(
             sampler, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_completion_length
         )
+        self._overhead = len(encode_prompts(self.tokenizer, [[{"role": "user", "content": "."}]])[0])
         own = set(special_tokens(judge_tokenizer))
-        foreign = set(special_tokens(self.tokenizer)) | set(getattr(sampler, "special_tokens", ()))
+        engine = sampler.func if isinstance(sampler, partial) else sampler
+        foreign = set(special_tokens(self.tokenizer)) | set(getattr(engine, "special_tokens", ()))
         # Prompts stand fenced against the judge's special tokens; who samples may have others.
         self._fence = None if foreign <= own else tuple(sorted(own | foreign))
 
@@ -135,15 +137,17 @@ class TrajectoryCollector:
         if self.context_length is None or not prompts:
             return prompts
         longest = self.context_length - self.args.max_completion_length
-        lengths = map(len, encode_prompts(self.tokenizer, list(prompts.values())))
-        fitting = {i: prompts[i] for i, length in zip(prompts, lengths, strict=True) if length <= longest}
-        if len(fitting) < len(prompts):
+        # A byte makes at most one token, and few prompts come so close to the limit that they must be counted.
+        close = [i for i, prompt in prompts.items() if self._overhead + _num_bytes(prompt) > longest]
+        lengths = map(len, encode_prompts(self.tokenizer, [prompts[i] for i in close]))
+        too_long = {i for i, length in zip(close, lengths, strict=True) if length > longest}
+        if too_long:
             logger.warning(
                 "Rows %s have no hinted trajectory: with the hint, their prompts exceed %d tokens.",
-                sorted(set(prompts) - set(fitting)),
+                sorted(too_long),
                 longest,
             )
-        return fitting
+        return {i: prompt for i, prompt in prompts.items() if i not in too_long}
 
     def _record(self, index: int, number: int, row: Mapping[str, Any], sample: Sample, hinted: bool) -> dict[str, Any]:
         preference = judged(row)
@@ -186,6 +190,10 @@ class _Samples:
     def write(self) -> None:
         if self.drawn:
             write_json(self.path, {key: [asdict(sample) for sample in samples] for key, samples in self.drawn.items()})
+
+
+def _num_bytes(prompt: Messages) -> int:
+    return sum(len(turn["content"].encode("utf-8", "surrogatepass")) for turn in prompt)
 
 
 def _check_counts(drawn: Mapping[int, Sequence[Sample]], num_prompts: int, k: int) -> None:
