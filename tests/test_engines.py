@@ -63,6 +63,7 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.requests, self.headers, self.connections = [], [], set()
         self.current = self.peak = 0
+        self.silently_closes = False
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     @property
@@ -110,6 +111,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, text)
         self.end_headers()
         self.wfile.write(data)
+        self.close_connection |= server.silently_closes
 
 
 MODELS = {"data": [{"id": "judge", "max_model_len": 2048}]}
@@ -601,7 +603,7 @@ ANSWERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=ANSWERS | VALUES, k=st.integers(1, 3))
 def test_any_answer_is_samples_or_an_error(answer, k, fuzzed):
     fuzzed.answer = lambda *_: (200, {}, answer)
@@ -724,6 +726,14 @@ def test_connections_are_kept(serve):
     engine_of(server, max_concurrent_requests=2)([prompt(str(i)) for i in range(40)], seed=0)
     assert len(server.bodies) == 40 and 1 <= len(server.connections) <= 2
     assert threading.active_count() <= before + 2, "only the server's own threads are left"
+
+
+def test_connections_that_were_closed_behind_our_back(serve, caplog):
+    """A server does so after some idle seconds, without a word: no failure, and no retry that counts."""
+    server = serve()
+    server.silently_closes = True
+    assert len(engine_of(server, max_concurrent_requests=1, max_retries=0)(PROMPTS, seed=0)) == 6
+    assert len(server.connections) == 6 and not caplog.records
 
 
 def test_inside_a_running_event_loop(serve):

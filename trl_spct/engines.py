@@ -421,24 +421,37 @@ class _Connections:
         """Status, headers and body of an answer; an `OSError` or `HTTPException` if there is none."""
         with self.slots:
             connection = self._take()
-            whole = False
+            kept = connection.sock is not None
             try:
-                if connection.sock is None:
-                    self._connect(connection)
-                connection.request(method, self.url.path + path, data, self.headers)
-                response = connection.getresponse()
-                answer = response.status, response.headers, response.read()
-                whole = True
-            finally:
-                self._put_back(connection, whole)
+                return self._send(connection, method, path, data)
+            except ConnectionError:
+                if not kept:
+                    raise
+            # A server closes a connection that was idle for long, which shows only when it is used again.
+            return self._send(self._take(new=True), method, path, data)
+
+    def _send(
+        self, connection: http.client.HTTPConnection, method: str, path: str, data: bytes | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        whole = False
+        try:
+            if connection.sock is None:
+                self._connect(connection)
+            connection.request(method, self.url.path + path, data, self.headers)
+            response = connection.getresponse()
+            answer = response.status, response.headers, response.read()
+            whole = True
+        finally:
+            self._put_back(connection, whole)
         return answer
 
-    def _take(self) -> http.client.HTTPConnection:
+    def _take(self, new: bool = False) -> http.client.HTTPConnection:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("the call has ended")
             kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
-            connection = self._idle.pop() if self._idle else kind(self.url.hostname, self.url.port)
+            kept = self._idle and not new
+            connection = self._idle.pop() if kept else kind(self.url.hostname, self.url.port)
             self._busy.add(connection)
         return connection
 
@@ -540,19 +553,18 @@ def _read_choices(answer: dict[str, Any], size: int) -> list[tuple[Sample, list[
 
 
 def _read_choice(choice: dict[str, Any], total: int | None) -> tuple[Sample, list[int] | None]:
-    shown = json.dumps(choice)[:300]
     reason, ids, message = choice.get("finish_reason"), choice.get("token_ids"), choice.get("message")
     if reason in (None, "abort", "error"):
         raise _Transient(f"Found a completion that the server broke off ({reason}).", 200)
     if reason not in ("stop", "length"):
-        raise EngineError(f"Found the finish reason {reason!r}; expected 'stop' or 'length', in {shown}.", status=200)
+        raise EngineError(f"Found the finish reason {reason!r}; expected 'stop' or 'length'.", status=200)
     text = choice.get("text")
     if isinstance(message, dict):
         text = message.get("content")
         if text is None and (message.get("reasoning") or message.get("reasoning_content")):
             text = ""
     if not isinstance(text, str):
-        raise EngineError(f"Found a choice without text: {shown}.", status=200)
+        raise EngineError(f"Found a choice without text: {json.dumps(choice)[:300]}.", status=200)
     number = len(ids) if isinstance(ids, list) else total
     if not isinstance(number, int):
         raise EngineError(
