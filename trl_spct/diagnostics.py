@@ -183,7 +183,7 @@ def calibration(judgments: Sequence[Judgment], bins: int = BINS) -> dict[str, An
     confidence, accuracy = np.array(points).T
     places = np.minimum((confidence * bins).astype(int), bins - 1)
     table = [
-        (place / bins, int(mask.sum()), float(confidence[mask].mean()), float(accuracy[mask].mean()))
+        [place / bins, int(mask.sum()), float(confidence[mask].mean()), float(accuracy[mask].mean())]
         for place in range(bins)
         if (mask := places == place).any()
     ]
