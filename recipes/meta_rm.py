@@ -3,22 +3,25 @@
 # dependencies = ["trl-spct"]
 # ///
 """
-Stage 3: a Meta RM that tells correct critiques from wrong ones.
+Stage 3: a Meta RM that tells correct critiques from wrong ones, and how it is to guide the vote.
 
 accelerate launch recipes/meta_rm.py \
     --model_name_or_path Qwen/Qwen3-0.6B \
     --trajectories judge-rft/trajectories \
     --judge_name_or_path judge-spct \
     --dataset_name trl-lib/ultrafeedback_binarized \
+    --eval_share 0.1 \
     --output_dir judge-meta-rm
 
 Trajectories are those of `recipes/rft.py`; with a judge, `num_generations` fresh critiques per row of the dataset are
-added, as in the paper.
+added, as in the paper. With `eval_share` some queries are held out: their critiques evaluate the Meta RM, and the
+judge's votes on them choose how it guides, which is stored with it. Report on queries that this script has not seen.
 """
 
 import argparse
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trl import ScriptArguments
 
@@ -36,10 +39,17 @@ class MetaRMScriptArguments(ScriptArguments):
         num_generations (`int`, *optional*, defaults to `3`):
             Fresh critiques per row (paper, section 6).
         temperature (`float`, *optional*, defaults to `1.0`), max_completion_length (`int`, *optional*, defaults to
-        `1024`), template (`str`, *optional*):
-            How the judge samples; the template that its configuration names by default, else `"paper"`.
+        `1024`):
+            How the judge samples. `template` (by default the one that the judge's configuration names, else `"paper"`)
+            is stored with the Meta RM.
         eval_share (`float`, *optional*, defaults to `0.0`):
-            Share of the queries whose critiques are held out for evaluation.
+            Share of the queries that are held out.
+        choose_k (`int`, *optional*, defaults to `32`):
+            Critiques per held-out row, at T = 0.5, from which the guidance is chosen. 0 leaves it at the paper's k/2.
+        choose_rows (`int`, *optional*, defaults to `512`):
+            Held-out rows, at most, that are judged for the choice.
+        rows_hub_repo (`str`, *optional*):
+            Dataset repository that the rows are pushed to, with their card. They are written to `rows/` in any case.
     """
 
     trajectories: list[str] | None = field(default=None, metadata={"help": "Trajectories of `recipes/rft.py`."})
@@ -47,54 +57,76 @@ class MetaRMScriptArguments(ScriptArguments):
     num_generations: int = field(default=3, metadata={"help": "Fresh critiques per row."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the judge."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
-    template: str | None = field(default=None, metadata={"help": "Prompt template; by default the judge's own."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
     eval_share: float = field(default=0.0, metadata={"help": "Share of the queries held out for evaluation."})
+    choose_k: int = field(default=32, metadata={"help": "Critiques per held-out row that choose the guidance."})
+    choose_rows: int = field(default=512, metadata={"help": "Held-out rows that choose the guidance, at most."})
+    rows_hub_repo: str | None = field(default=None, metadata={"help": "Dataset repository to push the rows to."})
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    from datasets import concatenate_datasets
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import MetaRMTrainer
-    from trl_spct.data import meta_rows, split_by_query
-    from trl_spct.scripts import dataset_name_of, finish, load_named, set_model_init_kwargs, with_same_columns
+    from trl_spct.meta_data import prepare_meta_rows
+    from trl_spct.scripts import dataset_name_of, finish, load_named, set_model_init_kwargs
 
     set_model_init_kwargs(training_args, model_args)
-    parts = [load_named(name)["train"] for name in script_args.trajectories or []]
+    training_args.template = training_args.template or judge_template_of(script_args)
+    parts = {source_of(name): load_named(name)["train"] for name in script_args.trajectories or []}
     if script_args.judge_name_or_path:
-        parts.append(sample_fresh(script_args, training_args, dataset_args))
+        parts["fresh"] = sample_fresh(script_args, training_args, dataset_args)
     if not parts:
         raise ValueError("Found neither `trajectories` nor a `judge_name_or_path`; expected critiques to learn from.")
-    rows = concatenate_datasets(with_same_columns([meta_rows(part) for part in parts]))
-    train, held_out = split_by_query(rows, script_args.eval_share, training_args.seed)
+    data = prepare_meta_rows(parts, script_args.eval_share, training_args.seed)
     trainer = MetaRMTrainer(
         model=model_args.model_name_or_path,
         args=training_args,
-        train_dataset=train,
-        eval_dataset=held_out,
+        train_dataset=data.train,
+        eval_dataset=data.held_out,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    trainer.accelerator.print(data)
+    if trainer.accelerator.is_main_process:
+        data.save(os.path.join(training_args.output_dir, "rows"))
+        if script_args.rows_hub_repo:
+            data.push_to_hub(script_args.rows_hub_repo, training_args.hub_private_repo, training_args.hub_token)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    if data.held_out is not None:
+        trainer.evaluate()
+        if script_args.judge_name_or_path and script_args.choose_k > 1:
+            choose(trainer, script_args, dataset_args)
     finish(trainer, dataset_name_of(script_args, dataset_args))
+
+
+def source_of(name: str) -> str:
+    """What a card calls trajectories: an id as it is, a path by its last two parts."""
+    return "/".join(Path(name).parts[-2:]) if os.path.exists(name) or "*" in name else name
+
+
+def judge_template_of(script_args) -> str | None:
+    """The template that the judge's configuration names; `"paper"` if it names none, `None` without a judge."""
+    from trl_spct.judges import load_config
+
+    if not script_args.judge_name_or_path:
+        return None
+    return (getattr(load_config(script_args.judge_name_or_path), "grm", None) or {}).get("template", "paper")
+
+
+def load_rows(script_args, training_args, dataset_args):
+    """The rows that the judge judges."""
+    from trl_spct.scripts import load_preferences
+
+    split = script_args.dataset_train_split
+    asked = (script_args.source, training_args.invalid_rows, training_args.seed, [split])
+    return load_preferences(script_args, dataset_args, *asked)[split]
 
 
 def sample_fresh(script_args, training_args, dataset_args):
     """Unhinted critiques of the trained judge, none of them rejected for being easy."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
-    from trl_spct.judges import load_config
-    from trl_spct.scripts import load_preferences
 
-    dataset = load_preferences(
-        script_args,
-        dataset_args,
-        script_args.source,
-        training_args.invalid_rows,
-        training_args.seed,
-        [script_args.dataset_train_split],
-    )
-    named = getattr(load_config(script_args.judge_name_or_path), "grm", None) or {}
     args = RejectiveSamplerConfig(
         output_dir=os.path.join(training_args.output_dir, "fresh"),
         num_generations=script_args.num_generations,
@@ -102,7 +134,7 @@ def sample_fresh(script_args, training_args, dataset_args):
         reject_too_easy=False,
         temperature=script_args.temperature,
         max_completion_length=script_args.max_completion_length,
-        template=script_args.template or named.get("template", "paper"),
+        template=training_args.template or judge_template_of(script_args),
         invalid_rows=training_args.invalid_rows,
         seed=training_args.seed,
         model_init_kwargs={k: v for k, v in training_args.model_init_kwargs.items() if k != "revision"},
@@ -110,10 +142,51 @@ def sample_fresh(script_args, training_args, dataset_args):
         bf16=training_args.bf16,
         report_to="none",
     )
-    judge = RejectiveSampler(
-        script_args.judge_name_or_path, args=args, train_dataset=dataset[script_args.dataset_train_split]
+    rows = load_rows(script_args, training_args, dataset_args)
+    return RejectiveSampler(script_args.judge_name_or_path, args=args, train_dataset=rows).collect()
+
+
+def choose(trainer, script_args, dataset_args):
+    """Judges held-out rows with the new Meta RM, and stores with it how it guides best."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from transformers import pipeline
+
+    from trl_spct.data import split_by_query
+    from trl_spct.evaluation import collect_judgments
+    from trl_spct.guidance import choose_guidance, guidance_results_table, store_guidance
+    from trl_spct.manifests import write_json
+
+    args, accelerator = trainer.args, trainer.accelerator
+    _, rows = split_by_query(load_rows(script_args, args, dataset_args), script_args.eval_share, args.seed)
+    rows = rows.shuffle(seed=args.seed).select(range(min(len(rows), script_args.choose_rows)))
+    judge = pipeline(
+        "grm-reward",
+        model=script_args.judge_name_or_path,
+        meta_rm=accelerator.unwrap_model(trainer.model),
+        meta_rm_tokenizer=trainer.processing_class,
+        dtype=args.model_init_kwargs.get("dtype", "auto"),
+        device=args.device,
     )
-    return judge.collect()
+    judgments = collect_judgments(
+        judge,
+        rows,
+        script_args.choose_k,
+        os.path.join(args.output_dir, "judgments"),
+        progress="Choosing the guidance",
+        process_index=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+        wait=accelerator.wait_for_everyone,
+        seed=args.seed,
+        max_new_tokens=script_args.max_completion_length,
+        template=args.template,
+    )
+    choice = choose_guidance(judgments, seed=args.seed)
+    store_guidance(trainer.model, choice.guidance)
+    if accelerator.is_main_process:
+        write_json(Path(args.output_dir, "guidance.json"), asdict(choice))
+        Console().print(guidance_results_table(choice, f"Guidance, chosen on {len(rows)} held-out rows"))
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
