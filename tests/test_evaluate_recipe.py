@@ -1,0 +1,108 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""`recipes/evaluate.py` from flags: benchmarks, every kind of judge, and what is written."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from test_benchmarks import SECRET, realmistake, rewardbench
+from tiny_models import save_tiny, tiny_config, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "evaluate.py"
+
+
+def evaluate(*arguments):
+    spec = importlib.util.spec_from_file_location("evaluate", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(*module.make_parser().parse_args_and_config([str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=1)).save_pretrained(folder / "rm")
+    tokenizer.save_pretrained(folder / "rm")
+    return {"judge": save_tiny(folder / "judge"), "rm": folder / "rm"}
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("datasketch")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.benchmark_results.RESAMPLES", 50)
+    rewardbench(tmp_path / "rb")
+    realmistake(tmp_path / "rm")
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"query": SECRET, "responses": ["new", "worth 3"], "labels": [0, 1]}) + "\n")
+    arguments = [
+        *["--benchmarks", f"rewardbench={tmp_path / 'rb'}", f"realmistake={tmp_path / 'rm'}", "--allow_changed"],
+        *["--model_name_or_path", models["judge"], "--template", "compact", "--max_new_tokens", "4", "--k", "2"],
+        *["--greedy", "--scalar_rm", models["rm"], "--llm_judge", models["judge"], "--max_rows", "4"],
+        *["--contamination_dataset", train, "--output_dir", tmp_path / "out"],
+    ]
+    evaluate(*arguments)
+    out = tmp_path / "out"
+    results = read(out, "results.json")
+    lines = {(r["stage"], r["benchmark"], r["k"], r.get("temperature")) for r in results}
+    for benchmark in ("rewardbench", "realmistake"):
+        for stage in ("first", "random", "longest", "shortest", "rm"):
+            assert (stage, benchmark, 1, None) in lines
+        assert {("judge", benchmark, 1, 0.0), ("judge", benchmark, 1, 0.5), ("judge", benchmark, 2, 0.5)} <= lines
+    assert ("LLM-as-a-judge", "rewardbench", 2, 0.5) in lines
+    assert not [line for line in lines if line[:2] == ("LLM-as-a-judge", "realmistake")], "nothing to select from"
+    assert {r["n"] for r in results} == {4}
+
+    report = read(out, "report.json")
+    protocol = report["protocol"]["rewardbench"]
+    assert protocol["template"] == "compact" and protocol["max_new_tokens"] == 4 and protocol["k"] == 2
+    assert protocol["model"] == "judge", "no place on this machine"
+    assert report["diagnosis"]["rewardbench"]["all"]["unreadable"] == 1.0
+    assert report["items"]["rewardbench"]["differences"]
+    assert report["contamination"]["realmistake"]["overlaps"][0]["row"] == 0
+    (entry,) = read(out, "model-index.json")
+    assert {found["dataset"]["name"] for found in entry["results"]} == {"rewardbench", "realmistake"}
+    for name in ("scaling.png", "cost.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    table = (out / "table.md").read_text()
+    assert "| judge | greedy | 1 |" in table and "| longest | – | 1 |" in table
+    for path in out.rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("shard-*.parquet")}
+    evaluate(*arguments, "--compare_with", out)
+    assert len(before) == 15 and {path: path.stat().st_mtime_ns for path in before} == before, (
+        "nothing is judged twice"
+    )
+    comparison = read(out, "report.json")["comparison"]["rewardbench"]
+    assert comparison["difference"] == 0 and comparison["p"] == 1 and comparison["k"] == 2
+    assert "against the other judge" in capsys.readouterr().out
+
+
+def test_without_a_model(tmp_path, monkeypatch):
+    """Changed benchmarks stop the run before anything is judged; own rows need no flag."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.benchmark_results.RESAMPLES", 50)
+    rewardbench(tmp_path / "rb")
+    with pytest.raises(ValueError, match="RewardBench has 5 rows instead of 2985"):
+        evaluate("--benchmarks", f"rewardbench={tmp_path / 'rb'}", "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    rows = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"q{i}", "completion": "a" * (i + 1), "label": i > 2, "kind": "x"} for i in range(6)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    arguments = ["--dataset_name", rows, "--metric", "roc_auc", "--group_column", "kind"]
+    evaluate(*arguments, "--output_dir", tmp_path / "own")
+    found = {result["stage"]: result["accuracy"] for result in read(tmp_path / "own", "results.json")}
+    assert found["longest"] == 1 and found["shortest"] == 0 and found["first"] == 0.5
+    assert not (tmp_path / "own" / "scaling.png").exists()
