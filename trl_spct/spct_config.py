@@ -17,7 +17,8 @@ class SPCTConfig(GRPOConfig):
         template (`str`, *optional*, defaults to `"paper"`):
             Prompt template, see [`~trl_spct.prompts.judge_template`].
         shuffle_responses (`bool`, *optional*, defaults to `True`):
-            Whether each row's responses are put into a random order, drawn from `seed` and recorded as `order`. [I]
+            Whether responses are put into a random order, recorded as `order`: in training a fresh one each time a row
+            is read, drawn from `seed`, the step and the row; in evaluation always the same. [I]
         source (`str`, *optional*):
             Adapter for public data in its own schema, see [`~trl_spct.sources`]. Known schemas are recognized.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
@@ -25,6 +26,12 @@ class SPCTConfig(GRPOConfig):
         share_prompts (`bool`, *optional*, defaults to `True`):
             Whether a prompt is read once for all critiques of its group, in generation and in training, wherever that
             is possible and gains; see [`~trl_spct.grouped_grpo.GroupedGRPOTrainer`]. `False` takes TRL's own path.
+        eval_votes (`int`, *optional*, defaults to `0`):
+            Critiques per row that vote at each evaluation, at T = 0.5 and in fresh orders (paper, section 6), beside
+            the `num_generations_eval` that the loss is computed on; `0` for none. Logged for every power of two up to
+            it, as `eval_spct/vote@8`.
+        eval_meta_rm (`str`, *optional*):
+            Path or id of a Meta RM that guides the votes, logged as `eval_spct/guided@8`.
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
@@ -64,3 +71,12 @@ class SPCTConfig(GRPOConfig):
     share_prompts: bool = field(
         default=True, metadata={"help": "Read a prompt once for all critiques of its group where that gains."}
     )
+    eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
+    eval_meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eval_votes < 0:
+            raise ValueError(f"Found eval_votes={self.eval_votes}; expected 0 for none, or how many critiques vote.")
+        if self.eval_meta_rm and not self.eval_votes:
+            raise ValueError("Found `eval_meta_rm` without `eval_votes`; expected how many critiques it is to guide.")

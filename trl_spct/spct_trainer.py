@@ -1,20 +1,25 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Stage 2 of SPCT: rule-based online RL of the judge itself (paper, section 5)."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .alarms import CollapseAlarms
 from .cards import PAPER, JudgeCards
-from .critiques import PROBLEMS
-from .data import score_range_of
+from .critique_metrics import critique_metrics
+from .data import response_order, score_range_of
+from .evaluation import Judgment, PipelineJudge, scaling_results
 from .grouped_grpo import GroupedGRPOTrainer
 from .judges import check_arguments, load_adapter, load_config, load_tokenizer, name_template, rows_for
-from .outcomes import is_correct, outcome_reward
-from .sampling import TRUNCATED, Sample, keep_trainable, read_sample
+from .outcomes import outcome_reward
+from .pipelines import GRMRewardPipeline
+from .preferences import Preference, restore_order
+from .prompts import judge_messages
+from .sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
 from .spct_config import SPCTConfig
 
 
@@ -104,20 +109,90 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self.outcome.end_tokens = frozenset(self.eos_token_ids)
         keep_trainable(self.model)
         name_template(self.model.config, args.template)
+        self._special_tokens = special_tokens(self._tokenizer)
+        self._voting_judge: PipelineJudge | None = None
+        self.add_callback(CollapseAlarms())
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.model.training and self.args.shuffle_responses:
+            seed = derive_seed(self.args.seed, "epochs", self.state.global_step)
+            inputs = [reordered(row, seed, self.args.template, self._special_tokens) for row in inputs]
+        return super()._generate_and_score_completions(inputs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it."""
+        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it.
+
+        With `args.eval_votes` the judge also votes on each set: `eval_spct/vote@{k}` and, with `args.eval_meta_rm`,
+        `eval_spct/guided@{k}` for every power of two k up to it, from one sampling.
+        """
         self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if self.args.eval_votes and isinstance(rows, Dataset):
+            for name, value in self._vote(rows).items():
+                self._metrics["eval"][f"spct/{name}"].append(value)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
+    def _vote(self, rows: Dataset) -> dict[str, float]:
+        """Accuracy of the vote of k critiques, the responses in a fresh order for each (paper, section 6)."""
+        if self._voting_judge is None:
+            pipe = GRMRewardPipeline(
+                model=self.accelerator.unwrap_model(self.model),
+                tokenizer=self._tokenizer,
+                meta_rm=self.args.eval_meta_rm,
+                device=self.accelerator.device,
+            )
+            self._voting_judge = PipelineJudge(
+                pipe,
+                self.args.eval_votes,
+                seed=self.args.seed,
+                template=self.args.template,
+                max_new_tokens=self.max_completion_length,
+            )
+        with self.accelerator.split_between_processes([unjudged(row) for row in rows]) as part:
+            judged = self._voting_judge(part) if part else []
+        judgments = [
+            Judgment(row.labels, tuple(c["scores"] for c in critiques), tuple(c["meta_score"] for c in critiques))
+            for row, critiques in zip(part, judged, strict=True)
+        ]
+        guidance = self._voting_judge.pipe.guidance
+        results = scaling_results(gather_object(judgments), seed=self.args.seed, guidance=guidance)
+        return {f"{'guided' if r['guided'] else 'vote'}@{r['k']}": r["accuracy"] for r in results}
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if "frac_reward_zero_std" in metrics:
+            metrics["spct/zero_signal"] = list(metrics["frac_reward_zero_std"])
         # TRL logs the metrics of all evaluation sets as `eval_…`, where the last one overwrites the others.
         if not self.model.training and self._evaluated:
-            metrics = self._metrics["eval"]
             renamed = {f"{self._evaluated}_{name}": values for name, values in metrics.items()}
             metrics.clear()
             metrics.update(renamed)
         super().log(logs, start_time)
+
+
+def unjudged(row: Mapping[str, Any]) -> Preference:
+    """The preference of a row of [`~trl_spct.data.judge_rows`] in its own order."""
+    labels = restore_order(row["labels"], row["order"])
+    return Preference(row["query"], row["responses"], labels, row.get("reference"))
+
+
+def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence[str]) -> dict[str, Any]:
+    """A row of [`~trl_spct.data.judge_rows`] with its responses in another order, drawn from the seed and the row.
+
+    Rows of a single response, and rows whose prompt is not what their columns make, as shortened ones, stay as they
+    are.
+    """
+
+    def prompt(order: Sequence[int]) -> list[dict[str, str]]:
+        return judge_messages(preference.permuted(order), template, len(preference) == 1, False, fences)
+
+    preference = unjudged(row)
+    if len(preference) == 1 or prompt(row["order"]) != row["prompt"]:
+        return dict(row)
+    order = response_order(len(preference), seed, preference.query, *preference.responses)
+    labels = list(preference.permuted(order).labels)
+    return {**row, "prompt": prompt(order), "order": list(order), "labels": labels}
 
 
 def _check_reference(model: "str | PreTrainedModel") -> None:
@@ -132,9 +207,8 @@ def _check_reference(model: "str | PreTrainedModel") -> None:
 class OutcomeReward:
     """The outcome reward as TRL calls reward functions: lists in, one number per completion out.
 
-    Logs `spct/accuracy`, `spct/tie`, `spct/unreadable`, one `spct/unreadable_{problem}` per problem that occurs, and
-    `spct/margin` (the best response's score minus the highest other one, over readable critiques with n ≥ 2); the
-    completions table gets the columns `scores`, `labels` and `order`.
+    Logs what [`~trl_spct.critique_metrics.critique_metrics`] computes as `spct/…`; the completions table gets the
+    columns `scores`, `labels`, `problem` and `order`.
 
     Args:
         template (`str`): Prompt template of the judge; it says which scores are in range.
@@ -153,6 +227,7 @@ class OutcomeReward:
         completion_ids: Sequence[Sequence[int]],
         labels: Sequence[Sequence[float]],
         order: Sequence[Sequence[int]] | None = None,
+        domain: Sequence[str | None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
         **kwargs,
@@ -163,11 +238,12 @@ class OutcomeReward:
         ]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
-            for name, value in outcome_metrics(critiques, labels).items():
+            for name, value in critique_metrics(critiques, labels, [*map(len, completion_ids)], domain).items():
                 log_metric(f"spct/{name}", value)
         if log_extra is not None:
             log_extra("scores", [None if row is None else list(row) for row in scores])
             log_extra("labels", [list(row) for row in labels])
+            log_extra("problem", [critique.problem for critique in critiques])
             if order is not None:
                 log_extra("order", [list(row) for row in order])
         return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
@@ -176,30 +252,3 @@ class OutcomeReward:
         text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
         truncated = bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens)
         return read_sample(Sample(text, len(ids), truncated), count, score_range_of(count, self.template))
-
-
-def outcome_metrics(critiques: Sequence[Any], labels: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Shares and means over a batch of critiques; see [`OutcomeReward`]."""
-    total = len(critiques)
-    problems = Counter(critique.problem for critique in critiques if critique.problem)
-    margins = [
-        _margin(critique.scores, row)
-        for critique, row in zip(critiques, labels, strict=True)
-        if critique.scores is not None and len(row) > 1
-    ]
-    metrics = {
-        "accuracy": sum(is_correct(c.scores, row) for c, row in zip(critiques, labels, strict=True)) / total,
-        "unreadable": sum(problems.values()) / total,
-        "tie": sum(margin == 0 for margin in margins) / total,
-    }
-    for problem in (*PROBLEMS, TRUNCATED):
-        metrics[f"unreadable_{problem}"] = problems[problem] / total
-    if margins:
-        metrics["margin"] = sum(margins) / len(margins)
-    return metrics
-
-
-def _margin(scores: Sequence[float], labels: Sequence[float]) -> float:
-    """How far the labeled best lies above the best of the others; negative if below."""
-    best = max(range(len(labels)), key=labels.__getitem__)
-    return scores[best] - max(score for i, score in enumerate(scores) if i != best)

@@ -1,0 +1,77 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Rows that carry signal: those that a judge does not get right every time (paper, section 5)."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from .data import score_range_of
+from .rejection import Trajectory, Verdict, select_trajectories
+from .sampling import Sample, Sampler, derive_seed, read_sample
+
+
+logger = logging.getLogger(__name__)
+
+SAMPLES = 3
+"""Critiques per row: the paper removes what DeepSeek-V2-Lite-Chat gets right 3 of 3 times [P]."""
+
+
+def without_too_easy(
+    rows: Dataset, sampler: Sampler, k: int = SAMPLES, template: str = "paper", seed: int = 0, name: str = "rows"
+) -> Dataset:
+    """Removes the rows whose k critiques are all correct.
+
+    The rule is that of rejective fine-tuning, [`~trl_spct.select_trajectories`]: a group whose rewards are all +1 has
+    no advantages, so that such rows cost generation and teach nothing. Rows that are never right stay.
+
+    ```python
+    >>> from functools import partial
+    >>> from trl_spct.data import prepare_judge_rows
+    >>> from trl_spct.sampling import sample_critiques
+
+    >>> rows = prepare_judge_rows(dataset, tokenizer, template="compact").dataset
+    >>> sampler = partial(sample_critiques, model, tokenizer, temperature=1.0, max_new_tokens=256)
+    >>> kept = without_too_easy(rows, sampler, template="compact")
+    ```
+
+    Args:
+        rows ([`~datasets.Dataset`]): With `prompt` and `labels`, as [`~trl_spct.data.judge_rows`] makes them.
+        sampler (`Callable`): `sampler(prompts, k, seed)`, see [`~trl_spct.sampling`]; the paper takes a weak model.
+        k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
+        template (`str`, *optional*, defaults to `"paper"`): Of the prompts; says which scores are in range.
+        seed (`int`, *optional*, defaults to `0`): Of the samples.
+        name (`str`, *optional*, defaults to `"rows"`): What messages call the dataset.
+
+    Returns:
+        [`~datasets.Dataset`]: the other rows, in order.
+
+    Raises:
+        `ValueError`: if no row would be left.
+    """
+    if k < 1:
+        raise ValueError(f"Found k={k}; expected at least one critique per row.")
+    drawn = sampler(list(rows["prompt"]), k, derive_seed(seed, "signal"))
+    easy = too_easy(drawn, rows["labels"], template)
+    kept = [index for index in range(len(rows)) if index not in easy]
+    if not kept:
+        raise ValueError(
+            f"{name}: all {len(rows)} rows are judged correctly {k} of {k} times; expected at least one that is not. "
+            "Take harder rows, a weaker sampler or a larger k."
+        )
+    logger.info("%s: removed %d of %d rows that are right %d of %d times", name, len(easy), len(rows), k, k)
+    return rows.select(kept)
+
+
+def too_easy(
+    drawn: Sequence[Sequence[Sample]], labels: Sequence[Sequence[float]], template: str = "paper"
+) -> set[int]:
+    """Indices of the rows whose samples are all correct."""
+    trajectories: list[Trajectory] = []
+    for row, (samples, truth) in enumerate(zip(drawn, labels, strict=True)):
+        for sample in samples:
+            scores = read_sample(sample, len(truth), score_range_of(len(truth), template)).scores
+            trajectories.append(Trajectory(row, scores, truth))
+    verdicts: Sequence[Any] = select_trajectories(trajectories).verdicts
+    return {t.row for t, verdict in zip(trajectories, verdicts, strict=True) if verdict is Verdict.TOO_EASY}
