@@ -168,6 +168,7 @@ def choose(trainer, script_args, dataset_args):
         meta_rm_tokenizer=trainer.processing_class,
         dtype=args.model_init_kwargs.get("dtype", "auto"),
         device=args.device,
+        template=args.template,
     )
     judgments = collect_judgments(
         judge,
@@ -180,7 +181,6 @@ def choose(trainer, script_args, dataset_args):
         wait=accelerator.wait_for_everyone,
         seed=args.seed,
         max_new_tokens=script_args.max_completion_length,
-        template=args.template,
     )
     choice = choose_guidance(judgments, seed=args.seed)
     store_guidance(trainer.model, choice.guidance)

@@ -29,6 +29,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 
 from .cards import PAPER, JudgeCards
 from .evaluation import Judgment, credits_at
+from .guidance import describe
 from .manifests import write_json
 from .meta_fit import tokenizer_digest
 from .meta_rm_config import MetaRMTrainingConfig
@@ -315,6 +316,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             facts |= {"correct": self.balance.correct, "incorrect": self.balance.incorrect}
         if self._pos_weight is not None:
             facts["weight of a correct critique"] = f"{self._pos_weight:.3g}"
+        facts["guidance"] = describe(Guidance.of(unwrapped(self.model).config.meta_rm))
         evaluated = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
         for name, title in EVALUATED.items():
             if f"eval_{name}" in evaluated:
