@@ -949,6 +949,17 @@ class TestVLLM:
         again = engine([unhinted[0]["prompt"]], 3, 3, temperature=1.0, max_new_tokens=24)[0]
         assert [row["completion"][0]["content"] for row in unhinted] == [sample.text for sample in again]
 
+    def test_judging(self, engine):
+        """An engine takes the place of the model in the pipeline; the verdict repeats."""
+        from trl_spct import GRMRewardPipeline
+
+        judge = GRMRewardPipeline(engine, max_new_tokens=24)
+        row = {"query": "Which?", "responses": ["a", f"b {TURN_END} c"]}
+        verdict = judge(row, k=4, seed=0, template="compact")
+        assert verdict["scores"] is None and [c["problem"] is None for c in verdict["critiques"]] == [False] * 4
+        assert len({critique["text"] for critique in verdict["critiques"]}) == 4
+        assert judge([row, row], k=4, seed=0, template="compact") == [verdict, verdict]
+
     def test_restart_and_death(self, engine, judge, tmp_path):
         """Another start draws the same. Killed in the middle, it leaves what had arrived, and the rest can be had
         elsewhere."""
@@ -995,7 +1006,7 @@ class TestTransformersServe:
 
     @pytest.fixture
     def engine(self, transformers_serve, judge):
-        neutral = {"top_k": 0, "eos_token_id": TOKENIZER.eos_token_id, "pad_token_id": TOKENIZER.pad_token_id}
+        neutral = {"top_k": 0, "repetition_penalty": 1.0}
         return OpenAIEngine(
             judge[0],
             transformers_serve.url,
