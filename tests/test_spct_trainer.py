@@ -1,6 +1,9 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 import json
+import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,10 +15,18 @@ from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from trl import GRPOConfig
 
-from trl_spct import RejectiveSampler, RejectiveSamplerConfig, SPCTConfig, SPCTTrainer, is_correct, parse_critique
+from trl_spct import (
+    MetaRMForSequenceClassification,
+    RejectiveSampler,
+    RejectiveSamplerConfig,
+    SPCTConfig,
+    SPCTTrainer,
+    is_correct,
+    parse_critique,
+)
 from trl_spct.data import prepare_judge_rows
-from trl_spct.sampling import Sample
-from trl_spct.spct_trainer import OutcomeReward
+from trl_spct.sampling import Sample, special_tokens
+from trl_spct.spct_trainer import OutcomeReward, reordered
 
 
 def preference_rows(n=8, start=0):
@@ -463,3 +474,145 @@ def test_a_quantized_adapter_goes_on_by_its_path(judge, tmp_path):
 def test_state_is_json(trained):
     state = json.loads((trained[2] / "checkpoint-2" / "trainer_state.json").read_text())
     assert any("spct/accuracy" in entry for entry in state["log_history"])
+
+
+def test_responses_are_read_in_a_fresh_order_each_time(judge, tmp_path):
+    changes = {"log_completions": True, "max_steps": 4, "max_completion_length": 3}
+    trainer = trainer_of(tmp_path, judge, changes, rows=preference_rows(2))
+    mapped = {row["topic"]: row for row in trainer.train_dataset}
+    trainer.train()
+    orders = {}
+    for path in sorted((tmp_path / "completions").glob("*.parquet")):
+        for record in pq.read_table(path).to_pylist():
+            (turn,) = record["prompt"]
+            number = int(turn["content"].split("Which is larger? ")[1].split("\n")[0])
+            shown = [turn["content"].split(f"[The Begin of Response {i}]\n")[1].split("\n")[0] for i in (1, 2)]
+            assert shown == [str(number + place) for place in record["order"]]
+            assert record["labels"] == [[0.0, 1.0][place] for place in record["order"]]
+            orders.setdefault(number, {}).setdefault(record["step"], set()).add(tuple(record["order"]))
+    assert all(len(of_step) == 1 for steps in orders.values() for of_step in steps.values())
+    assert any(len(set.union(*steps.values())) == 2 for steps in orders.values())
+    assert {row["topic"]: row for row in trainer.train_dataset} == mapped
+
+
+def test_reordering_a_row_by_hand():
+    rows = prepare_judge_rows(preference_rows(1), tiny_tokenizer(), template="compact", shuffle_responses=False)
+    row = rows.dataset[0]
+    found = [reordered(row, seed, "compact", special_tokens(tiny_tokenizer())) for seed in range(8)]
+    assert {tuple(other["order"]) for other in found} == {(0, 1), (1, 0)}
+    for other in found:
+        assert other["labels"] == [row["labels"][place] for place in other["order"]]
+        assert (other["prompt"] == row["prompt"]) is (other["order"] == [0, 1])
+        assert other["responses"] == row["responses"]
+        back = reordered(other, 3, "compact", special_tokens(tiny_tokenizer()))
+        assert back == found[3]
+    shortened = {**row, "prompt": [{"role": "user", "content": "shortened"}]}
+    assert reordered(shortened, 1, "compact", ()) == shortened
+
+
+def test_the_loss_is_the_papers(judge, tmp_path):
+    """GRPO's objective on a batch by hand: 1/|o| per completion, the clipped ratio, beta times k3, mean over G."""
+    trainer = trainer_of(tmp_path, judge, {"beta": 0.08, "num_iterations": 2})
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    draw = torch.Generator().manual_seed(0)
+    lengths = [2, 5, 3, 5]
+    prompt = torch.randint(6, 262, (1, 40), generator=draw).expand(4, -1)
+    completion = torch.randint(6, 262, (4, 5), generator=draw)
+    mask = torch.tensor([[int(t < length) for t in range(5)] for length in lengths])
+    with torch.no_grad():
+        logits = trainer.model(input_ids=torch.cat([prompt, completion], dim=1)).logits[:, 39:-1].log_softmax(dim=-1)
+    logps = logits.gather(2, completion[..., None])[..., 0]
+    shift = torch.tensor([[0.5, -0.5, 0.1, -0.1, 0.0]])
+    reference, rewards = logps + 0.3 * shift.flip(1), [1.0, -1.0, -1.0, -1.0]
+    mean = sum(rewards) / 4
+    deviation = (sum((r - mean) ** 2 for r in rewards) / 3) ** 0.5
+    advantages = [(r - mean) / (deviation + 1e-4) for r in rewards]
+    expected = 0.0
+    for i, length in enumerate(lengths):
+        for t in range(length):
+            ratio = math.exp(float(-shift[0, t]))
+            clipped = min(max(ratio, 0.8), 1.2)
+            gap = float(reference[i, t] - logps[i, t])
+            surrogate = min(ratio * advantages[i], clipped * advantages[i])
+            expected -= (surrogate - 0.08 * (math.exp(gap) - gap - 1)) / length / 4
+    inputs = {
+        "prompt_ids": prompt,
+        "prompt_mask": torch.ones_like(prompt),
+        "completion_ids": completion,
+        "completion_mask": mask,
+        "advantages": torch.tensor(advantages),
+        "num_items_in_batch": mask.sum(),
+        "old_per_token_logps": logps + shift,
+        "ref_per_token_logps": reference,
+    }
+    assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
+def test_the_judge_votes_at_evaluation(adapter, judge, tmp_path):
+    peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]) if adapter else None
+    changes = {"eval_votes": 4, "metric_for_best_model": "eval_spct/vote@4", "max_steps": 1}
+    changes |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best"}
+    trainer = trainer_of(tmp_path, judge, changes, eval_dataset=preference_rows(4), peft_config=peft_config)
+    before = trainer.model.generation_config.to_dict()
+    first = trainer.evaluate()
+    votes = {name: value for name, value in first.items() if "vote@" in name}
+    assert set(votes) == {"eval_spct/vote@1", "eval_spct/vote@2", "eval_spct/vote@4"}
+    assert all(value * 4 % 0.125 == 0 for value in votes.values())
+    assert trainer.model.generation_config.to_dict() == before
+    again = trainer.evaluate()
+    assert {name: again[name] for name in votes} == votes
+    trainer.train()
+    assert any(votes.keys() <= entry.keys() for entry in trainer.state.log_history)
+    assert trainer.state.best_metric is not None
+
+
+def test_votes_may_be_guided(judge, tmp_path):
+    meta = MetaRMForSequenceClassification.from_pretrained(judge, num_labels=1)
+    meta.save_pretrained(tmp_path / "meta")
+    tiny_tokenizer().save_pretrained(tmp_path / "meta")
+    changes = {"eval_votes": 2, "eval_meta_rm": str(tmp_path / "meta")}
+    trainer = trainer_of(tmp_path / "run", judge, changes, eval_dataset=preference_rows(2))
+    assert {"eval_spct/vote@2", "eval_spct/guided@1", "eval_spct/guided@2"} <= set(trainer.evaluate())
+    with pytest.raises(ValueError, match="without `eval_votes`"):
+        config(tmp_path, eval_meta_rm="somewhere")
+    with pytest.raises(ValueError, match="eval_votes=-1"):
+        config(tmp_path, eval_votes=-1)
+
+
+PROCESS = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_spct_trainer import config, preference_rows
+from trl_spct import SPCTTrainer
+args = config({folder!r}, per_device_train_batch_size={batch}, max_steps=2, learning_rate=1e-3)
+trainer = SPCTTrainer({judge!r}, args=args, train_dataset=preference_rows())
+trainer.train()
+model = trainer.accelerator.unwrap_model(trainer.model)
+found = dict(log=trainer.state.log_history, processes=trainer.accelerator.num_processes)
+found["weights"] = {{name: value.detach() for name, value in model.named_parameters()}}
+if trainer.accelerator.is_main_process:
+    torch.save(found, {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(judge, tmp_path):
+    found = {}
+    for processes in (1, 2):
+        out, script = tmp_path / f"{processes}.pt", tmp_path / f"{processes}.py"
+        tests = str(Path(__file__).parent)
+        script.write_text(
+            PROCESS.format(tests=tests, folder=str(tmp_path), batch=8 // processes, judge=judge, out=str(out))
+        )
+        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+        command += ["--master_port=29531", str(script)]
+        subprocess.run(command if processes > 1 else [sys.executable, str(script)], check=True, capture_output=True)
+        found[processes] = torch.load(out, weights_only=False)
+    assert [found[n]["processes"] for n in (1, 2)] == [1, 2]
+    for one, two in zip(found[1]["log"][:2], found[2]["log"][:2], strict=True):
+        for name in ("loss", "grad_norm", "reward", "kl", "spct/accuracy", "spct/unreadable"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
+    for name, value in found[1]["weights"].items():
+        torch.testing.assert_close(found[2]["weights"][name], value, atol=1e-4, rtol=1e-3, msg=name)
