@@ -194,6 +194,9 @@ def test_meta_rm_config_from_a_path(tmp_path):
         MetaRMConfig(backbone=str(tmp_path), backbone_config=tiny_config("mistral"))
     with pytest.raises(ValueError, match="k_meta=0; expected at least 1"):
         MetaRMConfig(k_meta=0)
+    with pytest.raises(ValueError, match="guide='best'"):
+        MetaRMConfig(guide="best")
+    assert MetaRMConfig(k_meta=0.75, guide="top").extras == {"k_meta": 0.75, "guide": "top"}
 
 
 # --- checkpoints ---
@@ -231,6 +234,50 @@ sys.stdout.write("LOGITS" + json.dumps(logits))
     found = json.loads(done.stdout.split("LOGITS")[1])
     for arch in NATIVE:
         torch.testing.assert_close(torch.tensor(found[arch]), expected[arch])
+
+
+def test_the_released_layout_loads(tmp_path):
+    """A plain `Gemma2ForSequenceClassification` with one label, whose config says nothing of a Meta RM."""
+    torch.manual_seed(0)
+    native = AutoModelForSequenceClassification.from_config(
+        tiny_config("gemma2", num_labels=1, initializer_range=0.2)
+    ).eval()
+    native.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["architectures"] == ["Gemma2ForSequenceClassification"] and "meta_rm" not in stored
+    model, info = MetaRMForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert isinstance(model, MetaRMForSequenceClassification) and model.config.meta_rm == {}
+    torch.testing.assert_close(logits(model.eval(), [[7, 8, 9]]), logits(native, [[7, 8, 9]]))
+
+
+@pytest.mark.parametrize("arch", ["gemma2", "granite"])
+def test_device_map(arch, tmp_path):
+    judge = save_tiny(tmp_path / "judge", arch)
+    torch.manual_seed(0)
+    plain = MetaRMForSequenceClassification.from_pretrained(judge).eval()
+    plain.save_pretrained(tmp_path / "meta")
+    places = dict.fromkeys(("model.embed_tokens", "model.layers.0", "model.rotary_emb", "model.norm", "score"), "cpu")
+    mapped = MetaRMForSequenceClassification.from_pretrained(
+        tmp_path / "meta", device_map={**places, "model.layers.1": "disk"}, offload_folder=tmp_path / "offload"
+    ).eval()
+    assert mapped.hf_device_map["model.layers.1"] == "disk"
+    torch.testing.assert_close(logits(mapped, [[7, 8, 9]]), logits(plain, [[7, 8, 9]]))
+
+
+def test_what_is_pushed_is_what_is_saved(monkeypatch):
+    seen = {}
+
+    def upload(self, working_dir, repo_id, files_timestamps, **options):
+        seen["repo_id"], seen["config"] = repo_id, json.loads(open(f"{working_dir}/config.json").read())
+
+    monkeypatch.setattr(PreTrainedModel, "_upload_modified_files", upload)
+    made = type("Api", (), {"create_repo": lambda self, repo_id, **_: type("Url", (), {"repo_id": repo_id})})
+    monkeypatch.setattr("transformers.utils.hub.hf_api", made)
+    model = MetaRMForSequenceClassification(MetaRMConfig(backbone_config=tiny_config("llama"), k_meta=0.75))
+    model.push_to_hub("me/meta-rm")
+    assert seen["repo_id"] == "me/meta-rm" and seen["config"]["meta_rm"] == {"k_meta": 0.75}
+    assert seen["config"]["architectures"] == ["LlamaForSequenceClassification"]
 
 
 @pytest.mark.parametrize("arch", ["gemma2", "granite", "qwen2"])
