@@ -117,8 +117,8 @@ class OpenAIEngine:
     agrees with them up to that noise.
 
     **Servers.** vLLM 0.32 on a CPU dies over a seeded request whose prefill is chunked: start it with
-    `--no-enable-chunked-prefill`. `transformers serve` takes messages in `dialect="openai"`, and lets go of its model's
-    own settings with `extra_body={"generation_config": '{"top_k": 0, "repetition_penalty": 1.0}'}`; its seed is the
+    `--no-enable-chunked-prefill`. `transformers serve` takes messages in `dialect="openai"`, and drops its model's own
+    settings with `extra_body={"generation_config": '{"top_k": 0, "repetition_penalty": 1.0}'}`; its seed is the
     process's, so that samples repeat with `max_concurrent_requests=1` only.
 
     Args:
