@@ -116,6 +116,16 @@ class OpenAIEngine:
     ignore the field. Other servers and models in this process draw other samples from the same seed; greedy decoding
     agrees with them up to that noise.
 
+    **Tokens.** `num_tokens` is the number of token ids that vLLM returns, or the usage of a request for one sample.
+    Like `max_new_tokens` it includes what a server with a reasoning parser puts into `reasoning_content`. Such
+    reasoning is not part of the completion, which is the message's `content` alone: empty where the reasoning ran into
+    the token limit. With a `tokenizer` nothing is parsed, and the completion is all that the model wrote.
+
+    **Failures.** No answer, a broken one, and the statuses 408, 429 and 5xx are retried after 1, 2, 4, … seconds, or
+    when the server's `Retry-After` says. After any other failure no further request is started, those under way are
+    awaited, and an [`EngineError`] names the prompt and holds what is complete. No sample is ever made up: a choice
+    that ended for any reason but `"stop"` and `"length"` is a failure. Proxies named in the environment are not used.
+
     **Servers.** vLLM 0.32 on a CPU dies over a seeded request whose prefill is chunked: start it with
     `--no-enable-chunked-prefill`. `transformers serve` takes messages in `dialect="openai"`, and drops its model's own
     settings with `extra_body={"generation_config": '{"top_k": 0, "repetition_penalty": 1.0}'}`; its seed is the
