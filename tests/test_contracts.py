@@ -12,7 +12,15 @@ import transformers
 import trl
 from datasets import Dataset
 from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
-from transformers import AttentionInterface, DynamicCache, GenerationConfig, Pipeline, PreTrainedConfig, Trainer
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    GenerationConfig,
+    Pipeline,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+)
 from transformers.utils import cached_file, find_adapter_config_file
 from trl import GRPOConfig, GRPOTrainer, RewardTrainer, SFTConfig, SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
@@ -197,3 +205,26 @@ def test_an_attention_function_gets_the_keywords_of_the_models_forward(arch):
     assert calls == [("here", None, window, (1,)) for window in windows]
     assert outputs.log_probs.shape == outputs.entropy.shape == (1, 6)
     assert (outputs.log_probs[0] != 0).tolist() == [False] * 3 + [True] * 3
+
+
+def test_caches_and_attention_functions_that_decoding_builds_on():
+    from transformers import DeepseekV2Config, LlamaConfig
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+    from transformers.masking_utils import sdpa_mask
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Attention
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    assert parameters(DynamicLayer.update)[:2] == ["key_states", "value_states"]
+    assert parameters(DynamicLayer.lazy_initialization) == ["key_states", "value_states"]
+    assert parameters(DynamicLayer.get_mask_sizes) == ["query_length"]
+    assert parameters(DynamicLayer.reorder_cache) == ["beam_idx"]
+    assert parameters(PreTrainedModel.set_attn_implementation)[0] == "attn_implementation"
+    assert {"q_length", "kv_length", "kv_offset", "attention_mask"} <= set(parameters(sdpa_mask))
+    kinds = [type(layer) for layer in DynamicCache(config=tiny_causal_lm("gemma2").config).layers]
+    assert kinds == [DynamicSlidingWindowLayer, DynamicLayer] and DynamicCache(config=LlamaConfig()).layers
+    assert tiny_causal_lm("gemma2")._supports_attention_backend and LlamaConfig()._attn_implementation is None
+    assert PreTrainedModel._can_set_attn_implementation() in (True, False)
+    assert LlamaAttention(LlamaConfig(hidden_size=32), layer_idx=1).layer_idx == 1
+    # Latent attention caches latents of one head, and expands them before it attends.
+    assert parameters(DeepseekV2Attention.expand_kv) == ["kv_nope", "k_rot"]
+    assert DeepseekV2Config().kv_lora_rank

@@ -202,6 +202,66 @@ def test_derived_seeds():
     assert len({derive_seed(s, *p) for s in (0, 1) for p in ((), ("a",), ("a", "b"), ("ab",), (1, 2), (12,))}) == 12
 
 
+def test_stored_samples(ids):
+    """What this seed gave before prompts shared anything."""
+    kwargs = {"k": 2, "seed": 3, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 8}
+    got = sample_critiques(judge(), ids, [PROMPTS[0], PROMPTS[2]], **kwargs)
+    assert [[sample.text for sample in group] for group in got] == [
+        ["181,36,257,104,79,14,224,87", "142,212,115,209,183,62,139,190"],
+        ["105,104,126,89,219,256,210,261", "96,204,36,10,96,207,11,3"],
+    ]
+
+
+# --- what prompts share ---
+
+
+def positions_read(model):
+    """Counts the token positions that the model's forward passes compute."""
+    counted = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: counted.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    return counted, handle
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2", "deepseek_v2"])
+def test_a_shared_head_is_read_once_and_changes_nothing(arch, ids):
+    """One head, two conversations, two orders each; and one prompt that shares nothing."""
+    head, orders = "A template that all rows begin with. " * 9, ("One, then two.", "Two, then one.")
+    texts = [f"{head}{query * 40}{order}" for query in "ab" for order in orders] + ["c" * 300]
+    prompts = [prompt(text) for text in texts]
+    lengths = [len(encoded) for encoded in encode_prompts(ids, prompts)]
+    want = [greedy_reference(judge(arch), ids, messages, 5) for messages in prompts]
+    got = sample_critiques(judge(arch), ids, prompts, k=2, temperature=0, max_new_tokens=5)
+    assert [[numbers(sample) for sample in samples] for samples in got] == [[w] * 2 for w in want]
+    for batch_size in (1, 4, 64):
+        counted, handle = positions_read(judge(arch))
+        got = sample_critiques(
+            judge(arch), ids, prompts[:4], k=2, temperature=0, max_new_tokens=5, batch_size=batch_size
+        )
+        handle.remove()
+        assert [[numbers(sample) for sample in samples] for samples in got] == [[w] * 2 for w in want[:4]]
+        assert sum(counted) < sum(lengths[:4]) * (0.6 if batch_size != 4 else 0.95)
+
+
+@pytest.mark.parametrize("segment", [1, 3, 1000])
+def test_rows_that_leave_the_batch_change_nothing(segment, ids, monkeypatch):
+    kwargs = {"k": 10, "seed": 0, "temperature": 2.0, "max_new_tokens": 33}
+    want = sample_critiques(judge(), ids, PROMPTS, **kwargs)
+    assert len({sample.num_tokens for group in want for sample in group}) > 3, "the test needs ends at different steps"
+    monkeypatch.setattr(sampling, "_SEGMENT", segment)
+    assert sample_critiques(judge(), ids, PROMPTS, **kwargs) == want
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_copied_prompts_give_the_same(arch, ids, monkeypatch):
+    """For attention that cannot be replaced, and where it would not pay."""
+    kwargs = {"k": [5, 1, 4], "seed": 3, "temperature": 1.0, "max_new_tokens": 10}
+    want = sample_critiques(judge(arch), ids, PROMPTS, **kwargs)
+    monkeypatch.setattr(sampling, "worth_sharing", lambda *args: False)
+    assert sample_critiques(judge(arch), ids, PROMPTS, **kwargs) == want
+
+
 # --- the law that samples follow ---
 
 N = 16000

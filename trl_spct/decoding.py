@@ -23,6 +23,7 @@ SHARED_DECODING = "spct_shared_decoding"
 """Name of the attention function in [`~transformers.AttentionInterface`]."""
 
 GROWTH = 128  # Columns that a full buffer gains
+_WORTH_SHARING = 2**28  # Bytes that copies of the prompts would take per layer
 _UNKNOWN = ("s_aux", "sinks", "position_bias", "indices", "block_indices")  # what some attentions take besides
 
 
@@ -245,6 +246,16 @@ def can_decode_shared(model: PreTrainedModel) -> bool:
     """Whether the model computes its attention with whichever function its one config names."""
     configs = {id(module.config) for module in model.modules() if isinstance(module, PreTrainedModel)}
     return len(configs) == 1 and model._supports_attention_backend and model._can_set_attn_implementation()
+
+
+def worth_sharing(prefill: Prefill, samples: int, config: PreTrainedConfig) -> bool:
+    """Whether attention in two parts pays. On a CPU it always does, and for latent attention, of which a plain cache
+    expands every copy at every step. Elsewhere its dozens of small operations must not outweigh the reading that they
+    save; the threshold is reckoned from an H100's bandwidth, and was not measured."""
+    keys, values = prefill.layers[0]
+    latent = getattr(config.get_text_config(), "kv_lora_rank", None) is not None
+    copies = samples * sum(states[0].numel() * states.element_size() for states in (keys, values))
+    return keys.device.type == "cpu" or latent or copies >= _WORTH_SHARING
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from .critiques import Critique, parse_critique
-from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
+from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
 from .preferences import Messages
 from .prefixes import Prefill, PrefixReader, can_share, families, left_padded, shared_lengths
 
@@ -361,7 +361,7 @@ class _Decoder:
             cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
             return self._generate(input_ids[rows], mask[rows], cache, uniforms)
         cache = PromptCache(prefill, batch.owners, self.model.config)
-        if self.shares:
+        if self.shares and worth_sharing(prefill, len(rows), self.model.config):
             try:
                 with decoding_shared(self.owner, cache):
                     return self._generate(input_ids[rows], mask[rows], cache, uniforms)
