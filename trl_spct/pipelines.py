@@ -193,6 +193,8 @@ class GRMRewardPipeline(Pipeline):
             entry["meta_rm"] = META_RM_FOLDER
         elif not named.startswith("./"):
             entry["meta_rm"] = named
+        # `pipeline` hands a quantization on to the tokenizer, whose file cannot hold it.
+        getattr(self.tokenizer, "init_kwargs", {}).pop("quantization_config", None)
         with _changed(self.model.config, grm=entry or None, custom_pipelines=None):
             if include_code:
                 super().save_pretrained(save_directory, **kwargs)
@@ -228,8 +230,14 @@ class GRMRewardPipeline(Pipeline):
             if located is None:
                 return None, None
             name, place = located
+            try:
+                meta_rm = MetaRMForSequenceClassification.from_pretrained(name, dtype=self.model.dtype, **place)
+            except (OSError, ValueError) as error:  # which is of either kind where a folder or its config is missing
+                raise OSError(
+                    f"Could not load the Meta RM {name!r}{f' {place}' if place else ''}: {error} Pass another "
+                    "`meta_rm`, or `meta_rm=None` to vote without one."
+                ) from error
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **place)
-            meta_rm = MetaRMForSequenceClassification.from_pretrained(name, dtype=self.model.dtype, **place)
         tokenizer = tokenizer or self.tokenizer
         check_tokenizer(tokenizer)
         template = self._forward_params.get("template") or described(self.model.config).get("template", "paper")

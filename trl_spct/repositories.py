@@ -47,7 +47,8 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
         return None
     if not name.startswith("./"):
         return name, {}
-    home, revision = getattr(model, "judge_repository", (model.config._name_or_path, model.config._commit_hash))
+    own = (model.config._name_or_path, getattr(model.config, "_commit_hash", None))
+    home, revision = getattr(model, "judge_repository", own)
     if not home:
         raise ValueError(
             f"The judge's config names the Meta RM {name!r} of its own repository, but the judge was made in memory. "
