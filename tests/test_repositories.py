@@ -186,7 +186,7 @@ import importlib.abc, json, sys
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"trl_spct", "trl", "datasets", "rich"}:
+        if name.partition(".")[0] in {"trl_spct", "trl"}:
             raise ImportError(f"blocked: {name}")
 
 sys.meta_path.insert(0, Block())
