@@ -115,14 +115,17 @@ class Evaluation:
     def add(self, name: str, judgments, stage: str, **described) -> None:
         from trl_spct.benchmark_results import benchmark_results
 
+        if not self.state.is_main_process:
+            return
         self.results += benchmark_results(self.loaded[name], judgments, seed=self.args.seed, stage=stage, **described)
 
     def compare_baselines(self) -> None:
         from trl_spct.baselines import CONTENT_BLIND, ContentBlindJudge
 
         for blind in CONTENT_BLIND if self.args.baselines else ():
-            for name in self.loaded:
-                judgments = self.judged(ContentBlindJudge(blind, self.args.seed), f"baselines/{blind}", name, 4096)
+            for name, found in self.loaded.items():
+                judge = ContentBlindJudge(blind, self.args.seed, found.benchmark.verdict)
+                judgments = self.judged(judge, f"baselines/{blind}", name, 4096)
                 self.add(name, judgments, blind, baseline=True)
 
     def compare_scalar_rm(self) -> None:
@@ -155,8 +158,9 @@ class Evaluation:
                 modes = {"guided": False} if temperature == 0 and k == 1 else {"guidance": pipe.guidance}
                 self.add(name, judgments, args.stage, temperature=temperature, **modes)
             self.report.setdefault("protocol", {})[name] = judge.protocol
-            self.diagnose(name, judgments)
-            self.compare(name, judgments)
+            if self.state.is_main_process:
+                self.diagnose(name, judgments)
+                self.compare(name, judgments)
 
     def compare_llm_judge(self) -> None:
         from trl_spct.baselines import ChoiceJudge
@@ -331,7 +335,8 @@ def load_items(script_args, dataset_args) -> dict:
 
 def main(script_args, model_args, dataset_args):
     evaluation = Evaluation(script_args, model_args, dataset_args)
-    evaluation.check_contamination()
+    if evaluation.state.is_main_process:
+        evaluation.check_contamination()
     if model_args.model_name_or_path is not None:
         evaluation.judge()
     evaluation.compare_llm_judge()

@@ -29,6 +29,14 @@ def test_content_blind_judges(name, expected, single):
     assert scores(ContentBlindJudge(name), ROW, SINGLE) == [expected, single]
 
 
+def test_lengths_are_no_verdicts():
+    for name in ("longest", "shortest"):
+        pair, single = (critiques[0] for critiques in ContentBlindJudge(name, verdict=True)([ROW, SINGLE]))
+        assert pair["scores"] is not None
+        assert single["scores"] is None and single["problem"] == "no verdict"
+    assert scores(ContentBlindJudge("first", verdict=True), SINGLE) == [[1]]
+
+
 def test_a_coin():
     rows = [Preference(f"q{i}", ["a", "b"]) for i in range(400)]
     found = scores(ContentBlindJudge("random", 3), *rows)

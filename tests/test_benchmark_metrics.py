@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from trl_spct.benchmark_metrics import (
     REWARDBENCH_SECTIONS,
     accuracy,
+    accuracy_by_name_part,
     beats_all,
     judgebench_item,
     macro_accuracy,
@@ -19,7 +20,6 @@ from trl_spct.benchmark_metrics import (
     rewardbench2,
     rm_bench,
     rm_bench_item,
-    sum_by_prefix,
     ties_item,
     ties_score,
 )
@@ -191,8 +191,8 @@ def test_rewardbench2_is_the_mean_of_its_subsets():
     assert values == pytest.approx({"Math": 0.625, "Focus": 0, "Ties": 1.01, "overall": (0.625 + 0 + 1.01) / 3})
 
 
-def test_sum_by_prefix():
+def test_accuracy_by_name_part():
     units = {"gpt/math": pairs(1, 1, 0), "gpt/coding": pairs(1), "claude/math": pairs(0)}
-    assert sum_by_prefix(units) == pytest.approx(
+    assert accuracy_by_name_part(units) == pytest.approx(
         {"gpt": 0.75, "math": 0.5, "coding": 1, "claude": 0, "overall": 3 / 5}
     )

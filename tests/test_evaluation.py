@@ -15,10 +15,11 @@ from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline
-from trl_spct import MetaRMForSequenceClassification, Preference
+from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference
 from trl_spct.evaluation import (
     JUDGMENT_FEATURES,
     Judgment,
+    PipelineJudge,
     accuracy_by_place,
     bootstrap_interval,
     collect_judgments,
@@ -26,9 +27,11 @@ from trl_spct.evaluation import (
     paired_interval,
     plot_scaling,
     read_judgment,
+    record_judgments,
     results_table,
     scaling_results,
 )
+from trl_spct.prompts import judge_template
 from trl_spct.sampling import Sample
 
 
@@ -324,6 +327,35 @@ def test_batches_are_bounded_and_do_not_matter(tmp_path, script):
     assert collect_judgments(make(), rows, 16, tmp_path / "b", batch_size=2) == judgments
     assert script.most == 32
     assert collect_judgments(make(), rows, 16, tmp_path / "b", batch_size=3) == judgments
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": "exact"}, {"max_responses_per_prompt": 2}])
+def test_what_leaves_critiques_out_is_refused(options):
+    with pytest.raises(ValueError, match="every number of votes is read from k critiques of each whole row"):
+        PipelineJudge(make(), 4, **options)
+    with pytest.raises(ValueError, match="expected none"):
+        PipelineJudge(make(**options), 4)
+
+
+def test_the_protocol_of_a_judge():
+    model = make(meta_rm=meta_rm(), template="compact")
+    protocol = PipelineJudge(model, 4, temperature=0.7, max_new_tokens=9, seed=3).protocol
+    assert protocol["template"] == "compact" and protocol["template_digest"] == judge_template("compact").digest
+    assert (protocol["k"], protocol["temperature"], protocol["max_new_tokens"], protocol["seed"]) == (4, 0.7, 9, 3)
+    assert protocol["guidance"] == "top half" and "transformers" in protocol["engine"]
+    assert json.loads(json.dumps(protocol)) == protocol
+
+
+def test_an_engine_judges(tmp_path):
+    def engine(prompts, k, seed, **options):
+        return [[Sample(r"\boxed{3, 9}", 5, False)] * count for count in k]
+
+    judge = PipelineJudge(GRMRewardPipeline(engine), 2)
+    assert judge.protocol["engine"] == "function"
+    rows = [Preference.from_row(row) for row in ROWS[:2]]
+    judgments = record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=["a", "b"])
+    assert [judgment.id for judgment in judgments] == ["a", "b"] and judgments[0].num_tokens == (5, 5)
+    assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
 
 
 def test_guided_judgments(tmp_path, script):

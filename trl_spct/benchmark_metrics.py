@@ -232,8 +232,8 @@ def rm_bench(units: Units) -> dict[str, float]:
     return {**values, **levels, **detail, OVERALL: _mean(values.values())}
 
 
-def sum_by_prefix(units: Units) -> dict[str, float]:
-    """Like [`accuracy`], with values also for what stands before and behind the slash in the groups' names."""
+def accuracy_by_name_part(units: Units) -> dict[str, float]:
+    """[`accuracy`] by what stands before and behind the slash in the groups' names, and over all comparisons."""
     merged: dict[str, list[np.ndarray]] = {}
     for group, array in units.items():
         for part in dict.fromkeys(group.split("/")):

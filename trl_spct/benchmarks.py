@@ -98,7 +98,6 @@ class Benchmark:
         order (`str`, *optional*): In which order responses are read, if its metric decides that; see the pipeline.
         verdict (`bool`, *optional*, defaults to `False`): Whether single responses are asked for 0 or 1.
         private (`bool`, *optional*, defaults to `False`): Whether its rows must never be published in plain text.
-        in_paper (`bool`, *optional*, defaults to `False`): Whether the paper's overall value is a mean over it.
     """
 
     name: str
@@ -112,7 +111,6 @@ class Benchmark:
     order: str | None = None
     verdict: bool = False
     private: bool = False
-    in_paper: bool = False
 
 
 # --- metrics ---
@@ -212,7 +210,6 @@ def _best_first(count: int) -> tuple[int, ...]:
     "prompt,chosen,rejected,subset,id",
     [Part("RewardBench", "allenai/reward-bench", ("**/*filtered*",), "filtered", rows=2985)],
     Metric("section mean, a tie worth 1/2", _comparisons(formulas.pick_credit), formulas.rewardbench),
-    in_paper=True,
 )
 def _rewardbench(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
@@ -257,7 +254,6 @@ def _rewardbench2(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     "question_id,prompt,response_1,response_2,winner",
     [Part("PPE Human Preference", "lmarena-ai/PPE-Human-Preference-V1", ("**/*test*",), "test", rows=16038)],
     PICK,
-    in_paper=True,
 )
 def _ppe_preference(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
@@ -287,7 +283,6 @@ _PPE_SETS = {"MMLU-Pro": 512, "MATH": 512, "GPQA": 512, "IFEval": 512, "MBPP-Plu
         for name, rows in _PPE_SETS.items()
     ],
     Metric("mean over sets, a tie worth 1/2", _comparisons(formulas.pick_credit), formulas.macro_accuracy),
-    in_paper=True,
 )
 def _ppe_correctness(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for number, row in enumerate(rows):
@@ -323,7 +318,6 @@ _RMB_ROWS = {
         for goal, rows in goals.items()
     ],
     Metric("mean of four, the best must beat all", _comparisons(formulas.beats_all), formulas.macro_accuracy),
-    in_paper=True,
 )
 def _rmb(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
@@ -444,7 +438,7 @@ _JUDGEBENCH_KINDS = {
         )
         for name, model, first, second in (("gpt", "gpt-4o", 193, 157), ("claude", "claude-3-5-sonnet", 143, 127))
     ],
-    Metric("accuracy over both orders", _judgebench_unit, formulas.sum_by_prefix),
+    Metric("accuracy over both orders", _judgebench_unit, formulas.accuracy_by_name_part),
     balance_of=lambda row: row["label"],
     order="fixed",
 )

@@ -11,9 +11,6 @@ from huggingface_hub import EvalResult
 
 Result = Mapping[str, Any]
 
-PAPER_COLUMNS = ("rewardbench", "ppe-preference", "ppe-correctness", "rmb")
-"""The benchmarks of which the paper's overall value is the plain mean (section 8)."""
-
 _AXES = {"k": "votes per row, k", "tokens": "tokens written per item", "seconds": "seconds per item"}
 
 
@@ -127,8 +124,9 @@ def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
         intervals (`bool`, *optional*, defaults to `True`): Whether 95 % intervals stand behind the values.
 
     Returns:
-        `str`: A markdown table, and beneath it the metrics and numbers of items. The mean, over what is shown, is left
-        out for judges that lack a benchmark, and is the paper's overall value where its four benchmarks are shown.
+        `str`: A markdown table, and beneath it the metrics and numbers of items. The plain mean, over what is shown,
+        is left out for judges that lack a benchmark. It is the paper's overall value if what is shown are RewardBench,
+        both PPE sets and RMB (section 8).
     """
     benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
     found = {(_line(result), result["benchmark"]): result for result in results}
