@@ -3,6 +3,7 @@
 
 import json
 import os
+import threading
 
 import pytest
 from datasets import Features, List, Value
@@ -120,6 +121,68 @@ def test_processes_share_the_shards(tmp_path):
 def test_more_processes_than_shards(tmp_path):
     done = [list(job(tmp_path, 2, 1).run(records, index, 4)) for index in range(4)]
     assert done == [[range(0, 1)], [range(1, 2)], [], []]
+
+
+def test_shards_in_work_at_once(tmp_path):
+    started = threading.Barrier(2, timeout=60)
+
+    def meets(rows):
+        if rows.stop <= 6:
+            started.wait()  # passes only where two shards are in work at once
+        return records(rows)
+
+    assert sorted(job(tmp_path).run(meets, concurrency=2), key=lambda rows: rows.start) == [
+        *(range(0, 3), range(3, 6), range(6, 7)),
+    ]
+    assert list(job(tmp_path).read()) == records(range(7))
+    assert list(job(tmp_path).run(lambda rows: 1 / 0, concurrency=2)) == [range(0, 3), range(3, 6), range(6, 7)]
+
+
+def test_when_one_of_several_shards_fails_the_others_are_kept_and_no_more_are_begun(tmp_path):
+    failed = threading.Event()
+
+    def fails(rows):
+        if rows.start == 0:
+            failed.set()
+            raise ConnectionError("gone")
+        failed.wait(60)
+        return records(rows)
+
+    with pytest.raises(ConnectionError, match="gone"):
+        list(job(tmp_path, 12).run(fails, concurrency=2))
+    assert [path.name for path in tmp_path.glob("*.parquet")] == ["shard-00001.parquet"]
+    assert job(tmp_path, 12).num_missing == 3
+    list(job(tmp_path, 12).run(records, concurrency=3))
+    assert job(tmp_path, 12).num_missing == 0
+    assert list(job(tmp_path, 12).read()) == records(range(12))
+
+
+def test_records_are_mapped_from_disk_and_follow_the_shards(tmp_path):
+    list(job(tmp_path).run(records))
+    stored = job(tmp_path).read()
+    (arrow,) = (tmp_path / ".cache" / "huggingface").iterdir()
+    assert [file["filename"] for file in stored.cache_files] == [str(arrow)]
+    job(tmp_path).read()
+    assert list(arrow.parent.iterdir()) == [arrow], "made once"
+    (tmp_path / "shard-00001.parquet").unlink()
+    list(job(tmp_path).run(lambda rows: [{**record, "text": "again"} for record in records(rows)]))
+    assert job(tmp_path).read()["text"][2:7] == ["é2\n", "again", "again", "again", "é6\n"]
+
+
+def test_what_killed_starts_left_beside_a_shard_goes_with_it(tmp_path):
+    claimed = job(tmp_path)
+    for name in ("shard-00000.99.partial", "shard-00000.samples.partial", "shard-00001.99.partial"):
+        (tmp_path / name).write_text("half")
+    next(claimed.run(records))
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["shard-00001.99.partial"]
+
+
+def test_the_manifest_records_what_a_restart_may_change(tmp_path):
+    claim_folder(tmp_path, {"k": 8}, recorded={"versions": {"torch": "2.0"}})
+    claim_folder(tmp_path, {"k": 8}, recorded={"versions": {"torch": "2.1"}})
+    assert json.loads((tmp_path / MANIFEST).read_text()) == {"k": 8, "recorded": {"versions": {"torch": "2.0"}}}
+    with pytest.raises(FileExistsError, match=r"\(k: 8 there, 9 now\)"):
+        claim_folder(tmp_path, {"k": 9}, recorded={"versions": {"torch": "2.1"}})
 
 
 def test_other_jobs_are_refused(tmp_path):

@@ -287,11 +287,12 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model:
                 self._fill(job, self._in_process(model, self.judge_tokenizer), None, self.context_length)
-        elif isinstance(self.sampler, (str, torch.nn.Module)):
-            other = (self.sampler, None)
-            model, tokenizer = load_sampler(self.sampler, self.args) if isinstance(self.sampler, str) else other
-            sampler = self._in_process(model, tokenizer or self.judge_tokenizer)
-            self._fill(job, sampler, tokenizer, context_length(model.config))
+        elif isinstance(self.sampler, str):
+            model, tokenizer = load_sampler(self.sampler, self.args)
+            self._fill(job, self._in_process(model, tokenizer), tokenizer, context_length(model.config))
+        elif isinstance(self.sampler, torch.nn.Module):
+            sampler = self._in_process(self.sampler, self.judge_tokenizer)
+            self._fill(job, sampler, None, context_length(self.sampler.config))
         else:
             engine = self.sampler.func if isinstance(self.sampler, partial) else self.sampler
             concurrency = self.args.concurrent_shards or (2 if isinstance(engine, OpenAIEngine) else 1)
