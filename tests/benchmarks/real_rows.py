@@ -140,6 +140,7 @@ def measure(source: str, rows: list[dict], judge: Path, folder: Path, count: int
             round(r[name], 3) for name in ("accuracy", "low", "high", "ties")
         ]
         for r in results
+        if not r.get("baseline")
     }
     problems = [
         problem
