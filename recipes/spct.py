@@ -24,6 +24,7 @@ def main(script_args, training_args, model_args, dataset_args):
 
     from trl_spct import SPCTTrainer
     from trl_spct.scripts import dataset_name_of, finish, load_preferences, set_model_init_kwargs
+    from trl_spct.signal import without_easy_for
 
     set_model_init_kwargs(training_args, model_args)
     evaluates = training_args.eval_strategy != "no"
@@ -31,10 +32,13 @@ def main(script_args, training_args, model_args, dataset_args):
     dataset = load_preferences(
         script_args, dataset_args, training_args.source, training_args.invalid_rows, training_args.seed, splits
     )
+    train_dataset = dataset[script_args.dataset_train_split]
+    if training_args.easy_judge:
+        train_dataset = without_easy_for(train_dataset, training_args.easy_judge, training_args)
     trainer = SPCTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,
-        train_dataset=dataset[script_args.dataset_train_split],
+        train_dataset=train_dataset,
         eval_dataset=dataset[script_args.dataset_test_split] if evaluates else None,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),

@@ -3,19 +3,25 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from .data import score_range_of
+from .judges import load_sampler, rows_for
 from .rejection import Trajectory, Verdict, select_trajectories
-from .sampling import Sample, Sampler, derive_seed, read_sample
+from .sampling import Sample, Sampler, derive_seed, read_sample, sample_critiques
 
 
 logger = logging.getLogger(__name__)
 
 SAMPLES = 3
 """Critiques per row: the paper removes what DeepSeek-V2-Lite-Chat gets right 3 of 3 times [P]."""
+
+_NUMBER = "row_number"
 
 
 def without_too_easy(
@@ -52,8 +58,11 @@ def without_too_easy(
     """
     if k < 1:
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
-    drawn = sampler(list(rows["prompt"]), k, derive_seed(seed, "signal"))
-    easy = too_easy(drawn, rows["labels"], template)
+    with PartialState().split_between_processes(list(range(len(rows)))) as numbers:
+        part = rows.select(numbers)
+        drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal")) if numbers else []
+        easy = {numbers[place] for place in too_easy(drawn, part["labels"], template)}
+    easy = set(gather_object(list(easy)))
     kept = [index for index in range(len(rows)) if index not in easy]
     if not kept:
         raise ValueError(
@@ -62,6 +71,37 @@ def without_too_easy(
         )
     logger.info("%s: removed %d of %d rows that are right %d of %d times", name, len(easy), len(rows), k, k)
     return rows.select(kept)
+
+
+def without_easy_for(
+    dataset: Dataset, judge: str, args: Any, k: int = SAMPLES, name: str = "train_dataset"
+) -> Dataset:
+    """Removes the preference rows that another judge gets right every time, sampled as in training.
+
+    Args:
+        dataset ([`~datasets.Dataset`]): Preference rows in any accepted shape, one preference each.
+        judge (`str`): Path or id of a model or adapter, for instance the judge that is to be trained.
+        args ([`SPCTConfig`]): Template, seed, temperature, lengths, `per_device_train_batch_size`.
+        k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
+        name (`str`, *optional*, defaults to `"train_dataset"`): What messages call the dataset.
+
+    Returns:
+        [`~datasets.Dataset`]: the rows that are left, with their columns.
+    """
+    model, tokenizer = load_sampler(judge, args)
+    numbered = dataset.add_column(_NUMBER, list(range(len(dataset))))
+    rows = rows_for(numbered, tokenizer, args, model.config, name)
+    sampler = partial(
+        sample_critiques,
+        model.to(args.device) if not getattr(model, "is_quantized", False) else model,
+        tokenizer,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        max_new_tokens=args.max_completion_length,
+        progress="Rows without signal",
+    )
+    kept = without_too_easy(rows, sampler, k, args.template, args.seed, name)
+    return dataset.select(kept[_NUMBER])
 
 
 def too_easy(

@@ -32,6 +32,9 @@ class SPCTConfig(GRPOConfig):
             it, as `eval_spct/vote@8`.
         eval_meta_rm (`str`, *optional*):
             Path or id of a Meta RM that guides the votes, logged as `eval_spct/guided@8`.
+        easy_judge (`str`, *optional*):
+            Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
+            training [P], see [`~trl_spct.signal.without_easy_for`].
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
@@ -73,6 +76,10 @@ class SPCTConfig(GRPOConfig):
     )
     eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
     eval_meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes."})
+
+    easy_judge: str | None = field(
+        default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed before training."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
