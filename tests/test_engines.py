@@ -684,15 +684,16 @@ def test_an_encrypted_connection(certified, monkeypatch):
     assert server.bodies == [], "nothing is sent to an unknown host"
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert len(engine_of(server)(PROMPTS, 2, 0)) == 6
-    gate = threading.Event()
+    gate, waited = threading.Event(), []
 
     def answer(path, body, number):
         os.kill(os.getpid(), signal.SIGINT)
-        gate.wait(60)
+        waited.append(gate.wait(20))
 
     server.answer = answer
     with pytest.raises(KeyboardInterrupt):
         engine_of(server)(PROMPTS[:1], seed=0)
+    assert waited == [], "the call ends before the server answers"
     gate.set()
 
 
@@ -753,19 +754,20 @@ def test_progress(serve, capsys):
 
 @pytest.mark.parametrize("waiting_for", ["an answer", "another try"])
 def test_an_interruption_does_not_hang(waiting_for, serve):
-    gate = threading.Event()
+    gate, waited = threading.Event(), []
 
     def answer(path, body, number):
         if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
         if waiting_for == "another try":
             return 503, {"Retry-After": "3000"}, {}
-        gate.wait(60)
+        waited.append(gate.wait(20))
 
     server = serve(answer)
     engine = engine_of(server, max_concurrent_requests=3)
     with pytest.raises(KeyboardInterrupt):
         engine(PROMPTS, seed=0)
+    assert waited == [], "the call ends before the server answers"
     assert len(server.bodies) == 3, "nothing is sent afterwards"
     gate.set()
     server.answer = honest
