@@ -3,13 +3,17 @@
 
 import html.parser
 import io
+import json
 import re
+import runpy
 import xml.etree.ElementTree
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from tiny_models import save_tiny
 
 from trl_spct import Preference
 from trl_spct.view import render, show, to_html, to_svg, visible
@@ -148,3 +152,16 @@ def test_the_picture():
     picture = to_svg(GUIDED, ROW, title="A <judgment>")
     root = xml.etree.ElementTree.fromstring(picture)
     assert root.tag.endswith("svg") and "&lt;judgment&gt;" in picture and "http://x" not in picture
+
+
+def test_the_recipe(tmp_path):
+    row = tmp_path / "row.json"
+    row.write_text(json.dumps(ROW))
+    path = save_tiny(tmp_path / "judge", "llama", max_position_embeddings=4096)
+    recipe = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "view.py"))
+    pictures = [str(tmp_path / name) for name in ("a.svg", "a.html")]
+    asked = ["--model", path, "--row", str(row), "--k", "2", "--max_new_tokens", "4", "--output", *pictures]
+    recipe["main"](recipe["make_parser"]().parse_args(asked))
+    svg, page = (Path(name).read_text() for name in pictures)
+    xml.etree.ElementTree.fromstring(svg)
+    assert Text(page).text.count("seven") == 1 and "2 truncated" in page

@@ -199,7 +199,7 @@ def _table(verdict: Mapping[str, Any]) -> list[list[str]]:
     critiques = verdict["critiques"]
     n = max((max(critique["order"]) + 1 for critique in critiques), default=0)
     guided = any(critique["meta_score"] is not None for critique in critiques)
-    header = ["#", "read as", *(f"{i + 1}" for i in range(n)), *(["meta"] if guided else []), "votes"]
+    header = ["#", "read as", *(f"R{i + 1}" for i in range(n)), *(["meta"] if guided else []), "votes"]
     lines = [header]
     for number, critique in enumerate(critiques, start=1):
         scores = critique["scores"] or [None] * n
