@@ -361,3 +361,12 @@ class TestJudgeRows:
             prepare_judge_rows(rows, tokenizer)
         with pytest.raises(ValueError, match="expected `query` and `responses`"):
             judge_rows(Dataset.from_list([{"prompt": "q", "chosen": "a", "rejected": "b"}]), tokenizer)
+
+
+def test_references_and_principles_reach_the_judge(tokenizer):
+    row = {"query": "Name a prime.", "responses": ["7", "8"], "labels": [1, 0]}
+    told = {**row, "reference": "Seven.", "principles": "Correctness (weight 5)."}
+    made = prepare_judge_rows([told, row], tokenizer, template="compact", max_completion_length=8).dataset
+    assert made["principles"] == ["Correctness (weight 5).", None]
+    assert judged(made[0]).principles == "Correctness (weight 5)."
+    assert {"Correctness (weight 5).", "Seven."} <= set(made[0]["prompt"][0]["content"].splitlines())

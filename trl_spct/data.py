@@ -33,7 +33,9 @@ _OWN_FEATURES = {
     "responses": List(Value("string")),
     "labels": List(Value("float64")),
     "reference": Value("string"),
+    "principles": Value("string"),
 }
+_OPTIONAL = ("labels", "reference", "principles")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,9 @@ def prepare_preferences(
     name: str = "train_dataset",
     require_labels: bool = True,
 ) -> PreparedPreferences:
-    """Brings a dataset of any accepted shape to the columns `query`, `responses`, `labels` [, `reference`].
+    """Brings a dataset of any accepted shape to the columns `query`, `responses`, `labels`.
 
-    Unknown columns are kept. Queries are texts; if one of them is a list of messages, all become messages, which reads
+    `reference` and `principles` stand beside them if a row has one; unknown columns are kept. Queries are texts; if one of them is a list of messages, all become messages, which reads
     the same to a judge. `labels` is left out if no row has any.
 
     Args:
@@ -220,7 +222,7 @@ def prepare_judge_rows(
 def judged(row: Mapping[str, Any]) -> Preference:
     """The preference of a row of [`judge_rows`] in the order that the judge reads."""
     responses = [row["responses"][index] for index in row["order"]]
-    return Preference(row["query"], responses, row.get("labels"), row.get("reference"))
+    return Preference(row["query"], responses, *map(row.get, _OPTIONAL))
 
 
 def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
@@ -331,7 +333,7 @@ def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
         read = {"chosen", "rejected"}
     else:
         read = {"completion", "label"}
-    return frozenset((query | read | {"reference"}) & given)
+    return frozenset((query | read | {"reference", "principles"}) & given)
 
 
 @dataclass
@@ -365,7 +367,7 @@ def _survey(rows: Rows, reader: _Reader, invalid_rows: InvalidRows, name: str) -
         survey.row_numbers += [number] * len(preferences)
         survey.consumed |= reader.consumed(row)
         survey.messages |= any(not isinstance(preference.query, str) for preference in preferences)
-        for column in ("labels", "reference"):
+        for column in _OPTIONAL:
             if any(getattr(preference, column) is not None for preference in preferences):
                 survey.own.add(column)
     return survey
@@ -504,7 +506,7 @@ def _tokenizer_of(processing_class: PreTrainedTokenizerBase | ProcessorMixin) ->
 
 
 def _preference(row: Mapping[str, Any]) -> Preference:
-    return Preference(row["query"], row["responses"], row.get("labels"), row.get("reference"))
+    return Preference(row["query"], row["responses"], *map(row.get, _OPTIONAL))
 
 
 def _without_long(rows: Dataset, lengths: Sequence[int], longest: int, name: str) -> Dataset:

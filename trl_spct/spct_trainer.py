@@ -174,7 +174,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
 def unjudged(row: Mapping[str, Any]) -> Preference:
     """The preference of a row of [`~trl_spct.data.judge_rows`] in its own order."""
     labels = restore_order(row["labels"], row["order"])
-    return Preference(row["query"], row["responses"], labels, row.get("reference"))
+    return Preference(row["query"], row["responses"], labels, row.get("reference"), row.get("principles"))
 
 
 def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence[str]) -> dict[str, Any]:
