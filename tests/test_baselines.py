@@ -84,8 +84,9 @@ def test_what_is_no_scalar_reward_model():
             AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=2)), tiny_tokenizer()
         )
     judge = ScalarJudge(scalar("llama", max_position_embeddings=64), tiny_tokenizer())
-    with pytest.raises(PromptTooLongError, match="Response 1"):
-        judge([Preference("q?", ["a", "b" * 200])])
+    with pytest.raises(PromptTooLongError, match="Row 1: the prompt has") as caught:
+        judge([Preference("q?", ["a", "b"]), Preference("q?", ["a", "b" * 200])])
+    assert caught.value.row == 1
 
 
 class Engine:

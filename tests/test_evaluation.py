@@ -32,7 +32,7 @@ from trl_spct.evaluation import (
     scaling_results,
 )
 from trl_spct.prompts import judge_template
-from trl_spct.sampling import Sample
+from trl_spct.sampling import PromptTooLongError, Sample
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -344,6 +344,13 @@ def test_the_protocol_of_a_judge():
     assert (protocol["k"], protocol["temperature"], protocol["max_new_tokens"], protocol["seed"]) == (4, 0.7, 9, 3)
     assert protocol["guidance"] == "top half" and "transformers" in protocol["engine"]
     assert json.loads(json.dumps(protocol)) == protocol
+
+
+def test_a_row_that_is_too_long_is_named(tmp_path):
+    rows = [{**ROWS[0], "query": "?" * (9000 if i == 3 else 1)} for i in range(5)]
+    with pytest.raises(PromptTooLongError, match=r"Row 3 \(3\): the prompt has") as caught:
+        collect_judgments(make(max_new_tokens=3, template="compact"), rows, 1, tmp_path, rows_per_shard=2)
+    assert caught.value.row == 3
 
 
 def test_an_engine_judges(tmp_path):

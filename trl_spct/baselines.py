@@ -16,7 +16,15 @@ from .meta_scoring import meta_scores
 from .orders import ORDERS, draw_orders
 from .preferences import Preference
 from .prompts import CHOICE, choice_messages
-from .sampling import Sample, check_lengths, check_tokenizer, context_length, derive_seed, read_sample
+from .sampling import (
+    PromptTooLongError,
+    Sample,
+    check_lengths,
+    check_tokenizer,
+    context_length,
+    derive_seed,
+    read_sample,
+)
 from .voting import VOTING_TEMPERATURE
 
 
@@ -106,7 +114,11 @@ class ScalarJudge:
     def __call__(self, rows: Sequence[Preference]) -> Critiques:
         conversations = [_conversation(row, response) for row in rows for response in row.responses]
         encoded = self.tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False)
-        check_lengths([len(ids) for ids in encoded], 0, context_length(self.model.config), "Response")
+        owners = [number for number, row in enumerate(rows) for _ in row.responses]
+        try:
+            check_lengths([len(ids) for ids in encoded], 0, context_length(self.model.config), "Response")
+        except PromptTooLongError as error:
+            raise PromptTooLongError(f"Row {owners[error.row]}", *error.lengths, owners[error.row]) from None
         scores = iter(meta_scores(self.model, self.tokenizer, conversations, self.batch_size))
         return [[_critique([next(scores) for _ in row.responses])] for row in rows]
 

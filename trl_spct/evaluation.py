@@ -23,7 +23,7 @@ from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
 from .prompts import judge_template
 from .reports import plot_scaling, results_table  # noqa: F401  results are shown where they are made
-from .sampling import context_length
+from .sampling import PromptTooLongError, context_length
 from .shards import ShardedJob
 from .voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
 
@@ -234,7 +234,11 @@ def record_judgments(
 
     def work(numbers: range) -> list[dict[str, Any]]:
         started = time.perf_counter()
-        judged = judge([rows[number] for number in numbers])
+        try:
+            judged = judge([rows[number] for number in numbers])
+        except PromptTooLongError as error:
+            number = numbers[error.row]
+            raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number) from None
         seconds = (time.perf_counter() - started) / len(numbers)
         return [
             {
