@@ -598,6 +598,10 @@ def test_as_many_responses_as_fit(monkeypatch):
     assert max(lengths) + 20 <= 700 < max(lengths) + 20 + 150, "no smaller than it must be"
     assert result["best"] == 7 and len(result["blocks"]["responses"]) > 1
     assert pipe(PAIR, max_responses_per_prompt="auto")["blocks"] is None
+    for n in (3, 20):
+        row = {"query": "?", "responses": [f"worth {i % 10 + 1} " + "x" * 100 for i in range(n)]}
+        blocks = pipe(row, seed=0, max_responses_per_prompt="auto")["blocks"]["responses"]
+        assert {len(block) for block in blocks} == {2} and len(blocks) == n - 1, "two are the least"
 
 
 def test_fair_truncation(monkeypatch):
@@ -613,6 +617,10 @@ def test_fair_truncation(monkeypatch):
     assert cut["responses"][0] > cut["responses"][1] > 0 == cut["responses"][2] == cut["query"] == cut["reference"]
     assert max(len(ids) for ids in encode_prompts(pipe.tokenizer, script.prompts)) + 20 <= 900
     assert pipe(PAIR, truncation="fair")["truncated"] is None
+    crowd = {"query": "?", "responses": ["worth 5 " + "x" * 200] * 9}
+    with pytest.raises(PromptTooLongError, match=r"^Row 2: the prompt has"):
+        pipe([PAIR, PAIR, crowd], truncation="fair", batch_size=2)
+    assert len(pipe(crowd, truncation="fair", max_responses_per_prompt=5)["blocks"]["responses"]) == 2
 
 
 # --- references and principles ---

@@ -123,7 +123,9 @@ class GRMRewardPipeline(Pipeline):
             left could change the winner. A `float` such as 0.05: when another winner is that improbable, see
             [`~trl_spct.voting.decided`]. The critiques are the first of those that would have been sampled otherwise,
             and `best` is meant to be the same; `scores` are sums over those that were. A single response stops early
-            only with a `verdict`, rows in blocks never do.
+            only with a `verdict`, rows in blocks never do. With random orders at k = 32 three stages of judges of the
+            tiny world needed 13, 18 and 32 % fewer critiques with `"exact"`, and 32, 43 and 67 % fewer with 0.05, with
+            which 0.2, 0 and 0 % of 1536 rows got another winner (`tests/benchmarks/deciding.py`).
         guide (`str`, *optional*):
             How the Meta RM guides: `"top"`, the `k_meta` best critiques vote; `"soft"`, all of them do, each weighted
             by the Meta RM's probability that it is correct. Defaults to what the Meta RM's config says, else `"top"`.
@@ -363,10 +365,10 @@ class GRMRewardPipeline(Pipeline):
             "max_new_tokens": self._default_length() if max_new_tokens is None else max_new_tokens,
         }
         for row, item in enumerate(inputs):
+            item["row"] = row
             item["parts"] = self._parts(item, template, verdict, options, max_responses_per_prompt, truncation)
             for part in item["parts"]:
-                part["row"] = row
-                part["error"] = error if len(item["parts"]) == 1 else None
+                part["row"], part["error"] = row, error if len(item["parts"]) == 1 else None
         parts = [part for item in inputs for part in item["parts"]]
         while rounds := [(part, count) for part in parts if (count := _next_count(part, guidance))]:
             drawn = self._draw(rounds, template, options)
@@ -394,13 +396,15 @@ class GRMRewardPipeline(Pipeline):
 
         blocks = blocks_of(len(responses) if most in (None, "auto") else most)
         while most == "auto" and len(blocks[0][0]) > 2 and not all(fits(block) for _, block in blocks):
-            blocks = blocks_of(-(-(len(responses) - 1) // (len(blocks) + 1)) + 1)  # one block more
+            blocks = blocks_of(len(blocks[0][0]) - 1)  # the first block is of the largest
         parts = []
         for members, block in blocks:
             part = item if len(blocks) == 1 else _case(block, item["k"], seed, item["order"])
             cuts = None
             if truncation:
-                block, cuts = fit_preference(block, self.tokenizer, limit, room, template=template, verdict=verdict)
+                block, cuts = fit_preference(
+                    block, self.tokenizer, limit, room, template=template, verdict=verdict, row=item["row"]
+                )
             fixed = {"verdict": verdict, "score_range": judge_template(template, verdict).score_range}
             parts.append({**part, **fixed, "preference": block, "members": members, "cuts": cuts, "critiques": []})
         return parts
