@@ -25,15 +25,15 @@ MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PA
 GROUND = {"blocks", "preferences", "prompts", "critiques", "orders", "outcomes", "rejection", "voting"}
 # What travels to the Hub with a judge: torch and transformers, no trainer.
 FIRST = {
-    "budget", "configuration_meta_rm", "decoding", "meta_fit", "meta_scoring", "modeling_meta_rm", "pipelines",
-    "prefixes", "repositories", "sampling",
+    "budget", "configuration_meta_rm", "decoding", "engines", "meta_fit", "meta_scoring", "modeling_meta_rm",
+    "pipelines", "prefixes", "repositories", "sampling",
 }  # fmt: skip
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",
     "is_correct", "outcome_reward", "meta_label", "select_trajectories", "vote", "guided_vote",
     "SPCTConfig", "SPCTTrainer", "RejectiveSamplerConfig", "RejectiveSampler",
     "MetaRMConfig", "MetaRMForSequenceClassification", "MetaRMTrainingConfig", "MetaRMTrainer",
-    "GRMRewardPipeline",
+    "GRMRewardPipeline", "OpenAIEngine",
 }  # fmt: skip
 
 

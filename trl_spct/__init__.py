@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _ROOMS = {
     "critiques": ["Critique", "parse_critique"],
     "data": ["prepare_preferences"],
+    "engines": ["OpenAIEngine"],
     "meta_rm_config": ["MetaRMTrainingConfig"],
     "meta_rm_trainer": ["MetaRMTrainer"],
     "configuration_meta_rm": ["MetaRMConfig"],
