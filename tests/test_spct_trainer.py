@@ -334,7 +334,7 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(judge, tmp_path):
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 def test_handed_over_from_rejective_fine_tuning(adapter, judge, tmp_path):
-    def sampler(prompts, k, seed):
+    def sampler(prompts, k, seed, **sampling):
         better = [max(range(2), key=lambda i: int(texts[i])) for texts in map(shown, prompts)]
         return [[Sample(f"\\boxed{{{3 + 5 * (b == 0)}, {3 + 5 * (b == 1)}}}", 9, False)] * k for b in better]
 

@@ -25,7 +25,13 @@ _NUMBER = "row_number"
 
 
 def without_too_easy(
-    rows: Dataset, sampler: Sampler, k: int = SAMPLES, template: str = "paper", seed: int = 0, name: str = "rows"
+    rows: Dataset,
+    sampler: Sampler,
+    k: int = SAMPLES,
+    template: str = "paper",
+    seed: int = 0,
+    name: str = "rows",
+    **sampling,
 ) -> Dataset:
     """Removes the rows whose k critiques are all correct.
 
@@ -44,11 +50,13 @@ def without_too_easy(
 
     Args:
         rows ([`~datasets.Dataset`]): With `prompt` and `labels`, as [`~trl_spct.data.judge_rows`] makes them.
-        sampler (`Callable`): `sampler(prompts, k, seed)`, see [`~trl_spct.sampling`]; the paper takes a weak model.
+        sampler (`Callable`):
+            `sampler(prompts, k, seed, **sampling)`, see [`~trl_spct.sampling`]; the paper takes a weak model.
         k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
         template (`str`, *optional*, defaults to `"paper"`): Of the prompts; says which scores are in range.
         seed (`int`, *optional*, defaults to `0`): Of the samples.
         name (`str`, *optional*, defaults to `"rows"`): What messages call the dataset.
+        **sampling: Passed to the sampler.
 
     Returns:
         [`~datasets.Dataset`]: the other rows, in order.
@@ -60,7 +68,7 @@ def without_too_easy(
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
     with PartialState().split_between_processes(list(range(len(rows)))) as numbers:
         part = rows.select(numbers)
-        drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal")) if numbers else []
+        drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal"), **sampling) if numbers else []
         easy = {numbers[place] for place in too_easy(drawn, part["labels"], template)}
     easy = set(gather_object(list(easy)))
     kept = [index for index in range(len(rows)) if index not in easy]
