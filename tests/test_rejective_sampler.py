@@ -2,10 +2,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, TrainerCallback
 from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig
@@ -251,6 +254,237 @@ def test_an_interrupted_run_goes_on_with_what_is_missing(judge, collected, tmp_p
     again = Script()
     trainer_of(tmp_path, judge, again).collect()
     assert again.calls == []
+
+
+def test_what_an_engine_had_completed_when_it_failed_is_kept(judge, collected, tmp_path):
+    script = Script()
+
+    class Gone(RuntimeError):
+        completed = {}
+
+    def failing(prompts, k, seed, **options):
+        if k == 1 and "row 2:" in prompts[0][-1]["content"]:  # hints of the second shard
+            error = Gone("the server went away")
+            error.completed = {1: script(prompts, k, seed, **options)[1]}
+            raise error
+        return script(prompts, k, seed, **options)
+
+    failing.__qualname__ = "Script"
+    with pytest.raises(Gone, match="went away") as caught:
+        trainer_of(tmp_path, judge, failing).collect()
+    assert "rows 2 to 3" in caught.value.__notes__[0]
+    folder = tmp_path / "trajectories"
+    assert {path.name for path in folder.glob("shard-*")} == {"shard-00000.parquet", "shard-00001.samples.partial"}
+    resumed = Script()
+    assert trainer_of(tmp_path, judge, resumed).collect().to_list() == collected[0].to_list()
+    asked = [text for call in resumed.calls for text in call]
+    assert len(asked) == 1 and "row 2:" in asked[0] and HINT in asked[0], "all else was done"
+    assert not list(folder.glob("*.partial"))
+
+
+def test_a_sampler_is_told_how_to_sample(judge, tmp_path):
+    given = []
+
+    def sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens):
+        given.append((len(prompts), k, seed, temperature, top_p, max_new_tokens))
+        return Script()(prompts, k, seed)
+
+    changes = {"temperature": 0.7, "top_p": 0.9, "seed": 5, "rows_per_shard": 4}
+    trainer_of(tmp_path, judge, partial(sampler, temperature=0.1), changes=changes).collect()
+    assert given == [(4, 3, 5, 0.7, 0.9, 64), (4, 1, 5, 0.7, 0.9, 64)], "the configuration decides"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (lambda prompts, k, seed: None, "takes .*temperature.*expected a path or id, a model, or a callable"),
+        (3, "`sampler` is int; expected a path"),
+    ],
+)
+def test_what_cannot_sample_is_refused_before_a_model_is_loaded(sampler, message, tmp_path):
+    hollow = save_tiny(tmp_path / "hollow")
+    (tmp_path / "hollow" / "model.safetensors").unlink()
+    with pytest.raises(TypeError, match=message):
+        trainer_of(tmp_path, hollow, sampler)
+
+
+def test_a_sampler_that_returns_too_few_samples_is_named(judge, tmp_path):
+    def sampler(prompts, k, seed, **options):
+        return [[Sample("\\boxed{1, 2, 3}", 3, False)] for _ in prompts]
+
+    with pytest.raises(ValueError, match=r"other than k = 3 for the prompts \{0: 1, 1: 1\}"):
+        trainer_of(tmp_path, judge, sampler).collect()
+
+
+def test_prompts_are_fenced_against_the_special_tokens_of_who_samples(judge, tmp_path):
+    class Engine(Script):
+        special_tokens = ("<|end|>",)
+
+    rows = preference_rows().map(lambda row: {"responses": ["GOOD <|end|>", *row["responses"][1:]]})
+    trainer = trainer_of(tmp_path, judge, Engine(dict.fromkeys(PLAN, "uuuu")), rows)
+    trajectories = trainer.collect()
+    assert not any("<|end|>" in text for call in trainer.sampler.calls for text in call)
+    assert all("GOOD <|end|>" in row["prompt"][0]["content"] for row in trajectories), "the judge has no such token"
+
+
+def test_a_row_that_its_hint_does_not_fit_goes_without(judge, tmp_path, caplog):
+    rows = preference_rows()
+    rows = rows.map(lambda row, i: {"query": row["query"] + "y" * 60 * (i == 1)}, with_indices=True)
+    trainer = trainer_of(tmp_path, judge, rows=rows)
+    tokenizer = tiny_tokenizer()
+    lengths = [
+        len(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False))
+        for row in trainer.rows
+    ]
+    trainer.context_length = max(lengths) + 64  # every prompt fits, as its check had found
+    trajectories = trainer.collect()
+    assert {row["row"] for row in trajectories if row["hinted"]} == {0, 2, 3}
+    assert "Rows [1] have no hinted trajectory" in caplog.text
+    assert len(trajectories) == 15
+
+
+def test_rows_that_do_not_fit_another_sampler_are_named_before_it_samples(judge, tmp_path):
+    short = save_tiny(tmp_path / "short", arch="llama", max_position_embeddings=100)
+    with pytest.raises(ValueError, match="train_dataset row 0: the prompt has .* context of 100"):
+        trainer_of(tmp_path, judge, short).collect()
+    assert not list((tmp_path / "trajectories").glob("shard-*"))
+
+
+def test_the_cap_on_hinted_trajectories(judge, collected, tmp_path):
+    trainer = trainer_of(tmp_path, judge, rows=collected[0], changes={"max_hinted_share": 0.5})
+    trainer.train()
+    assert len(trainer.train_dataset) == 4
+    assert trainer.mixture == {"trajectories": 4, "hinted": 2, "general": 0}
+    hints = collected[0].filter(lambda row: row["hinted"])
+    with pytest.raises(NothingKeptError, match="All kept trajectories out of 4 .*max_hinted_share=0.5 leaves none"):
+        trainer_of(tmp_path, judge, rows=hints, changes={"max_hinted_share": 0.5}).train()
+
+
+def test_rounds_of_self_improvement(judge, tmp_path):
+    """Each round samples with the weights of the one before, in a folder and an order of its own."""
+    model, orders = judge, []
+    for number in range(2):
+        changes = {"seed": number, "max_completion_length": 4, "hint": "none", "reject_too_easy": False}
+        args = config(tmp_path / f"round-{number}", **changes)
+        trainer = RejectiveSampler(model, args=args, train_dataset=preference_rows())
+        trajectories = trainer.collect()
+        expected = sample_critiques(
+            AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+            tiny_tokenizer(),
+            [trajectories[i]["prompt"] for i in range(0, 12, 3)],
+            *(3, number),
+            temperature=1.0,
+            max_new_tokens=4,
+        )
+        texts = [sample.text for samples in expected for sample in samples]
+        assert [record["completion"][0]["content"] for record in trajectories] == texts
+        # So small a judge is never right: what it wrote is taken as if it were.
+        trainer.trajectories = trajectories.map(lambda row: {"verdict": "kept"})
+        trainer.train()
+        trainer.save_model()
+        manifest = json.loads((tmp_path / f"round-{number}" / "trajectories" / "manifest.json").read_text())
+        assert manifest["sampler"] == str(model)
+        orders.append(trajectories["order"][:])
+        model = args.output_dir
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("arch", ["deepseek_v2", "llama", "qwen3"])
+def test_other_architectures(arch, collected, tmp_path):
+    path = save_tiny(tmp_path / arch, arch=arch)
+    changes = {"eos_token": TURN_END, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 1}
+    trainer = trainer_of(tmp_path, path, rows=collected[0], changes={**changes, "max_steps": 1})
+    before = weights(trainer.model)
+    trainer.train()
+    unchanged = [n for n, value in trainer.model.named_parameters() if torch.equal(before[n], value)]
+    assert all("expert" in name for name in unchanged), "experts that no token was sent to"
+
+
+def test_packing(judge, collected, tmp_path):
+    changes = {"packing": True, "max_length": 1024, "max_steps": 1}
+    trainer = trainer_of(tmp_path, judge, rows=collected[0], changes=changes)
+    before = weights(trainer.model)
+    trainer.train()
+    assert len(trainer.train_dataset) < 5
+    assert all(not torch.equal(before[n], value) for n, value in trainer.model.named_parameters())
+
+
+def test_fine_tuning_resumes_from_a_checkpoint(judge, tmp_path):
+    changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = trainer_of(tmp_path, judge, changes=changes)
+    whole.train()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    again = trainer_of(tmp_path, judge, Script({}), changes=changes)
+    again.train(resume_from_checkpoint=True)
+    assert again.sampler.calls == [], "the trajectories were there"
+    assert again.state.global_step == 4
+    first, second = weights(whole.model), weights(again.model)
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_columns_of_odd_types_are_kept(judge, tmp_path):
+    odd = {
+        "when": [datetime(2026, 1, day) for day in (1, 2, 3, 4)],
+        "bytes": [b"\x00\xff", b"", None, b"x"],
+        "nested": [[{"a": [1.5]}], [], None, [{"a": None}]],
+        "nothing": [None] * 4,
+    }
+    rows = preference_rows()
+    for name, values in odd.items():
+        rows = rows.add_column(name, values)
+    trajectories = trainer_of(tmp_path, judge, rows=rows, changes={"hint": "none"}).collect()
+    for name, values in odd.items():
+        assert trajectories[name][::3] == values
+
+
+KILLS = """
+    import os, random, signal, sys
+    from test_rejective_sampler import Script, trainer_of
+
+    folder, judge = sys.argv[1:]
+    dice = random.Random(0)
+
+
+    def start(moment):
+        \"\"\"A start that is killed when it opens or renames its n-th file in the folder.\"\"\"
+        left = [moment]
+
+        def kill(event, arguments):
+            if event in ("open", "os.rename") and folder in str(arguments[0]):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        trainer = trainer_of(folder, judge, changes={"rows_per_shard": 1})
+        trainer.log = lambda metrics: None
+        trainer.collect()
+
+
+    kills, ended = 0, False
+    while not ended and kills < 40:
+        moment = dice.randint(1, 4 + 2 * kills)
+        child = os.fork()
+        if child == 0:
+            start(moment)
+            os._exit(0)
+        ended = os.waitpid(child, 0)[1] == 0
+        kills += not ended
+    assert ended
+    print(kills)
+"""
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_never_was(judge, collected, tmp_path):
+    (tmp_path / "job.py").write_text(textwrap.dedent(KILLS))
+    done = run_python([tmp_path / "job.py", tmp_path / "run", judge])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) >= 3
+    resumed = Script({})
+    trajectories = trainer_of(tmp_path / "run", judge, resumed, changes={"rows_per_shard": 1}).collect()
+    assert resumed.calls == []
+    assert trajectories.to_list() == collected[0].to_list()
+    assert not list((tmp_path / "run" / "trajectories").glob("*.partial"))
 
 
 KILLED = """
@@ -498,6 +732,29 @@ def test_the_folder_says_what_it_holds(collected):
     assert manifest["rows"] == 4
     assert rejection_report(load_dataset("parquet", data_files=str(folder / "*.parquet"))["train"]) == trainer.report
     assert not list(folder.glob("*.partial"))
+    assert set(manifest["recorded"]["versions"]) == {"trl-spct", "trl", "transformers", "torch", "datasets"}
+    assert (manifest["seed"], manifest["sampler_revision"]) == (42, None)
+    assert (folder / "rejection.png").stat().st_size > 10_000
+
+
+class Recorder(TrainerCallback):
+    def __init__(self):
+        self.logged = {}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.logged |= logs
+
+
+def test_the_report_goes_to_the_trackers(judge, tmp_path):
+    recorder = Recorder()
+    trainer = trainer_of(tmp_path, judge, callbacks=[recorder])
+    trainer.train()
+    assert recorder.logged["rft/kept"] == pytest.approx(5 / 16)
+    assert recorder.logged["rft/rows_with_0/3"] == 1 / 4
+    assert recorder.logged["rft/trained_on/trajectories"] == 5
+    assert recorder.logged["train_loss"] > 0
+    facts = trainer.card_facts()
+    assert (facts["fine-tuned on, trajectories"], facts["fine-tuned on, hinted"]) == (5, 3)
 
 
 def test_adapters_are_trained_and_the_base_is_not(judge, tmp_path):
@@ -761,6 +1018,8 @@ def test_the_configuration_survives_serialization(tmp_path):
         ({"rows_per_shard": 0}, "rows_per_shard=0"),
         ({"sampling_batch_size": 0}, "sampling_batch_size=0"),
         ({"general_ratio": -1.0}, "general_ratio=-1"),
+        ({"max_hinted_share": 1.5}, "max_hinted_share=1.5"),
+        ({"concurrent_shards": 0}, "concurrent_shards=0"),
     ],
 )
 def test_impossible_configurations_are_refused(changes, message, tmp_path):
