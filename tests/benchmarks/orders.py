@@ -10,7 +10,6 @@ more. Finished judgments in the output folder are read, not repeated.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -37,17 +36,19 @@ def judge_runs(runs: Path, output: Path, repeats: int) -> dict[tuple[int, str], 
         for order in ORDERS:
             judge = pipeline("grm-reward", model=str(runs / f"seed{seed}" / "base"), device="cpu")
             folder = output / f"seed{seed}-{order}"
-            started = time.perf_counter()
-            judged = [
-                collect_judgments(
-                    judge, rows, max(VOTES), folder / str(repeat), order=order, seed=repeat, rows_per_shard=256
+            judged, seconds = [], []
+            for repeat in range(repeats):
+                fresh, started = not (folder / str(repeat)).exists(), time.perf_counter()
+                judged.append(
+                    collect_judgments(
+                        judge, rows, max(VOTES), folder / str(repeat), order=order, seed=repeat, rows_per_shard=256
+                    )
                 )
-                for repeat in range(repeats)
-            ]
-            clock = folder / "seconds.json"
-            if not clock.exists():
-                clock.write_text(json.dumps((time.perf_counter() - started) / repeats / len(rows)))
-            found[seed, order] = {"judged": judged, "seconds": json.loads(clock.read_text())}
+                clock = folder / f"{repeat}.seconds"
+                if fresh:
+                    clock.write_text(str((time.perf_counter() - started) / len(rows)))
+                seconds.append(float(clock.read_text()))
+            found[seed, order] = {"judged": judged, "seconds": _mean(seconds)}
     return found
 
 
