@@ -6,14 +6,18 @@ import random
 import re
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from test_engines import Server, honest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from trl_spct import Preference, is_correct, parse_critique
 from trl_spct.critiques import PROBLEMS
+from trl_spct.prompts import judge_template
 
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +63,16 @@ def test_single_responses_are_right_half_of_the_time(world):
 
 def test_no_query_is_both_learned_from_and_held_out(world):
     tiny = world.World(1)
-    assert not {r.query for r in tiny.rows(800)} & {r.query for r in tiny.rows(200, "test")}
+    train, dev, test = ({r.query for r in tiny.rows(200, split)} for split in ("train", "dev", "test"))
+    assert not train & dev and not train & test and not dev & test
+
+
+def test_no_quality_is_wanted_more_often_than_its_opposite(world):
+    """Else a Meta RM could go by the quality alone that a critique names, whatever the query."""
+    for seed in range(5):
+        tiny = world.World(seed)
+        wanted, unwanted = (Counter(table.values()) for table in (tiny.wanted, tiny.unwanted))
+        assert wanted == unwanted and set(wanted) == set(world.QUALITIES)
 
 
 def test_neither_audience_nor_occasion_alone_tells_the_principle(world):
@@ -132,7 +145,17 @@ def test_it_leaves_complete_checkpoints(tiny_run):
     verdict = judge(
         {"query": "Advise a chef on rain at a party.", "responses": ["Ha ha.", "Briefly: rain."]}, k=4, seed=0
     )
-    assert verdict["k"] == 4 and verdict["votes"] <= 2
+    assert verdict["k"] == verdict["drawn"] == 4
+
+
+def test_the_meta_rm_guides_as_was_chosen_on_rows_of_their_own(tiny_run):
+    folder = tiny_run / "outputs/tiny"
+    chosen = json.loads((folder / "guidance.json").read_text())
+    assert set(chosen) == {"base", "rft", "spct"} and all(choice["k"] == 4 for choice in chosen.values())
+    assert {line["n"] for choice in chosen.values() for line in choice["table"]} == {10}
+    judge = pipeline("grm-reward", model=str(folder / "spct"), meta_rm=str(folder / "meta_rm"), device="cpu")
+    assert judge.guidance.settings == chosen["spct"]["guidance"]
+    assert judge.meta_rm.config.meta_rm["template"] == judge_template("compact").digest
 
 
 def test_each_stage_changed_the_judge(tiny_run):
@@ -210,8 +233,10 @@ def blocks(language):
 
 def test_readme_python_blocks_run(tiny_run, monkeypatch):
     monkeypatch.chdir(tiny_run)
+    server = Server(honest)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block.replace("http://localhost:8000", server.url), "README.md", "exec"), {})
 
 
 def test_readme_names_the_main_job_and_ci_runs_the_test_command():

@@ -402,7 +402,7 @@ def _check_trajectories(trajectories: Dataset, template: str) -> None:
         raise ValueError(f"train_dataset: found {found}; expected what `collect()` returned, whole.")
     judge_template(template)
     first = trajectories[0]
-    preference = Preference(first["query"], first["responses"])
+    preference = Preference(first["query"], first["responses"], None, first.get("reference"), first.get("principles"))
     asked = {name: judge_messages(preference, name, len(preference) == 1) for name in TEMPLATES}
     used = [name for name, messages in asked.items() if messages == first["prompt"]]
     if used and template not in used:

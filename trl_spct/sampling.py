@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Many prompts, k critiques each: every distinct prompt is read once, and every sample has a seed of its own.
 
-A *sampler* is any callable `sampler(prompts, k, seed) -> list[list[Sample]]`, with prompts as message lists; a
-`functools.partial` of [`sample_critiques`] over a model and a tokenizer is one.
+A *sampler* is any callable `sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]`,
+with prompts as message lists: an engine, or a `functools.partial` of [`sample_critiques`] over a model and a tokenizer.
 """
 
 import copy
@@ -65,7 +65,7 @@ def read_sample(sample: Sample, num_responses: int, score_range: tuple[int, int]
     return parse_critique(sample.text, num_responses, score_range)
 
 
-Sampler = Callable[[Sequence[Messages], int | Sequence[int], int], list[list[Sample]]]
+Sampler = Callable[..., list[list[Sample]]]
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
