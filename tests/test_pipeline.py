@@ -14,11 +14,12 @@ import datasets
 import pytest
 import torch
 from tiny_models import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
-from transformers import Pipeline, pipeline
+from transformers import AutoTokenizer, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import trl_spct
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference, vote
+from trl_spct.engines import OpenAIEngine
 from trl_spct.meta_scoring import meta_scores
 from trl_spct.prompts import meta_messages
 from trl_spct.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques, special_tokens
@@ -705,6 +706,23 @@ def test_engines_with_a_meta_rm_and_without_a_tokenizer(pipe, tmp_path):
         GRMRewardPipeline({})
     with pytest.raises(ValueError, match="no chat template"):
         GRMRewardPipeline(engine, meta_rm=meta)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("TRL_SPCT_VLLM_URL" not in os.environ, reason="needs a vLLM server")
+def test_a_server_judges_like_a_model():
+    """Needs a vLLM server of a local folder, at `TRL_SPCT_VLLM_URL`: greedy critiques are those of its model here."""
+    url = os.environ["TRL_SPCT_VLLM_URL"]
+    path = OpenAIEngine(base_url=url).name
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    asked = {"template": "compact", "max_new_tokens": 12, "seed": 0, "batch_size": 5}
+    judge = GRMRewardPipeline(OpenAIEngine(base_url=url, tokenizer=tokenizer), device="cpu")
+    local = pipeline("grm-reward", model=path, tokenizer=tokenizer, device="cpu")
+    assert judge(ROWS, **asked) == local(ROWS, **asked)
+    voted = judge(ROWS, k=6, **asked)
+    assert voted == judge(ROWS, k=6, **asked), "the same seed, the same verdict"
+    early = judge(ROWS, k=6, early_stopping="exact", **asked)
+    assert [one["critiques"][: other["drawn"]] for one, other in zip(voted, early)] == [v["critiques"] for v in early]
 
 
 # --- hostile text ---
