@@ -36,7 +36,9 @@ def instruction_rows(
     """
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):
         parts = [instruction_rows(part, tokenizer, f"{name}[{i}]") for i, part in enumerate(dataset)]
-        return concatenate_datasets(parts) if parts else Dataset.from_dict({name: [] for name in _FEATURES}, features=_FEATURES)
+        if not parts:
+            return Dataset.from_dict({column: [] for column in _FEATURES}, features=_FEATURES)
+        return concatenate_datasets(parts)
     _check_columns(dataset, name)
     rendered: set[tuple[str, ...]] = set()
 

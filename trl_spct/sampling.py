@@ -2,7 +2,7 @@
 """Many prompts, k critiques each: every distinct prompt is read once, and every sample has a seed of its own.
 
 A *sampler* is any callable `sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]`,
-with prompts as message lists: an engine, or a `functools.partial` of [`sample_critiques`] over a model and a tokenizer.
+with prompts as message lists: an engine, or a `functools.partial` of [`sample_critiques`] over model and tokenizer.
 """
 
 import copy
