@@ -115,7 +115,7 @@ class GRMRewardPipeline(Pipeline):
             In which order each critique reads the responses, which is undone on its scores. `"balanced"` (ours): the n
             rotations of a random order in turn, so that each response stands in each place equally often and no more
             than n prompts are read. `"random"`: a fresh order for each critique (paper). `"fixed"`: the row's own.
-            Balanced is the default because it judged better at equal k, with fewer prompts: over three base judges of
+            Balanced is the default for its fewer prompts, at no loss and perhaps some gain: over three base judges of
             the tiny world, 512 rows each, Voting@2 +1.1 (95 % interval +0.1 to +2.0), @4 +0.2 (−0.6 to +1.0), @8 +0.8
             (+0.1 to +1.5) points, and 2.7 prompts a row instead of 4.0 at k = 8 (`tests/benchmarks/orders.py`).
         early_stopping (`str` or `float`, *optional*):
