@@ -168,9 +168,7 @@ def main() -> None:
         save_tiny(f"{folder}/judge", options.arch, **sizes)
         out = sys.stdout.write
         out(f"{options.arch}, {SIZES}, checkpointing {options.checkpointing}, {torch.get_num_threads()} threads\n")
-        out(
-            "| P, N, G, groups | step (CPU s) | ratio | generation | reference | update | peak memory (MiB) | ratio |\n"
-        )
+        out("| P, N, G, groups | step (s) | ratio | generation | reference | update | peak memory (MiB) | ratio |\n")
         out("|---|---|---|---|---|---|---|---|\n")
         for text in options.shapes:
             shape = tuple(map(int, text.split(",")))
