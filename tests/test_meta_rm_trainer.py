@@ -19,17 +19,16 @@ from tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from trl import RewardTrainer
 
+from trl_spct.classification import calibration_error, roc_auc
 from trl_spct.guidance import store_guidance
 from trl_spct.meta_fit import tokenizer_digest
 from trl_spct.meta_rm_config import MetaRMTrainingConfig
 from trl_spct.meta_rm_trainer import (
     MetaRMTrainer,
-    calibration_error,
     class_balance,
     classification_metrics,
     encode_row,
     report_balance,
-    roc_auc,
 )
 from trl_spct.meta_scoring import encode_meta, meta_scores
 from trl_spct.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import benchmark_metrics as formulas
 from .benchmark_metrics import OVERALL, Scores, Units
-from .meta_rm_trainer import roc_auc
+from .classification import roc_auc
 from .outcomes import credit
 from .preferences import InvalidPreference, Preference
 

@@ -73,8 +73,8 @@ def prepare_preferences(
 ) -> PreparedPreferences:
     """Brings a dataset of any accepted shape to the columns `query`, `responses`, `labels`.
 
-    `reference` and `principles` stand beside them if a row has one; unknown columns are kept. Queries are texts; if one
-    of them is a list of messages, all become messages, which reads the same to a judge. `labels` is left out if no row
+    `reference` and `principles` stand beside them if a row has one; unknown columns are kept. Queries are texts; if
+    one is a list of messages, all become messages, which reads the same to a judge. `labels` is left out if no row
     has any.
 
     Args:

@@ -9,8 +9,8 @@ import numpy as np
 
 from .benchmark_loading import LoadedBenchmark
 from .benchmark_metrics import pick_credit
+from .classification import roc_auc
 from .evaluation import Judgment, accuracy_by_place, tie_share, votes_at
-from .meta_rm_trainer import roc_auc
 from .outcomes import highest
 from .preferences import Preference
 
