@@ -776,6 +776,8 @@ def test_an_adapter_goes_on_by_its_path(judge, collected, tmp_path):
     adapters = [name for name in saved if "lora" in name]
     assert adapters
     assert all(torch.equal(loaded[name], saved[name]) for name in adapters)
+    said = json.loads((tmp_path / "first" / "grm.json").read_text())
+    assert said["template"] == first.args.template, "a pipeline prompts it as it was trained"
     second.train()
     assert not any(torch.equal(value, loaded[name]) for name, value in weights(second.model).items() if "lora" in name)
 

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, Mode
 from peft import PeftModel
 
 from .rejection_report import trajectory_groups
+from .repositories import describe_adapter, described
 from .shards import SHARDS
 
 
@@ -46,9 +47,16 @@ PAPER_VALUES = {
 
 
 class JudgeCards:
-    """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`]."""
+    """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`], and
+    beside an adapter, which has no config, what a pipeline must know about the judge."""
 
     _card_template = "judge.md"
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel) and self.args.should_save and described(model.config):
+            describe_adapter(output_dir or self.args.output_dir, described(model.config))
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
