@@ -157,6 +157,14 @@ def serve():
 
 
 @pytest.fixture(autouse=True)
+def interruptible():
+    """A process in the background of a shell ignores Ctrl-C, and so would Python."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Retries wait for a hundredth of a second."""
     monkeypatch.setattr(engines, "_LONGEST_BACKOFF", 0.01)
