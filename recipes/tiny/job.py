@@ -26,6 +26,7 @@ from transformers import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from trl_spct import (
+    MetaRMForSequenceClassification,
     MetaRMTrainer,
     MetaRMTrainingConfig,
     RejectiveSampler,
@@ -40,17 +41,17 @@ from trl_spct.evaluation import (
     Judgment,
     accuracy_by_place,
     collect_judgments,
-    plot_scaling,
-    results_table,
     scaling_results,
 )
+from trl_spct.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
 from trl_spct.manifests import claim_folder, write_json
 from trl_spct.outcomes import credit
 from trl_spct.preferences import Preference
 from trl_spct.prompts import judge_messages
+from trl_spct.reports import plot_scaling, results_table
 from trl_spct.sampling import encode_prompts
 from trl_spct.scripts import load_named
-from trl_spct.voting import VOTING_TEMPERATURE
+from trl_spct.voting import VOTING_TEMPERATURE, Guidance
 
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
 from .world import REFLECTION, Row, World, named_principle
@@ -59,11 +60,13 @@ from .world import REFLECTION, Row, World, named_principle
 COLUMNS = ("query", "responses", "labels", "domain", "principle")
 SIZES = (1, 2, 3, 4, 2, 3, 4)
 """How often each number of responses occurs."""
-ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1500, "held_out": 512}
+ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1500, "guidance": 400, "held_out": 512}
+SPLITS = {"guidance": "dev", "held_out": "test"}
 LESSONS, DRILLS, CORPUS = 4000, 14000, 14000
 SPCT_STEPS = 60
 VOTES = 32
 """Critiques per held-out row; every smaller k is read from the same sampling run."""
+GUIDANCE_VOTES = 16
 UNSHUFFLED_VOTES = 8
 JUDGES = ("base", "rft", "spct")
 
@@ -89,6 +92,7 @@ def run(output_dir: str = "outputs/tiny", seed: int = 0, principles: bool = True
     job.stage("rft", job.fine_tune, "RejectiveSampler: sample, reject, fine-tune")
     job.stage("spct", job.reinforce, "SPCTTrainer: rule-based GRPO on the judge itself")
     job.stage("meta_rm", job.train_meta_rm, "MetaRMTrainer: which critiques are correct?")
+    job.stage("guidance", job.choose_guidance, "How far may the Meta RM decide? Chosen on rows of their own")
     job.stage("evaluation", job.evaluate, f"pipeline('grm-reward'): {VOTES} votes on {ROWS['held_out']} held-out rows")
     results = json.loads((job.folder / "results.json").read_text())
     console.print(results_table(results, "Accuracy on held-out rows"))
@@ -128,10 +132,12 @@ class Job:
         return str(self.folder / name)
 
     def rows(self, part: str) -> Dataset:
-        """Preference rows of one part of the job; no query of the held-out rows occurs in another part."""
-        split = "test" if part == "held_out" else "train"
-        rows = self.world.rows(ROWS[part], split, seed=list(ROWS).index(part), sizes=SIZES)
+        """Preference rows of one part of the job; no query of `guidance` or `held_out` occurs in another part."""
+        rows = self._world_rows(part)
         return Dataset.from_list([{name: asdict(row)[name] for name in COLUMNS} for row in rows])
+
+    def _world_rows(self, part: str) -> list[Row]:
+        return self.world.rows(ROWS[part], SPLITS.get(part, "train"), seed=list(ROWS).index(part), sizes=SIZES)
 
     def build_base(self) -> None:
         """The stand-in for a pretrained model: it can read and write critiques, with all the faults of its corpus."""
@@ -200,10 +206,7 @@ class Job:
         _finish(SPCTTrainer(self.path("rft"), args=args, train_dataset=self.rows("spct")))
 
     def train_meta_rm(self) -> None:
-        """From the unhinted trajectories of stage 1 and fresh critiques of the trained judge, right and wrong.
-
-        Critiques of single responses are left out: so small a Meta RM learns less of the others when it sees them.
-        """
+        """From the unhinted trajectories of stage 1 and fresh critiques of the trained judge, right and wrong."""
         args = RejectiveSamplerConfig(
             self.path("fresh"),
             trajectories_dir=self.path("fresh_trajectories"),
@@ -218,6 +221,7 @@ class Job:
         first = load_named(self.path("trajectories"))["train"]
         args = MetaRMTrainingConfig(
             self.path("meta_rm"),
+            template=TEMPLATE,
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
             per_device_train_batch_size=32,
@@ -225,19 +229,39 @@ class Job:
             **_common(self.seed),
         )
         rows = concatenate_datasets([meta_rows(first), meta_rows(fresh)])
-        rows = rows.filter(lambda row: len(row["responses"]) > 1)
         _finish(MetaRMTrainer(self.path("rft"), args=args, train_dataset=rows))
+
+    def choose_guidance(self) -> None:
+        """For each judge, on rows that serve nothing else; the Meta RM stores what is best for the trained judge."""
+        rows, found = list(self.rows("guidance")), {}
+        for judge in JUDGES:
+            judgments = self._judge(judge, rows, GUIDANCE_VOTES, VOTING_TEMPERATURE, part="guidance")
+            found[judge] = choose_guidance(judgments, ks=[GUIDANCE_VOTES], seed=self.seed)
+            console.print(guidance_results_table(found[judge], f"{judge}: ways to guide, on {len(rows)} rows"))
+        if self.state.is_main_process:
+            write_json(self.folder / "guidance.json", {judge: asdict(choice) for judge, choice in found.items()})
+            model = MetaRMForSequenceClassification.from_pretrained(self.path("meta_rm"))
+            store_guidance(model, found["spct"].guidance)
+            model.config.save_pretrained(self.path("meta_rm"))
 
     def evaluate(self) -> None:
         results, report = [], {}
         rows = list(self.rows("held_out"))
+        chosen = json.loads((self.folder / "guidance.json").read_text())
         for judge in JUDGES:
             voted = self._judge(judge, rows, VOTES, VOTING_TEMPERATURE)
             greedy = self._judge(judge, rows, 1, 0.0)
             described = {"stage": judge, "seed": self.seed}
             results += scaling_results(greedy, guided=False, temperature=0.0, **described)
-            results += scaling_results(voted, temperature=VOTING_TEMPERATURE, **described)
+            results += scaling_results(voted, guided=False, temperature=VOTING_TEMPERATURE, **described)
+            guidance = Guidance(**chosen[judge]["guidance"])
+            results += scaling_results(
+                voted, guided=True, guidance=guidance, temperature=VOTING_TEMPERATURE, **described
+            )
             report[judge] = _report(voted, rows)
+            ways = {"chosen": guidance, "paper": Guidance(0.5)}
+            table = guidance_table(voted, [VOTES], tuple(ways.values()), self.seed)
+            report[judge]["guided"] = dict(zip(ways, table, strict=True))
             if self.principles:
                 report[judge].update(self._told(judge))
         unshuffled = self._judge("base", rows, UNSHUFFLED_VOTES, VOTING_TEMPERATURE, order="fixed")
@@ -251,21 +275,29 @@ class Job:
         """Accuracy when the principle is put into the judge's mouth and it goes on from there, greedily."""
         model = AutoModelForCausalLM.from_pretrained(self.path(judge))
         tokenizer = AutoTokenizer.from_pretrained(self.path(judge))
-        rows = self.world.rows(ROWS["held_out"], "test", seed=list(ROWS).index("held_out"), sizes=SIZES)
+        rows = self._world_rows("held_out")
         told = {"wanted": [row.principle for row in rows], "unwanted": [row.unwanted for row in rows]}
         return {
             f"accuracy_told_the_{name}_principle": _accuracy_told(model, tokenizer, rows, principles)
             for name, principles in told.items()
         }
 
-    def _judge(self, judge: str, rows: list[dict], k: int, temperature: float, order: str = "random"):
+    def _judge(
+        self,
+        judge: str,
+        rows: list[dict],
+        k: int,
+        temperature: float,
+        order: str = "random",
+        part: str = "held_out",
+    ) -> list[Judgment]:
         pipe = pipeline("grm-reward", model=self.path(judge), meta_rm=self.path("meta_rm"), device="cpu")
         name = f"{judge}-k{k}-T{temperature:g}-{order}"
         return collect_judgments(
             pipe,
             rows,
             k,
-            self.folder / "judgments" / name,
+            self.folder / "judgments" / (name if part == "held_out" else f"{part}-{name}"),
             rows_per_shard=32,
             progress=f"{judge}, k = {k}",
             process_index=self.state.process_index,

@@ -125,7 +125,7 @@ REQUESTS = (
     "Keep it {quality}: what about {topic}?",
 )
 NEEDS = ("What does a {audience} need {occasion}?", "What helps a {audience} {occasion}?")
-HELD_OUT_SHARE = 0.2
+HELD_OUT_SHARE, DEV_SHARE = 0.2, 0.1
 NEUTRAL_OPENINGS = ("Well,", "So,", "Note:", "Here:")
 
 
@@ -184,8 +184,8 @@ class Habits:
         hinted_right (`float`): Naming the wanted quality when the prompt gives the best response away.
     """
 
-    glance: Naming = Naming(right=0.00, usual=0.55, anchored=0.30)
-    reflection: Naming = Naming(right=0.52, usual=0.08, anchored=0.20)
+    glance: Naming = Naming(right=0.00, usual=0.48, anchored=0.42)
+    reflection: Naming = Naming(right=0.52, usual=0.08, anchored=0.25)
     misread: float = 0.2
     halo: float = 0.08
     unreadable: float = 0.14
@@ -225,7 +225,7 @@ class World:
 
         Args:
             count (`int`): How many.
-            split (`str`, *optional*, defaults to `"train"`): `"train"` or `"test"`; no query is in both.
+            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"dev"` or `"test"`; no query is in two.
             seed (`int`, *optional*, defaults to 0): Different seeds give different rows.
             sizes (`tuple[int, ...]`, *optional*): The numbers of responses to draw from.
         """
@@ -319,12 +319,13 @@ class World:
         naming = habits.glance if manner == GLANCE else habits.reflection
         shares = (naming.right, naming.usual, naming.anchored)
         anything = rng.choice(tuple(QUALITIES))
-        anchor = row.shown[0] if len(row.shown) > 1 else anything
+        anchor = row.shown[0] if len(row.shown) > 1 or rng.random() < 0.5 else anything
         named = (row.principle, self.usual[row.audience], anchor, anything)
         return rng.choices(named, (*shares, 1 - sum(shares)))[0]
 
     def _split(self, query: str) -> str:
-        return "test" if random.Random(f"split-{self.seed}-{query}").random() < HELD_OUT_SHARE else "train"
+        place = random.Random(f"split-{self.seed}-{query}").random()
+        return "test" if place < HELD_OUT_SHARE else "dev" if place < HELD_OUT_SHARE + DEV_SHARE else "train"
 
     def _row(self, rng: random.Random, size: int) -> Row:
         domain, topic = rng.choice(tuple(QUERIES)), rng.choice(tuple(TOPICS))

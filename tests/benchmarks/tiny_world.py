@@ -12,6 +12,9 @@ import json
 import sys
 from pathlib import Path
 
+from trl_spct.guidance import describe
+from trl_spct.voting import Guidance
+
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
@@ -40,9 +43,9 @@ def result(results: list[dict], stage: str, k: int, guided: bool = False, temper
 def table(found: dict[str, tuple[list[dict], dict]]) -> str:
     """Accuracy in percent with 95 % intervals, as Markdown."""
     lines = [
-        "| seed | stage | greedy | Voting@1 | @8 | @32 | guided@32 | names the wanted principle "
+        "| seed | stage | greedy | Voting@1 | @8 | @32 | guided@32 | by | gained | names the wanted principle "
         "| right if it does / if not | told the wanted / unwanted one |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (results, report) in found.items():
         for stage in STAGES:
@@ -50,6 +53,7 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
             cells += [_interval(result(results, stage, k)) for k in (1, 8, 32)]
             cells.append(_interval(result(results, stage, 32, guided=True)))
             said = report[stage]
+            cells += [describe(Guidance.of(said["guided"]["chosen"])), _gain(said["guided"]["chosen"])]
             if "accuracy_told_the_wanted_principle" in said:
                 cells.append(_percent(said["names_the_wanted_principle"]))
                 cells.append(_pair(said, "accuracy_with_wanted_principle", "accuracy_with_another_principle"))
@@ -62,6 +66,14 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
 
 def _interval(found: dict) -> str:
     return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+
+
+def _gain(line: dict) -> str:
+    """What the chosen guidance gained over plain voting on the same rows."""
+    if line["k_meta"] == 1:
+        return "–"
+    gained, low, high = (100 * line[name] for name in ("difference", "difference_low", "difference_high"))
+    return f"{gained:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _percent(share: float | None) -> str:
