@@ -6,8 +6,8 @@
 One judgment as a picture: judges a row and shows it in the terminal, and as SVG or HTML where asked for.
 
 python recipes/view.py --model outputs/tiny/spct --meta_rm outputs/tiny/meta_rm --k 4 --output judgment.svg \
-    --row '{"query": "Explain tides to a nurse before an exam.", "responses": ["Picture this: tides follow the moon.",
-    "In short, the moon pulls the sea. That is all."]}'
+    --row '{"query": "Explain tides to a nurse before an exam.", "responses":
+    ["In short, the moon pulls the sea. That is all.", "Respectfully, tides follow the moon."]}'
 """
 
 import argparse

@@ -38,7 +38,7 @@ def plot_scaling(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
+    figure = Figure(figsize=(8.0, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
     axes = figure.subplots()
     baselines = [result for result in results if result.get("baseline")]
     results = [result for result in results if not result.get("baseline")]
@@ -72,7 +72,7 @@ def plot_scaling(
     axes.set_ylabel("accuracy (%)")
     axes.grid(alpha=0.3)
     axes.set_title(title or "")
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=150)
 
 
