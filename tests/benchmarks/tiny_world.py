@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """
-The main job for three seeds, and once without principles: does the paper's shape show?
+The main job for three seeds, and once without principles: does the paper's shape show, and what is shuffling worth?
 
 python tests/benchmarks/tiny_world.py --output outputs/tiny_world
 
@@ -9,9 +9,11 @@ About four minutes a run on two cores; finished runs in the folder are read, not
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 
+from trl_spct.evaluation import credits_at, paired_interval, read_judgments
 from trl_spct.guidance import describe
 from trl_spct.voting import Guidance
 
@@ -64,6 +66,25 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
     return "\n".join(lines)
 
 
+def shuffling(folder: Path) -> str:
+    """What shuffling gains the base judge's Voting@8 over reading each row in its own order: paired, in points."""
+    lines, shuffled, fixed = [], [], []
+    for seed in SEEDS:
+        judgments = folder / f"seed{seed}" / "judgments"
+        by_row = [
+            [statistics.mean(credits_at(judgment, 8)) for judgment in read_judgments(judgments / name)]
+            for name in ("base-k8-T0.5-fixed", "base-k32-T0.5-random")
+        ]
+        fixed, shuffled = fixed + by_row[0], shuffled + by_row[1]
+        lines.append(f"seed {seed}: {_difference(paired_interval(*by_row))}")
+    return "\n".join((*lines, f"all rows: {_difference(paired_interval(fixed, shuffled))}"))
+
+
+def _difference(found: tuple[float, float, float]) -> str:
+    gained, low, high = (100 * value for value in found)
+    return f"{gained:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def _interval(found: dict) -> str:
     return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
 
@@ -72,8 +93,7 @@ def _gain(line: dict) -> str:
     """What the chosen guidance gained over plain voting on the same rows."""
     if line["k_meta"] == 1:
         return "–"
-    gained, low, high = (100 * line[name] for name in ("difference", "difference_low", "difference_high"))
-    return f"{gained:+.1f} ({low:+.1f} to {high:+.1f})"
+    return _difference((line["difference"], line["difference_low"], line["difference_high"]))
 
 
 def _percent(share: float | None) -> str:
@@ -89,8 +109,11 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("outputs/tiny_world"))
-    found = run_all(parser.parse_args().output)
-    Console(width=200).print(table(found))
+    output = parser.parse_args().output
+    found = run_all(output)
+    console = Console(width=200)
+    console.print(table(found))
+    console.print(f"Voting@8 of the base judges, shuffled against unshuffled:\n{shuffling(output)}")
 
 
 if __name__ == "__main__":
