@@ -124,8 +124,8 @@ class GRMRewardPipeline(Pipeline):
             [`~trl_spct.voting.decided`]. The critiques are the first of those that would have been sampled otherwise,
             and `best` is meant to be the same; `scores` are sums over those that were. A single response stops early
             only with a `verdict`, rows in blocks never do. With random orders at k = 32 three stages of judges of the
-            tiny world needed 13, 18 and 32 % fewer critiques with `"exact"`, and 32, 43 and 67 % fewer with 0.05, with
-            which 0.2, 0 and 0 % of 1536 rows got another winner (`tests/benchmarks/deciding.py`).
+            tiny world needed 12, 17 and 31 % fewer critiques with `"exact"`, and 29, 40 and 67 % fewer with 0.05, with
+            which 0.13, 0.07 and 0 % of 1536 rows got another winner (`tests/benchmarks/deciding.py`).
         guide (`str`, *optional*):
             How the Meta RM guides: `"top"`, the `k_meta` best critiques vote; `"soft"`, all of them do, each weighted
             by the Meta RM's probability that it is correct. Defaults to what the Meta RM's config says, else `"top"`.
