@@ -115,10 +115,9 @@ class GRMRewardPipeline(Pipeline):
             In which order each critique reads the responses, which is undone on its scores. `"balanced"` (ours): the n
             rotations of a random order in turn, so that each response stands in each place equally often and no more
             than n prompts are read. `"random"`: a fresh order for each critique (paper). `"fixed"`: the row's own.
-            Balanced is the default for its fewer prompts, at no visible loss: over three base judges of the tiny world,
-            512 rows each, four times, Voting@2 −0.7 (95 % interval −1.8 to +0.5), @4 −0.3 (−1.4 to +0.8), @8 −0.3 (−1.3
-            to +0.7) points, with 2.7 prompts a row instead of 4.0 at k = 8
-            (`tests/benchmarks/orders.py --repeats 4`).
+            Balanced is the default for its fewer prompts, 2.7 a row instead of 4.0 at k = 8, at no visible loss: over
+            three base judges of the tiny world, 512 rows each, four times, Voting@2 −0.7 (95 % interval −1.8 to +0.5),
+            @4 −0.3 (−1.4 to +0.8), @8 −0.3 (−1.3 to +0.7) points (`tests/benchmarks/orders.py --repeats 4`).
         early_stopping (`str` or `float`, *optional*):
             Stop sampling for a row when the vote of all k critiques is decided. `"exact"`: when no critiques that are
             left could change the winner. A `float` such as 0.05: when another winner is that improbable, see
