@@ -25,13 +25,12 @@ from trl_spct.evaluation import (
     collect_judgments,
     credits_at,
     paired_interval,
-    plot_scaling,
     read_judgment,
     record_judgments,
-    results_table,
     scaling_results,
 )
 from trl_spct.prompts import judge_template
+from trl_spct.reports import plot_scaling, results_table
 from trl_spct.sampling import PromptTooLongError, Sample
 
 

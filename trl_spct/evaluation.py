@@ -22,7 +22,6 @@ from .orders import ORDERS
 from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
 from .prompts import judge_template
-from .reports import plot_scaling, results_table  # noqa: F401  results are shown where they are made
 from .sampling import PromptTooLongError, context_length
 from .shards import ShardedJob
 from .voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
