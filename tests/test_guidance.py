@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from tiny_models import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
@@ -124,6 +124,7 @@ def test_the_choice_is_made_at_one_k():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000), st.floats(0.2, 0.9), st.floats(-1, 2))
+@example(103, 0.5, 0.0)
 def test_the_chosen_one_is_never_significantly_worse_than_another(seed, right, insight):
     choice = choose_guidance(judgments(20, 8, right, insight, seed), ks=[8], seed=seed)
     chosen = choice.row()

@@ -97,8 +97,9 @@ def choose_guidance(
     """Chooses how a Meta RM guides, on judgments of rows that are used for nothing else.
 
     The rule: find the candidate with the highest accuracy at `k` votes. Among it and all candidates that are not
-    significantly worse (the 95 % interval of the paired difference to it reaches 0), take the one with the most
-    effective voters. So few voters must earn their place, since what they gain on one set of rows they may lose to
+    significantly worse (the 95 % interval of the paired difference to it reaches 0) nor less accurate than plain
+    voting, take the one with the most effective voters.
+    So few voters must earn their place, since what they gain on one set of rows they may lose to
     variance on the next; where the Meta RM makes no difference that can be seen, the vote stays plain (`k_meta=1.0`).
 
     The accuracy of the choice on these rows flatters it, as that of every maximum: report on rows of other queries.
@@ -119,7 +120,13 @@ def choose_guidance(
     rows = [row for row in table if row["k"] == k]
     credits = [_accuracies(judgments, k, guidance) for guidance in candidates]
     best = max(range(len(candidates)), key=lambda i: (rows[i]["accuracy"], rows[i]["voters"]))
-    unbeaten = [i for i in range(len(candidates)) if paired_interval(credits[i], credits[best], seed=seed)[1] <= 0]
+    # What is worse than plain voting here may still not be *significantly* worse than the best: it varies more.
+    least = min(0, rows[best]["difference"])
+    unbeaten = [
+        i
+        for i, row in enumerate(rows)
+        if row["difference"] >= least and paired_interval(credits[i], credits[best], seed=seed)[1] <= 0
+    ]
     chosen = max(unbeaten, key=lambda i: (rows[i]["voters"], rows[i]["accuracy"], -i))
     return GuidanceChoice(candidates[chosen], k, tuple(table))
 
