@@ -134,3 +134,35 @@ def save_tiny(path, arch: str = "gemma2", tokenizer: PreTrainedTokenizerFast | N
     tiny_causal_lm(arch, tokenizer, **overrides).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return str(path)
+
+
+_NEXT = {
+    **{"\n": "\\", "\\": "b", "b": "o", "o": "x", "x": "e", "e": "d", "d": "{"},
+    **{"{": "2468", **dict.fromkeys("2468", ","), ",": " ", " ": "3579", **dict.fromkeys("3579", "}")},
+}
+
+
+def save_writing(path, arch: str = "llama") -> str:
+    """Like `save_tiny`, but a judge whose every critique is a readable box of two random scores.
+
+    A Markov chain: each token is embedded as a direction of its own, no layer adds anything, and the output head maps
+    the last token to its successors, which are equally likely. The first score is even and the second one odd, so
+    that there are no ties.
+    """
+    tokenizer = tiny_tokenizer()
+    size = 264
+    model = tiny_causal_lm(arch, tokenizer, hidden_size=size, head_dim=16, tie_word_embeddings=False)
+    ids = {text: tokenizer.encode(text, add_special_tokens=False)[0] for text in {*_NEXT, "}", *"2468", *"3579"}}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                parameter.zero_()
+        model.get_input_embeddings().weight.copy_(torch.eye(size)[: len(tokenizer)])
+        head = model.get_output_embeddings().weight
+        head.zero_()
+        for text, successors in _NEXT.items():
+            head[[ids[successor] for successor in successors], ids[text]] = 10.0
+        head[tokenizer.eos_token_id, ids["}"]] = 10.0
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
