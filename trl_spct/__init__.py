@@ -15,6 +15,7 @@ _ROOMS = {
     "critiques": ["Critique", "parse_critique"],
     "data": ["prepare_preferences"],
     "engines": ["OpenAIEngine"],
+    "guidance": ["choose_guidance", "store_guidance"],
     "meta_rm_config": ["MetaRMTrainingConfig"],
     "meta_rm_trainer": ["MetaRMTrainer"],
     "configuration_meta_rm": ["MetaRMConfig"],
