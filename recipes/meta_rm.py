@@ -89,9 +89,12 @@ def main(script_args, training_args, model_args, dataset_args):
     )
     trainer.accelerator.print(data)
     if trainer.accelerator.is_main_process:
-        data.save(os.path.join(training_args.output_dir, "rows"))
+        rows = data.save(os.path.join(training_args.output_dir, "rows"))
         if script_args.rows_hub_repo:
-            data.push_to_hub(script_args.rows_hub_repo, training_args.hub_private_repo, training_args.hub_token)
+            with trainer.tolerating_push_errors():
+                data.push_to_hub(
+                    script_args.rows_hub_repo, training_args.hub_private_repo, training_args.hub_token, rows
+                )
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if data.held_out is not None:
         trainer.evaluate()

@@ -83,7 +83,14 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import RejectiveSampler
-    from trl_spct.scripts import dataset_name_of, finish, load_named, load_preferences, set_model_init_kwargs
+    from trl_spct.scripts import (
+        dataset_name_of,
+        exit_on_push_errors,
+        finish,
+        load_named,
+        load_preferences,
+        set_model_init_kwargs,
+    )
 
     set_model_init_kwargs(training_args, model_args)
     split = script_args.dataset_train_split
@@ -110,6 +117,7 @@ def main(script_args, training_args, model_args, dataset_args):
     )
     if script_args.collect_only:
         trainer.collect()
+        exit_on_push_errors(trainer)
         return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     finish(trainer, None if script_args.trajectories else dataset_name_of(script_args, dataset_args))

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """A Hub on this machine: the part of its HTTP interface that the real `huggingface_hub` client speaks.
 
-The client is pointed at it by `HF_ENDPOINT` and is not changed in any way. Files live in memory. Large and binary files
-go through Git LFS (`HF_HUB_DISABLE_XET=1`; Xet's own storage protocol is not spoken here).
+The client is pointed at it by `HF_ENDPOINT` and is not changed in any way. Files live in memory. Large and binary
+files go through Git LFS (`HF_HUB_DISABLE_XET=1`; Xet's own storage protocol is not spoken here).
 """
 
 import base64

@@ -1,19 +1,17 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from datasets import Dataset, load_dataset
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from test_rejective_sampler import config, preference_rows, trainer_of
 from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 
 from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer
-from trl_spct.cards import PAPER, PAPER_VALUES, push_trajectories, template_path
+from trl_spct.cards import PAPER, PAPER_VALUES, template_path
 
 
 @pytest.fixture(scope="module")
@@ -196,30 +194,3 @@ def test_cards_load_as_cards(trained):
     trainer, folder = trained
     trainer.create_model_card()
     assert ModelCard.load(folder / "README.md").data.library_name == "transformers"
-
-
-class Uploads:
-    """Stands in for the Hub's client: keeps what it was asked for."""
-
-    def __init__(self, token=None):
-        self.token, self.asked = token, {}
-        Uploads.last = self
-
-    def create_repo(self, repo_id, **options):
-        self.asked["repository"] = options
-        return SimpleNamespace(repo_id=f"someone/{repo_id}")
-
-    def upload_folder(self, **options):
-        self.asked["upload"] = options
-        return SimpleNamespace(commit_url="there")
-
-
-def test_pushed_trajectories_leave_the_manifest_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr("trl_spct.cards.HfApi", Uploads)
-    names = ["shard-00000.parquet", "README.md", "rejection.json", "rejection.png", "manifest.json", ".cache/a.arrow"]
-    assert push_trajectories(tmp_path, "trajectories", private=True, token="t") == "there"
-    asked = Uploads.last.asked
-    assert Uploads.last.token == "t"
-    assert asked["repository"] == {"repo_type": "dataset", "private": True, "exist_ok": True}
-    assert asked["upload"]["repo_id"] == "someone/trajectories" and asked["upload"]["folder_path"] == tmp_path
-    assert set(filter_repo_objects(names, allow_patterns=asked["upload"]["allow_patterns"])) == set(names[:4])

@@ -110,29 +110,6 @@ def test_saved_rows_have_a_card_and_load(tmp_path):
     assert str(tmp_path) not in card.content
 
 
-def test_pushing_uploads_what_is_saved(monkeypatch):
-    seen = {}
-
-    class Api:
-        def __init__(self, token=None):
-            seen["token"] = token
-
-        def create_repo(self, repo_id, **options):
-            seen["created"] = options
-            return type("Url", (), {"repo_id": f"me/{repo_id}"})
-
-        def upload_folder(self, folder_path, **options):
-            seen["files"] = sorted(path.name for path in Path(folder_path).iterdir())
-            seen["uploaded"] = options
-            return type("Commit", (), {"commit_url": "there"})
-
-    monkeypatch.setattr("trl_spct.meta_data.HfApi", Api)
-    assert prepare_meta_rows(parts(), 0.3).push_to_hub("critiques", private=True, token="t") == "there"
-    assert seen["files"] == ["README.md", "test.parquet", "train.parquet"]
-    assert seen["created"] == {"repo_type": "dataset", "private": True, "exist_ok": True} and seen["token"] == "t"
-    assert seen["uploaded"]["repo_id"] == "me/critiques" and seen["uploaded"]["repo_type"] == "dataset"
-
-
 def test_the_recipe_goes_all_the_way(tmp_path, monkeypatch):
     """From trajectories and a judge to a Meta RM with its card, its rows, and a guidance that was chosen."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -391,10 +391,10 @@ def test_a_mixture_goes_before_a_name_and_has_none(rows, caplog):
 class Recorder:
     """A trainer that remembers what was asked of it."""
 
-    hub_model_id = "me/judge"
+    push_errors = ()
 
-    def __init__(self, folder, push_to_hub):
-        self.args = type("Args", (), {"output_dir": str(folder), "push_to_hub": push_to_hub})
+    def __init__(self, folder):
+        self.args = type("Args", (), {"output_dir": str(folder), "push_to_hub": False})
         self.accelerator = type("Accelerator", (), {"print": staticmethod(lambda text: self.calls.append("print"))})
         self.calls = []
 
@@ -402,12 +402,11 @@ class Recorder:
         return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
 
 
-@pytest.mark.parametrize("push", [False, True])
-def test_finishing_saves_describes_and_pushes(push, tmp_path):
-    trainer = Recorder(tmp_path / "judge", push)
+def test_finishing_saves_and_describes(tmp_path):
+    trainer = Recorder(tmp_path / "judge")
     finish(trainer, "some/rows")
     called = [call[0] for call in trainer.calls if call != "print"]
-    assert called == ["save_model", "create_model_card", *(["push_to_hub"] if push else []), "end"]
+    assert called == ["save_model", "create_model_card", "end"]
     assert trainer.calls[1][2] == {"model_name": "judge", "dataset_name": "some/rows"}
     assert trainer.calls[0][1] == (str(tmp_path / "judge"),)
 

@@ -2,19 +2,24 @@
 """Model and dataset cards from the templates in `model_cards/`."""
 
 import json
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from peft import PeftModel
 
+from .hub import PushError, keep_private, model_push_command, push_folder, pushing
 from .rejection_report import trajectory_groups
 from .repositories import describe_adapter, described
 from .shards import SHARDS
 
+
+logger = logging.getLogger(__name__)
 
 PAPER = {
     "title": "Inference-Time Scaling for Generalist Reward Modeling",
@@ -47,16 +52,46 @@ PAPER_VALUES = {
 
 
 class JudgeCards:
-    """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`], and
-    beside an adapter, which has no config, what a pipeline must know about the judge."""
+    """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`],
+    beside an adapter, which has no config, what a pipeline must know about the judge, and pushes that lose nothing.
+
+    `push_errors` holds the [`~trl_spct.hub.PushError`]s that did not stop the run.
+    """
 
     _card_template = "judge.md"
+    push_errors: tuple[PushError, ...] = ()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel) and self.args.should_save and described(model.config):
             describe_adapter(output_dir or self.args.output_dir, described(model.config))
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        super().init_hf_repo(*args, **kwargs)
+        if self.is_world_process_zero():
+            keep_private(self.args.output_dir)
+
+    def push_to_hub(self, *args, **kwargs):
+        """As for [`~transformers.Trainer.push_to_hub`]: the output folder, without what is the run's own business
+        (trajectories, rows, judgments, the pickled arguments). A `.gitignore` in the folder says what stays here.
+
+        Raises:
+            [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
+        """
+        repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
+        folder = os.path.abspath(self.args.output_dir)
+        with pushing(repo_id, f"{folder} holds it all", model_push_command(repo_id, self.args)):
+            return super().push_to_hub(*args, **kwargs)
+
+    @contextmanager
+    def tolerating_push_errors(self) -> Iterator[None]:
+        """A failing push of what comes beside the model is logged and kept in `push_errors`; the run goes on."""
+        try:
+            yield
+        except PushError as error:
+            logger.error("%s", error)
+            self.push_errors = (*self.push_errors, error)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -153,17 +188,12 @@ def push_trajectories(
 
     Returns:
         `str`: address of the commit.
+
+    Raises:
+        [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
     """
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        commit_message="Upload trajectories",
-        allow_patterns=[SHARDS, "README.md", "rejection.json", "rejection.png"],
-    )
-    return commit.commit_url
+    names = [SHARDS, "README.md", "rejection.json", "rejection.png"]
+    return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token)
 
 
 def _size_category(rows: int) -> str:

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from .cards import PAPER, template_path
 from .data import meta_rows, split_by_query
+from .hub import PushError, push_folder
 from .outcomes import meta_label
 from .scripts import with_same_columns
 
 
 logger = logging.getLogger(__name__)
 
+_FILES = ("*.parquet", "README.md")
 OUTCOMES = ("correct", "incorrect", "hinted", "unreadable")
 
 
@@ -58,28 +60,38 @@ class MetaData:
         self._card(folder.name).save(folder / "README.md")
         return folder
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | None = None,
+        folder: str | os.PathLike | None = None,
+    ) -> str:
         """Pushes the splits as a dataset, with its card.
 
         Args:
             repo_id (`str`): Such as `"username/reponame"`.
             private (`bool`, *optional*): Whether a new repository is private; the account's default if `None`.
             token (`str`, *optional*): The one that is logged in with by default.
+            folder (`str` or path, *optional*): Where [`~MetaData.save`] has written them; a temporary one by default.
 
         Returns:
             `str`: address of the commit.
+
+        Raises:
+            [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
         """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(Path(folder, repo_id.rsplit("/", 1)[-1]))
-            commit = api.upload_folder(
-                repo_id=repo_id,
-                repo_type="dataset",
-                folder_path=Path(folder, repo_id.rsplit("/", 1)[-1]),
-                commit_message="Upload Meta RM rows",
-            )
-        return commit.commit_url
+        if folder is not None:
+            return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = self.save(Path(temporary, repo_id.rsplit("/", 1)[-1]))
+            try:
+                return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token)
+            except PushError as error:
+                raise PushError(
+                    f"Could not push to {repo_id}: {error.__cause__}\nNothing is lost: the rows are in memory. Push "
+                    f"again with\n    data.push_to_hub({repo_id!r})\nor keep them with `data.save(folder)`."
+                ) from error.__cause__
 
     def _card(self, name: str) -> DatasetCard:
         configs = [{"split": split, "path": f"{split}.parquet"} for split in self.splits]

@@ -182,7 +182,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
             `query`, `responses`, `labels` and `scores`, all in the order that the judge read; `order`; `hinted`;
             `verdict` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
-            `row`, `sample`, `num_tokens`; and the other columns of the preference rows.
+            `row`, `sample`, `num_tokens`; and the other columns of the preference rows. If they could not be pushed to
+            `trajectories_hub_repo`, this is logged and stands in `push_errors`, and training goes on.
 
         Raises:
             `FileExistsError`: if the folder holds trajectories of another configuration.
@@ -344,9 +345,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)
             write_trajectories_card(folder, self.report, settings, _versions())
             if self.args.trajectories_hub_repo is not None:
-                push_trajectories(
-                    folder, self.args.trajectories_hub_repo, self.args.hub_private_repo, self.args.hub_token
-                )
+                with self.tolerating_push_errors():
+                    push_trajectories(
+                        folder, self.args.trajectories_hub_repo, self.args.hub_private_repo, self.args.hub_token
+                    )
         for remark in self.report["remarks"]:
             logger.warning(remark, main_process_only=True)
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
+from huggingface_hub.constants import ENDPOINT
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_dataset
 
 from .data import prepare_preferences
+from .hub import model_push_command
 
 
 logger = logging.getLogger(__name__)
@@ -170,12 +172,29 @@ def set_model_init_kwargs(training_args: Any, model_args: ModelConfig) -> None:
 
 
 def finish(trainer: Any, dataset_name: str | None = None) -> None:
-    """Saves the model with tokenizer and card, pushes it if asked to, and closes the trackers."""
+    """Saves the model with tokenizer and card, pushes it if asked to, and closes the trackers.
+
+    Raises:
+        `SystemExit`: with a message for the terminal if a push failed, of the model now or of anything before. What
+            was to be pushed is on this machine, and the message says how to push it again.
+    """
     args = trainer.args
     trainer.save_model(args.output_dir)
     trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
     trainer.accelerator.print(f"Saved to {os.path.abspath(args.output_dir)}")
-    if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=dataset_name)
-        trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
-    trainer.end()
+    try:
+        if args.push_to_hub:
+            again = model_push_command(trainer.hub_model_id, args) if trainer.hub_model_id else ""
+            trainer.accelerator.print(f"Pushing. If this is cut off, nothing is lost; push again with\n    {again}")
+            with trainer.tolerating_push_errors():
+                trainer.push_to_hub(dataset_name=dataset_name)
+                trainer.accelerator.print(f"Pushed to {ENDPOINT}/{trainer.hub_model_id}")
+    finally:
+        trainer.end()
+    exit_on_push_errors(trainer)
+
+
+def exit_on_push_errors(trainer: Any) -> None:
+    """Ends a script with all that could not be pushed, if anything could not."""
+    if trainer.push_errors:
+        raise SystemExit("\n".join(map(str, trainer.push_errors)))
