@@ -50,7 +50,16 @@ def load_tokenizer(
     if adapter_base(name, args) and not _holds(name, "tokenizer_config.json", given.get("revision")):
         name = config._name_or_path
         given.pop("revision", None)
-    return AutoTokenizer.from_pretrained(name, **given)
+    return _read_tokenizer(name, args, given)
+
+
+def _read_tokenizer(name: str, args: Any, given: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """A tokenizer with a pad token: TRL's trainers take the end-of-sequence token where there is none, as for Llama,
+    but after rows are measured."""
+    tokenizer = AutoTokenizer.from_pretrained(name, **given)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = getattr(args, "pad_token", None) or tokenizer.eos_token
+    return tokenizer
 
 
 def load_adapter(
@@ -90,7 +99,7 @@ def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, Pr
         given["device_map"] = {"": args.device}
     loaded = create_model_from_path(base or model, **given)
     own = base is None or _holds(model, "tokenizer_config.json", None)
-    tokenizer = AutoTokenizer.from_pretrained(model if own else config._name_or_path, **hub)
+    tokenizer = _read_tokenizer(model if own else config._name_or_path, args, hub)
     return (PeftModel.from_pretrained(loaded, model) if base else loaded), tokenizer
 
 
@@ -138,6 +147,7 @@ def rows_for(
         name (`str`): How errors call the dataset.
     """
     judge_template(args.template)
+    limits = [limit for limit in (context_length(config), args.max_context_length) if limit is not None]
     return prepare_judge_rows(
         dataset,
         tokenizer,
@@ -148,7 +158,7 @@ def rows_for(
         seed=args.seed,
         shuffle_responses=args.shuffle_responses,
         max_completion_length=args.max_completion_length or 1,
-        context_length=context_length(config),
+        context_length=min(limits, default=None),
     ).dataset
 
 

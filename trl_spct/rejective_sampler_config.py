@@ -32,6 +32,9 @@ class RejectiveSamplerConfig(SFTConfig):
             Nucleus sampling. [?]
         max_completion_length (`int`, *optional*, defaults to `1024`):
             Longest critique in tokens. [?]
+        max_context_length (`int`, *optional*):
+            Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
+            which bounds memory where it is much longer. The model's own context by default. [?]
         template (`str`, *optional*, defaults to `"paper"`):
             Prompt template, see [`~trl_spct.prompts.judge_template`].
         shuffle_responses (`bool`, *optional*, defaults to `True`):
@@ -82,6 +85,9 @@ class RejectiveSamplerConfig(SFTConfig):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    max_context_length: int | None = field(
+        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
+    )
     template: str = field(default="paper", metadata={"help": "Prompt template: `paper` or `compact`."})
     shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})

@@ -14,6 +14,9 @@ class SPCTConfig(GRPOConfig):
     arXiv 2504.02495), [I] follow from it, [?] are stated nowhere and are ours.
 
     Args:
+        max_context_length (`int`, *optional*):
+            Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
+            which bounds memory where it is much longer. The model's own context by default. [?]
         template (`str`, *optional*, defaults to `"paper"`):
             Prompt template, see [`~trl_spct.prompts.judge_template`].
         shuffle_responses (`bool`, *optional*, defaults to `True`):
@@ -63,6 +66,9 @@ class SPCTConfig(GRPOConfig):
     max_completion_length: int | None = field(default=1024, metadata={"help": "Longest critique in tokens."})
     vllm_importance_sampling_correction: bool = field(
         default=False, metadata={"help": "Not part of the original GRPO; only matters with vLLM."}
+    )
+    max_context_length: int | None = field(
+        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
     )
     template: str = field(default="paper", metadata={"help": "Prompt template: `paper` or `compact`."})
     shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
