@@ -27,6 +27,7 @@ _ROOMS = {
     "rejection": ["select_trajectories"],
     "rejective_sampler": ["RejectiveSampler"],
     "rejective_sampler_config": ["RejectiveSamplerConfig"],
+    "rewards": ["AsyncJudgeReward", "JudgeReward"],
     "spct_config": ["SPCTConfig"],
     "spct_trainer": ["SPCTTrainer"],
     "voting": ["guided_vote", "vote"],
