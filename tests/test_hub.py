@@ -1,0 +1,197 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""What is pushed to a Hub and read back from it, by the real client, from processes of their own.
+
+Functions called `client_…` run in such a process, which sees a Hub on this machine (`hub_server`) and nothing else.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import USER, HubServer
+
+
+HERE = Path(__file__).parent
+ROW = {"query": "Name a prime number.", "responses": ["Four.", "Seven."]}
+CPU = {
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "max_steps": 1,
+}
+
+
+def run(hub, function, home, *arguments, check=True, **environment):
+    """Calls a function of this module in a process whose Hub is `hub` and whose cache is `home`."""
+    code = f"import json, sys, test_hub; print(json.dumps(test_hub.{function}(*sys.argv[1:])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=home,
+        env={**os.environ, **hub.environment(home), "PYTHONPATH": str(HERE), **environment},
+    )
+    if not check:
+        return done
+    assert done.returncode == 0, done.stderr[-6000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def preference_rows():
+    from datasets import Dataset
+
+    return Dataset.from_list(
+        [{"query": f"q{i}?", "responses": [f"a{i}", f"b{i}"], "labels": [0.0, 1.0]} for i in range(4)]
+    )
+
+
+def told(prompts, k, seed, **options):
+    """A sampler that is right about every other critique."""
+    from trl_spct.sampling import Sample
+
+    texts = ["\\boxed{2, 7}", "\\boxed{7, 2}", "\\boxed{1, 9}", "no idea"]
+    return [[Sample(texts[(row + i) % 4], 8, False) for i in range(k)] for row in range(len(prompts))]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    from tiny_models import save_tiny
+
+    base = Path(save_tiny(tmp_path_factory.mktemp("base"), "llama"))
+    rows = "".join(json.dumps({**row, "kind": "x"}) + "\n" for row in preference_rows())
+    with HubServer() as server:
+        files = {path.name: path.read_bytes() for path in base.iterdir()}
+        server.create(f"{USER}/base", **files, **{"README.md": b"---\nlicense: apache-2.0\n---\n\n# Base\n"})
+        server.create(f"{USER}/preferences", "dataset", **{"train.jsonl": rows.encode()})
+        yield server
+
+
+def client_push_all(folder):
+    """One run of each trainer that pushes what it has made, and of the pipeline."""
+    from peft import LoraConfig
+    from transformers import pipeline
+
+    from trl_spct import (
+        MetaRMTrainer,
+        MetaRMTrainingConfig,
+        RejectiveSampler,
+        RejectiveSamplerConfig,
+        SPCTConfig,
+        SPCTTrainer,
+    )
+    from trl_spct.meta_data import prepare_meta_rows
+    from trl_spct.scripts import finish
+
+    pushed = {**CPU, "push_to_hub": True}
+    judging = {"template": "compact", "max_completion_length": 8, "gradient_checkpointing": False}
+    args = RejectiveSamplerConfig(
+        f"{folder}/rft", trajectories_hub_repo="trajectories", hub_private_repo=True, **judging, **pushed
+    )
+    rft = RejectiveSampler(f"{USER}/base", args=args, train_dataset=preference_rows(), sampler=told)
+    rft.train()
+    finish(rft, f"{USER}/preferences")
+
+    args = SPCTConfig(f"{folder}/adapter", per_device_train_batch_size=4, hub_model_id="lora", **judging, **pushed)
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    spct = SPCTTrainer(f"{USER}/base", args=args, train_dataset=preference_rows(), peft_config=lora)
+    spct.train()
+    finish(spct, f"{USER}/preferences")
+
+    data = prepare_meta_rows({"rft": rft.trajectories}, 0.5)
+    data.push_to_hub("meta-rows")
+    args = MetaRMTrainingConfig(f"{folder}/meta", template="compact", **pushed)
+    meta = MetaRMTrainer(f"{USER}/base", args=args, train_dataset=data.train, eval_dataset=data.held_out)
+    meta.train()
+    finish(meta, f"{USER}/meta-rows")
+
+    judge = pipeline("grm-reward", model=f"{USER}/rft", meta_rm=f"{USER}/meta", max_new_tokens=4)
+    judge.push_to_hub("guided")
+    judge.push_to_hub("with-code", include_code=True)
+    return judge(ROW, k=2, seed=0)["critiques"]
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory):
+    """What the process that pushed has left, and the critiques of its judge."""
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, run(hub, "client_push_all", tmp_path_factory.mktemp("home"), folder)
+
+
+MODEL = {"README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json"}
+
+
+def test_models_are_pushed_whole_and_alone(hub, pushed):
+    """With their cards and tokenizers, and without rows, critiques and pickled arguments."""
+    folder, _ = pushed
+    found = {name: set(hub.repository(f"{USER}/{name}").files) for name in ("rft", "lora", "meta")}
+    assert MODEL <= found["rft"] and MODEL - {"generation_config.json"} <= found["meta"]
+    assert {"README.md", "adapter_model.safetensors", "adapter_config.json", "grm.json"} <= found["lora"]
+    for name, paths in found.items():
+        kept = {path for path in paths if "/" in path or path.endswith((".bin", ".parquet", "manifest.json"))}
+        assert not kept, (name, kept)
+        assert "End of training" in hub.repository(f"{USER}/{name}").messages
+    assert (folder / "rft" / "trajectories" / "manifest.json").exists()
+    assert hub.repository(f"{USER}/rft").private and not hub.repository(f"{USER}/lora").private
+
+
+def test_weights_arrive_by_lfs_as_they_are(hub, pushed):
+    folder, _ = pushed
+    file = hub.repository(f"{USER}/rft").files["model.safetensors"]
+    assert file.lfs and file.content == (folder / "rft" / "model.safetensors").read_bytes()
+    assert hub.blobs[hashlib.sha256(file.content).hexdigest()] == file.content
+
+
+def test_datasets_are_pushed_with_cards_and_without_manifests(hub, pushed):
+    found = hub.repository(f"{USER}/trajectories", "dataset")
+    assert set(found.files) - {".gitattributes"} == {
+        "README.md",
+        "rejection.json",
+        "rejection.png",
+        "shard-00000.parquet",
+    }
+    assert found.private
+    rows = hub.repository(f"{USER}/meta-rows", "dataset")
+    assert {"README.md", "train.parquet", "test.parquet"} == set(rows.files) - {".gitattributes"}
+
+
+def test_nothing_that_is_pushed_names_a_place_on_this_machine(hub, pushed):
+    folder, _ = pushed
+    for repository in hub.repositories.values():
+        for path, file in repository.files.items():
+            assert str(folder).encode() not in file.content, (repository.id, path)
+
+
+def client_read_all():
+    """What a stranger with an empty cache gets."""
+    from datasets import load_dataset
+    from transformers import AutoModelForSequenceClassification, pipeline
+
+    import trl_spct  # noqa: F401
+
+    meta = AutoModelForSequenceClassification.from_pretrained(f"{USER}/meta")
+    options = {"k": 2, "seed": 0, "max_new_tokens": 4}
+    guided = pipeline("grm-reward", model=f"{USER}/guided")
+    lora = pipeline("grm-reward", model=f"{USER}/lora")
+    return {
+        "meta": [type(meta).__name__, meta.config.num_labels, meta.config.meta_rm],
+        "trajectories": load_dataset(f"{USER}/trajectories")["train"].num_rows,
+        "meta-rows": {name: rows.num_rows for name, rows in load_dataset(f"{USER}/meta-rows").items()},
+        "guided": guided(ROW, **options)["critiques"],
+        "lora": [lora.model.config.grm["template"], len(lora(ROW, **options)["critiques"])],
+    }
+
+
+def test_all_of_it_is_read_back(hub, pushed, tmp_path):
+    found = run(hub, "client_read_all", tmp_path)
+    assert found["meta"][:2] == ["LlamaForSequenceClassification", 1] and "tokenizer" in found["meta"][2]
+    assert found["trajectories"] == 16 and sum(found["meta-rows"].values()) > 0
+    assert found["guided"] == pushed[1], "the same judge and the same Meta RM"
+    assert found["lora"] == ["compact", 2]
