@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from .scripts import load_named
 logger = logging.getLogger(__name__)
 
 Rows = Dataset | Sequence[Mapping[str, Any]]
+_HUB_FILE = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<commit>[^/]+)/")
 _READABLE = (".json", ".jsonl", ".gz", ".parquet", ".csv")
 
 
@@ -39,7 +41,8 @@ class LoadedBenchmark:
         benchmark ([`Benchmark`]): What it is.
         items (tuple of [`Item`]): What is judged.
         facts (`dict`): Where the rows came from, how many there are, a hash of the items, and how they differ from
-            what is recorded; for results and cards.
+            what is recorded, as far as something is (`unrecorded`); the `revisions` of Hub repositories that they
+            were read from; for results and cards.
     """
 
     benchmark: Benchmark
@@ -76,9 +79,10 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
         raise ValueError(f"Found benchmark {name!r}; expected one of {sorted(BENCHMARKS)}.")
     benchmark = BENCHMARKS[name]
     items: list[Item] = []
-    counts, differences = {}, []
+    counts, differences, revisions = {}, [], {}
     for part in benchmark.parts:
         rows = _part_rows(benchmark, part, path)
+        revisions.update(_revision(rows))
         differences += _differences(benchmark, part, rows)
         counts[part.name] = len(rows)
         items += _read(benchmark, part, rows)
@@ -91,13 +95,18 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
             )
         logger.warning("%s Results are not comparable with published ones.", message)
     unique = _with_unique_ids(items)
+    unrecorded = _unrecorded(benchmark)
+    if unrecorded:
+        logger.warning("%s: not recorded, and so not compared: %s.", name, "; ".join(unrecorded))
     facts = {
         "benchmark": name,
         "from": Path(path).name if path else sorted({part.path for part in benchmark.parts}),
+        "revisions": revisions,
         "rows": counts,
         "items": len(unique),
         "digest": items_digest(unique),
         "differences": differences,
+        "unrecorded": unrecorded,
     }
     return LoadedBenchmark(benchmark, unique, facts)
 
@@ -166,6 +175,21 @@ def _differences(benchmark: Benchmark, part: Part, rows: Rows) -> list[str]:
         if counted != Counter(part.balance):
             found.append(f"{part.name} has {dict(sorted(counted.items()))} instead of {dict(part.balance)}")
     return found
+
+
+def _unrecorded(benchmark: Benchmark) -> list[str]:
+    """What nobody could be sure of, and what therefore may change unnoticed."""
+    counts = [f"number of rows of {part.name}" for part in benchmark.parts if part.rows is None]
+    if benchmark.balance_of is None:
+        return counts
+    return counts + [f"balance of {part.name}" for part in benchmark.parts if part.balance is None]
+
+
+def _revision(rows: Rows) -> dict[str, str]:
+    """From the repository to its commit, for rows from the Hub: `datasets` keeps the addresses that it read."""
+    sources = (isinstance(rows, Dataset) and rows.download_checksums) or ()
+    found = (_HUB_FILE.match(source) for source in sources)
+    return {match["name"]: match["commit"] for match in found if match}
 
 
 def _with_unique_ids(items: Sequence[Item]) -> tuple[Item, ...]:

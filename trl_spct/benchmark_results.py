@@ -60,7 +60,7 @@ def benchmark_results(
         `list[dict]` with the entries of [`~trl_spct.evaluation.scaling_results`], of which `accuracy` is the
         benchmark's overall value and `n` its number of items, and `benchmark`, `metric`, `rows` (prompts), `tokens`
         and `seconds` (of the judge per item at this k; seconds in proportion to k), and `values`: (value, low, high)
-        of each subset, section or task.
+        of each subset, section or task. A value that does not exist is `None`, and `undefined` tells why, by name.
     """
     _check_rows(loaded, judgments)
     ks = checked_votes(judgments, ks)
@@ -69,13 +69,16 @@ def benchmark_results(
         guide = (guidance or True) if mode else False
         for k in ks:
             blocks = item_units(loaded, judgments, k, guide)
-            values = with_intervals(blocks, loaded.benchmark.metric, seed)
-            overall = values.pop(OVERALL)
+            metric = loaded.benchmark.metric
+            found = with_intervals(blocks, metric, seed)
+            undefined = {name: metric.undefined for name, (value, *_) in found.items() if np.isnan(value)}
+            values = {name: None if name in undefined else list(value) for name, value in found.items()}
+            overall = values.pop(OVERALL) or (None,) * 3
             results.append(
                 {
                     **described,
                     "benchmark": loaded.benchmark.name,
-                    "metric": loaded.benchmark.metric.name,
+                    "metric": metric.name,
                     "k": k,
                     "guided": mode,
                     **dict(zip(("accuracy", "low", "high"), overall, strict=True)),
@@ -84,7 +87,8 @@ def benchmark_results(
                     "unreadable": float(np.mean([row is None for j in judgments for row in j.scores])),
                     "ties": tie_share(judgments, k, guide),
                     **_costs(judgments, k, len(loaded.items)),
-                    "values": {name: list(value) for name, value in values.items()},
+                    "values": values,
+                    **({"undefined": undefined} if undefined else {}),
                     "seed": seed,
                 }
             )
@@ -98,7 +102,7 @@ def compare_judges(
     k: int | tuple[int, int] = 1,
     guided: tuple[bool | Guidance, bool | Guidance] = (False, False),
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Is the second judge better than the first on the same items?
 
     Args:
@@ -110,7 +114,8 @@ def compare_judges(
 
     Returns:
         `dict`: `difference` (second − first) with the 95 % interval `low`, `high` of a bootstrap over items, the same
-        ones for both, and the two-sided `p` of a permutation test that exchanges the judges item by item.
+        ones for both, and the two-sided `p` of a permutation test that exchanges the judges item by item, and `n`
+        (items). All but `n` are `None`, and `undefined` tells why, if the benchmark's value does not exist.
     """
     metric = loaded.benchmark.metric
     votes = k if isinstance(k, tuple) else (k, k)
@@ -121,13 +126,16 @@ def compare_judges(
     blocks = min(map(len, pair))
     pair = [units[:blocks] for units in pair]
     difference = _overall(metric, pair[1]) - _overall(metric, pair[0])
+    if np.isnan(difference):
+        nothing = dict.fromkeys(("difference", "low", "high", "p"))
+        return {**nothing, "n": len(loaded.items), "undefined": metric.undefined}
     draws = np.array(
         [
             _overall(metric, _chosen(pair[1], chosen)) - _overall(metric, _chosen(pair[0], chosen))
             for chosen in _resamples(pair[0][0], seed)
         ]
     )
-    low, high = np.percentile(draws, (2.5, 97.5))
+    low, high = np.nanpercentile(draws, (2.5, 97.5))
     generator = np.random.default_rng(seed)
     extreme = 0
     for _ in range(RESAMPLES):

@@ -50,12 +50,14 @@ class Metric:
         unit (`Callable`): What one item contributes, given the scores of its rows (`None` where unreadable).
         values (`Callable`): From the contributions, by group, to named values; one of them is `"overall"`.
         linear (`bool`, *optional*, defaults to `True`): Whether contributions may be averaged before `values`.
+        undefined (`str`, *optional*): When a value does not exist, and comes as NaN.
     """
 
     name: str
     unit: Callable[[Item, Sequence[Scores]], Sequence[float]]
     values: Callable[[Units], dict[str, float]]
     linear: bool = True
+    undefined: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _worth(scores: Scores, labels: Sequence[float]) -> float:
 
 
 PICK = Metric("accuracy, a tie worth 1/#tied", _comparisons(_worth), formulas.accuracy)
-ROC_AUC = Metric("ROC-AUC", _single, auc_values, linear=False)
+ROC_AUC = Metric("ROC-AUC", _single, auc_values, linear=False, undefined="all labels are the same")
 METRICS = {"accuracy": PICK, "roc_auc": ROC_AUC}
 """Metrics for rows of one's own. A single response is right if the mean of its 0/1 verdicts is nearer to its label."""
 
@@ -208,8 +210,20 @@ def _best_first(count: int) -> tuple[int, ...]:
     "RewardBench: pairs in 23 subsets, weighted into four sections",
     "ODC-BY",
     "prompt,chosen,rejected,subset,id",
-    [Part("RewardBench", "allenai/reward-bench", ("**/*filtered*",), "filtered", rows=2985)],
+    [
+        Part(
+            "RewardBench",
+            "allenai/reward-bench",
+            ("**/*filtered*",),
+            "filtered",
+            rows=2985,
+            # What subsets count in their sections is their numbers of rows, but for one (its authors' `constants.py`).
+            balance={s: n for section in formulas.REWARDBENCH_SECTIONS.values() for s, n in section.items()}
+            | {"math-prm": 447},
+        )
+    ],
     Metric("section mean, a tie worth 1/2", _comparisons(formulas.pick_credit), formulas.rewardbench),
+    balance_of=lambda row: row["subset"],
 )
 def _rewardbench(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
@@ -254,6 +268,7 @@ def _rewardbench2(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     "question_id,prompt,response_1,response_2,winner",
     [Part("PPE Human Preference", "lmarena-ai/PPE-Human-Preference-V1", ("**/*test*",), "test", rows=16038)],
     PICK,
+    balance_of=lambda row: row["winner"],
 )
 def _ppe_preference(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
@@ -283,6 +298,7 @@ _PPE_SETS = {"MMLU-Pro": 512, "MATH": 512, "GPQA": 512, "IFEval": 512, "MBPP-Plu
         for name, rows in _PPE_SETS.items()
     ],
     Metric("mean over sets, a tie worth 1/2", _comparisons(formulas.pick_credit), formulas.macro_accuracy),
+    balance_of=lambda row: f"{len(row['sampled_conflict_pairs'])} pairs",
 )
 def _ppe_correctness(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for number, row in enumerate(rows):
@@ -301,8 +317,9 @@ def _ppe_correctness(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
             yield _item(f"{part.name}:{row['question_id']}", part.name, row["prompt"], *asked)
 
 
+# The statistics in its repository (`fig/*_dataset_table.pdf`), with which its files agree, table by table.
 _RMB_ROWS = {
-    "Pairwise": {"Helpfulness": None, "Harmlessness": None},
+    "Pairwise": {"Helpfulness": 10067, "Harmlessness": 7064},
     "BoN": {"Helpfulness": 2109, "Harmlessness": 1677},
 }
 
@@ -375,10 +392,14 @@ def _error_label(row: Row) -> str:
     return label
 
 
+# By domain as in `data/*_filtered.json` of its repository; `math` is what is left of all rows.
+_RM_BENCH_ROWS = {"chat": 129, "code": 228, "math": 529, "safety-refuse": 284, "safety-response": 157}
+_RM_BENCH_FILES = ("**/total_dataset.json", "**/*train*")
 _RM_BENCH = {
     "license": "ODC-BY",
     "columns": "id,prompt,chosen,rejected,domain",
-    "parts": [Part("RM-Bench", "THU-KEG/RM-Bench", ("**/total_dataset.json", "**/*train*"), rows=1327)],
+    "parts": [Part("RM-Bench", "THU-KEG/RM-Bench", _RM_BENCH_FILES, rows=1327, balance=_RM_BENCH_ROWS)],
+    "balance_of": lambda row: row["domain"],
     "metric": Metric("mean of domains over the 3 × 3 matrix, strict", _rm_bench_unit, formulas.rm_bench),
 }
 

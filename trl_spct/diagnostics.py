@@ -136,8 +136,9 @@ def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference])
     """Does the judge favor length, more than the truth does?
 
     Over all pairs of responses of a row, from single critiques (ties are shared): `chosen_longer`, how often the
-    longer one scores higher, and `right_longer`, how often the longer one is the better one. `slope` is the
-    least-squares change of score, within a row, when a response has twice as many characters.
+    longer one scores higher, and `right_longer`, how often the longer one is the better one (left out where labels
+    never differ). `slope` is the least-squares change of score, within a row, when a response has twice as many
+    characters.
     """
     chosen, right, deviations = [], [], []
     for judgment, row in zip(judgments, rows, strict=True):
@@ -160,7 +161,7 @@ def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference])
     variance = float((x**2).sum())
     return {
         "chosen_longer": float(np.mean(chosen)),
-        "right_longer": float(np.mean(right)) if right else float("nan"),
+        **({"right_longer": float(np.mean(right))} if right else {}),
         "slope": float((x * y).sum()) / variance if variance else 0.0,
         "pairs": len(chosen),
     }
@@ -245,9 +246,10 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"two critiques in different orders disagree in {100 * flips['flips']:.1f} %{same}")
     if "length" in report:
         length = report["length"]
+        right = f" and is better in {100 * length['right_longer']:.1f} %" if "right_longer" in length else ""
         lines.append(
-            f"the longer response scores higher in {100 * length['chosen_longer']:.1f} % and is better in "
-            f"{100 * length['right_longer']:.1f} %; {length['slope']:+.2f} points per doubling"
+            f"the longer response scores higher in {100 * length['chosen_longer']:.1f} %{right}; "
+            f"{length['slope']:+.2f} points per doubling"
         )
     if "scores_used" in report:
         lines.append("scores used: " + ", ".join(f"{score} × {n}" for score, n in report["scores_used"].items()))
