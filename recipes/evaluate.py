@@ -45,6 +45,7 @@ class EvaluationArguments(ScriptArguments):
         template (`str`, *optional*): Prompt template; the one that the judge's configuration names by default.
         order (`str`, *optional*): In which order responses are read, see the pipeline.
         truncation (`str`, *optional*): `"fair"` cuts rows that do not fit into the judge's context.
+        batch_size (`int`, *optional*): Rows whose k critiques are decoded together; 256 critiques in all by default.
         rows_per_shard (`int`, *optional*, defaults to `16`): Rows judged together and written at once.
         seed (`int`, *optional*, defaults to `0`): Of orders, samples and intervals.
         source (`str`, *optional*): Adapter for public data in its own schema; known schemas are recognized.
@@ -71,6 +72,7 @@ class EvaluationArguments(ScriptArguments):
     template: str | None = field(default=None, metadata={"help": "Prompt template."})
     order: str | None = field(default=None, metadata={"help": "In which order responses are read."})
     truncation: str | None = field(default=None, metadata={"help": "'fair' cuts rows that are too long."})
+    batch_size: int | None = field(default=None, metadata={"help": "Rows whose critiques are decoded together."})
     rows_per_shard: int = field(default=16, metadata={"help": "Rows judged together and written at once."})
     seed: int = field(default=0, metadata={"help": "Of orders, samples and intervals."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
@@ -153,7 +155,7 @@ class Evaluation:
         for name, found in self.loaded.items():
             for folder, k, temperature in runs:
                 options = self.options(found.benchmark, temperature)
-                judge = PipelineJudge(pipe, k, verdict=found.benchmark.verdict, **options)
+                judge = PipelineJudge(pipe, k, args.batch_size, verdict=found.benchmark.verdict, **options)
                 judgments = self.judged(judge, folder, name)
                 modes = {"guided": False} if temperature == 0 and k == 1 else {"guidance": pipe.guidance}
                 self.add(name, judgments, args.stage, temperature=temperature, **modes)

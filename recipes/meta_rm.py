@@ -41,7 +41,10 @@ class MetaRMScriptArguments(ScriptArguments):
         temperature (`float`, *optional*, defaults to `1.0`), max_completion_length (`int`, *optional*, defaults to
         `1024`):
             How the judge samples. `template` (by default the one that the judge's configuration names, else `"paper"`)
-            is stored with the Meta RM.
+            is stored with the Meta RM. With `load_in_4bit` or `load_in_8bit` a judge that is an adapter judges on a
+            quantized base, as it was trained.
+        sampling_batch_size (`int`, *optional*, defaults to `64`):
+            Critiques of the judge that are decoded together on each device, when they are sampled and for the choice.
         eval_share (`float`, *optional*, defaults to `0.0`):
             Share of the queries that are held out.
         choose_k (`int`, *optional*, defaults to `32`):
@@ -57,6 +60,7 @@ class MetaRMScriptArguments(ScriptArguments):
     num_generations: int = field(default=3, metadata={"help": "Fresh critiques per row."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the judge."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
     eval_share: float = field(default=0.0, metadata={"help": "Share of the queries held out for evaluation."})
     choose_k: int = field(default=32, metadata={"help": "Critiques per held-out row that choose the guidance."})
@@ -75,7 +79,9 @@ def main(script_args, training_args, model_args, dataset_args):
     training_args.template = training_args.template or judge_template_of(script_args)
     parts = {source_of(name): load_named(name)["train"] for name in script_args.trajectories or []}
     if script_args.judge_name_or_path:
-        parts["fresh"] = sample_fresh(script_args, training_args, dataset_args)
+        parts["fresh"] = sample_fresh(
+            script_args, training_args, dataset_args, judge_quantization(script_args, model_args)
+        )
     if not parts:
         raise ValueError("Found neither `trajectories` nor a `judge_name_or_path`; expected critiques to learn from.")
     data = prepare_meta_rows(parts, script_args.eval_share, training_args.seed)
@@ -99,7 +105,7 @@ def main(script_args, training_args, model_args, dataset_args):
     if data.held_out is not None:
         trainer.evaluate()
         if script_args.judge_name_or_path and script_args.choose_k > 1:
-            choose(trainer, script_args, dataset_args)
+            choose(trainer, script_args, dataset_args, judge_quantization(script_args, model_args))
     finish(trainer, dataset_name_of(script_args, dataset_args))
 
 
@@ -117,6 +123,15 @@ def judge_template_of(script_args) -> str | None:
     return (getattr(load_config(script_args.judge_name_or_path), "grm", None) or {}).get("template", "paper")
 
 
+def judge_quantization(script_args, model_args):
+    """How the base of a judge that is an adapter is quantized; a whole judge is not."""
+    from trl import get_quantization_config
+
+    from trl_spct.judges import adapter_base
+
+    return get_quantization_config(model_args) if adapter_base(script_args.judge_name_or_path) else None
+
+
 def load_rows(script_args, training_args, dataset_args):
     """The rows that the judge judges."""
     from trl_spct.scripts import load_preferences
@@ -126,7 +141,7 @@ def load_rows(script_args, training_args, dataset_args):
     return load_preferences(script_args, dataset_args, *asked)[split]
 
 
-def sample_fresh(script_args, training_args, dataset_args):
+def sample_fresh(script_args, training_args, dataset_args, quantization_config=None):
     """Unhinted critiques of the trained judge, none of them rejected for being easy."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
 
@@ -137,6 +152,7 @@ def sample_fresh(script_args, training_args, dataset_args):
         reject_too_easy=False,
         temperature=script_args.temperature,
         max_completion_length=script_args.max_completion_length,
+        sampling_batch_size=script_args.sampling_batch_size,
         template=training_args.template or judge_template_of(script_args),
         invalid_rows=training_args.invalid_rows,
         seed=training_args.seed,
@@ -146,10 +162,13 @@ def sample_fresh(script_args, training_args, dataset_args):
         report_to="none",
     )
     rows = load_rows(script_args, training_args, dataset_args)
-    return RejectiveSampler(script_args.judge_name_or_path, args=args, train_dataset=rows).collect()
+    sampler = RejectiveSampler(
+        script_args.judge_name_or_path, args=args, train_dataset=rows, quantization_config=quantization_config
+    )
+    return sampler.collect()
 
 
-def choose(trainer, script_args, dataset_args):
+def choose(trainer, script_args, dataset_args, quantization_config=None):
     """Judges held-out rows with the new Meta RM, and stores with it how it guides best."""
     from dataclasses import asdict
 
@@ -170,7 +189,9 @@ def choose(trainer, script_args, dataset_args):
         meta_rm=accelerator.unwrap_model(trainer.model),
         meta_rm_tokenizer=trainer.processing_class,
         dtype=args.model_init_kwargs.get("dtype", "auto"),
-        device=args.device,
+        device=args.device if quantization_config is None else None,
+        device_map=None if quantization_config is None else {"": args.device},
+        model_kwargs={} if quantization_config is None else {"quantization_config": quantization_config},
         template=args.template,
     )
     judgments = collect_judgments(
@@ -178,6 +199,7 @@ def choose(trainer, script_args, dataset_args):
         rows,
         script_args.choose_k,
         os.path.join(args.output_dir, "judgments"),
+        batch_size=max(1, script_args.sampling_batch_size // script_args.choose_k),
         progress="Choosing the guidance",
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
