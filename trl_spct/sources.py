@@ -2,11 +2,15 @@
 """Public judging data in their original schemas: one small function per source, from a row to preference rows.
 
 No adapter sets `reference`: where a source knows the right answer, it stays in a column of its own, out of the prompt.
+
+Data in one of our own shapes need no adapter: Skywork-Reward-Preference-80K (whole conversations as `chosen` and
+`rejected`, with a `source`) is read as any preference data of TRL.
 """
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from .preferences import InvalidPreference
@@ -283,39 +287,90 @@ def _halueval(row: Row) -> Iterator[dict[str, Any]]:
 
 @source(
     "ultrafeedback",
-    "UltraFeedback: four completions by `overall_score` (take the corrected revision 40b4365 or later)",
+    "UltraFeedback: up to four completions by `overall_score` (revision 40b4365, December 2023, or later)",
     "MIT",
     "instruction,completions",
 )
 def _ultrafeedback(row: Row) -> Iterator[dict[str, Any]]:
-    completions = row["completions"]
-    if not completions:
-        raise LeftOut("Found no completions.", "responses")
-    scores = [float(completion["overall_score"]) for completion in completions]
-    yield one_best(row["instruction"], [completion["response"] for completion in completions], scores)
+    """Completions that have no score, or no text, cannot be ranked and go; at least two must be left.
+
+    The first revision gave 10 to many completions that deserve 1. Where such a one shows (by a mean rating of at most
+    2), the row is refused, and with it the revision: others, of middling ratings, do not show and were scored anew.
+    """
+    scored = [(completion, _score(completion)) for completion in row["completions"] or ()]
+    scored = [(completion, score) for completion, score in scored if score is not None and _written(completion)]
+    if len(scored) < 2:
+        raise LeftOut(f"Found {len(scored)} completions with a score and a text; expected at least two.", "responses")
+    for completion, score in scored:
+        rating = _mean_rating(completion)
+        if score == 10 and rating is not None and rating <= 2:
+            raise InvalidPreference(
+                f"Found the score 10 for a completion with a mean rating of {rating:g}, which is 1 in the corrected "
+                "data; expected revision 40b4365 or later. Load it again, without an old `revision` or copy.",
+                "revision",
+            )
+    yield one_best(row["instruction"], [c["response"] for c, _ in scored], [score for _, score in scored])
+
+
+def _score(completion: Row) -> float | None:
+    """The score of a completion; `None` where it is missing, in whichever way."""
+    score = completion["overall_score"]
+    if score is None or score in ("", "N/A"):
+        return None
+    try:
+        number = float(score)
+    except ValueError:
+        raise InvalidPreference(f"Found the score {score!r}; expected a number from 1 to 10.", "labels") from None
+    return None if number != number else number
+
+
+def _written(completion: Row) -> bool:
+    return not isinstance(completion["response"], str) or bool(completion["response"].strip())
+
+
+def _mean_rating(completion: Row) -> float | None:
+    """The mean of the four aspects, which the first revision does not spell out."""
+    if completion.get("fine-grained_score") is not None:
+        return float(completion["fine-grained_score"])
+    aspects = (completion.get("annotations") or {}).values()
+    ratings = [str(aspect.get("Rating")) for aspect in aspects if isinstance(aspect, Mapping)]
+    ratings = [float(rating) for rating in ratings if rating.isdigit()]
+    return sum(ratings) / len(ratings) if ratings else None
 
 
 @source(
     "helpsteer2-preference",
-    "HelpSteer2-Preference: pairs with a strength from -3 (the first is better) to 3; ties are left out",
+    "HelpSteer2-Preference: pairs with a strength from -3 (the first is better) to 3; ties and rows whose `split` is "
+    "`val` are left out (drop that column to read them)",
     "CC-BY-4.0",
     "prompt,response_1,response_2,preference_strength",
     consumed="prompt,response_1,response_2",
 )
 def _helpsteer2_preference(row: Row) -> Iterator[dict[str, Any]]:
+    """One file holds both splits: its training rows are what a judge may learn from."""
+    if row.get("split") in ("val", "validation"):
+        raise LeftOut(f"Found a row of the split {row['split']!r}; expected one to train on.", "held_out")
     strength = row["preference_strength"]
+    if isinstance(strength, bool) or not isinstance(strength, Real) or not -3 <= strength <= 3:
+        raise InvalidPreference(f"Found the preference strength {strength!r}; expected one from -3 to 3.", "labels")
     if strength == 0:
         raise LeftOut("The preference strength is 0; expected a better response.", "ties")
     yield _pair(_extra_id_turns(row["prompt"]), row["response_1"], row["response_2"], 1 if strength < 0 else 2)
 
 
 def _extra_id_turns(prompt: str) -> str | list[dict[str, str]]:
-    """A prompt whose later turns begin with `<extra_id_1>Role` as messages."""
+    """A prompt whose later turns begin with `<extra_id_1>Role` as messages, of which the user has the last one."""
     first, *rest = re.split(r"\n?<extra_id_1>(User|Assistant)\n", prompt)
+    if "<extra_id_1>" in "".join((first, *rest[1::2])) or (rest and rest[-2] != "User"):
+        raise InvalidPreference(
+            "Found a prompt with `<extra_id_1>` that cannot be split into turns, or whose last turn is not the user's;"
+            " expected `<extra_id_1>User` or `<extra_id_1>Assistant` on a line of its own before each turn.",
+            "query",
+        )
     if not rest:
         return first
-    turns = zip(rest[::2], rest[1::2], strict=True)
-    return [{"role": "user", "content": first}, *({"role": r.lower(), "content": text} for r, text in turns)]
+    turns = [*([("User", first)] if first.strip() else []), *zip(rest[::2], rest[1::2], strict=True)]
+    return [{"role": role.lower(), "content": text} for role, text in turns]
 
 
 def _pair(query: Any, first: Any, second: Any, better: Any) -> dict[str, Any]:
