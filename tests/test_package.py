@@ -161,13 +161,13 @@ def test_habits(module):
 
 
 def test_the_wheel(tmp_path):
-    """It holds every module, the marker for type checkers and the card templates."""
+    """It holds every module, the marker for type checkers, the card templates, the recipes and the console entry."""
     pytest.importorskip("setuptools", minversion="77")
     pytest.importorskip("pip")
     source = tmp_path / "source"  # a build leaves folders behind
-    for name in ("trl_spct", "model_cards"):
+    for name in ("trl_spct", "model_cards", "recipes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md"):
+    for name in ("pyproject.toml", "LICENSE", "README.md", "_trl_spct_cli.py"):
         shutil.copy(ROOT / name, source)
     build = ["wheel", str(source), "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "pip", *build], capture_output=True, text=True, timeout=120)
@@ -177,4 +177,7 @@ def test_the_wheel(tmp_path):
     cards = {f"trl_spct/model_cards/{path.name}" for path in (ROOT / "model_cards").glob("*.md")}
     assert len(cards) >= 3
     assert cards | {"trl_spct/py.typed"} | {f"trl_spct/{module}.py" for module in MODULES} <= names
-    assert {name.partition("/")[0] for name in names} == {"trl_spct", f"trl_spct-{trl_spct.__version__}.dist-info"}
+    recipes = [path for suffix in ("py", "yaml") for path in (ROOT / "recipes").rglob(f"*.{suffix}")]
+    assert {f"trl_spct/recipes/{path.relative_to(ROOT / 'recipes').as_posix()}" for path in recipes} <= names
+    information = f"trl_spct-{trl_spct.__version__}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"trl_spct", "_trl_spct_cli.py", information}

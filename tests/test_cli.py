@@ -1,0 +1,262 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""The command line: which verbs there are, what goes to `accelerate launch`, and that a wheel needs no checkout."""
+
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import save_tiny
+
+from trl_spct import cli
+
+
+ROOT = Path(__file__).parent.parent
+VERBS = {"rft", "spct", "meta-rm", "evaluate", "view"}
+
+
+# Verbs
+
+
+def test_verbs_are_the_scripts_of_the_recipes_folder():
+    recipes = cli.find_recipes(cli.recipes_folder())
+    assert VERBS <= set(recipes)
+    assert recipes["meta-rm"] == ROOT / "recipes" / "meta_rm.py"
+    for verb, script in recipes.items():
+        line = cli.describe_recipe(script)
+        assert 5 < len(line) < 90 and "\n" not in line, verb
+    assert cli.describe_recipe(recipes["rft"]) == "Rejective fine-tuning"
+
+
+def test_a_script_without_a_parser_is_described_by_its_first_sentence(tmp_path):
+    script = ['"""', "Does it: at", "once. Not later.", '"""', 'if __name__ == "__main__":', "    pass"]
+    (tmp_path / "do_it.py").write_text("\n".join(script))
+    (tmp_path / "shared.py").write_text('"""No script."""\n')
+    recipes = cli.find_recipes(tmp_path)
+    assert list(recipes) == ["do-it"]
+    assert cli.describe_recipe(recipes["do-it"]) == "Does it"
+
+
+def test_an_unknown_verb_names_those_that_exist(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["sft"])
+    assert stopped.value.code == 2
+    told = capsys.readouterr().err
+    assert "'sft'" in told and all(f"'{verb}'" in told for verb in VERBS)
+
+
+def test_help_lists_the_verbs(capsys):
+    assert cli.main([]) == 0
+    bare = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert capsys.readouterr().out == bare
+    assert "Rule-based RL of a judge" in bare and "--num_processes" in bare
+
+
+# What is whose
+
+
+@pytest.fixture(scope="module")
+def parser():
+    from trl import ModelConfig, ScriptArguments, TrlParser
+
+    return TrlParser((ScriptArguments, ModelConfig), prog="trl-spct test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "launch", "own"),
+    [
+        ("--dataset_name x", "", "--dataset_name x"),
+        ("--num_processes 2 --dataset_name 2", "--num_processes 2", "--dataset_name 2"),
+        ("--dataset_name 2 --multi_gpu --num_processes 2", "--multi_gpu --num_processes 2", "--dataset_name 2"),
+        ("--lora_target_modules q k --config_file f.yaml", "--config_file f.yaml", "--lora_target_modules q k"),
+        ("--use_peft --accelerate_config zero2 --lora_r 4", "--accelerate_config zero2", "--use_peft --lora_r 4"),
+    ],
+)
+def test_the_recipe_takes_what_it_knows(parser, tmp_path, arguments, launch, own):
+    assert cli.split_arguments(parser, arguments.split(), tmp_path) == (launch.split(), own.split())
+
+
+@given(st.lists(st.sampled_from(["--a", "--b", "1", "2"])), st.data())
+def test_what_is_taken_is_gone_and_the_rest_is_there(arguments, data):
+    kept = [data.draw(st.booleans()) for _ in arguments]
+    taken = [argument for argument, keep in zip(arguments, kept, strict=True) if not keep]
+    rest = cli._without(arguments, taken)
+    assert sorted(rest + taken) == sorted(arguments) and len(rest) == sum(kept)
+
+
+def test_a_file_may_hold_what_accelerate_wants(tmp_path, monkeypatch):
+    """Recipes are strict: they get the file without it. The command line wins, and `env` is set for all processes."""
+    from trl import ModelConfig, ScriptArguments, TrlParser
+
+    monkeypatch.delenv("OF_THE_FILE", raising=False)
+    values = {"dataset_name": "é", "num_processes": 4, "multi_gpu": True, "debug": False, "accelerate_config": "zero2"}
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({**values, "env": {"OF_THE_FILE": 1}}))
+    parser = TrlParser((ScriptArguments, ModelConfig))
+    given = ["--config", str(config), "--accelerate_config", "zero3", "--lora_r", "4"]
+    launch, own = cli.split_arguments(parser, given, tmp_path)
+    assert launch == ["--multi_gpu", "--num_processes", "4", "--accelerate_config", "zero3"]
+    assert os.environ.pop("OF_THE_FILE") == "1"
+    script_args, model_args = TrlParser((ScriptArguments, ModelConfig)).parse_args_and_config(own)
+    assert script_args.dataset_name == "é" and model_args.lora_r == 4
+    config.write_text("dataset_name: there\n")
+    assert cli.split_arguments(TrlParser(ScriptArguments), ["--config", str(config)], tmp_path)[1][1] == str(config)
+    config.write_text("- a list\n")
+    with pytest.raises(ValueError, match="holds list; expected a YAML mapping"):
+        cli.split_arguments(parser, ["--config", str(config)], tmp_path)
+
+
+def test_a_config_may_be_one_that_came_with_the_package(tmp_path, monkeypatch, capsys):
+    packaged = tmp_path / "recipes" / "tiny-model"
+    packaged.mkdir(parents=True)
+    (packaged / "spct.yaml").write_text("seed: 1\n")
+    monkeypatch.chdir(tmp_path)
+    asked = ["--config", "tiny-model/spct.yaml", "--seed", "2"]
+    assert cli.with_packaged_config(asked, tmp_path / "recipes")[1] == str(packaged / "spct.yaml")
+    (tmp_path / "tiny-model").mkdir()
+    (tmp_path / "tiny-model" / "spct.yaml").write_text("seed: 3\n")
+    assert cli.with_packaged_config(asked, tmp_path / "recipes") == asked, "a file here goes before"
+    with pytest.raises(FileNotFoundError, match=r"Found --config no.yaml.* package: tiny-model/spct.yaml\."):
+        cli.with_packaged_config(["--config", "no.yaml"], tmp_path / "recipes")
+    with pytest.raises(SystemExit):
+        cli.main(["rft", "--config", "no.yaml"])
+    assert "error: Found --config no.yaml" in capsys.readouterr().err
+
+
+def launched(monkeypatch, *arguments):
+    """What `accelerate launch` would be asked for."""
+    found = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", found.append)
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    (options,) = found
+    return options
+
+
+def test_a_recipe_is_launched_as_accelerate_does(monkeypatch, tmp_path):
+    options = launched(monkeypatch, "evaluate", "--num_processes", 2, "--k", 4, "--accelerate_config", "multi_gpu")
+    assert options.training_script == str(ROOT / "recipes" / "evaluate.py")
+    assert options.training_script_args == ["--k", "4"] and options.num_processes == 2
+    assert Path(options.config_file).name == "multi_gpu.yaml" and Path(options.config_file).is_file()
+    config = tmp_path / "mine.yaml"
+    config.write_text("num_processes: 3\n")
+    options = launched(monkeypatch, "meta_rm", "--config_file", config, "--use_cpu", "--bf16", "false")
+    assert options.config_file == str(config) and options.training_script.endswith("meta_rm.py")
+
+
+def test_the_embedded_default_is_launched_without_any_argument(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    options = launched(monkeypatch, "spct")
+    assert options.training_script == str(ROOT / "recipes" / "spct.py") and options.training_script_args == []
+    options = launched(monkeypatch, "spct", "--seed", 1, "--num_processes", 2, "--output_dir", "o")
+    assert options.training_script_args == ["--seed", "1", "--output_dir", "o"] and options.num_processes == 2
+
+
+def test_what_nobody_knows_is_refused_before_anything_is_launched(monkeypatch, capsys):
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
+    for unknown in (["--kk", "4"], ["--kk"], ["--kk=4"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["evaluate", *unknown, "--k", "4"])
+        assert stopped.value.code == 2 and unknown[0] in capsys.readouterr().err
+
+
+def test_a_failing_recipe_gives_its_exit_status(monkeypatch):
+    def fail(options):
+        raise subprocess.CalledProcessError(3, "python")
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", fail)
+    assert cli.main(["evaluate"]) == 3
+
+
+def test_a_script_of_one_process_runs_here(monkeypatch, capsys):
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
+    monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["view", "--help"])
+    assert stopped.value.code == 0 and "usage: trl-spct view" in capsys.readouterr().out
+
+
+def test_upstream_contract():
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    assert list(inspect.signature(resolve_accelerate_config_argument).parameters) == ["launch_args"]
+    assert list(inspect.signature(launch_command).parameters) == ["args"]
+    options = launch_command_parser().parse_args(["--num_processes", "2", "script.py", "--x", "1"])
+    assert (options.training_script, options.training_script_args) == ("script.py", ["--x", "1"])
+
+
+# A wheel, away from the checkout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A wheel in a folder of its own; the other packages are this environment's."""
+    pytest.importorskip("setuptools", minversion="77")
+    pytest.importorskip("pip")
+    home = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("trl_spct", "model_cards", "recipes"):
+        shutil.copytree(ROOT / name, home / "source" / name, ignore=ignored)
+    for name in ("pyproject.toml", "LICENSE", "README.md", "_trl_spct_cli.py"):
+        shutil.copy(ROOT / name, home / "source")
+    pip = [sys.executable, "-m", "pip", "-q"]
+    build = ["wheel", home / "source", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", home]
+    subprocess.run([*pip, *build], check=True, timeout=120)
+    (wheel,) = home.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", home / "site", wheel], check=True)
+    return home / "site"
+
+
+def run(installed, cwd, *arguments, code=0):
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, installed / "bin" / "trl-spct", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=300)
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+HELP = """
+import runpy, sys
+sys.argv = ["trl-spct", "--help"]
+try:
+    runpy.run_path({entry!r}, run_name="__main__")
+except SystemExit:
+    pass
+print(sorted({{name.partition(".")[0] for name in sys.modules}} & {{"torch", "transformers", "trl", "accelerate"}}))
+"""
+
+
+def test_help_of_an_installed_wheel_loads_no_torch(installed, tmp_path):
+    code = HELP.format(entry=str(installed / "bin" / "trl-spct"))
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert "Evaluate a judge" in done.stdout and done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert "'sft'" in run(installed, tmp_path, "sft", code=2).stderr
+    assert run(installed, tmp_path, "--version").stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_recipes_of_an_installed_wheel_run(installed, tmp_path):
+    judge = save_tiny(tmp_path / "judge")
+    rows = [{"prompt": f"q{i}", "chosen": "good", "rejected": "bad"} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model_name_or_path", judge, "--dataset_name", "rows.jsonl", "--template", "compact"]
+    run(installed, tmp_path, "evaluate", *options, "--k", 2, "--max_new_tokens", 4, "--output_dir", "one")
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"multi_gpu": True, "num_processes": 2, "k": 2}))
+    two = ["--config", "two.yaml", "--max_new_tokens", 4, "--rows_per_shard", 1, "--output_dir", "two"]
+    run(installed, tmp_path, "evaluate", *options, *two)
+    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    accuracies = [[(result["stage"], result["k"], result["values"]) for result in results] for results in found]
+    assert accuracies[0] == accuracies[1] and accuracies[0]
+    done = run(installed, tmp_path, "evaluate", *options[:2], "--dataset_name", "none.jsonl", code=1)
+    assert done.stderr.count("Traceback") <= 2, "the recipe's own error, not the launcher's"
