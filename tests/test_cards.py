@@ -194,3 +194,15 @@ def test_cards_load_as_cards(trained):
     trainer, folder = trained
     trainer.create_model_card()
     assert ModelCard.load(folder / "README.md").data.library_name == "transformers"
+
+
+def test_a_disk_that_is_full_is_not_the_hubs_failure(judge, tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path / "out", judge)
+    trainer.hub_model_id = "me/judge"
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(trainer.model, "save_pretrained", full)
+    with pytest.raises(OSError, match="^No space left on device$"):
+        trainer.push_to_hub()

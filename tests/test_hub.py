@@ -5,6 +5,7 @@ Functions called `client_…` run in such a process, which sees a Hub on this ma
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -195,3 +196,79 @@ def test_all_of_it_is_read_back(hub, pushed, tmp_path):
     assert found["trajectories"] == 16 and sum(found["meta-rows"].values()) > 0
     assert found["guided"] == pushed[1], "the same judge and the same Meta RM"
     assert found["lora"] == ["compact", 2]
+
+
+# Pushes that fail
+
+
+FLAGS = ["--use_cpu", "--bf16", "false", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true"]
+FLAGS += ["--max_steps", "1", "--dtype", "float32", "--template", "compact", "--max_completion_length", "8"]
+
+
+def run_recipe(name, *arguments):
+    spec = importlib.util.spec_from_file_location(name, HERE.parent / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(*module.make_parser().parse_args_and_config([str(argument) for argument in arguments]))
+
+
+def client_train(name):
+    """The recipe of stage 2 as a user starts it, with rows from the Hub; what it pushes is called as its folder."""
+    arguments = ["--model_name_or_path", f"{USER}/base", "--dataset_name", f"{USER}/preferences", "--output_dir", name]
+    run_recipe("spct", *arguments, "--per_device_train_batch_size", "4", *FLAGS, "--push_to_hub")
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "status", "message"),
+    [
+        ("quota", "POST /api/models/.*quota/preupload", 403, "Private repository storage limit reached"),
+        pytest.param("broken", "POST /api/models/.*broken/commit", 500, "Server Error", marks=pytest.mark.slow),
+        pytest.param("cut", "POST /api/models/.*cut/commit", 0, "disconnected", marks=pytest.mark.slow),
+        pytest.param("expired", "POST /api/models/.*expired/commit", 401, "hf auth login", marks=pytest.mark.slow),
+    ],
+)
+def test_a_failing_push_at_the_end_of_training_loses_nothing(name, refused, status, message, hub, tmp_path):
+    hub.fail(refused, status, message)
+    done = run(hub, "client_train", tmp_path, name, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert message in done.stderr and f"Nothing is lost: {tmp_path / name} holds it all" in done.stderr
+    assert MODEL <= {path.name for path in (tmp_path / name).iterdir()}
+    assert not hub.repository(f"{USER}/{name}").files.get("README.md")
+    hub.failures.clear()
+    command = re.search(r"^ +(hf upload .*)$", done.stderr, re.MULTILINE)[1]
+    environment = {**os.environ, **hub.environment(tmp_path)}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    subprocess.run(command, shell=True, check=True, env={**environment, "PATH": path}, capture_output=True)
+    assert MODEL <= set(hub.repository(f"{USER}/{name}").files)
+    assert "training_args.bin" not in hub.repository(f"{USER}/{name}").files
+
+
+def client_collect(folder):
+    """Trajectories that cannot be pushed do not keep the judge from being trained, and are told of at the end."""
+    from trl_spct import RejectiveSampler, RejectiveSamplerConfig
+    from trl_spct.hub import PushError
+    from trl_spct.meta_data import prepare_meta_rows
+    from trl_spct.scripts import finish
+
+    args = RejectiveSamplerConfig(
+        folder, trajectories_hub_repo="refused", template="compact", max_completion_length=8, **CPU
+    )
+    trainer = RejectiveSampler(f"{USER}/base", args=args, train_dataset=preference_rows(), sampler=told)
+    trainer.train()
+    try:
+        prepare_meta_rows({"rft": trainer.trajectories}, 0.5).push_to_hub("refused")
+    except PushError as error:
+        said = str(error)
+    try:
+        finish(trainer)
+    except SystemExit as end:
+        return [trainer.state.global_step, said, end.code]
+
+
+def test_training_goes_on_where_datasets_cannot_be_pushed(hub, tmp_path):
+    hub.fail("POST /api/repos/create", 403, "You are over your quota", times=2)
+    steps, said, end = run(hub, "client_collect", tmp_path, tmp_path / "judge")
+    assert steps == 1 and (tmp_path / "judge" / "model.safetensors").exists()
+    assert "You are over your quota" in said and "data.push_to_hub('refused')" in said
+    again = f"hf upload refused {tmp_path}/judge/trajectories . --repo-type dataset --include 'shard-*.parquet'"
+    assert "You are over your quota" in end and again in end

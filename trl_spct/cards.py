@@ -60,12 +60,14 @@ class JudgeCards:
 
     _card_template = "judge.md"
     push_errors: tuple[PushError, ...] = ()
+    _is_saved = False
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, PeftModel) and self.args.should_save and described(model.config):
             describe_adapter(output_dir or self.args.output_dir, described(model.config))
+        self._is_saved = True
 
     def init_hf_repo(self, *args, **kwargs) -> None:
         super().init_hf_repo(*args, **kwargs)
@@ -81,8 +83,14 @@ class JudgeCards:
         """
         repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
         folder = os.path.abspath(self.args.output_dir)
-        with pushing(repo_id, f"{folder} holds it all", model_push_command(repo_id, self.args)):
-            return super().push_to_hub(*args, **kwargs)
+        self._is_saved = False
+        try:
+            with pushing(repo_id, f"{folder} holds it all", model_push_command(repo_id, self.args)):
+                return super().push_to_hub(*args, **kwargs)
+        except PushError as error:
+            if self._is_saved:
+                raise
+            raise error.__cause__ from None  # it is not the Hub that failed
 
     @contextmanager
     def tolerating_push_errors(self) -> Iterator[None]:

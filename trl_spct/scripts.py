@@ -179,16 +179,20 @@ def finish(trainer: Any, dataset_name: str | None = None) -> None:
             was to be pushed is on this machine, and the message says how to push it again.
     """
     args = trainer.args
-    trainer.save_model(args.output_dir)
-    trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
-    trainer.accelerator.print(f"Saved to {os.path.abspath(args.output_dir)}")
+    place = os.path.abspath(args.output_dir)
     try:
         if args.push_to_hub:
-            again = model_push_command(trainer.hub_model_id, args) if trainer.hub_model_id else ""
-            trainer.accelerator.print(f"Pushing. If this is cut off, nothing is lost; push again with\n    {again}")
+            again = model_push_command(trainer.hub_model_id or Path(place).name, args)
+            trainer.accelerator.print(
+                f"Saving to {place}, then pushing. If that is cut off, push again with\n    {again}"
+            )
             with trainer.tolerating_push_errors():
-                trainer.push_to_hub(dataset_name=dataset_name)
+                trainer.push_to_hub(dataset_name=dataset_name)  # saves before it pushes
                 trainer.accelerator.print(f"Pushed to {ENDPOINT}/{trainer.hub_model_id}")
+        else:
+            trainer.save_model(args.output_dir)
+            trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
+        trainer.accelerator.print(f"Saved to {place}")
     finally:
         trainer.end()
     exit_on_push_errors(trainer)
