@@ -2,19 +2,21 @@
 """
 Does the Meta RM of one judge help another? On finished runs of the tiny world.
 
-python tests/benchmarks/meta_transfer.py outputs/tiny --seeds 0
+python tests/benchmarks/meta_transfer.py RUN0 RUN1 RUN2 --seeds 0 1 2
 
 For each judge of a run (base, rft, spct) a Meta RM is trained on three fresh critiques per row of that judge alone,
 all of them from the same start and over the same rows, and then guides the vote of every judge over the 32 critiques
-per held-out row that the run has kept. Half of the held-out queries choose the guidance, the other half report. Only
-rows with two or more responses, on which the run's own Meta RM is trained. Meta RMs are kept in `--output`, so that a
-second start trains nothing.
+per held-out row that the run has kept. Half of the held-out queries choose the guidance, the other half report; the
+last lines are over the rows of all seeds. Only rows with two or more responses, on which the run's own Meta RM is
+trained. Meta RMs are kept in `--output`, so that a second start trains nothing.
 """
 
 import argparse
 import json
 import sys
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 from datasets import Dataset, disable_progress_bars, load_dataset
 from rich.console import Console
@@ -31,7 +33,7 @@ from trl_spct import (
     RejectiveSamplerConfig,
 )
 from trl_spct.data import meta_rows, split_by_query
-from trl_spct.evaluation import read_judgment
+from trl_spct.evaluation import credits_at, paired_interval, read_judgment
 from trl_spct.guidance import PLAIN, choose_guidance, describe, guidance_table, score_judgments
 from trl_spct.voting import Guidance
 
@@ -100,12 +102,46 @@ def measure(job: Job, output: Path, seed: int) -> list[dict]:
                 chosen = [preferences[n] for n in numbers]
                 parts.append(score_judgments([judgments[n] for n in numbers], chosen, model, tokenizer, 128))
             choice = choose_guidance(parts[0], ks=[K], seed=seed)
-            table = guidance_table(parts[1], [K], [PLAIN, HALF, SOFT, choice.guidance], seed)
-            for name, line in zip(("plain", "half", "soft", "chosen"), table, strict=True):
-                results.append(
-                    {"seed": seed, "meta": meta, "judge": judge, "vote": name, "is": describe(line), **line}
-                )
+            ways = [PLAIN, HALF, SOFT, choice.guidance]
+            table = guidance_table(parts[1], [K], ways, seed)
+            for name, guidance, line in zip(("plain", "half", "soft", "chosen"), ways, table, strict=True):
+                credits = [fmean(credits_at(judgment, K, guidance)) for judgment in parts[1]]
+                about = {"seed": seed, "meta": meta, "judge": judge, "vote": name, "is": describe(line)}
+                results.append({**about, **line, "credits": credits})
     return results
+
+
+def pooled(results: list[dict]) -> list[dict]:
+    """The same lines over the rows of all seeds: accuracy, and the paired difference to plain voting."""
+    lines = []
+    for meta, judge, vote in product(JUDGES, JUDGES, ("plain", "half", "soft", "chosen")):
+        found = {
+            name: [
+                c
+                for line in results
+                if (line["meta"], line["judge"], line["vote"]) == (meta, judge, name)
+                for c in line["credits"]
+            ]
+            for name in ("plain", vote)
+        }
+        difference, low, high = paired_interval(found["plain"], found[vote], seed=0)
+        kinds = sorted(
+            {line["is"] for line in results if (line["meta"], line["judge"], line["vote"]) == (meta, judge, vote)}
+        )
+        lines.append(
+            {
+                "seed": "all",
+                "meta": meta,
+                "judge": judge,
+                "vote": vote,
+                "is": ", ".join(kinds),
+                "accuracy": fmean(found[vote]),
+                "difference": difference,
+                "difference_low": low,
+                "difference_high": high,
+            }
+        )
+    return lines
 
 
 def main() -> None:
@@ -125,8 +161,9 @@ def main() -> None:
         results += measure(job, output, seed)
         (arguments.output / "results.json").write_text(json.dumps(results, indent=2))
     table = Table("seed", "Meta RM of", "guides", "plain", "half", "soft", "chosen", "chosen was")
-    for start in range(0, len(results), 4):
-        plain, half, soft, chosen = results[start : start + 4]
+    lines = results + (pooled(results) if len(arguments.runs) > 1 else [])
+    for start in range(0, len(lines), 4):
+        plain, half, soft, chosen = lines[start : start + 4]
         cells = [f"{100 * plain['accuracy']:.1f}"]
         for line in (half, soft, chosen):
             ends = f"{100 * line['difference_low']:+.1f} – {100 * line['difference_high']:+.1f}"
