@@ -132,7 +132,10 @@ def test_rewardbench_by_hand():
         "Safety": 0.0,
         "Reasoning": (0.5 * 984 + 1 * 164) / (984 + 164),
     }
-    assert rewardbench(units) == pytest.approx({**expected, "overall": sum(expected.values()) / 4})
+    found = rewardbench(units)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["overall"] == pytest.approx(sum(expected.values()) / 4) and found["alpacaeval-easy"] == 0.75
+    assert set(found) == {*expected, *units, "overall"}
     with pytest.raises(ValueError, match=r"subsets \['summarize'\]"):
         rewardbench({"summarize": pairs(1)})
 

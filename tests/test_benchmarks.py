@@ -12,6 +12,7 @@ from trl_spct.baselines import ContentBlindJudge
 from trl_spct.benchmark_loading import ChangedBenchmark, load_benchmark, load_rows
 from trl_spct.benchmark_results import benchmark_results, compare_judges, item_units, judge_benchmark, with_intervals
 from trl_spct.benchmarks import BENCHMARKS, EMPTY_RESPONSE, METRICS, rows_benchmark
+from trl_spct.diagnostics import diagnose_groups
 from trl_spct.evaluation import read_judgments
 from trl_spct.preferences import InvalidPreference
 
@@ -292,6 +293,18 @@ def test_changed_benchmarks_are_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         loaded = load_benchmark("judgebench", str(tmp_path), check=False)
     assert "not comparable" in caplog.text and len(loaded.facts["differences"]) == 4
+    assert loaded.facts["unrecorded"] == [] and loaded.facts["revisions"] == {}
+
+
+def test_what_is_not_recorded_is_said(tmp_path, caplog):
+    loaded = made("ppe-preference", tmp_path)
+    assert loaded.facts["unrecorded"] == ["balance of PPE Human Preference"]
+    assert "ppe-preference: not recorded, and so not compared: balance of PPE Human Preference" in caplog.text
+
+
+def test_recorded_balances_add_up():
+    parts = [part for benchmark in BENCHMARKS.values() for part in benchmark.parts if part.balance is not None]
+    assert len(parts) >= 10 and all(sum(part.balance.values()) == part.rows for part in parts)
 
 
 def test_missing_tables_and_columns_are_named(tmp_path):
@@ -487,6 +500,34 @@ def test_comparing_judges(tmp_path):
     assert back["difference"] == -found["difference"] and back["p"] == found["p"]
     other = judge_benchmark(ContentBlindJudge("random", 1), loaded, tmp_path / "other")
     assert compare_judges(loaded, chance, other)["p"] > 0.05
+
+
+def test_a_value_that_does_not_exist_is_null_with_its_reason(tmp_path):
+    """A task of which all labels are the same, and a benchmark of them: valid JSON."""
+    rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i > 1, "kind": "ab"[i > 1]} for i in range(4)]
+    mixed = load_rows(rows_benchmark("mine", "roc_auc"), rows, group_column="kind")
+    (result,) = benchmark_results(mixed, judge_benchmark(Worth(), mixed, tmp_path / "mixed"))
+    assert result["accuracy"] == 1 and result["values"] == {"a": None, "b": None}
+    assert result["undefined"] == dict.fromkeys("ab", "all labels are the same")
+    same = load_rows(rows_benchmark("mine", "roc_auc"), rows[:2])
+    judgments = judge_benchmark(Worth(), same, tmp_path / "same")
+    results = benchmark_results(same, judgments)
+    assert [results[0][name] for name in ("accuracy", "low", "high")] == [None] * 3
+    compared = compare_judges(same, judgments, judgments)
+    assert compared == {
+        **dict.fromkeys(("difference", "low", "high", "p")), "n": 2, "undefined": "all labels are the same",
+    }  # fmt: skip
+    json.dumps([result, results, compared, diagnose_groups(same, judgments)], allow_nan=False)
+
+
+def test_intervals_where_resamples_may_have_one_label_only(tmp_path):
+    rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i == 2} for i in range(3)]
+    loaded = load_rows(rows_benchmark("mine", "roc_auc"), rows)
+    good = judge_benchmark(Worth(), loaded, tmp_path / "good")
+    bad = judge_benchmark(Worth(wrong=[0]), loaded, tmp_path / "bad")
+    found = compare_judges(loaded, bad, good)
+    assert found["difference"] == 1 and found["low"] == 1 and found["high"] == 1
+    json.dumps([found, benchmark_results(loaded, good)], allow_nan=False)
 
 
 def test_units_are_averaged_only_where_that_is_the_same(tmp_path):

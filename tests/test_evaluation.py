@@ -341,7 +341,9 @@ def test_the_protocol_of_a_judge():
     protocol = PipelineJudge(model, 4, temperature=0.7, max_new_tokens=9, seed=3).protocol
     assert protocol["template"] == "compact" and protocol["template_digest"] == judge_template("compact").digest
     assert (protocol["k"], protocol["temperature"], protocol["max_new_tokens"], protocol["seed"]) == (4, 0.7, 9, 3)
-    assert protocol["guidance"] == "top half" and "transformers" in protocol["engine"]
+    assert protocol["guidance"] == "top half" and protocol["engine"] == "transformers"
+    assert "trl_spct" in protocol["versions"] and "torch" in protocol["versions"]
+    assert {"revision", "meta_rm", "meta_rm_revision", "truncation", "order", "verdict", "context"} <= set(protocol)
     assert json.loads(json.dumps(protocol)) == protocol
 
 
@@ -357,7 +359,7 @@ def test_an_engine_judges(tmp_path):
         return [[Sample(r"\boxed{3, 9}", 5, False)] * count for count in k]
 
     judge = PipelineJudge(GRMRewardPipeline(engine), 2)
-    assert judge.protocol["engine"] == "function"
+    assert judge.protocol["engine"] == "function" and judge.protocol["dtype"] is None
     rows = [Preference.from_row(row) for row in ROWS[:2]]
     judgments = record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=["a", "b"])
     assert [judgment.id for judgment in judgments] == ["a", "b"] and judgments[0].num_tokens == (5, 5)

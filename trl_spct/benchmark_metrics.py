@@ -160,7 +160,8 @@ def macro_accuracy(units: Units) -> dict[str, float]:
 
 
 def rewardbench(units: Units) -> dict[str, float]:
-    """RewardBench: subset accuracies, weighted by [`REWARDBENCH_SECTIONS`] into sections; their mean is the result.
+    """RewardBench: subset accuracies, weighted by [`REWARDBENCH_SECTIONS`] into sections; the sections' mean is the
+    result.
 
     Sections of which no subset is there are left out, as are subsets; without all of them the mean is not comparable.
     """
@@ -174,7 +175,7 @@ def rewardbench(units: Units) -> dict[str, float]:
         there = {name: count for name, count in counts.items() if name in subsets}
         if there:
             sections[section] = sum(subsets[name] * n for name, n in there.items()) / sum(there.values())
-    return {**sections, OVERALL: _mean(sections.values())}
+    return {**sections, **subsets, OVERALL: _mean(sections.values())}
 
 
 def rewardbench2(units: Units) -> dict[str, float]:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -127,6 +128,7 @@ class PipelineJudge:
             "model": _shown(pipe.model),
             "revision": getattr(pipe.model.config, "_commit_hash", None),
             "meta_rm": None if pipe.meta_rm is None else _shown(pipe.meta_rm),
+            "meta_rm_revision": None if pipe.meta_rm is None else getattr(pipe.meta_rm.config, "_commit_hash", None),
             "guidance": None if pipe.guidance is None else str(pipe.guidance),
             "template": template,
             "template_digest": judge_template(template).digest,
@@ -135,13 +137,13 @@ class PipelineJudge:
             "top_p": options.get("top_p", 1.0),
             "max_new_tokens": options.get("max_new_tokens") or pipe._default_length(),
             "context": context_length(pipe.model.config),
+            "truncation": options.get("truncation"),
             "order": options.get("order", ORDERS[0]),
+            "verdict": self.verdict,
             "seed": options["seed"],
-            "engine": f"transformers {transformers.__version__}, torch {torch.__version__}"
-            if pipe.engine is None
-            else type(pipe.engine).__name__,
-            "dtype": str(pipe.model.dtype).removeprefix("torch."),
-            "device": pipe.device.type,
+            **_run_by(pipe),
+            "versions": f"trl_spct {version('trl-spct')}, transformers {transformers.__version__}, torch "
+            f"{torch.__version__}",
         }
 
     def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]:
@@ -331,6 +333,17 @@ def _described(pipe) -> dict[str, Any]:
 def described_model(judge) -> dict[str, Any]:
     """What tells the model of a judge (its `model`) from others, for a manifest."""
     return {"model": judge.model.config._name_or_path, "model_weights": _fingerprint(judge.model)}
+
+
+def _run_by(pipe) -> dict[str, Any]:
+    """What decodes. Of weights that a server has, neither type nor device is known here."""
+    if pipe.engine is not None:
+        return {"engine": type(pipe.engine).__name__, "dtype": None, "device": None}
+    return {
+        "engine": "transformers",
+        "dtype": str(pipe.model.dtype).removeprefix("torch."),
+        "device": pipe.device.type,
+    }
 
 
 def _shown(model: torch.nn.Module) -> str:

@@ -1,12 +1,18 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Results as people read them: figures, tables for a terminal, for a page and for a model card."""
+"""Results as people read them: figures, tables for a terminal, for a page and for a card; judgments as a dataset."""
 
+import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
+
+from .benchmarks import BENCHMARKS
+from .diagnostics import report_lines
 
 
 Result = Mapping[str, Any]
@@ -30,7 +36,8 @@ def plot_scaling(
     compare with (`baseline`), which do not scale, as dotted lines across.
 
     Args:
-        results (sequence of results): See [`~trl_spct.evaluation.scaling_results`].
+        results (sequence of results):
+            See [`~trl_spct.evaluation.scaling_results`]; those whose value does not exist are left out.
         path (`str` or path): Where the figure goes; its suffix says in which format.
         title (`str`, *optional*): Above the figure.
         against (`str`, *optional*, defaults to `"k"`):
@@ -40,6 +47,7 @@ def plot_scaling(
 
     figure = Figure(figsize=(8.0, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
     axes = figure.subplots()
+    results = [result for result in results if result["accuracy"] is not None]
     baselines = [result for result in results if result.get("baseline")]
     results = [result for result in results if not result.get("baseline")]
     stages = list(dict.fromkeys(result.get("stage", "judge") for result in results))
@@ -106,8 +114,8 @@ def results_table(results: Sequence[Result], title: str | None = None):
             str(result["k"]),
             vote_name(result),
             f"{result['temperature']:g}" if "temperature" in result else "",
-            f"{100 * result['accuracy']:.1f}",
-            f"{100 * result['low']:.1f} – {100 * result['high']:.1f}",
+            _percent(result["accuracy"]),
+            f"{_percent(result['low'])} – {_percent(result['high'])}",
             str(result["n"]),
             f"{100 * result['unreadable']:.1f} %",
             f"{100 * result['ties']:.1f} %",
@@ -134,7 +142,7 @@ def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
     lines.append(("---",) * 3 + ("---:",) * (len(lines[0]) - 3))
     for line in dict.fromkeys(_line(result) for result in results):
         cells = [found.get((line, benchmark)) for benchmark in benchmarks]
-        values = [cell["accuracy"] for cell in cells if cell is not None]
+        values = [cell["accuracy"] for cell in cells if cell is not None and cell["accuracy"] is not None]
         mean = [_percent(sum(values) / len(values)) if len(values) == len(benchmarks) else "–"]
         shown = ["–" if cell is None else _cell(cell, intervals) for cell in cells]
         lines.append((*map(str, line), *shown, *(mean if len(benchmarks) > 1 else [])))
@@ -147,12 +155,14 @@ def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
 
 
 def breakdown_table(results: Sequence[Result]) -> str:
-    """Subsets, sections or tasks of one benchmark by judges, in the layout of the paper's Table 3."""
+    """Subsets, sections or tasks of one benchmark by judges, each with its most votes; markdown."""
+    results = most_votes(results)
     names = list(dict.fromkeys(name for result in results for name in result["values"]))
-    lines = [("judge", "vote", "k", *names), ("---",) * 3 + ("---:",) * len(names)]
-    for result in results:
-        values = [result["values"].get(name) for name in names]
-        lines.append((*map(str, _line(result)), *("–" if v is None else _percent(v[0]) for v in values)))
+    judges = [f"{judge}@{k}" + (f", {vote}" if vote != "–" else "") for judge, vote, k in map(_line, results)]
+    lines = [("subset", *judges), ("---",) + ("---:",) * len(judges)]
+    for name in names:
+        values = [result["values"].get(name) or (None,) for result in results]
+        lines.append((name, *(_percent(value) for value, *_ in values)))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -160,8 +170,8 @@ def _line(result: Result) -> tuple[str, str, int]:
     return str(result.get("stage", "judge")), vote_name(result), result["k"]
 
 
-def _percent(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _cell(result: Result, intervals: bool) -> str:
@@ -180,7 +190,7 @@ def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
         grouped.setdefault((*_line(result), result["guided"]), []).append(result)
     means = []
     for found in grouped.values():
-        if {result["benchmark"] for result in found} != benchmarks:
+        if {result["benchmark"] for result in found if result["accuracy"] is not None} != benchmarks:
             continue
         count = len(found)
         accuracy = sum(result["accuracy"] for result in found) / count
@@ -203,39 +213,178 @@ def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
     return means
 
 
-def card_results(results: Sequence[Result], protocol: Mapping[str, Any]) -> list[EvalResult]:
+def most_votes(results: Sequence[Result]) -> list[Result]:
+    """The last point of each curve: of each judge, benchmark and way to vote the result with the most votes."""
+
+    def curve(result: Result) -> tuple:
+        return tuple(result.get(name) for name in ("benchmark", "stage", "guided", "temperature", "baseline"))
+
+    most: dict[tuple, int] = {}
+    for result in results:
+        most[curve(result)] = max(result["k"], most.get(curve(result), 0))
+    return [result for result in results if result["k"] == most[curve(result)]]
+
+
+def card_results(
+    results: Sequence[Result], protocol: Mapping[str, Any], revisions: Mapping[str, str] | None = None
+) -> list[EvalResult]:
     """What a model card's `model-index` says: the greedy result, and those of the most votes, of each benchmark.
 
     Args:
-        results (sequence of results): Of one judge; baselines are left out.
+        results (sequence of results):
+            Of one judge and benchmark; baselines are left out, and so is what does not exist.
         protocol (mapping): How the numbers came about, as [`~trl_spct.evaluation.PipelineJudge.protocol`] tells it.
+        revisions (mapping, *optional*): From the benchmark's repositories on the Hub to the commits that were read.
 
     Returns:
         `list[EvalResult]` for [`~huggingface_hub.ModelCardData`] as `eval_results`.
     """
-    entries = []
-    for result in results:
-        if result.get("baseline"):
-            continue
-        most = max(other["k"] for other in results if _same_curve(other, result))
-        if result["k"] != most:
-            continue
-        how = {"greedy": "greedy", "plain": f"Voting@{result['k']}", "guided": f"MetaRM@{result['k']}"}
-        interval = f"95 % interval {_percent(result['low'])} to {_percent(result['high'])}, n = {result['n']}"
-        entries.append(
-            EvalResult(
-                task_type="text-ranking",
-                task_name="Reward modeling",
-                dataset_type=result["benchmark"],
-                dataset_name=result["benchmark"],
-                metric_type="roc_auc" if result["metric"] == "ROC-AUC" else "accuracy",
-                metric_name=f"{result['metric']}, {how[vote_name(result)]}",
-                metric_value=round(100 * result["accuracy"], 2),
-                metric_args={**protocol, "k": result["k"], "interval": interval},
-            )
+    judged = [result for result in results if not result.get("baseline")]
+    return [_card_entry(r, protocol, revisions or {}) for r in most_votes(judged) if r["accuracy"] is not None]
+
+
+def _card_entry(result: Result, protocol: Mapping[str, Any], revisions: Mapping[str, str]) -> EvalResult:
+    name = result["benchmark"]
+    parts = BENCHMARKS[name].parts if name in BENCHMARKS else ()
+    repositories = sorted({part.path for part in parts if part.path is not None})
+    how = {"greedy": "greedy", "plain": f"Voting@{result['k']}", "guided": f"MetaRM@{result['k']}"}
+    of_meta_rm = () if result["guided"] else ("meta_rm", "meta_rm_revision", "guidance")
+    own = {part: result[part] for part in ("k", "temperature") if part in result}
+    interval = f"95 % interval {_percent(result['low'])} to {_percent(result['high'])}, n = {result['n']}"
+    return EvalResult(
+        task_type="text-ranking",
+        task_name="Reward modeling",
+        dataset_type=repositories[0] if len(repositories) == 1 else name,
+        dataset_name=name,
+        dataset_split=parts[0].split if len(parts) == 1 and repositories else None,
+        dataset_revision=revisions.get(repositories[0]) if len(repositories) == 1 else None,
+        metric_type="roc_auc" if result["metric"] == "ROC-AUC" else "accuracy",
+        metric_name=f"{result['metric']}, {how[vote_name(result)]}",
+        metric_value=round(100 * result["accuracy"], 2),
+        metric_args={**{n: v for n, v in protocol.items() if n not in of_meta_rm}, **own, "interval": interval},
+    )
+
+
+def bias_table(diagnosis: Mapping[str, Mapping[str, Any]]) -> str:
+    """What hides behind the accuracies, one line per benchmark, as a markdown table.
+
+    Args:
+        diagnosis (mapping): From a benchmark, or a subset, to its report of [`~trl_spct.diagnostics.diagnose`].
+    """
+    lines = [
+        ("data", "unreadable", "ties", "right, by place of the best", "chosen, by place", "order decides",
+         "longer chosen / better", "calibration error"),
+        ("---",) * 8,
+        *((name, *_biases(report)) for name, report in diagnosis.items()),
+    ]  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _biases(report: Mapping[str, Any]) -> Iterator[str]:
+    causes = ", ".join(f"{cause} {count}" for cause, count in report.get("problems", {}).items())
+    yield f"{_percent(report['unreadable'])} %" + (f" ({causes})" if causes else "")
+    yield f"{_percent(report['ties']['single'])} %" if "ties" in report else "–"
+    yield " / ".join(_percent(place["accuracy"]) for place in report.get("places", {}).values()) or "–"
+    chosen = report.get("chosen_places", {})
+    yield "; ".join(" / ".join(map(_percent, shares)) for shares in chosen.values()) or "–"
+    flips = report.get("order_flips")
+    same = "" if flips is None or "same_order" not in flips else f" (same order {_percent(flips['same_order'])})"
+    yield "–" if flips is None else f"{_percent(flips['flips'])} %{same}"
+    length = report.get("length")
+    yield "–" if length is None else f"{_percent(length['chosen_longer'])} / {_percent(length.get('right_longer'))}"
+    yield _percent(report["confidence"]["ece"]) if "confidence" in report else "–"
+
+
+# --- an evaluation that was written ---
+
+JUDGMENT_FOLDERS = {
+    "judgments": "the judge's votes",
+    "greedy": "the judge, greedy",
+    "scalar_rm": "a scalar reward model",
+    "llm_judge": "LLM-as-a-judge",
+    "baselines": "judges that read nothing",
+}
+"""Where an evaluation keeps the critiques of each kind of judge."""
+
+
+@dataclass(frozen=True)
+class JudgeEvaluation:
+    """What the evaluation script has written about a judge, as a card needs it. No text of a row is in it.
+
+    Args:
+        folder (`Path`): Where it is.
+        results (`list[dict]`): Of all judges, see [`~trl_spct.benchmark_results.benchmark_results`].
+        report (`dict`): `judge`, its name in the results; by benchmark `items` (facts about what was judged),
+            `protocol`, `diagnosis`, and what else was asked for.
+    """
+
+    folder: Path
+    results: list[dict[str, Any]]
+    report: dict[str, Any]
+
+    @property
+    def judge(self) -> str:
+        """What the judge is called in the results."""
+        return self.report["judge"]
+
+    @property
+    def own_results(self) -> list[dict[str, Any]]:
+        """The judge's results."""
+        return [r for r in self.results if r["stage"] == self.judge and not r.get("baseline")]
+
+    @property
+    def protocol(self) -> dict[str, dict[str, Any]]:
+        """How the judgments came about, by benchmark."""
+        return self.report.get("protocol", {})
+
+    @property
+    def diagnosis(self) -> dict[str, dict[str, Any]]:
+        """What hides in the accuracies, by benchmark; see [`~trl_spct.diagnostics.diagnose`]."""
+        return {name: found["all"] for name, found in self.report.get("diagnosis", {}).items()}
+
+    @property
+    def eval_results(self) -> list[EvalResult]:
+        """For [`~huggingface_hub.ModelCardData`], beside `model_name`."""
+        entries = []
+        for name, facts in self.report["items"].items():
+            own = [result for result in self.own_results if result["benchmark"] == facts["benchmark"]]
+            entries += card_results(own, self.protocol.get(name, {}), facts.get("revisions"))
+        return entries
+
+    @property
+    def table(self) -> str:
+        """The judge, with all its votes and greedy, beside the others, by benchmark; markdown."""
+        return markdown_table(most_votes(self.results))
+
+    @property
+    def bias_table(self) -> str:
+        """Markdown, see [`bias_table`]."""
+        return bias_table(self.diagnosis)
+
+    @property
+    def lines(self) -> dict[str, list[str]]:
+        """The same in sentences, by benchmark."""
+        return {name: report_lines(found) for name, found in self.diagnosis.items()}
+
+    @property
+    def figure(self) -> Path | None:
+        """Accuracy over votes, if it was drawn."""
+        path = self.folder / "scaling.png"
+        return path if path.exists() else None
+
+
+def read_evaluation(folder: str | os.PathLike) -> JudgeEvaluation:
+    """Reads the output folder of the evaluation script.
+
+    Raises:
+        `FileNotFoundError`: if there is none, or it was not finished.
+    """
+    folder = Path(folder)
+    missing = [name for name in ("results.json", "report.json") if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has no {' and no '.join(missing)}; expected the output folder of a finished evaluation "
+            "(`recipes/evaluate.py --output_dir`)."
         )
-    return entries
-
-
-def _same_curve(first: Result, second: Result) -> bool:
-    return all(first.get(name) == second.get(name) for name in ("benchmark", "stage", "guided", "temperature"))
+    results, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("results", "report"))
+    return JudgeEvaluation(folder, results, report)
