@@ -46,23 +46,27 @@ def test_a_judges_card_says_how_it_was_made(trained):
     assert f"https://huggingface.co/papers/{PAPER['id']}" in body
     assert PAPER["citation"] in body
     assert "`compact`" in body
-    assert "the pipeline reads this from `config.json`" in body
+    assert "the pipeline reads this from\n`config.json`" in body
     assert "- preference rows: 4" in body
     assert "- trajectories: 16" in body
     assert "- unhinted, by verdict: 2 kept, 3 incorrect, 4 unreadable, 3 too_easy" in body
     assert "- hinted share of the kept: 0.600" in body
+    assert "- unreadable, by cause: 3 missing, 1 truncated" in body
+    assert "- rows by their correct unhinted critiques: 1 with 0/3, 2 with 1/3, 0 with 2/3, 1 with 3/3" in body
 
 
 def test_the_table_compares_the_run_with_the_paper(trained):
     trainer, folder = trained
     trainer.create_model_card()
     _, body = read(folder)
-    rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+ \| [^|]+) \|$", body, re.MULTILINE))
-    assert rows == {
-        "learning_rate": "0.01 | 5e-6",
-        "batch size": "2 | 1024",
-        "steps": "2 | 900",
-        "num_generations": "3 | 3",
+    rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+ \| [^|]+ \| (?:yes)?) ?\|$", body, re.MULTILINE))
+    assert {name: row.rstrip(" |") for name, row in rows.items()} == {
+        "learning_rate": "0.01 | 5e-6 [P] | yes",
+        "batch size": "2 | 1024 [P] | yes",
+        "steps": "2 | 900 [P] | yes",
+        "num_generations": "3 | 3 [P]",
+        "temperature": "1.0 | not stated [?]",
+        "max_completion_length": "64 | not stated [?]",
     }
     versions = re.search(r"Framework versions: (.*)\.$", body, re.MULTILINE)[1]
     assert [entry.split()[0] for entry in versions.split(", ")] == [
@@ -119,14 +123,15 @@ def test_a_card_before_training_has_no_facts_of_the_data(judge, tmp_path):
     assert "## Data" not in body
 
 
-def test_an_adapters_card_names_the_template_for_the_pipeline(judge, tmp_path):
+def test_an_adapters_card_says_where_the_template_stands(judge, tmp_path):
     peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
     trainer = trainer_of(tmp_path / "out", judge, peft_config=peft_config)
     trainer.create_model_card()
     head, body = read(tmp_path / "out")
     assert head["library_name"] == "peft"
-    assert re.search(r'pipeline\("grm-reward", model=".*", template="compact"\)', body)
-    assert "config.json" not in body
+    assert re.search(r'pipeline\("grm-reward", model="[^"]+"\)', body)
+    assert "`grm.json` beside the adapter" in body and "config.json" not in body
+    assert "--enable-lora --lora-modules judge=" in body
 
 
 def test_a_hub_model_is_named_as_the_base(tmp_path):
@@ -145,7 +150,45 @@ def test_a_hub_model_is_named_as_the_base(tmp_path):
 def test_a_model_from_memory_has_no_base(tmp_path):
     trainer = trainer_of(tmp_path / "out", tiny_causal_lm(), processing_class=tiny_tokenizer())
     trainer.create_model_card()
-    assert "trained from a model made in memory" in read(tmp_path / "out")[1]
+    head, body = read(tmp_path / "out")
+    assert "trained from a model made in memory" in body
+    assert "license" not in head and "License: none is known" in body
+
+
+GEMMA = """---
+license: gemma
+base_model: google/gemma-2-2b
+---
+
+# A judge
+"""
+
+
+@pytest.mark.parametrize(
+    ("card", "head", "terms"),
+    [
+        (GEMMA, {"license": "gemma", "base_model": "google/gemma-2-2b"}, "License: `gemma`, as that of judge.\n"),
+        (
+            "---\nlicense: other\nlicense_name: own\nlicense_link: https://l\n---\n",
+            {"license": "other", "license_name": "own", "license_link": "https://l"},
+            "License: [own](https://l), as that of judge.\n",
+        ),
+        ("---\nlicense: [\n---\n", {}, "License: that of judge applies. It could not be read"),
+        ("no metadata", {}, "License: that of judge applies. It could not be read"),
+        (None, {}, "License: that of judge applies. It could not be read"),
+    ],
+)
+def test_the_license_is_inherited(card, head, terms, tmp_path):
+    """From the base's card, through local stages too; one that cannot be read is said to be unknown."""
+    base = save_tiny(tmp_path / "judge")
+    if card is not None:
+        (Path(base) / "README.md").write_text(card)
+    trainer = trainer_of(tmp_path / "out", base)
+    trainer.create_model_card()
+    found, body = read(tmp_path / "out")
+    names = ("license", "license_name", "license_link", "base_model")
+    assert {name: found[name] for name in names if name in found} == head
+    assert terms in body
 
 
 def test_the_card_of_reinforcement_learning(judge, tmp_path):
@@ -158,9 +201,10 @@ def test_the_card_of_reinforcement_learning(judge, tmp_path):
     head, body = read(tmp_path / "out")
     assert "grpo" in head["tags"]
     assert "- rows: 3" in body
-    assert "| `beta` | 0.08 | 0.08 (27B) |" in body
-    assert "| `loss_type` | grpo | original GRPO |" in body
-    assert "| `learning_rate` | 4e-07 | 4e-7 |" in body
+    assert "| `beta` | 0.08 | 0.08 for 27B, 0.002 for 16B [P] |  |" in body
+    assert "| `loss_type` | grpo | original GRPO [P] |  |" in body
+    assert "| `learning_rate` | 4e-07 | 4e-7 [P] |  |" in body
+    assert "| `scale_rewards` | group | by the group [P] |  |" in body
 
 
 def test_the_card_of_a_meta_rm(judge, tmp_path):
@@ -174,7 +218,7 @@ def test_the_card_of_a_meta_rm(judge, tmp_path):
     assert head["pipeline_tag"] == "text-classification"
     assert "meta-rm" in head["tags"]
     assert "meta_rm=" in body
-    assert "| `learning_rate` | 1e-05 | 1e-5 |" in body
+    assert "| `learning_rate` | 1e-05 | 1e-5 [P] |  |" in body
 
 
 @pytest.mark.parametrize("trainer", [RejectiveSampler, SPCTTrainer, MetaRMTrainer])

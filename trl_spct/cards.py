@@ -4,14 +4,17 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from huggingface_hub.errors import HTTPError
 from peft import PeftModel
+from yaml import YAMLError
 
 from .hub import PushError, keep_private, model_push_command, push_folder, pushing
 from .rejection_report import trajectory_groups
@@ -37,18 +40,87 @@ PAPER = {
 """The paper that the trainers implement, in the form that TRL's model cards print."""
 
 PAPER_VALUES = {
-    "RFT": {"learning_rate": "5e-6", "batch size": "1024", "steps": "900", "num_generations": "3"},
-    "SPCT": {
-        "learning_rate": "4e-7",
-        "batch size": "512",
-        "steps": "900",
-        "num_generations": "4",
-        "beta": "0.08 (27B)",
-        "loss_type": "original GRPO",
+    "RFT": {
+        "learning_rate": ((5e-6,), "5e-6 [P]"),
+        "batch size": ((1024,), "1024 [P]"),
+        "steps": ((900,), "900 [P]"),
+        "num_generations": ((3,), "3 [P]"),
+        "temperature": (None, "not stated [?]"),
+        "max_completion_length": (None, "not stated [?]"),
     },
-    "Meta RM": {"learning_rate": "1e-5", "batch size": "512", "steps": "not stated"},
+    "SPCT": {
+        "learning_rate": ((4e-7,), "4e-7 [P]"),
+        "batch size": ((512,), "512 [P]"),
+        "steps": ((900,), "900 [P]"),
+        "num_generations": ((4,), "4 [P]"),
+        "beta": ((0.08, 0.002), "0.08 for 27B, 0.002 for 16B [P]"),
+        "loss_type": (("grpo",), "original GRPO [P]"),
+        "scale_rewards": (("group",), "by the group [P]"),
+        "epsilon": (None, "not stated [?]"),
+        "temperature": (None, "not stated [?]"),
+        "max_completion_length": (None, "not stated [?]"),
+    },
+    "Meta RM": {
+        "learning_rate": ((1e-5,), "1e-5 [P]"),
+        "batch size": ((512,), "512 [P]"),
+        "steps": (None, "not stated [?]"),
+        "max_length": (None, "not stated [?]"),
+    },
 }
-"""Training arguments that the paper states (arXiv 2504.02495, sections 4 to 6 of the method)."""
+"""For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method), and how a card says
+so; `None` for what it does not state."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a model was made from, as far as the card of that says.
+
+    Args:
+        name (`str`, *optional*): What a card calls it; no place on this machine.
+        repo_id (`str`, *optional*): The nearest ancestor on the Hub.
+        license (`dict[str, Any]`): `license`, and its name and link if it has its own, as on the ancestor's card.
+    """
+
+    name: str | None = None
+    repo_id: str | None = None
+    license: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, name: str | None, token: str | None = None) -> "Base":
+        """From a path or an id. What cannot be read is left open."""
+        if not name:
+            return cls()
+        is_local = os.path.isdir(name)
+        card = load_card(Path(name, "README.md") if is_local else name, token)
+        data = {} if card is None else card.data.to_dict()
+        ancestor = data.get("base_model")
+        repo_id = name if not is_local else ancestor if isinstance(ancestor, str) else None
+        license = {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
+        return cls(Path(name).resolve().name if is_local else name, repo_id, license)
+
+    @property
+    def terms(self) -> str:
+        """The license in a sentence."""
+        if self.name is None:
+            return "none is known; the model was made in memory."
+        if "license" not in self.license:
+            return (
+                f"that of {self.name} applies. It could not be read when this card was written, so look it up there."
+            )
+        shown = self.license.get("license_name") or self.license["license"]
+        link = self.license.get("license_link")
+        return f"{f'[{shown}]({link})' if link else f'`{shown}`'}, as that of {self.name}."
+
+
+def load_card(where: str | os.PathLike, token: str | None = None) -> ModelCard | None:
+    """A model's card by file or id; `None` if there is none, or none that can be reached and read now."""
+    if isinstance(where, Path) and not where.is_file():
+        return None
+    try:
+        return ModelCard.load(where, token=token)
+    except (HTTPError, OSError, ValueError, YAMLError) as error:
+        logger.info("The card of %s cannot be read: %s", where, error)
+        return None
 
 
 class JudgeCards:
@@ -114,40 +186,72 @@ class JudgeCards:
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
-        base = self.model.config._name_or_path or None
-        on_hub = base if base and not os.path.isdir(base) else None
-        is_adapter = isinstance(self.model, PeftModel)
+        base = Base.read(self.model.config._name_or_path, self.args.hub_token)
         is_local = dataset_name is not None and (os.path.exists(dataset_name) or "*" in dataset_name)
         tags = [tags] if isinstance(tags, str) else list(tags or [])
-        card = ModelCard.from_template(
-            ModelCardData(
-                base_model=on_hub,
-                datasets=None if is_local else dataset_name,
-                library_name="peft" if is_adapter else "transformers",
-                pipeline_tag="text-generation" if self._card_template == "judge.md" else "text-classification",
-                tags=sorted({"generated_from_trainer", *self._tag_names, *tags}),
-            ),
-            template_path=str(template_path(self._card_template)),
-            model_name=model_name or folder.name,
+        card = render_card(
+            self._card_template,
+            name=model_name or folder.name,
             repository=self.hub_model_id or self.args.hub_model_id or folder.name,
-            judge="path/to/the/judge",
-            base_model=on_hub or (Path(base).name if base else None),
+            base=base,
+            is_adapter=isinstance(self.model, PeftModel),
+            tags={"generated_from_trainer", *self._tag_names, *tags},
+            datasets=None if is_local else dataset_name,
             dataset_name=Path(dataset_name).name if is_local else dataset_name,
-            is_adapter=is_adapter,
             method=self._name,
             template=getattr(self.args, "template", ""),
             facts=self.card_facts(),
             arguments=_arguments(self),
             versions={name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")},
-            paper_title=PAPER["title"],
-            paper_id=PAPER["id"],
-            citation=PAPER["citation"],
         )
         card.save(folder / "README.md")
 
     def card_facts(self) -> dict[str, Any]:
         """What the card says of the data."""
         return {"rows": len(self.train_dataset)} if hasattr(self.train_dataset, "__len__") else {}
+
+
+def render_card(
+    kind: str,
+    name: str,
+    repository: str,
+    base: Base,
+    is_adapter: bool,
+    tags: Iterable[str],
+    datasets: str | None = None,
+    **facts: Any,
+) -> ModelCard:
+    """A model's card from one of our templates.
+
+    Args:
+        kind (`str`): `"judge.md"` or `"meta_rm.md"`.
+        name, repository (`str`): Its title, and what one loads.
+        base ([`Base`]): What it was made from.
+        is_adapter (`bool`): Whether the repository holds an adapter.
+        tags (iterable of `str`): For the Hub's search.
+        datasets (`str`, *optional*): The Hub's id of what it was trained on.
+        **facts: What else the template tells.
+    """
+    return ModelCard.from_template(
+        ModelCardData(
+            base_model=base.repo_id,
+            datasets=datasets,
+            library_name="peft" if is_adapter else "transformers",
+            pipeline_tag="text-generation" if kind == "judge.md" else "text-classification",
+            tags=sorted(tags),
+            **base.license,
+        ),
+        template_path=str(template_path(kind)),
+        model_name=name,
+        repository=repository,
+        base_model=base.name,
+        is_adapter=is_adapter,
+        license=base.terms,
+        paper_title=PAPER["title"],
+        paper_id=PAPER["id"],
+        citation=PAPER["citation"],
+        **facts,
+    )
 
 
 def write_trajectories_card(
@@ -217,13 +321,12 @@ def template_path(name: str) -> Path:
     return next(folder / name for folder in folders if (folder / name).exists())
 
 
-def _arguments(trainer: Any) -> list[tuple[str, Any, str]]:
+def _arguments(trainer: Any) -> list[dict[str, Any]]:
     args = trainer.args
-    here = {
-        "batch size": args.per_device_train_batch_size
-        * args.gradient_accumulation_steps
-        * trainer.accelerator.num_processes,
-        "steps": trainer.state.global_step,
-    }
-    stated = PAPER_VALUES.get(trainer._name, {})
-    return [(name, here.get(name, getattr(args, name, "")), paper) for name, paper in stated.items()]
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
+    own = {"batch size": batch, "steps": trainer.state.global_step}
+    rows = []
+    for name, (values, paper) in PAPER_VALUES.get(trainer._name, {}).items():
+        here = own.get(name, getattr(args, name, None))
+        rows.append({"name": name, "here": here, "paper": paper, "differs": values is not None and here not in values})
+    return rows

@@ -235,6 +235,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "unhinted, by verdict": _counts(report["verdicts"]),
             "hinted, by verdict": _counts(report["hinted_verdicts"]),
             "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
+            "unreadable, by cause": _counts(report["problems"]) or "none",
+            "rows by their correct unhinted critiques": ", ".join(
+                f"{rows} with {rate}" for rate, rows in report["pass_rates"].items()
+            ),
             **{f"fine-tuned on, {name}": count for name, count in self.mixture.items()},
         }
 
