@@ -66,7 +66,7 @@ ALARMS = (
         "frac_reward_zero_std",
         lambda share: share >= 0.9,
         "{value:.0%} of the groups have equal rewards and teach nothing. Remove rows that the judge gets right every "
-        "time (`trl_spct.signal.without_too_easy`), or raise `num_generations` or `temperature`.",
+        "time (`trl_spct.signal.without_too_easy`), set `refill_groups`, or raise `num_generations` or `temperature`.",
     ),
 )
 

@@ -19,6 +19,7 @@ from .outcomes import outcome_reward
 from .pipelines import GRMRewardPipeline
 from .preferences import Preference, restore_order
 from .prompts import judge_messages
+from .refilling import refill
 from .sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
 from .spct_config import SPCTConfig
 
@@ -114,10 +115,37 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self.add_callback(CollapseAlarms())
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._generate_and_score(inputs)
+        return self._refilled(batch, inputs) if self.model.training and self.args.refill_groups else batch
+
+    def _generate_and_score(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.args.shuffle_responses:
             seed = derive_seed(self.args.seed, "epochs", self.state.global_step)
             inputs = [reordered(row, seed, self.args.template, self._special_tokens) for row in inputs]
         return super()._generate_and_score_completions(inputs)
+
+    def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        metrics = self._metrics["train"]
+        as_drawn = {name: list(values) for name, values in metrics.items()}
+        refilled = refill(
+            batch,
+            inputs,
+            self.train_dataset,
+            self._generate_and_score,
+            self.accelerator,
+            rounds=self.args.refill_groups,
+            num_generations=self.num_generations,
+            pad_token_id=self._tokenizer.pad_token_id,
+            seed=derive_seed(self.args.seed, "refill", self.state.global_step),
+        )
+        # What is logged stays that of the rows as they come, so that runs compare; all tokens are counted.
+        as_drawn["num_tokens"] = metrics["num_tokens"]
+        metrics.clear()
+        metrics.update(as_drawn)
+        groups = len(inputs) // self.num_generations * self.accelerator.num_processes
+        metrics["spct/refilled"].append(refilled.replaced / groups)
+        metrics["spct/refill_rounds"].append(refilled.rounds)
+        return refilled.batch
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it.
