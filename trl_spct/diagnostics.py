@@ -198,13 +198,21 @@ def calibration(judgments: Sequence[Judgment], bins: int = BINS) -> dict[str, An
 
 def _confidence(judgment: Judgment) -> tuple[float, float] | None:
     """(confidence, accuracy) of the vote of all critiques of a row."""
-    ((vote, voters),) = votes_at(judgment, len(judgment.scores), False)
+    ((vote, _),) = votes_at(judgment, len(judgment.scores), False)
     if vote is None or len(vote) < 2:
         return None
-    winner = highest(vote)[0]
-    voices = [highest(scores) for scores in judgment.scores if scores is not None]
-    agreeing = sum((winner in voice) / len(voice) for voice in voices)
-    return agreeing / voters, pick_credit(vote, judgment.labels)
+    return agreement(judgment.scores, highest(vote)[0]), pick_credit(vote, judgment.labels)
+
+
+def agreement(critiques: Sequence[Sequence[float] | None], winner: int) -> float:
+    """The share of readable critiques whose own winner is this response; responses that tie share a critique's voice.
+
+    Args:
+        critiques (sequence of score rows): One row of n scores per critique, or `None`; at least one can be read.
+        winner (`int`): Index of a response, for instance of the vote's winner.
+    """
+    voices = [highest(scores) for scores in critiques if scores is not None]
+    return sum((winner in voice) / len(voice) for voice in voices) / len(voices)
 
 
 def _scores(judgments: Sequence[Judgment]) -> dict[str, Any]:

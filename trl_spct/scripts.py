@@ -58,15 +58,7 @@ def load_preferences(
         return loaded
     if not script_args.dataset_name:
         raise ValueError("Either `datasets` or `dataset_name` must be provided.")
-    name = script_args.dataset_name
-    try:
-        loaded = load_named(name, script_args.dataset_config)
-    except DatasetGenerationError:
-        if not _is_json_lines(name):
-            raise
-        logger.warning("%s holds values of different types in one column; reading it row by row.", name)
-        loaded = {"train": _read_json_lines(name)}
-    _check_splits(name, loaded, splits)
+    loaded = load_rows(script_args.dataset_name, script_args.dataset_config, splits)
     return DatasetDict(
         {
             split: prepare_preferences(rows, source, invalid_rows, split).dataset
@@ -74,6 +66,26 @@ def load_preferences(
             if splits is None or split in splits
         }
     )
+
+
+def load_rows(
+    name: str, config: str | None = None, splits: Sequence[str] | None = None
+) -> Mapping[str, Dataset | list[dict[str, Any]]]:
+    """Rows as they are, by split. Those of a JSON lines file that mixes types in a column come as a list.
+
+    Args:
+        name, config: See [`load_named`].
+        splits (sequence of `str`, *optional*): The splits that must be there.
+    """
+    try:
+        loaded = load_named(name, config)
+    except DatasetGenerationError:
+        if not _is_json_lines(name):
+            raise
+        logger.warning("%s holds values of different types in one column; reading it row by row.", name)
+        loaded = {"train": _read_json_lines(name)}
+    _check_splits(name, loaded, splits)
+    return loaded
 
 
 def _check_splits(name: str, loaded: Mapping[str, Any], splits: Sequence[str] | None) -> None:
