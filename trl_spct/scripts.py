@@ -6,7 +6,7 @@ import gzip
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from huggingface_hub.constants import ENDPOINT
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_dataset
 
 from .data import prepare_preferences
-from .hub import model_push_command
+from .hub import PushError, model_push_command
 
 
 logger = logging.getLogger(__name__)
@@ -212,5 +212,20 @@ def finish(trainer: Any, dataset_name: str | None = None) -> None:
 
 def exit_on_push_errors(trainer: Any) -> None:
     """Ends a script with all that could not be pushed, if anything could not."""
-    if trainer.push_errors:
-        raise SystemExit("\n".join(map(str, trainer.push_errors)))
+    _exit_with(trainer.push_errors)
+
+
+def push_or_exit(*pushes: Callable[[], Any]) -> None:
+    """Makes all of these pushes, and then ends a script with what could not be pushed, if anything could not."""
+    errors = []
+    for push in pushes:
+        try:
+            push()
+        except PushError as error:
+            errors.append(error)
+    _exit_with(errors)
+
+
+def _exit_with(errors: Sequence[PushError]) -> None:
+    if errors:
+        raise SystemExit("\n".join(map(str, errors)))
