@@ -10,13 +10,19 @@ accelerate launch recipes/evaluate.py \
     --model_name_or_path judge-spct --meta_rm judge-meta-rm \
     --benchmarks rewardbench ppe-preference ppe-correctness rmb=RMB_dataset --k 32 --greedy --output_dir judge-results
 
-Labeled rows of one's own come as `--dataset_name rows.jsonl` instead. Without a model only the
-judges that read nothing are shown. Writes `judgments/` (every critique), `results.json`, `report.json` (protocol, and
-what hides in an accuracy), `table.md`, `model-index.json` (for a card), `scaling.png` and `cost.png`, and prints the
-tables. A run that was killed goes on where it stopped.
+Labeled rows of one's own come as `--dataset_name rows.jsonl` instead. Without a model only the judges that read
+nothing are shown. A judge on a server, here of `vllm serve judge-spct`:
+
+    --base_url http://localhost:8000 --tokenizer_name_or_path judge-spct --template paper
+
+Writes `judgments/` (every critique), `results.json`, `report.json` (protocol, and what hides in an accuracy),
+`table.md`, `model-index.json` (for a card), `scaling.png` and `cost.png`, and prints the tables. A run that was killed
+goes on where it stopped. `--compare_with judge-rft-results …` puts other judges, evaluated before, into the tables and
+figures, and tests the difference, paired by items.
 """
 
 import argparse
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,9 +42,18 @@ class EvaluationArguments(ScriptArguments):
         scalar_rm (`str`, *optional*): A scalar reward model to compare with, by path or Hub id.
         llm_judge (`str`, *optional*): A model that selects the best response, by majority, to compare with.
         baselines (`bool`, *optional*, defaults to `True`): Compare with judges that read nothing.
-        compare_with (`str`, *optional*): Output folder of another judge's run, for a paired test.
+        compare_with (`list[str]`, *optional*): Output folders of other judges' runs, to show and to test against.
         contamination_dataset (`str`, *optional*): Training rows that are searched for in what is judged.
-        k (`int`, *optional*, defaults to `8`): Critiques per row; results are given for every power of two up to it.
+        base_url (`str`, *optional*):
+            Address of a vLLM server, or of another OpenAI-compatible one, that has the judge; `model_name_or_path` is
+            its name there, and may be left out where the server has only one. If it wants a key, this is read from
+            the environment variable `OPENAI_API_KEY`.
+        tokenizer_name_or_path (`str`, *optional*):
+            Tokenizer of the judge on the server. With it prompts are sent as token ids and hostile text stays text.
+        dialect (`str`, *optional*, defaults to `"vllm"`): `"openai"` for servers other than vLLM.
+        k (`list[int]`, *optional*, defaults to `[8]`):
+            Votes for which results are given, all from one sampling run at the most; of one number, every power of
+            two up to it.
         greedy (`bool`, *optional*): Judge once more, greedily, beside the votes.
         temperature (`float`, *optional*): 0.5 for k > 1 and greedy for k = 1 by default (paper, section 6).
         max_new_tokens (`int`, *optional*): Longest critique in tokens; see the pipeline.
@@ -54,6 +69,12 @@ class EvaluationArguments(ScriptArguments):
         metric (`str`, *optional*, defaults to `"accuracy"`): For `dataset_name`; `"roc_auc"` for single responses.
         group_column (`str`, *optional*): The column of `dataset_name` by which results are broken down.
         stage (`str`, *optional*, defaults to `"judge"`): Name of the judge in table and figure.
+        write_card (`bool`, *optional*, defaults to `True`):
+            Write the results into the card of a judge that is a folder, in place of those of the same benchmarks.
+        results_hub_repo (`str`, *optional*): Model repository, the judge's, whose card gets the results.
+        judgments_hub_repo (`str`, *optional*): Dataset repository to push judgments and results to, with their card.
+        hub_private_repo (`bool`, *optional*): Whether a new repository is private.
+        hub_token (`str`, *optional*): The one that is logged in with by default.
     """
 
     output_dir: str = field(default="evaluation", metadata={"help": "Where judgments and results go."})
@@ -63,9 +84,16 @@ class EvaluationArguments(ScriptArguments):
     scalar_rm: str | None = field(default=None, metadata={"help": "A scalar reward model to compare with."})
     llm_judge: str | None = field(default=None, metadata={"help": "A model that selects the best response."})
     baselines: bool = field(default=True, metadata={"help": "Compare with judges that read nothing."})
-    compare_with: str | None = field(default=None, metadata={"help": "Output folder of another judge's run."})
+    compare_with: list[str] | None = field(default=None, metadata={"help": "Output folders of other judges' runs."})
     contamination_dataset: str | None = field(default=None, metadata={"help": "Training rows to search for."})
-    k: int = field(default=8, metadata={"help": "Critiques per row."})
+    base_url: str | None = field(default=None, metadata={"help": "Address of a server that has the judge."})
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "Tokenizer of the judge on the server, to send token ids."}
+    )
+    dialect: str = field(default="vllm", metadata={"help": "What the server speaks.", "choices": ["vllm", "openai"]})
+    k: list[int] = field(
+        default_factory=lambda: [8], metadata={"help": "Votes; of one number, every power of two up to it."}
+    )
     greedy: bool = field(default=False, metadata={"help": "Judge once more, greedily, beside the votes."})
     temperature: float | None = field(default=None, metadata={"help": "0.5 for k > 1, greedy for k = 1 by default."})
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest critique in tokens."})
@@ -85,6 +113,16 @@ class EvaluationArguments(ScriptArguments):
     )
     group_column: str | None = field(default=None, metadata={"help": "Column by which results are broken down."})
     stage: str = field(default="judge", metadata={"help": "Name of the judge in table and figure."})
+    write_card: bool = field(default=True, metadata={"help": "Write the results into the judge's card."})
+    results_hub_repo: str | None = field(default=None, metadata={"help": "The judge's repository, for its card."})
+    judgments_hub_repo: str | None = field(default=None, metadata={"help": "Dataset repository to push to."})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+    hub_token: str | None = field(default=None, metadata={"help": "The one that is logged in with by default."})
+
+    def __post_init__(self):
+        self.k = sorted({self.k} if isinstance(self.k, int) else {*self.k})
+        if not self.k or self.k[0] < 1:
+            raise ValueError(f"Found k={self.k}; expected numbers of votes from 1 on.")
 
 
 class Evaluation:
@@ -97,7 +135,12 @@ class Evaluation:
         self.state = PartialState()
         self.output = Path(script_args.output_dir)
         self.loaded = load_items(script_args, dataset_args)
-        self.results, self.report = [], {"items": {name: found.facts for name, found in self.loaded.items()}}
+        self.others = read_others(script_args, self.loaded)
+        self.results = []
+        self.report = {
+            "judge": script_args.stage,
+            "items": {name: found.facts for name, found in self.loaded.items()},
+        }
 
     def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
         """A judge's judgments of one benchmark; read, where they are there already."""
@@ -119,7 +162,15 @@ class Evaluation:
 
         if not self.state.is_main_process:
             return
-        self.results += benchmark_results(self.loaded[name], judgments, seed=self.args.seed, stage=stage, **described)
+        several = len(self.args.k) > 1 and len(judgments[0].scores) == max(self.args.k)
+        self.results += benchmark_results(
+            self.loaded[name],
+            judgments,
+            self.args.k if several else None,
+            seed=self.args.seed,
+            stage=stage,
+            **described,
+        )
 
     def compare_baselines(self) -> None:
         from trl_spct.baselines import CONTENT_BLIND, ContentBlindJudge
@@ -147,22 +198,22 @@ class Evaluation:
         """The judge itself: k votes of each row, and one greedy critique if asked for."""
         from trl_spct.evaluation import PipelineJudge
 
-        args = self.args
-        pipe = self.pipeline(self.model_args.model_name_or_path, args.meta_rm or "auto")
-        runs = [("judgments", args.k, self.temperature)]
-        if args.greedy and (args.k, self.temperature) != (1, 0.0):
+        most = max(self.args.k)
+        pipe = self.served() or self.pipeline(self.model_args.model_name_or_path, self.args.meta_rm or "auto")
+        runs = [("judgments", most, self.temperature)]
+        if self.args.greedy and (most, self.temperature) != (1, 0.0):
             runs.insert(0, ("greedy", 1, 0.0))
         for name, found in self.loaded.items():
             for folder, k, temperature in runs:
                 options = self.options(found.benchmark, temperature)
-                judge = PipelineJudge(pipe, k, args.batch_size, verdict=found.benchmark.verdict, **options)
+                judge = PipelineJudge(pipe, k, self.args.batch_size, verdict=found.benchmark.verdict, **options)
                 judgments = self.judged(judge, folder, name)
                 modes = {"guided": False} if temperature == 0 and k == 1 else {"guidance": pipe.guidance}
-                self.add(name, judgments, args.stage, temperature=temperature, **modes)
+                self.add(name, judgments, self.args.stage, temperature=temperature, **modes)
             self.report.setdefault("protocol", {})[name] = judge.protocol
             if self.state.is_main_process:
                 self.diagnose(name, judgments)
-                self.compare(name, judgments)
+                self.compare(name, judgments, pipe.guidance)
 
     def compare_llm_judge(self) -> None:
         from trl_spct.baselines import ChoiceJudge
@@ -174,8 +225,26 @@ class Evaluation:
             if any(len(row) == 1 for item in found.items for row in item.rows):
                 continue  # there is nothing to select from
             options = self.options(found.benchmark, self.temperature, ("order", "max_new_tokens"))
-            judge = ChoiceJudge(pipe, self.args.k, **options)
+            judge = ChoiceJudge(pipe, max(self.args.k), **options)
             self.add(name, self.judged(judge, "llm_judge", name), "LLM-as-a-judge", temperature=self.temperature)
+
+    def served(self):
+        """The judge on a server, if one is named."""
+        from transformers import AutoTokenizer
+
+        from trl_spct import GRMRewardPipeline, OpenAIEngine
+
+        args = self.args
+        if args.base_url is None:
+            return None
+        engine = OpenAIEngine(
+            self.model_args.model_name_or_path,
+            args.base_url,
+            api_key=os.environ.get("OPENAI_API_KEY"),
+            tokenizer=args.tokenizer_name_or_path and AutoTokenizer.from_pretrained(args.tokenizer_name_or_path),
+            dialect=args.dialect,
+        )
+        return GRMRewardPipeline(engine, meta_rm=args.meta_rm, device=self.state.device)
 
     def pipeline(self, model: str, meta_rm: str | None = None):
         from transformers import pipeline
@@ -204,7 +273,7 @@ class Evaluation:
 
         if self.args.temperature is not None:
             return self.args.temperature
-        return VOTING_TEMPERATURE if self.args.k > 1 else 0.0
+        return VOTING_TEMPERATURE if max(self.args.k) > 1 else 0.0
 
     def options(self, benchmark, temperature: float, names=("order", "max_new_tokens", "template", "truncation")):
         asked = {name: getattr(self.args, name) for name in names}
@@ -218,18 +287,24 @@ class Evaluation:
         found = diagnose_groups(self.loaded[name], judgments)
         self.report.setdefault("diagnosis", {})[name] = found
 
-    def compare(self, name: str, judgments) -> None:
-        """A paired test against the judgments of the same rows by another judge."""
+    def compare(self, name: str, judgments, guidance) -> None:
+        """Paired tests: guided against plain voting, and against the judgments of the same rows by other judges."""
         from trl_spct.benchmark_results import compare_judges
-        from trl_spct.evaluation import read_judgments
+        from trl_spct.evaluation import guided_modes, read_judgments
 
-        if self.args.compare_with is None:
-            return
-        folder = Path(self.args.compare_with) / "judgments" / ("" if name == ROWS else name)
-        other = read_judgments(folder)
-        votes = min(len(judgment.scores) for judgment in (*other, *judgments))
-        found = compare_judges(self.loaded[name], other, judgments, votes, seed=self.args.seed)
-        self.report.setdefault("comparison", {})[name] = {"with": self.args.compare_with, "k": votes, **found}
+        loaded, most = self.loaded[name], len(judgments[0].scores)
+        found = {}
+        if guided_modes(judgments)[-1] and most > 1:
+            ways = (False, guidance or True)
+            found["plain voting"] = {
+                "k": most, **compare_judges(loaded, judgments, judgments, most, ways, self.args.seed)
+            }  # fmt: skip
+        for label, other in self.others.items():
+            theirs = read_judgments(other.folder / "judgments" / ("" if name == ROWS else name))
+            votes = min(most, len(theirs[0].scores))
+            found[label] = {"k": votes, **compare_judges(loaded, theirs, judgments, votes, seed=self.args.seed)}
+        if found:
+            self.report.setdefault("comparison", {})[name] = found
 
     def check_contamination(self) -> None:
         from dataclasses import asdict
@@ -254,24 +329,55 @@ class Evaluation:
             }
 
     def write(self) -> None:
-        from trl_spct.manifests import write_json
-        from trl_spct.reports import breakdown_table, markdown_table, mean_results, plot_scaling
+        from huggingface_hub.repocard_data import eval_results_to_model_index
 
+        from trl_spct.manifests import write_json
+        from trl_spct.reports import breakdown_table, markdown_table, mean_results, read_evaluation
+
+        for label, other in self.others.items():
+            names = {found.benchmark.name for found in self.loaded.values()}
+            self.results += [{**r, "stage": label} for r in other.own_results if r["benchmark"] in names]
         write_json(self.output / "results.json", self.results)
         write_json(self.output / "report.json", self.report)
+        written = read_evaluation(self.output)
         tables = [markdown_table(self.results)]
+        if written.diagnosis:
+            tables.append(f"## What hides in these numbers\n\n{written.bias_table}")
         for name, own in self.by_benchmark():
             if len(own[0]["values"]) > 1:
                 tables.append(f"## {own[0]['benchmark']}\n\n{breakdown_table(own)}")
             self.show(name, own)
         (self.output / "table.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-        means = mean_results(self.results)
+        self.plot(mean_results(self.results))
+        index = eval_results_to_model_index(self.args.stage, written.eval_results)
+        write_json(self.output / "model-index.json", index)
+        self.publish()
+
+    def publish(self) -> None:
+        """Into the judge's card, in its folder and on the Hub, and the judgments to the Hub."""
+        from trl_spct.judgment_sets import push_judgments
+        from trl_spct.result_cards import push_results, write_results
+        from trl_spct.scripts import push_or_exit
+
+        args, judge = self.args, self.model_args.model_name_or_path
+        if args.write_card and judge is not None and Path(judge).is_dir():
+            write_results(judge, self.output)
+        pushes = []
+        if args.results_hub_repo:
+            pushes.append(lambda: push_results(args.results_hub_repo, self.output, args.hub_token))
+        if args.judgments_hub_repo:
+            where = (args.judgments_hub_repo, args.hub_private_repo, args.hub_token)
+            pushes.append(lambda: push_judgments(self.output, *where))
+        push_or_exit(*pushes)
+
+    def plot(self, means: list) -> None:
+        from trl_spct.reports import plot_scaling
+
         if all(result.get("baseline") for result in means):
             return
         plot_scaling(means, self.output / "scaling.png")
         written = [result for result in means if result.get("baseline") or result["tokens"] > 0]
         plot_scaling(written, self.output / "cost.png", against="tokens")
-        write_json(self.output / "model-index.json", self.model_index())
 
     def by_benchmark(self) -> list:
         names = {name: found.benchmark.name for name, found in self.loaded.items()}
@@ -291,28 +397,43 @@ class Evaluation:
         told = {part: self.report.get(part, {}).get(name) for part in ("diagnosis", "comparison", "contamination")}
         if told["diagnosis"]:
             console.print("\n".join(report_lines(told["diagnosis"]["all"])), highlight=False)
-        if told["comparison"]:
-            found = told["comparison"]
-            points = {part: f"{100 * found[part]:+.1f}" for part in ("difference", "low", "high")}
-            line = "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}".format(**{**found, **points})
-            console.print(f"against the other judge: {line}", highlight=False)
+        for label, found in (told["comparison"] or {}).items():
+            console.print(f"against {label}: {_difference(found)}", highlight=False)
         if told["contamination"]:
             console.print(f"items with a near duplicate among the training rows: {told['contamination']['items']}")
 
-    def model_index(self) -> list:
-        from huggingface_hub.repocard_data import eval_results_to_model_index
 
-        from trl_spct.reports import card_results
-
-        entries = []
-        for name, own in self.by_benchmark():
-            judged = [result for result in own if result["stage"] == self.args.stage and not result.get("baseline")]
-            entries += card_results(judged, self.report.get("protocol", {}).get(name, {}))
-        return eval_results_to_model_index(self.args.stage, entries)
+def _difference(found: dict) -> str:
+    if "undefined" in found:
+        return found["undefined"]
+    points = {part: f"{100 * found[part]:+.1f}" for part in ("difference", "low", "high")}
+    return "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}".format(**{**found, **points})
 
 
 ROWS = "rows"
 """What is judged if it comes as `dataset_name`; its judgments are not in a folder of their own."""
+
+
+def read_others(script_args, loaded: dict) -> dict:
+    """The other judges' evaluations, by what they are called here; they must have judged the same rows."""
+    from trl_spct.reports import read_evaluation
+
+    found = {}
+    for folder in script_args.compare_with or ():
+        other = read_evaluation(folder)
+        for name, items in loaded.items():
+            digest = other.report["items"].get(name, {}).get("digest")
+            if digest != items.facts["digest"] or name not in other.protocol:
+                raise ValueError(
+                    f"{folder} has {'judged other rows' if digest else 'no judgments'} of {name}; expected those of "
+                    "the same rows. Repeat that evaluation on them, or leave it out of `compare_with`."
+                )
+        taken = {*found, script_args.stage}
+        label = other.judge if other.judge not in taken else f"{other.judge} ({Path(folder).resolve().name})"
+        if label in taken:
+            raise ValueError(f"Found two judges called {label!r} in `compare_with`; expected names (`stage`).")
+        found[label] = other
+    return found
 
 
 def load_items(script_args, dataset_args) -> dict:
@@ -339,7 +460,7 @@ def main(script_args, model_args, dataset_args):
     evaluation = Evaluation(script_args, model_args, dataset_args)
     if evaluation.state.is_main_process:
         evaluation.check_contamination()
-    if model_args.model_name_or_path is not None:
+    if model_args.model_name_or_path is not None or script_args.base_url is not None:
         evaluation.judge()
     evaluation.compare_llm_judge()
     evaluation.compare_scalar_rm()

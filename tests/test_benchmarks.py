@@ -3,10 +3,15 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from hub_server import HubServer
 
 from trl_spct.baselines import ContentBlindJudge
 from trl_spct.benchmark_loading import ChangedBenchmark, load_benchmark, load_rows
@@ -288,7 +293,11 @@ def test_changed_benchmarks_are_named(tmp_path, caplog):
     judgebench(tmp_path)
     with pytest.raises(ChangedBenchmark) as caught:
         load_benchmark("judgebench", str(tmp_path))
-    for part in ("gpt has 2 rows instead of 350", "claude has 2 rows", "{'A>B': 1, 'B>A': 1} instead of {'A>B': 193"):
+    for part in (
+        "gpt has 2 rows instead of 350",
+        "claude has 2 rows",
+        "gpt has 1 A>B instead of 193, 1 B>A instead of 157",
+    ):
         assert part in str(caught.value)
     with caplog.at_level(logging.WARNING):
         loaded = load_benchmark("judgebench", str(tmp_path), check=False)
@@ -535,3 +544,42 @@ def test_units_are_averaged_only_where_that_is_the_same(tmp_path):
     judgments = judge_benchmark(Worth(k=2, wrong=[1]), loaded, tmp_path / "out")
     assert len(item_units(loaded, judgments, 1)) == 2
     assert benchmark_results(loaded, judgments)[0]["accuracy"] == 0.5, "the mean of 1 and 0"
+
+
+# --- from the Hub ---
+
+CLIENT = """
+import json
+from trl_spct.benchmark_loading import load_benchmark
+
+found = load_benchmark("rewardbench", check=False)
+missing = []
+for name in ("realmistake", "rewardbench-2"):
+    try:
+        load_benchmark(name, check=False)
+    except FileNotFoundError as error:
+        missing.append(str(error))
+print(json.dumps([found.facts, [item.id for item in found.items], missing]))
+"""
+
+
+def test_benchmarks_from_the_hub(tmp_path):
+    """By the real client: the right split, the commit that was read, and what is not there, or lacks its split."""
+    row = {"id": 1, "prompt": "q", "chosen": "a", "rejected": "b", "subset": "donotanswer"}
+    card = b"---\nconfigs:\n- config_name: default\n  data_files:\n"
+    card += b"  - split: raw\n    path: raw.jsonl\n  - split: filtered\n    path: filtered.jsonl\n---\n"
+    lines = {name: json.dumps({**row, "id": name}).encode() + b"\n" for name in ("raw", "filtered")}
+    files = {"README.md": card, **{f"{name}.jsonl": line for name, line in lines.items()}}
+    with HubServer() as hub:
+        repository = hub.create("allenai/reward-bench", "dataset", **files)
+        hub.create("allenai/reward-bench-2", "dataset", **files)
+        done = subprocess.run(
+            [sys.executable, "-c", CLIENT], capture_output=True, text=True, timeout=300, cwd=tmp_path,
+            env={**os.environ, **hub.environment(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parent.parent)},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    facts, items, missing = json.loads(done.stdout.splitlines()[-1])
+    assert items == ["filtered"] and facts["from"] == ["allenai/reward-bench"]
+    assert facts["revisions"] == {"allenai/reward-bench": repository.head}
+    assert "could not load ryokamoi/realmistake (math_word_problem_generation), split `gpt4`" in missing[0]
+    assert "could not load allenai/reward-bench-2, split `test`" in missing[1] and "your login" in missing[1]

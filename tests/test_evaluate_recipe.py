@@ -48,7 +48,7 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     train.write_text(json.dumps({"query": SECRET, "responses": ["new", "worth 3"], "labels": [0, 1]}) + "\n")
     arguments = [
         *["--benchmarks", f"rewardbench={tmp_path / 'rb'}", f"realmistake={tmp_path / 'rm'}", "--allow_changed"],
-        *["--model_name_or_path", models["judge"], "--template", "compact", "--max_new_tokens", "4", "--k", "2"],
+        *["--model_name_or_path", models["judge"], "--template", "compact", "--max_new_tokens", "4", "--k", "1", "3"],
         *["--greedy", "--scalar_rm", models["rm"], "--llm_judge", models["judge"], "--max_rows", "4"],
         *["--contamination_dataset", train, "--output_dir", tmp_path / "out"],
     ]
@@ -59,14 +59,15 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     for benchmark in ("rewardbench", "realmistake"):
         for stage in ("first", "random", "longest", "shortest", "rm"):
             assert (stage, benchmark, 1, None) in lines
-        assert {("judge", benchmark, 1, 0.0), ("judge", benchmark, 1, 0.5), ("judge", benchmark, 2, 0.5)} <= lines
-    assert ("LLM-as-a-judge", "rewardbench", 2, 0.5) in lines
+        judge = {line for line in lines if line[:2] == ("judge", benchmark)}
+        assert judge == {("judge", benchmark, 1, 0.0), ("judge", benchmark, 1, 0.5), ("judge", benchmark, 3, 0.5)}
+    assert ("LLM-as-a-judge", "rewardbench", 3, 0.5) in lines
     assert not [line for line in lines if line[:2] == ("LLM-as-a-judge", "realmistake")], "nothing to select from"
     assert {r["n"] for r in results} == {4}
 
     report = read(out, "report.json")
     protocol = report["protocol"]["rewardbench"]
-    assert protocol["template"] == "compact" and protocol["max_new_tokens"] == 4 and protocol["k"] == 2
+    assert protocol["template"] == "compact" and protocol["max_new_tokens"] == 4 and protocol["k"] == 3
     assert protocol["model"] == "judge", "no place on this machine"
     assert report["diagnosis"]["rewardbench"]["all"]["unreadable"] == 1.0
     assert report["items"]["rewardbench"]["differences"]
@@ -81,13 +82,18 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("shard-*.parquet")}
+    with pytest.raises(ValueError, match="out has judged other rows of rewardbench; expected those of the same rows"):
+        evaluate(*arguments, "--compare_with", out, "--max_rows", "3")
     evaluate(*arguments, "--compare_with", out)
     assert len(before) == 15 and {path: path.stat().st_mtime_ns for path in before} == before, (
         "nothing is judged twice"
     )
-    comparison = read(out, "report.json")["comparison"]["rewardbench"]
-    assert comparison["difference"] == 0 and comparison["p"] == 1 and comparison["k"] == 2
-    assert "against the other judge" in capsys.readouterr().out
+    comparison = read(out, "report.json")["comparison"]["rewardbench"]["judge (out)"]
+    assert comparison["difference"] == 0 and comparison["p"] == 1 and comparison["k"] == 3
+    assert "against judge (out): +0.0 points" in capsys.readouterr().out
+    assert "| judge (out) | plain | 3 |" in (out / "table.md").read_text()
+    (again,) = read(out, "model-index.json")
+    assert again == entry, "of one judge"
 
 
 def test_without_a_model(tmp_path, monkeypatch):

@@ -25,7 +25,8 @@ from .scripts import load_named
 logger = logging.getLogger(__name__)
 
 Rows = Dataset | Sequence[Mapping[str, Any]]
-_HUB_FILE = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<commit>[^/]+)/")
+_NAMED = 3
+_COMMIT = re.compile("[0-9a-f]{40}")
 _READABLE = (".json", ".jsonl", ".gz", ".parquet", ".csv")
 
 
@@ -82,7 +83,7 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
     counts, differences, revisions = {}, [], {}
     for part in benchmark.parts:
         rows = _part_rows(benchmark, part, path)
-        revisions.update(_revision(rows))
+        revisions.update(_revision(part, rows))
         differences += _differences(benchmark, part, rows)
         counts[part.name] = len(rows)
         items += _read(benchmark, part, rows)
@@ -172,8 +173,11 @@ def _differences(benchmark: Benchmark, part: Part, rows: Rows) -> list[str]:
         found.append(f"{part.name} has {len(rows)} rows instead of {part.rows}")
     if part.balance is not None:
         counted = Counter(benchmark.balance_of(row) for row in rows)
-        if counted != Counter(part.balance):
-            found.append(f"{part.name} has {dict(sorted(counted.items()))} instead of {dict(part.balance)}")
+        changed = [value for value in {**part.balance, **counted} if counted[value] != part.balance.get(value, 0)]
+        named = [f"{counted[value]} {value} instead of {part.balance.get(value, 0)}" for value in changed[:_NAMED]]
+        if changed:
+            more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+            found.append(f"{part.name} has {', '.join(named)}{more}")
     return found
 
 
@@ -185,11 +189,11 @@ def _unrecorded(benchmark: Benchmark) -> list[str]:
     return counts + [f"balance of {part.name}" for part in benchmark.parts if part.balance is None]
 
 
-def _revision(rows: Rows) -> dict[str, str]:
-    """From the repository to its commit, for rows from the Hub: `datasets` keeps the addresses that it read."""
-    sources = (isinstance(rows, Dataset) and rows.download_checksums) or ()
-    found = (_HUB_FILE.match(source) for source in sources)
-    return {match["name"]: match["commit"] for match in found if match}
+def _revision(part: Part, rows: Rows) -> dict[str, str]:
+    """From the repository to its commit, for rows from the Hub: `datasets` names the folder of its cache after it."""
+    files = rows.cache_files if isinstance(rows, Dataset) else ()
+    commit = next((name for file in files if _COMMIT.fullmatch(name := Path(file["filename"]).parent.name)), None)
+    return {} if commit is None else {part.path: commit}
 
 
 def _with_unique_ids(items: Sequence[Item]) -> tuple[Item, ...]:

@@ -28,6 +28,10 @@ from .shards import ShardedJob
 from .voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
 
 
+HASHED = "blake2b:"
+"""What the texts of judgments begin with that were not stored."""
+
+
 @dataclass(frozen=True)
 class Judgment:
     """All critiques of one row, in the order in which they were sampled.
@@ -295,7 +299,7 @@ def _columns(critiques: Sequence[Mapping[str, Any]], private: bool = False) -> d
     names |= {"text": "texts", "num_tokens": "num_tokens"}
     columns = {column: [critique[name] for critique in critiques] for name, column in names.items()}
     if private:
-        columns["texts"] = [f"blake2b:{_hash(text)}" for text in columns["texts"]]
+        columns["texts"] = [HASHED + _hash(text) for text in columns["texts"]]
     return columns
 
 

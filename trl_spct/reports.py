@@ -297,15 +297,6 @@ def _biases(report: Mapping[str, Any]) -> Iterator[str]:
 
 # --- an evaluation that was written ---
 
-JUDGMENT_FOLDERS = {
-    "judgments": "the judge's votes",
-    "greedy": "the judge, greedy",
-    "scalar_rm": "a scalar reward model",
-    "llm_judge": "LLM-as-a-judge",
-    "baselines": "judges that read nothing",
-}
-"""Where an evaluation keeps the critiques of each kind of judge."""
-
 
 @dataclass(frozen=True)
 class JudgeEvaluation:
