@@ -58,8 +58,9 @@ class Model:
         base (`str`, *optional*): The pretrained checkpoint, for the models that the paper trained.
         turn_end (`str`, *optional*): What ends a turn, where the pretrained tokenizer's own end is another token.
         beta (`float`, *optional*, defaults to 0.08): KL coefficient, and its mark.
-        extra (`dict`): Keys for all stages, `first` those for the stages that read a tokenizer of the Hub, and
-            `judge` those for rejective fine-tuning alone; values are pairs of a value and its note.
+        extra (`dict`), judge (`dict`):
+            Keys for all stages, and for rejective fine-tuning alone, which hands its tokenizer on; pairs of a value
+            and its note.
         lora (`tuple[str, ...]`): LoRA's target modules.
     """
 
@@ -70,7 +71,6 @@ class Model:
     turn_end: str | None = None
     beta: tuple[float, str] = (0.08, "[?] the paper's for 27B; 0.002 for its 16B [P]")
     extra: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    first: dict[str, tuple[Any, str]] = field(default_factory=dict)
     judge: dict[str, tuple[Any, str]] = field(default_factory=dict)
     lora: tuple[str, ...] = ("all-linear",)
 
@@ -151,7 +151,6 @@ MODELS: dict[str, Model] = {
         "meta-llama/Llama-3.1-8B-Instruct",
         "llama",
         _shape(128256, 4096, 14336, 32, 32, 8, 128, tied=False),
-        first={"pad_token": ("<|finetune_right_pad_id|>", "Llama's tokenizer names none")},
     ),
 }
 
@@ -658,11 +657,11 @@ class Recipe:
         return ["# Model", *_keys(keys)]
 
     def _chat_template(self) -> list[str]:
-        keys = dict(self.model.first)
-        if self.is_papers:
-            keys["chat_template_path"] = (self.model.start, "the pretrained tokenizer has none, or may have none")
-            if self.model.turn_end:
-                keys["eos_token"] = (self.model.turn_end, "what ends the judge's turn")
+        if not self.is_papers:
+            return []
+        keys = {"chat_template_path": (self.model.start, "the pretrained tokenizer has none, or may have none")}
+        if self.model.turn_end:
+            keys["eos_token"] = (self.model.turn_end, "what ends the judge's turn")
         return _keys(keys)
 
     def _output_keys(self) -> list[str]:
