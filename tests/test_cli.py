@@ -19,7 +19,7 @@ from trl_spct import cli
 
 
 ROOT = Path(__file__).parent.parent
-VERBS = {"rft", "spct", "meta-rm", "evaluate", "view"}
+VERBS = {"rft", "spct", "meta-rm", "evaluate", "label", "view"}
 
 
 # Verbs
@@ -36,7 +36,7 @@ def test_verbs_are_the_scripts_of_the_recipes_folder():
 
 
 def test_a_script_without_a_parser_is_described_by_its_first_sentence(tmp_path):
-    script = ['"""', "Does it: at", "once. Not later.", '"""', 'if __name__ == "__main__":', "    pass"]
+    script = ['"""', "Does it: at", "once. Not later.", '"""', "", "def make_parser():", "    pass"]
     (tmp_path / "do_it.py").write_text("\n".join(script))
     (tmp_path / "shared.py").write_text('"""No script."""\n')
     recipes = cli.find_recipes(tmp_path)
@@ -119,13 +119,17 @@ def test_a_config_may_be_one_that_came_with_the_package(tmp_path, monkeypatch, c
     packaged = tmp_path / "recipes" / "tiny-model"
     packaged.mkdir(parents=True)
     (packaged / "spct.yaml").write_text("seed: 1\n")
-    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     asked = ["--config", "tiny-model/spct.yaml", "--seed", "2"]
-    assert cli.with_packaged_config(asked, tmp_path / "recipes")[1] == str(packaged / "spct.yaml")
-    (tmp_path / "tiny-model").mkdir()
-    (tmp_path / "tiny-model" / "spct.yaml").write_text("seed: 3\n")
+    for name in ("tiny-model/spct.yaml", "recipes/tiny-model/spct.yaml"):
+        found = cli.with_packaged_config(["--config", name, "--seed", "2"], tmp_path / "recipes")
+        assert found == ["--config", str(packaged / "spct.yaml"), "--seed", "2"]
+    (here / "tiny-model").mkdir()
+    (here / "tiny-model" / "spct.yaml").write_text("seed: 3\n")
     assert cli.with_packaged_config(asked, tmp_path / "recipes") == asked, "a file here goes before"
-    with pytest.raises(FileNotFoundError, match=r"Found --config no.yaml.* package: tiny-model/spct.yaml\."):
+    with pytest.raises(FileNotFoundError, match=r"Found --config no.yaml.* such as tiny-model/spct.yaml\."):
         cli.with_packaged_config(["--config", "no.yaml"], tmp_path / "recipes")
     with pytest.raises(SystemExit):
         cli.main(["rft", "--config", "no.yaml"])

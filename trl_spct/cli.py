@@ -6,6 +6,7 @@ Nothing but the standard library is imported before a recipe is run.
 
 import argparse
 import ast
+import difflib
 import importlib.metadata
 import importlib.util
 import os
@@ -61,8 +62,10 @@ def recipes_folder() -> Path:
 
 
 def find_recipes(folder: Path) -> dict[str, Path]:
-    """The scripts in a folder by verb: `meta_rm.py` is `meta-rm`."""
-    scripts = (path for path in sorted(folder.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8"))
+    """The scripts in a folder that have a `make_parser`, by verb: `meta_rm.py` is `meta-rm`."""
+    scripts = (
+        path for path in sorted(folder.glob("*.py")) if "\ndef make_parser(" in path.read_text(encoding="utf-8")
+    )
     return {path.stem.replace("_", "-"): path for path in scripts}
 
 
@@ -82,7 +85,7 @@ def with_packaged_config(arguments: Sequence[str], folder: Path) -> list[str]:
     """The arguments with the full path of a `--config` that is no file here, but came with the recipes.
 
     Raises:
-        `FileNotFoundError`: if it is neither, naming those that came.
+        `FileNotFoundError`: if it is neither, naming some that came.
     """
     arguments = list(arguments)
     if "--config" not in arguments[:-1]:
@@ -90,13 +93,14 @@ def with_packaged_config(arguments: Sequence[str], folder: Path) -> list[str]:
     place = arguments.index("--config") + 1
     name = arguments[place]
     if not os.path.isfile(name):
-        packaged = folder / name
+        packaged = folder / name.removeprefix("recipes/")  # as their headers call them
         if not packaged.is_file():
             there = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.yaml"))]
             there = [path for path in there if not path.startswith("accelerate_configs/")]
+            near = difflib.get_close_matches(name, there, n=6) or there
             raise FileNotFoundError(
-                f"Found --config {name}, which is no file here; expected a file, or one that comes with this package: "
-                f"{', '.join(there) or 'none'}."
+                f"Found --config {name}, which is no file here; expected a file, or one that comes with this package, "
+                f"such as {', '.join(near)}."
             )
         arguments[place] = str(packaged)
     return arguments
@@ -157,8 +161,6 @@ def _recipe_parser(script: Path, prog: str, arguments: list[str]) -> argparse.Ar
         parser = importlib.import_module("tiny.job").make_parser()
         parser.prog = prog
         return parser
-    if not hasattr(module, "make_parser"):
-        return None
     parser = module.make_parser()
     return module.make_parser(prog=prog) if isinstance(parser, TrlParser) else None
 
