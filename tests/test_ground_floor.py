@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "trl_spct"
 # Each room may import the rooms named beside it.
 ROOMS = {
     "preferences": set(),
-    "prompts": {"preferences"},
+    "card_prompts": set(),
+    "prompts": {"card_prompts", "preferences"},
     "critiques": set(),
     "blocks": set(),
     "orders": set(),

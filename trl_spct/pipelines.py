@@ -35,7 +35,14 @@ from .orders import ORDERS, draw_orders
 from .outcomes import highest
 from .preferences import InvalidPreference, Messages, Preference, restore_order
 from .prompts import judge_messages, judge_template, meta_messages, principle_messages
-from .repositories import META_RM_FOLDER, AutoModelForCausalLM, describe_adapter, described, locate_meta_rm
+from .repositories import (
+    META_RM_FOLDER,
+    AutoModelForCausalLM,
+    describe_adapter,
+    described,
+    locate_meta_rm,
+    official_template,
+)
 from .sampling import (
     PromptTooLongError,
     Sample,
@@ -134,6 +141,8 @@ class GRMRewardPipeline(Pipeline):
             config says, else to `max(1, k // 2)`.
         template (`str`, *optional*):
             Prompt template, see [`judge_template`]. Defaults to the one that the judge's config names, else `"paper"`.
+            `"official"` is the one on the judge's own model card if it is a released one or a folder with its card,
+            else the one on the card of `BBQGOD/DeepSeek-GRM-27B`.
         verdict (`bool`, *optional*, defaults to `False`):
             For single responses: ask for 0 or 1, as in training, instead of a score from 1 to 10.
         max_responses_per_prompt (`int` or `str`, *optional*):
@@ -242,8 +251,7 @@ class GRMRewardPipeline(Pipeline):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **place)
         tokenizer = tokenizer or self.tokenizer
         check_tokenizer(tokenizer)
-        template = self._forward_params.get("template") or described(self.model.config).get("template", "paper")
-        check_fit(meta_rm, tokenizer, template)
+        check_fit(meta_rm, tokenizer, self._template(self._forward_params.get("template")))
         if meta_rm.device != self.device:  # quantized models refuse even to stay where they are
             meta_rm = meta_rm.to(self.device)
         return meta_rm.eval(), tokenizer
@@ -274,7 +282,7 @@ class GRMRewardPipeline(Pipeline):
         Guidance(k_meta, guide or "top")
         check_sampling(temperature, top_p, max_new_tokens)
         if template is not None:
-            judge_template(template)
+            self._template(template)
         _error(early_stopping)
         _check_most(max_responses_per_prompt)
         if truncation not in (None, False, "fair"):
@@ -356,7 +364,7 @@ class GRMRewardPipeline(Pipeline):
     ) -> list[dict[str, Any]]:
         """Samples and reads the critiques of a batch of rows, in rounds if rows may leave when they are decided."""
         k, error = inputs[0]["k"], _error(early_stopping)
-        template = template or described(self.model.config).get("template", "paper")
+        template = self._template(template)
         if self.meta_rm is not None:
             check_template(getattr(self.meta_rm.config, "meta_rm", None), template)
         options = {
@@ -450,6 +458,19 @@ class GRMRewardPipeline(Pipeline):
             return special_tokens(self.tokenizer)
         return tuple(getattr(self.engine, "special_tokens", ()))
 
+    def _template(self, asked: str | None) -> str:
+        """The name of the template: what was asked for, or what the judge learned with."""
+        stored = described(self.model.config)
+        template = official_template(asked or stored.get("template", "paper"), self.model.config)
+        digests = [judge_template(template, verdict).digest for verdict in (False, True)]
+        if asked is None and stored.get("template_digests", digests) != digests:
+            raise ValueError(
+                f"Found the template {template!r} with the digests {digests}; the judge learned with another text of "
+                f"that name, {stored['template_digests']}. Name that text with `trl_spct.prompts.add_template`, or "
+                "pass `template` to judge all the same."
+            )
+        return template
+
     def _default_length(self) -> int:
         configured = getattr(self.model.generation_config, "max_new_tokens", None)
         context = context_length(self.model.config)
@@ -501,7 +522,7 @@ class GRMRewardPipeline(Pipeline):
             options = (temperature, seed, top_p, max_new_tokens, template, batch_size)
             return self.principles([queries], *options)[0]
         check_sampling(temperature, top_p, max_new_tokens)
-        template = template or described(self.model.config).get("template", "paper")
+        template = self._template(template)
         prompts = [principle_messages(query, template, self._fences()) for query in queries]
         distinct = list({prompt[0]["content"]: prompt for prompt in prompts}.values())
         options = {"temperature": temperature, "top_p": top_p}

@@ -6,11 +6,14 @@ nor open another one.
 """
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
+from .card_prompts import read_card_prompt
 from .preferences import Messages, Preference
 
 
@@ -24,6 +27,11 @@ def _heading(title: str) -> str:
 
 BEFORE = tuple(f"\n\n{_heading(title)}\n" for title in (CONTEXT, RESPONSES, FORMAT))
 """What stands before the conversation, the responses and the output format."""
+
+DELIMITERS = ("[The Begin of Response {i}]\n", "\n[The End of Response {i}]")
+
+OFFICIAL, RELEASED = "official", "BBQGOD/DeepSeek-GRM-27B"
+CARD = "README.md"
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,12 @@ class JudgeTemplate:
             The text before the conversation, the responses and the output format, line breaks included. By default
             the paper's headings, between blank lines.
         separator (`str`, *optional*, defaults to a line break): What stands between two response blocks.
+        delimiters (`tuple[str, str]`, *optional*):
+            The text before and behind each response, line breaks included, with `{i}` for its number.
+        labels (`tuple[str, ...]`, *optional*): Names in place of numbers, as `("A", "B")`: one for each response.
+        speaker (`bool`, *optional*, defaults to `True`):
+            Whether a query of one turn is written as `User: …`, as longer conversations always are.
+        system (`str`, *optional*): A system turn before the prompt, where the judge was trained with one.
     """
 
     instructions: str
@@ -47,18 +61,41 @@ class JudgeTemplate:
     numbered: bool = True
     before: tuple[str, str, str] = BEFORE
     separator: str = "\n"
+    delimiters: tuple[str, str] = DELIMITERS
+    labels: tuple[str, ...] | None = None
+    speaker: bool = True
+    system: str | None = None
 
     @classmethod
     def from_text(
-        cls, text: str, score_range: tuple[int, int] = (1, 10), numbered: bool = True, separator: str = "\n"
+        cls,
+        text: str,
+        score_range: tuple[int, int] = (1, 10),
+        numbered: bool = True,
+        separator: str = "\n",
+        **others,
     ) -> "JudgeTemplate":
         """A template from a whole prompt, in which `{conversation}` and `{responses}` stand for themselves.
 
         The rest is taken as it is, character by character: other braces need no escape. For a judge that was trained
-        elsewhere and whose prompt must be exact, typing errors included. The prompt of the released DeepSeek-GRM
-        checkpoints is such a one: it stands on their model cards, copies of it differ in line breaks and spelling, and
-        none is part of this package. Each response stands in a block `[The Begin of Response i]` …
-        `[The End of Response i]`. Only these delimiters and the paper's headings are fenced.
+        elsewhere and whose prompt must be exact, typing errors included. Each response stands in a block
+        `[The Begin of Response i]` … `[The End of Response i]`, unless `delimiters` say otherwise.
+
+        A judge of two responses called A and B, with a system turn (as `haizelabs/j1-micro-1.7B`; its texts are to be
+        had where its adapter is):
+
+        ```python
+        >>> template = JudgeTemplate.from_text(
+        ...     "Score both.\\n{conversation}\\n{responses}\\nAnswer in tags.",
+        ...     delimiters=("[The Begin of Response {i}]\\n", "\\n[The End of Response {i}]"),
+        ...     labels=("A", "B"),
+        ...     system="You answer in XML.",
+        ... )
+        ```
+
+        Args:
+            text (`str`): The prompt.
+            score_range, numbered, separator, **others: As for the template itself.
 
         Raises:
             `ValueError`: if not both stand in the text once, the conversation first.
@@ -69,11 +106,82 @@ class JudgeTemplate:
                 f"Found the places {parts[1::2]} in a template's text; expected {{conversation}} and then "
                 "{responses}, each of them once."
             )
-        return cls(parts[0], parts[4], score_range, numbered, ("", parts[2], ""), separator)
+        return cls(parts[0], parts[4], score_range, numbered, ("", parts[2], ""), separator, **others)
+
+    @classmethod
+    def from_model_card(
+        cls,
+        card: str | os.PathLike,
+        revision: str | None = None,
+        score_range: tuple[int, int] = (1, 10),
+        speaker: bool | None = None,
+    ) -> "JudgeTemplate":
+        """The template that the Python code on a judge's model card renders, to the character.
+
+        The prompt of the released DeepSeek-GRM checkpoints stands on their cards and nowhere in this package. The code
+        is read, never run: [`~trl_spct.card_prompts.read_card_prompt`] says what is understood, and what is not is an
+        error that names it. Scores are read as ever, from the judge's last box.
+
+        Args:
+            card (`str` or `os.PathLike`):
+                A repository on the Hub (fetched, or taken from the cache), a folder with the checkpoint and its
+                `README.md`, or the text of a card.
+            revision (`str`, *optional*): Branch, tag or commit of the repository.
+            score_range (`tuple[int, int]`, *optional*, defaults to `(1, 10)`): Scores that the prompt asks for.
+            speaker (`bool`, *optional*):
+                See above. By default as the card's own example writes its query; `True` where it has none.
+
+        Raises:
+            `ValueError`: if the card has no such prompt, or one that is not understood.
+            `OSError`: if there is no card, naming the repository, the file, and what to do.
+        """
+        text, home = str(card), "the card"
+        if "\n" not in text:
+            text, home = _read_card(text, revision), f"{CARD} of {text}"
+        try:
+            found = read_card_prompt(text)
+        except ValueError as error:
+            raise ValueError(
+                f"Could not read the judge's prompt from {home}: {error} Make a template of the prompt's text with "
+                "`JudgeTemplate.from_text` and name it with `trl_spct.prompts.add_template`."
+            ) from error
+        return cls(
+            found.before,
+            found.after,
+            score_range,
+            before=("", found.between, ""),
+            separator=found.separator,
+            delimiters=found.delimiters,
+            speaker=found.speaker if speaker is None else speaker,
+            system=found.system,
+        )
+
+    def label(self, number: int) -> str:
+        """What the prompt calls the response with this number, counted from 1."""
+        return str(number) if self.labels is None else self.labels[number - 1]
+
+    def blocks(self, responses: tuple[str, ...]) -> str:
+        """The responses between their delimiters."""
+        if self.labels is not None and len(responses) > len(self.labels):
+            raise ValueError(f"Found {len(responses)} responses; the template has the labels {self.labels}.")
+        begin, end = self.delimiters if self.numbered else (side.replace(" {i}", "") for side in self.delimiters)
+        names = [self.label(number) for number in range(1, len(responses) + 1)]
+        return self.separator.join(
+            f"{begin.replace('{i}', name)}{response}{end.replace('{i}', name)}"
+            for name, response in zip(names, responses, strict=True)
+        )
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Lines that give the prompt its structure, `{i}` for a number; responses are fenced against them."""
+        fixed = "\n".join((self.instructions, *self.before, self.output_format))
+        headings = (line.strip() for line in fixed.splitlines() if len(line) < 100 and _HEADING_LIKE.fullmatch(line))
+        around = (line.strip() for side in self.delimiters for line in side.splitlines())
+        return tuple(dict.fromkeys(mark for mark in (*around, *headings) if re.search(r"[^\W_]", mark)))
 
     def render(self, conversation: str, responses: tuple[str, ...]) -> str:
         """The whole prompt, with `conversation` and `responses` already fenced."""
-        blocks = _response_blocks(responses, self.numbered, self.separator)
+        blocks = self.blocks(responses)
         parts = (self.instructions, conversation, blocks, self.output_format)
         return parts[0] + "".join(before + part for before, part in zip(self.before, parts[1:], strict=True))
 
@@ -83,16 +191,10 @@ class JudgeTemplate:
         parts = [self.instructions, self.output_format, str(self.score_range), str(self.numbered)]
         if (self.before, self.separator) != (BEFORE, "\n"):
             parts += [*self.before, self.separator]
+        others = (self.delimiters, self.labels, self.speaker, self.system)
+        if others != (DELIMITERS, None, True, None):
+            parts.append(repr(others))
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
-
-
-def _response_blocks(responses: tuple[str, ...], numbered: bool = True, separator: str = "\n") -> str:
-    """The responses between their delimiters, numbered from 1."""
-    names = [f"Response {number}" if numbered else "Response" for number in range(1, len(responses) + 1)]
-    return separator.join(
-        f"[The Begin of {name}]\n{response}\n[The End of {name}]"
-        for name, response in zip(names, responses, strict=True)
-    )
 
 
 _USE_GIVEN = """The specific criteria for this query are given. Take them and their weights as your specific \
@@ -229,13 +331,18 @@ def judge_template(template: str = "paper", verdict: bool = False) -> JudgeTempl
         template (`str`, *optional*, defaults to `"paper"`):
             `"paper"`: the instructions and seed criteria of the paper, sections 2.1 and 2.2, in clean English.
             `"compact"` (ours): the same blocks in the same order, with one line of instructions, for short contexts
-            and for judges that learn the task in training. Or a name that was given to [`add_template`].
+            and for judges that learn the task in training. `"official"`: to the character the prompt of the released
+            checkpoint `BBQGOD/DeepSeek-GRM-27B`, which is read from its model card: from the Hub, from the cache, or
+            with `"official:FOLDER_OR_REPOSITORY"` from another card; see [`JudgeTemplate.from_model_card`]. Or a name
+            that was given to [`add_template`].
         verdict (`bool`, *optional*, defaults to `False`): Whether the single-response training template is meant.
     """
+    if template not in TEMPLATES and template.partition(":")[0] == OFFICIAL:
+        add_template(template, JudgeTemplate.from_model_card(template.partition(":")[2] or RELEASED))
     if template not in TEMPLATES:
         raise ValueError(
-            f"Found template {template!r}; expected one of {sorted(TEMPLATES)}. Others are made known by "
-            "`trl_spct.prompts.add_template`."
+            f"Found template {template!r}; expected one of {sorted(TEMPLATES)}, or {OFFICIAL!r} for the released "
+            "judge's own. Others are made known by `trl_spct.prompts.add_template`."
         )
     return TEMPLATES[template][int(verdict)]
 
@@ -247,7 +354,7 @@ def judge_messages(
     hint: bool = False,
     special_tokens: Iterable[str] = (),
 ) -> list[dict[str, str]]:
-    """The judge's prompt: one user turn, no system prompt (paper, section 2.1).
+    """The judge's prompt: one user turn, and no system prompt (paper, section 2.1) unless the template has one.
 
     Args:
         preference ([`Preference`]):
@@ -262,16 +369,18 @@ def judge_messages(
             The tokenizer's special tokens. Where user text spells one, it is broken up so that it stays text.
 
     Returns:
-        `list[dict]` with a single `{"role": "user", "content": …}`.
+        `list[dict]` with a single `{"role": "user", "content": …}`, behind the template's system turn if it has one.
     """
     if verdict and len(preference) != 1:
         raise ValueError(f"A verdict template reads one response; found {len(preference)}.")
     if hint and not verdict and len(preference) == 1:
         raise ValueError("A hint on a single response names its 0/1 label; expected `verdict=True` with it.")
-    content = _rendered(judge_template(template, verdict), preference, Fence(special_tokens))
+    chosen = judge_template(template, verdict)
+    content = _rendered(chosen, preference, Fence(special_tokens, chosen.marks))
     if hint:
-        content += f"\n\n{hint_line(preference)}"
-    return [{"role": "user", "content": content}]
+        content += f"\n\n{hint_line(preference, chosen)}"
+    system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
+    return [*system, {"role": "user", "content": content}]
 
 
 def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -317,13 +426,14 @@ def principle_messages(
     return [{"role": "user", "content": content}]
 
 
-def hint_line(preference: Preference) -> str:
-    """The line that gives the ground truth away; numbers refer to the preference's own order."""
+def hint_line(preference: Preference, template: JudgeTemplate | None = None) -> str:
+    """The line that gives the ground truth away; numbers or labels refer to the preference's own order."""
     if preference.labels is None:
         raise ValueError("A hint needs labels; this preference has none.")
     if len(preference) == 1:
         return f"The correct score is: {preference.labels[0]}"
-    return f"The best response is: Response {preference.best + 1}"
+    number = preference.best + 1
+    return f"The best response is: Response {number if template is None else template.label(number)}"
 
 
 def meta_messages(preference: Preference, critique: str, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
@@ -333,14 +443,21 @@ def meta_messages(preference: Preference, critique: str, special_tokens: Iterabl
     """
     fence = Fence(special_tokens)
     conversation, responses = _fenced(preference, fence)
-    content = f"Please score the responses.{BEFORE[0]}{conversation}{BEFORE[1]}{_response_blocks(responses)}"
+    content = f"Please score the responses.{BEFORE[0]}{conversation}{BEFORE[1]}{judge_template().blocks(responses)}"
     return [{"role": "user", "content": content}, {"role": "assistant", "content": fence(critique)}]
 
 
-def conversation_text(query: str | Messages) -> str:
-    """A query as text. How turns are written is stated nowhere; `Role: text` lines are what public copies use."""
+def conversation_text(query: str | Messages, speaker: bool = True) -> str:
+    """A query as text. How turns are written is stated nowhere; `Role: text` lines are what public copies use.
+
+    Args:
+        query (`str` or sequence of messages): What the user asked.
+        speaker (`bool`, *optional*, defaults to `True`): Whether a single turn of the user's names its role, too.
+    """
+    if not isinstance(query, str) and len(query) == 1 and query[0]["role"] == "user":
+        query = query[0]["content"]
     if isinstance(query, str):
-        return f"User: {query}"
+        return f"User: {query}" if speaker else query
     return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in query)
 
 
@@ -350,13 +467,16 @@ class Fence:
     Square brackets of a delimiter become round ones, the hashes around one of our headings are dropped, and a special
     token gets a space behind its first character. All other text stays as it is. Case, white space, punctuation
     between words, invisible characters, accents and common look-alikes of letters, brackets and hashes make no
-    difference to delimiters and headings. Fencing twice is fencing once, and takes time linear in the text.
+    difference to delimiters and headings. Fencing twice is fencing once, and takes time linear in the text. Of other
+    `marks` all signs are dropped.
 
     What a fence leaves alone: instructions in plain words, scores and boxes (only the judge's own completion is ever
-    read), role names without special tokens (`Assistant:`), and special tokens of a single character.
+    read), role names without special tokens (`Assistant:`), special tokens of a single character, and marks that
+    consist of words or of signs alone.
 
     Args:
         special_tokens (iterable of `str`, *optional*): The tokenizer's special tokens.
+        marks (iterable of `str`, *optional*): See [`JudgeTemplate.marks`]; those of the paper's template are known.
     """
 
     _GAP = r"[\W_]"
@@ -368,7 +488,8 @@ class Fence:
     _TITLE = "|".join((CRITERIA, CONTEXT, GIVEN, REFERENCE, RESPONSES, FORMAT)).lower().replace(" ", f"{_GAP}*")
     _HEADING = re.compile(rf"(?<!{_GAP}){_GAP}*(?:(?:{_TITLE}){_GAP}*)+")
 
-    def __init__(self, special_tokens: Iterable[str] = ()):
+    def __init__(self, special_tokens: Iterable[str] = (), marks: tuple[str, ...] = ()):
+        self._marks = _marks_pattern(marks)
         if isinstance(special_tokens, str):
             special_tokens = (special_tokens,)
         given = {token.lstrip() for token in special_tokens if token and len(token.strip()) > 1}
@@ -391,7 +512,35 @@ class Fence:
         for match in self._HEADING.finditer(folded):
             if match[0].count("#") > 1:
                 edits |= {place: "" for place in range(*match.span()) if folded[place] == "#"}
+        if self._marks is not None:
+            pattern, signs = self._marks
+            for match in pattern.finditer(folded):
+                edits |= {place: "" for place in range(*match.span()) if folded[place] in signs}
         return edits
+
+
+# A line that begins and ends with signs of a heading or a tag, or begins with hashes.
+_HEADING_LIKE = re.compile(r"\s*(?:#.*|[=*<{\[~|].*[=*>}\]~|])\s*")
+
+
+@lru_cache(maxsize=64)
+def _marks_pattern(marks: tuple[str, ...]) -> tuple[re.Pattern, frozenset[str]] | None:
+    """Matches the marks that are no delimiters or headings of the paper, with the signs in and around them."""
+    if not marks:
+        return None
+    plain = Fence()
+    own = [mark.translate(_FOLDING) for mark in marks if plain(example := mark.replace("{i}", "1")) == example]
+    signs = frozenset(char for mark in own for char in mark.replace("{i}", "") if re.fullmatch(r"[^\w\s]|_", char))
+    if not signs:
+        return None
+    gap = Fence._GAP
+    written = [
+        rf"{gap}*".join(r"[^\W_]{1,4}" if word == "{i}" else re.escape(word) for word in words)
+        for mark in own
+        if (words := re.findall(r"\{i\}|[^\W_]+", mark))
+    ]
+    ahead, behind = rf"(?<!{gap}){gap}*", rf"{gap}*"
+    return re.compile(rf"{ahead}(?:{'|'.join(sorted(written, key=len, reverse=True))}){behind}"), signs
 
 
 def _first_characters(tokens: list[str]) -> re.Pattern:
@@ -442,7 +591,7 @@ def _edited(text: str, edits_of: Callable[[str], dict[int, str]]) -> str:
 def _rendered(template: JudgeTemplate, preference: Preference, fence: Fence) -> str:
     """The prompt without a hint. What is known about the query stands behind it: the principles that the judge is
     given, then a reference answer (ours; the paper judges with references, but does not print such a prompt)."""
-    context, responses = _fenced(preference, fence)
+    context, responses = _fenced(preference, fence, template.speaker)
     for title, use, text in (
         (GIVEN, _USE_GIVEN, preference.principles),
         (REFERENCE, _USE_REFERENCE, preference.reference),
@@ -452,5 +601,21 @@ def _rendered(template: JudgeTemplate, preference: Preference, fence: Fence) -> 
     return template.render(context, responses)
 
 
-def _fenced(preference: Preference, fence: Fence) -> tuple[str, tuple[str, ...]]:
-    return fence(conversation_text(preference.query)), tuple(fence(response) for response in preference.responses)
+def _fenced(preference: Preference, fence: Fence, speaker: bool = True) -> tuple[str, tuple[str, ...]]:
+    conversation = fence(conversation_text(preference.query, speaker))
+    return conversation, tuple(fence(response) for response in preference.responses)
+
+
+def _read_folder(card: str, revision: str | None = None) -> str:
+    """The card in a folder; [`~trl_spct.repositories.read_card`] takes its place, which reads the Hub as well."""
+    with open(os.path.join(card, CARD), encoding="utf-8") as file:
+        return file.read()
+
+
+_read_card: Callable[[str, str | None], str] = _read_folder
+
+
+def read_cards_with(reader: Callable[[str, str | None], str]) -> None:
+    """Sets what fetches a model card by repository or folder and revision: here is nothing that knows the Hub."""
+    global _read_card
+    _read_card = reader

@@ -88,7 +88,7 @@ class RejectiveSamplerConfig(SFTConfig):
     max_context_length: int | None = field(
         default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
     )
-    template: str = field(default="paper", metadata={"help": "Prompt template: `paper` or `compact`."})
+    template: str = field(default="paper", metadata={"help": "Prompt template: `paper`, `compact` or `official`."})
     shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
     invalid_rows: str = field(

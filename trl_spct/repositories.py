@@ -15,8 +15,11 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 
+from .prompts import CARD, OFFICIAL, read_cards_with
+
 
 ADAPTER_FILE = "grm.json"
+RELEASED_JUDGES = ("BBQGOD/DeepSeek-GRM-16B", "BBQGOD/DeepSeek-GRM-27B")
 META_RM_FOLDER = "./meta_rm"
 
 
@@ -55,6 +58,41 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
             "Pass `meta_rm`, or `meta_rm=None` to vote without one."
         )
     return home, {"subfolder": name.removeprefix("./"), **({"revision": revision} if revision else {})}
+
+
+def read_card(repository: str, revision: str | None = None) -> str:
+    """The model card of a repository or of a folder with a checkpoint; offline, the one in the cache.
+
+    Raises:
+        `OSError`: if there is none, naming the repository, the file and what to do.
+    """
+    try:
+        file = cached_file(repository, CARD, revision=revision)
+    except (OSError, ValueError) as error:  # the latter for a name that is none
+        at = f" at {revision}" if revision else ""
+        raise OSError(
+            f"Could not read {CARD} of {repository!r}{at}, the model card with the judge's prompt: {error} Fetch it "
+            f"once with `hf download {repository} {CARD}`, or name a folder or a repository that holds it: "
+            f'`template="{OFFICIAL}:FOLDER"`.'
+        ) from error
+    with open(file, encoding="utf-8") as opened:
+        return opened.read()
+
+
+read_cards_with(read_card)
+
+
+def official_template(template: str, config: PreTrainedConfig) -> str:
+    """The template `"official"` as the one on the judge's own card; every other template as it is.
+
+    Judges with a prompt on their cards are the released ones, and folders with a card that say nothing of a template:
+    a judge that was trained here has a card of ours, and read the released prompt.
+    """
+    home = str(getattr(config, "_name_or_path", None) or "")
+    own = home in RELEASED_JUDGES or (
+        bool(home) and "template" not in described(config) and os.path.isfile(os.path.join(home, CARD))
+    )
+    return f"{OFFICIAL}:{home}" if template == OFFICIAL and own else template
 
 
 def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any]) -> None:
