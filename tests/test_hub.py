@@ -11,9 +11,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import yaml
 from hub_server import USER, HubServer
 
 
@@ -72,6 +74,9 @@ def hub(tmp_path_factory):
         files = {path.name: path.read_bytes() for path in base.iterdir()}
         server.create(f"{USER}/base", **files, **{"README.md": b"---\nlicense: apache-2.0\n---\n\n# Base\n"})
         server.create(f"{USER}/preferences", "dataset", **{"train.jsonl": rows.encode()})
+        server.create("Qwen/Qwen3-0.6B", **files)
+        prompt = {"prompt": [{"role": "user", "content": "Why?"}]}
+        server.create("trl-lib/ultrafeedback-prompt", "dataset", **{"train.jsonl": json.dumps(prompt).encode()})
         yield server
 
 
@@ -196,6 +201,61 @@ def test_all_of_it_is_read_back(hub, pushed, tmp_path):
     assert found["trajectories"] == 16 and sum(found["meta-rows"].values()) > 0
     assert found["guided"] == pushed[1], "the same judge and the same Meta RM"
     assert found["lora"] == ["compact", 2]
+
+
+# Cards
+
+
+def card(hub, name):
+    text = hub.repository(f"{USER}/{name}").files["README.md"].content.decode()
+    head = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    return yaml.safe_load(head[1]), text
+
+
+@pytest.mark.parametrize("name", ["rft", "lora", "meta"])
+def test_cards_of_models_name_what_they_were_made_from(name, hub, pushed):
+    """The base on the Hub, and its license as its own card states it."""
+    head, text = card(hub, name)
+    assert head["base_model"] == f"{USER}/base" and head["license"] == "apache-2.0"
+    assert f"License: `apache-2.0`, as that of {USER}/base." in text
+    assert head["datasets"] in ([f"{USER}/preferences"], f"{USER}/preferences", f"{USER}/meta-rows")
+
+
+@pytest.mark.parametrize("name", ["guided", "with-code"])
+def test_a_pushed_pipeline_keeps_the_card_of_its_judge_under_the_new_name(name, hub, pushed):
+    head, text = card(hub, name)
+    assert head["base_model"] == f"{USER}/base" and "| `num_generations` | 3 | 3 [P] |" in text
+    assert f'pipeline("grm-reward", model="{USER}/{name}")' in text and f"# vllm serve {USER}/{name}\n" in text
+    assert f"{USER}/rft" not in text and "The folder `meta_rm` holds a Meta RM" in text
+
+
+def client_use(name, policies):
+    """Runs the snippets of a card as they are, but for the address of the server; those of policies on demand."""
+    from huggingface_hub import ModelCard
+    from test_engines import Server, honest
+
+    blocks = re.findall(r"```python\n(.*?)```", ModelCard.load(f"{USER}/{name}").text, re.DOTALL)
+    chosen = [block for block in blocks if ("GRPOTrainer" in block) is bool(int(policies))]
+    server = Server(honest)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for block in chosen:
+        names = {}
+        exec(compile(block.replace("http://localhost:8000", server.url), "README.md", "exec"), names)
+        assert "trainer" in names or "meta_rm" in names or len(names["verdict"]["critiques"]) == 8
+    return len(chosen)
+
+
+@pytest.mark.parametrize(
+    ("name", "policies", "count"),
+    [
+        ("rft", 0, 2),
+        pytest.param("lora", 0, 2, marks=pytest.mark.slow),
+        pytest.param("guided", 0, 2, marks=pytest.mark.slow),
+        pytest.param("rft", 1, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_the_snippets_of_cards_run(name, policies, count, hub, pushed, tmp_path):
+    assert run(hub, "client_use", tmp_path, name, policies) == count
 
 
 # Pushes that fail

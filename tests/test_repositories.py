@@ -216,31 +216,3 @@ def test_a_plain_judge_comes_without_code(pipe, tmp_path):
     assert not list(tmp_path.glob("*.py"))
     assert "custom_pipelines" not in json.loads((tmp_path / "config.json").read_text())
     assert pipe.model.config.custom_pipelines == named
-
-
-@pytest.mark.parametrize("include_code", [False, True])
-def test_pushing_saves_the_same(include_code, pipe, tmp_path, monkeypatch):
-    """Everything but the upload itself, of which the Hub's client is asked nothing here."""
-    pushed = {}
-
-    def upload(self, folder, repo_id, *args, **kwargs):
-        pushed["files"] = {
-            os.path.relpath(os.path.join(at, f), folder) for at, _, files in os.walk(folder) for f in files
-        }
-        pushed["to"] = repo_id
-        return "done"
-
-    class Hub:
-        def create_repo(self, repo_id, **kwargs):
-            return type("Url", (), {"repo_id": repo_id})()
-
-    class Card:
-        def save(self, path):
-            open(path, "w").close()
-
-    monkeypatch.setattr("transformers.utils.hub.hf_api", Hub)
-    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *args, **kwargs: Card())
-    monkeypatch.setattr("transformers.utils.hub.PushToHubMixin._upload_modified_files", upload)
-    assert pipe.push_to_hub("me/judge", include_code=include_code) == "done"
-    assert pushed["to"] == "me/judge" and ("pipelines.py" in pushed["files"]) is include_code
-    assert {"config.json", "tokenizer.json", "meta_rm/config.json", "meta_rm/tokenizer.json"} <= pushed["files"]

@@ -4,15 +4,17 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from peft import PeftModel
 from yaml import YAMLError
 
@@ -69,6 +71,8 @@ PAPER_VALUES = {
 }
 """For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method), and how a card says
 so; `None` for what it does not state."""
+
+_META_RM = "The folder `meta_rm` holds a Meta RM, which guides the vote."
 
 
 @dataclass(frozen=True)
@@ -247,11 +251,81 @@ def render_card(
         base_model=base.name,
         is_adapter=is_adapter,
         license=base.terms,
+        meta_rm=_META_RM,
         paper_title=PAPER["title"],
         paper_id=PAPER["id"],
         citation=PAPER["citation"],
         **facts,
     )
+
+
+def write_judge_card(
+    pipe: Any,
+    folder: str | os.PathLike,
+    repo_id: str,
+    has_code: bool = False,
+    tags: Sequence[str] = (),
+    token: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """The card of a judge that a pipeline pushes: the repository's, if it has one; else that of where the judge came
+    from, if it is one of ours, under the new name; else one that says how to use the judge and no more.
+
+    Args:
+        pipe ([`GRMRewardPipeline`]): The judge.
+        folder (`str` or path): What is going to be uploaded.
+        repo_id (`str`): Where to.
+        has_code (`bool`, *optional*): Whether the code goes with it.
+        tags (sequence of `str`, *optional*): To add.
+        token, revision (`str`, *optional*): Of the repository.
+    """
+    card = _card_there(repo_id, token, revision) or _inherited_card(pipe, folder, repo_id, token)
+    if card is None:
+        model = pipe.model
+        card = render_card(
+            "judge.md",
+            name=repo_id.rsplit("/", 1)[-1],
+            repository=repo_id,
+            base=Base.read(_home(model), token),
+            is_adapter=hasattr(model, "peft_config"),
+            tags=["generative-reward-model", "spct", "trl"],
+            template=described(model.config).get("template", "paper"),
+            has_meta_rm=pipe.meta_rm is not None,
+            has_code=has_code,
+        )
+    card.data.tags = [*(card.data.tags or ()), *(tag for tag in tags if tag not in (card.data.tags or ()))]
+    card.save(Path(folder, "README.md"))
+
+
+def _home(model: Any) -> str | None:
+    """Where a judge came from, an adapter's own repository before its base's."""
+    return (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
+
+
+def _card_there(repo_id: str, token: str | None, revision: str | None) -> ModelCard | None:
+    try:
+        path = hf_hub_download(repo_id, "README.md", token=token, revision=revision)
+    except EntryNotFoundError:
+        return None
+    return ModelCard.load(path)
+
+
+def _inherited_card(pipe: Any, folder: str | os.PathLike, repo_id: str, token: str | None) -> ModelCard | None:
+    home = _home(pipe.model)
+    is_local = bool(home) and os.path.isdir(home)
+    card = load_card(Path(home, "README.md") if is_local else home, token) if home else None
+    if card is None or "generative-reward-model" not in (card.data.tags or ()):
+        return None
+    named = re.search(r'pipeline\("grm-reward", model="([^"]+)"', card.text)
+    if named:
+        card.text = re.sub(rf'(["= ]){re.escape(named[1])}(?=["\n])', lambda found: found[1] + repo_id, card.text)
+    if pipe.meta_rm is not None and "`meta_rm`" not in card.text:
+        card.text = card.text.replace("\nsays why.", f"\nsays why. {_META_RM}", 1)
+    for figure in sorted(set(re.findall(r"\]\((scaling[^/)]*\.png)\)", card.text))):
+        path = Path(home, figure) if is_local else Path(hf_hub_download(home, figure, token=token))
+        if path.is_file():
+            shutil.copy(path, Path(folder, figure))
+    return card
 
 
 def write_trajectories_card(

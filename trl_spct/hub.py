@@ -3,9 +3,10 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
@@ -109,13 +110,34 @@ def push_folder(
     """
     again = push_command(repo_id, folder, repo_type, include, private=private)
     with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            repo_type=repo_type,
-            folder_path=folder,
-            commit_message=message,
-            allow_patterns=list(include) or None,
-        )
+        return upload(folder, repo_id, repo_type, message, private, token, allow_patterns=list(include) or None)
+
+
+def upload(
+    folder: str | os.PathLike,
+    repo_id: str,
+    repo_type: str,
+    message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    before: Callable[[str], None] | None = None,
+    **options: Any,
+) -> str:
+    """Creates a repository, if it is not there, and uploads a folder.
+
+    Args:
+        folder, repo_id, repo_type, message, private, token: See [`push_folder`].
+        before (`Callable`, *optional*): Called with the full name of the repository before anything is uploaded.
+        **options: For [`~huggingface_hub.HfApi.upload_folder`].
+
+    Returns:
+        `str`: address of the commit.
+    """
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
+    if before is not None:
+        before(repo_id)
+    commit = api.upload_folder(
+        repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message=message, **options
+    )
     return commit.commit_url

@@ -1,15 +1,14 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("grm-reward")`: n responses in, k critiques, one vote (paper, sections 2.1, 3 and 6)."""
 
-import copy
 import logging
 import os
 import random
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -28,6 +27,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from .blocks import align_blocks, split_blocks
 from .budget import Cuts, fit_preference, prompt_length
 from .critiques import read_principles
+from .hub import pushing, upload
 from .meta_fit import check_fit, check_template
 from .meta_scoring import meta_scores
 from .modeling_meta_rm import MetaRMForSequenceClassification
@@ -155,6 +155,7 @@ class GRMRewardPipeline(Pipeline):
             at once.
     """
 
+    write_card = None  # set by the package: its card templates do not travel with the code
     _load_tokenizer = True
     _load_processor = False
     _load_image_processor = False
@@ -219,17 +220,59 @@ class GRMRewardPipeline(Pipeline):
         if adapter:
             describe_adapter(save_directory, entry)
 
-    def push_to_hub(self, repo_id: str, *, include_code: bool = False, **kwargs) -> str:
-        """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        include_code: bool = False,
+        commit_message: str = "Upload judge",
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        tags: Sequence[str] | None = None,
+        **kwargs,
+    ) -> str:
+        """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub, with a card.
+
+        A card that is there stays. Otherwise it is that of where the judge was loaded from, if this was made by our
+        trainers, or one that says how to use the judge.
 
         Args:
-            repo_id (`str`): Where to.
+            repo_id (`str`): Where to; the repository is created if it is not there.
             include_code (`bool`, *optional*, defaults to `False`): As for `save_pretrained`.
-            **kwargs: As for [`~transformers.utils.PushToHubMixin.push_to_hub`].
+            commit_message, commit_description, private, token, revision, create_pr, tags (*optional*):
+                As for [`~transformers.utils.PushToHubMixin.push_to_hub`].
+            **kwargs: For `save_pretrained`, such as `max_shard_size`.
+
+        Returns:
+            `str`: address of the commit.
+
+        Raises:
+            [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
         """
-        pushed = copy.copy(self)
-        pushed.save_pretrained = partial(self.save_pretrained, include_code=include_code)
-        return Pipeline.push_to_hub(pushed, repo_id, **kwargs)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, include_code=include_code, **kwargs)
+
+            def write_card(full_id: str) -> None:
+                if self.write_card is not None:
+                    self.write_card(folder, full_id, include_code, tags or (), token, revision)
+
+            again = f"judge.push_to_hub({repo_id!r}{', include_code=True' if include_code else ''})"
+            with pushing(repo_id, "the judge is in memory", again):
+                return upload(
+                    folder,
+                    repo_id,
+                    "model",
+                    commit_message,
+                    private,
+                    token,
+                    write_card,
+                    commit_description=commit_description,
+                    revision=revision,
+                    create_pr=create_pr,
+                )
 
     def _load_meta_rm(
         self, meta_rm: PreTrainedModel | str | bool | None, tokenizer: PreTrainedTokenizerBase | None
