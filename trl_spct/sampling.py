@@ -8,6 +8,7 @@ with prompts as message lists: an engine, or a `functools.partial` of [`sample_c
 import copy
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,10 +88,29 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
+# Tags that vocabularies such as Gemma's have whole: text that responses are written in, not what controls a judge.
+_MARKUP = re.compile(
+    r"</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td|tfoot"
+    r"|th|thead|tr|u|ul)/?>"
+)
+
+
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The strings that the tokenizer would turn into special tokens; prompts are fenced against them."""
-    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-    return tuple(sorted({*added, *tokenizer.all_special_tokens}))
+    """The strings that the tokenizer would turn into tokens of their own; prompts are fenced against them.
+
+    Among them are added tokens that are not marked as special but look like it, in brackets or bars: `<think>`,
+    `<tool_call>`, the roles of some DeepSeek models. Added words, white space and HTML tags are text.
+
+    Not covered is what spells such a token only after the tokenizer has normalized it, where it has a normalizer and
+    matches the token behind it (`AddedToken.normalized`): `<THINK>` under one that makes small letters, say.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    controlling = {token.content for token in added if token.special or _is_control(token.content)}
+    return tuple(sorted(controlling | set(tokenizer.all_special_tokens)))
+
+
+def _is_control(token: str) -> bool:
+    return bool(re.search(r"[<\[{|｜]", token)) and not _MARKUP.fullmatch(token)
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
