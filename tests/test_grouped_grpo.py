@@ -8,7 +8,7 @@ from peft import LoraConfig
 from tiny_models import save_tiny, tiny_tokenizer
 from trl import GRPOTrainer
 
-from trl_spct import SPCTConfig
+from trl_spct import SPCTConfig, grouped_grpo
 from trl_spct.grouped_grpo import GroupedGRPOTrainer, group_uniforms, regrouped
 from trl_spct.sampling import derive_seed
 
@@ -240,12 +240,18 @@ def generated(trainer, count=2, step=0):
     return ids, trainer._generate_single_turn(ids, None, {}, 4)[0]
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "shared"])
 @pytest.mark.parametrize("arch", ["gemma2", "llama", "qwen3", "deepseek_v2"])
-def test_completions_follow_the_models_law(arch, judges, tmp_path):
+def test_completions_follow_the_models_law(arch, copied, judges, tmp_path, monkeypatch):
     """Each token is where the stream of its completion falls into the model's cumulative distribution."""
+    shared = []
+    decoding = grouped_grpo.decoding_shared
+    monkeypatch.setattr(grouped_grpo, "SHARED_TOKENS", 10**6 if copied else 0)
+    monkeypatch.setattr(grouped_grpo, "decoding_shared", lambda *args: shared.append(args) or decoding(*args))
     trainer = trainer_of(GroupedGRPOTrainer, judges(arch), tmp_path, temperature=0.8)
     trainer.model.train()
     prompts, completions = generated(trainer)
+    assert bool(shared) is not copied
     seed = derive_seed(trainer.args.seed, "train", 0)
     uniforms = group_uniforms(prompts, 4, 0, seed, COMPLETION)
     assert len({tuple(completion) for completion in completions}) > 4

@@ -8,6 +8,7 @@ from tiny_models import ARCHITECTURES, tiny_causal_lm
 from transformers import AutoModelForCausalLM, BambaConfig, Llama4TextConfig
 from trl.trainer.utils import add_fused_lm_head
 
+from trl_spct.grouped_grpo import WORTHWHILE
 from trl_spct.shared_prefix import (
     SHARED_PREFIX,
     Group,
@@ -18,6 +19,7 @@ from trl_spct.shared_prefix import (
     packed_log_probs,
     packing_obstacle,
     prefix_obstacle,
+    relative_work,
 )
 
 
@@ -126,6 +128,37 @@ def test_a_prompt_stands_once():
     # The last token of a prompt begins each of its segments, unless there is but one.
     assert row.groups == (Group(89, 3, 13), Group(69, 2, 13), Group(0, 1, 40))
     assert row.num_tokens == 89 + 39 + 69 + 26 + 40
+
+
+def test_the_work_by_hand():
+    """Two completions of 12 behind 90 tokens: segments of 13 tokens, of which the first is the prompt's last."""
+    ids, mask = batch(((PROMPT, (WIDTH, WIDTH)),))
+    tokens, pairs = 89 + 2 * 13, 89**2 // 2 + 2 * 13 * (89 + 13)
+    causal = relative_work(pack(ids, mask, WIDTH), mask, hidden_size=100)
+    assert causal == pytest.approx((tokens + pairs / 600) / (2 * 102 + 102**2 / 600))
+    ids, mask = batch(((PROMPT, (WIDTH, WIDTH)), (PROMPT - 1, (WIDTH,))))
+    padded = relative_work(pack(ids, mask, WIDTH), mask, hidden_size=100)
+    tokens, pairs = tokens + 101, pairs + 101**2
+    assert padded == pytest.approx((tokens + pairs / 600) / (3 * 102 + 3 * 102**2 / 600))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "width", "group", "hidden_size", "gains"),
+    [
+        (24, 64, 2, 256, False),
+        (24, 64, 4, 256, True),
+        (512, 64, 8, 256, True),
+        (2048, 256, 4, 4096, True),
+        (256, 2048, 16, 256, False),
+        (256, 2048, 16, 4096, False),
+        (1024, 2048, 8, 4096, True),
+    ],
+)
+def test_where_sharing_gains(prompt, width, group, hidden_size, gains):
+    """Unpadded, which is where it gains least."""
+    ids = torch.arange(prompt + width).expand(group, -1)
+    mask = torch.ones_like(ids)
+    assert (relative_work(pack(ids, mask, width), mask, hidden_size) <= WORTHWHILE) is gains
 
 
 def test_completions_that_are_masked_count_for_nothing():

@@ -17,13 +17,25 @@ from trl.models.utils import unwrap_model_for_generation
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
 from .prefixes import PrefixReader, left_padded, shared_lengths
 from .sampling import SeededSampling, derive_seed, evaluating
-from .shared_prefix import UnusedLayout, attending, pack, packed_log_probs, packing_obstacle, prefix_obstacle
+from .shared_prefix import (
+    UnusedLayout,
+    attending,
+    pack,
+    packed_log_probs,
+    packing_obstacle,
+    prefix_obstacle,
+    relative_work,
+)
 
 
 logger = logging.getLogger(__name__)
 
-WORTHWHILE = 0.9
-"""Share of the tokens of a batch up to which its packed form is read: above, prompts are too short to gain."""
+WORTHWHILE = 0.85
+"""Share of the work of a batch up to which its packed form is read: above, prompts are too short to gain."""
+
+SHARED_TOKENS = 1024
+"""From how many tokens of copied prompts on completions grow behind one copy. Fewer are copied: attention over two
+caches costs more than that."""
 
 _SEGMENT = 64  # Tokens after which completions that have ended leave the batch
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
@@ -87,8 +99,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         plain = not compute_aux_loss and all(value is None for value in images.values())
         if plain and self._may_pack(model):
             packed = pack(input_ids, attention_mask, logits_to_keep, batch_size)
-            gains = sum(row.num_tokens for row in packed) <= WORTHWHILE * input_ids.numel()
-            if gains and self._packs_exactly(model, input_ids, attention_mask, logits_to_keep):
+            work = relative_work(packed, attention_mask, self._causal_lm(model).config.hidden_size)
+            if work <= WORTHWHILE and self._packs_exactly(model, input_ids, attention_mask, logits_to_keep):
                 logps, entropies = self._packed(model, packed, input_ids, logits_to_keep)
                 return logps, entropies if compute_entropy else None, None
         return super()._get_per_token_logps_and_entropies(
@@ -306,7 +318,7 @@ def complete_groups(
     temperature: float,
     top_p: float,
 ) -> list[list[int]]:
-    """A completion of each prompt; equal prompts are read once, and kept in memory once while their completions grow.
+    """A completion of each prompt; equal prompts are read once, and long ones kept once while their completions grow.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
@@ -336,7 +348,8 @@ def complete_groups(
 
     if prefill is None:
         return generate(DynamicCache(config=model.config))
-    if can_decode_shared(causal_lm):
+    copied = sum(map(len, prompt_ids)) - sum(map(len, distinct))
+    if copied >= SHARED_TOKENS and can_decode_shared(causal_lm):
         cache = PromptCache(prefill, owners, model.config)
         try:
             with decoding_shared(causal_lm, cache):

@@ -37,6 +37,11 @@ class Group:
     def num_tokens(self) -> int:
         return self.prefix + self.completions * self.length
 
+    @property
+    def num_pairs(self) -> int:
+        """Of a token and one that it attends to, as they are computed: half of the prefix's, all of a segment's."""
+        return self.prefix**2 // 2 + self.completions * self.length * (self.prefix + self.length)
+
 
 @dataclass
 class Layout:
@@ -228,6 +233,20 @@ def pack(
         packed[-1].append(piece)
         tokens += piece[0].num_tokens
     return [_joined(pieces, mask, width, input_ids.device) for pieces in packed]
+
+
+def relative_work(packed: Sequence[PackedRow], attention_mask: torch.Tensor, hidden_size: int) -> float:
+    """What packed rows cost to read, as a share of what the batch itself costs.
+
+    By the usual estimate of a transformer's operations: for each layer 24 h² for a token and 4 h for a pair of tokens
+    of which one attends to the other. A batch without padding is read causally, which computes half of its pairs; a
+    segment needs a mask, and with it all of them, so that short prompts with long completions do not gain.
+    """
+    rows, length = attention_mask.shape
+    pairs = rows * length**2 // (2 if attention_mask.all() else 1)
+    groups = [group for row in packed for group in row.groups]
+    own = sum(group.num_tokens + group.num_pairs / (6 * hidden_size) for group in groups)
+    return own / (rows * length + pairs / (6 * hidden_size))
 
 
 def _piece(rows: Sequence[int], mask: np.ndarray, width: int) -> tuple[Group, np.ndarray, np.ndarray]:
