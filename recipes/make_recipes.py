@@ -764,7 +764,7 @@ def table() -> str:
     for name in MODELS:
         for variant in VARIANTS:
             cells = [_cell(Recipe(name, stage, variant)) for stage in STAGES]
-            rows.append(f"| [{name}]({name}) | {variant} | {' | '.join(cells)} |")
+            rows.append(f"| {name} | {variant} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -773,7 +773,8 @@ def _cell(recipe: Recipe) -> str:
         sum(term.gigabytes for term in terms)
         for _, terms in memory_of(recipe.name, recipe.stage, recipe.variant, recipe.plan)
     )
-    return f"{recipe.plan.needs}, `{recipe.plan.config}`, {peak:.0f} GB"
+    plan = recipe.plan
+    return f"[{plan.gpus} x {plan.memory} GB]({recipe.path.removeprefix('recipes/')}), `{plan.config}`, {peak:.0f} GB"
 
 
 def with_table(readme: str) -> str:

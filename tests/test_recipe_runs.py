@@ -155,10 +155,13 @@ def run_here(command):
     runner.main(*runner.make_parser().parse_args_and_config(arguments))
 
 
+TWO = ["--num_machines", "1", "--num_processes", "2"]
+
+
 def run_launched(command, log):
     """As its users start it, with two processes; a launcher that hangs is stopped with its workers."""
     if command[0] == "accelerate":
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", *command[2:]]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *TWO, *command[2:]]
     else:
         command = [sys.executable, *command[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -211,4 +214,23 @@ def test_the_stages_run_one_after_the_other(case, workplace, one_thread):
         for command in commands_of(path, server):
             run_here(command)
         check(path)
+    server.shutdown()
+
+
+# Two processes of each launch line whose configuration has several GPUs. FSDP shards on accelerators alone: on a CPU
+# accelerate leaves its configuration aside, so that such a recipe runs on whole copies of the model here.
+FAMILIES = ("gemma-2-2b", "qwen3-0.6b", "qwen2.5-0.5b", "llama-3.1-8b", "deepseek-v2-lite")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_stages_run_in_two_processes(name, workplace):
+    server = Server()
+    for stage in generator.STAGES:
+        path = f"recipes/{name}/{stage}_full.yaml"
+        for number, command in enumerate(commands_of(path, server)):
+            run_launched(command, workplace / f"{stage}-{number}.log")
+        check(path)
+        # Each process has stored the state of its random generator.
+        assert (Path(RECIPES[path].output(stage)) / "checkpoint-2" / "rng_state_1.pth").exists()
     server.shutdown()
