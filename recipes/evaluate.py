@@ -129,16 +129,19 @@ class Evaluation:
     """One run: what is judged, by whom, and what came of it."""
 
     def __init__(self, script_args, model_args, dataset_args):
+        import torch
         from accelerate import PartialState
 
         self.args, self.model_args = script_args, model_args
-        self.state = PartialState()
+        # Without `cpu` several processes on a machine without a GPU would each take themselves for the only one.
+        self.state = PartialState(cpu=not torch.accelerator.is_available())
         self.output = Path(script_args.output_dir)
         self.loaded = load_items(script_args, dataset_args)
         self.others = read_others(script_args, self.loaded)
         self.results = []
         self.report = {
             "judge": script_args.stage,
+            "processes": self.state.num_processes,
             "items": {name: found.facts for name, found in self.loaded.items()},
         }
 

@@ -3,12 +3,17 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from test_benchmarks import SECRET, realmistake, rewardbench
-from tiny_models import save_tiny, tiny_config, tiny_tokenizer
+from test_engines import MODELS, Server, choice
+from tiny_models import save_tiny, save_writing, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 
@@ -112,3 +117,67 @@ def test_without_a_model(tmp_path, monkeypatch):
     found = {result["stage"]: result["accuracy"] for result in read(tmp_path / "own", "results.json")}
     assert found["longest"] == 1 and found["shortest"] == 0 and found["first"] == 0.5
     assert not (tmp_path / "own" / "scaling.png").exists()
+
+
+def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
+    """Without a model here: its name is the server's, and the address stays out of what is written."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.benchmark_results.RESAMPLES", 50)
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return MODELS
+        return {"choices": [choice(r"\boxed{7, 7}", i, chat=False) for i in range(body.get("n", 1))]}
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "aa", "rejected": "b"}) + "\n" for i in range(4)))
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        evaluate(
+            *["--dataset_name", rows, "--base_url", server.url, "--tokenizer_name_or_path", models["judge"]],
+            *["--template", "compact", "--max_new_tokens", "16", "--k", "4", "--output_dir", tmp_path / "out"],
+        )
+        server.shutdown()
+        asked = server.bodies
+    report = read(tmp_path / "out", "report.json")
+    protocol = report["protocol"]["rows"]
+    assert (protocol["model"], protocol["engine"], protocol["context"]) == ("judge", "OpenAIEngine", 2048)
+    assert server.url not in json.dumps(report) and sum(body["n"] for body in asked) == 16
+    assert all(isinstance(body["prompt"][0], int) for body in asked), "prompts go as token ids"
+    judged = [result for result in read(tmp_path / "out", "results.json") if result["stage"] == "judge"]
+    assert [(result["k"], result["accuracy"], result["ties"]) for result in judged] == [(k, 0.5, 1) for k in (1, 2, 4)]
+    diagnosis = report["diagnosis"]["rows"]["all"]
+    assert diagnosis["ties"] == {"single": 1, "vote": 1} and diagnosis["order_flips"]["flips"] == 0
+    assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]} and diagnosis["length"]["slope"] == 0
+
+
+@pytest.mark.parametrize("k", [["0"], ["4", "-1"]])
+def test_numbers_of_votes(k, tmp_path):
+    with pytest.raises(ValueError, match="expected numbers of votes from 1 on"):
+        evaluate("--dataset_name", tmp_path, "--k", *k)
+
+
+@pytest.mark.slow
+def test_two_processes_judge_what_one_does(tmp_path):
+    """On a machine without a GPU as well, and each row once."""
+    judge = save_writing(tmp_path / "judge")
+    rows = [{"query": f"q{i}", "responses": ["a" * (i + 1), "b"], "labels": [i % 2, 1 - i % 2]} for i in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [
+        *[RECIPE, "--dataset_name", tmp_path / "rows.jsonl", "--model_name_or_path", judge, "--template", "compact"],
+        *["--max_new_tokens", "24", "--k", "2", "--rows_per_shard", "2", "--greedy"],
+    ]
+    found, shown = {}, {}
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+             *map(str, arguments), "--output_dir", str(out)],
+            capture_output=True, text=True, timeout=600, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(RECIPE.parent.parent)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = [{**result, "seconds": 0.0} for result in read(out, "results.json")]
+        shown[processes] = done.stdout
+        assert json.loads((out / "report.json").read_text())["processes"] == processes
+    assert found[1] == found[2] and shown[1] == shown[2], "and told once"

@@ -350,7 +350,8 @@ class JudgeEvaluation:
     @property
     def bias_table(self) -> str:
         """Markdown, see [`bias_table`]."""
-        return bias_table(self.diagnosis)
+        names = {name: facts["benchmark"] for name, facts in self.report["items"].items()}
+        return bias_table({names[name]: found for name, found in self.diagnosis.items()})
 
     @property
     def lines(self) -> dict[str, list[str]]:
