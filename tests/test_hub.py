@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -40,7 +41,7 @@ def run(hub, function, home, *arguments, check=True, **environment):
         text=True,
         timeout=300,
         cwd=home,
-        env={**os.environ, **hub.environment(home), "PYTHONPATH": str(HERE), **environment},
+        env={**os.environ, **hub.environment(home), "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", **environment},
     )
     if not check:
         return done
@@ -195,8 +196,21 @@ def client_read_all():
     }
 
 
-def test_all_of_it_is_read_back(hub, pushed, tmp_path):
-    found = run(hub, "client_read_all", tmp_path)
+def client_stranger(judge):
+    """All that a stranger does, in one process."""
+    return {"read": client_read_all(), "snippets": client_use("rft", 0), "judgments": client_evaluate(judge)}
+
+
+@pytest.fixture(scope="module")
+def stranger(hub, pushed, tmp_path_factory):
+    home = tmp_path_factory.mktemp("stranger")
+    hub.create("allenai/reward-bench", "dataset", **{"data/filtered-00000-of-00001.jsonl": rewardbench_rows()})
+    shutil.copytree(pushed[0] / "rft", home / "judge")
+    return home, run(hub, "client_stranger", home, home / "judge")
+
+
+def test_all_of_it_is_read_back(pushed, stranger):
+    found = stranger[1]["read"]
     assert found["meta"][:2] == ["LlamaForSequenceClassification", 1] and "tokenizer" in found["meta"][2]
     assert found["trajectories"] == 16 and sum(found["meta-rows"].values()) > 0
     assert found["guided"] == pushed[1], "the same judge and the same Meta RM"
@@ -245,17 +259,77 @@ def client_use(name, policies):
     return len(chosen)
 
 
-@pytest.mark.parametrize(
-    ("name", "policies", "count"),
-    [
-        ("rft", 0, 2),
-        pytest.param("lora", 0, 2, marks=pytest.mark.slow),
-        pytest.param("guided", 0, 2, marks=pytest.mark.slow),
-        pytest.param("rft", 1, 1, marks=pytest.mark.slow),
-    ],
-)
+def test_the_snippets_of_a_card_run(stranger):
+    assert stranger[1]["snippets"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "policies", "count"), [("lora", 0, 2), ("guided", 0, 2), ("rft", 1, 1)])
 def test_the_snippets_of_cards_run(name, policies, count, hub, pushed, tmp_path):
     assert run(hub, "client_use", tmp_path, name, policies) == count
+
+
+# Evaluation, and code
+
+
+def client_evaluate(judge):
+    """Rows and a benchmark by their Hub ids; the card of the judge, here and on the Hub, and its judgments."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    options = ["--k", "2", "--max_new_tokens", "4", "--max_rows", "3", "--write_card", "--hub_private_repo", "true"]
+    where = ["--results_hub_repo", f"{USER}/rft", "--judgments_hub_repo", "judgments"]
+    data = ["--dataset_name", f"{USER}/preferences", "--benchmarks", "rewardbench", "--allow_changed"]
+    run_recipe("evaluate", "--model_name_or_path", judge, *data, *options, *where, "--output_dir", "out")
+    names = get_dataset_config_names(f"{USER}/judgments")
+    return {name: load_dataset(f"{USER}/judgments", name)["train"].num_rows for name in names}
+
+
+def test_an_evaluation_of_and_on_what_is_on_the_hub(hub, stranger):
+    home, did = stranger
+    rows, folder = did["judgments"], home / "judge"
+    assert {"judgments", "judgments-rewardbench", "baselines-longest-rewardbench"} <= set(rows)
+    assert set(rows.values()) == {3} and hub.repository(f"{USER}/judgments", "dataset").private
+    head, text = card(hub, "rft")
+    found = {entry["dataset"]["name"]: entry["metrics"][0] for entry in head["model-index"][0]["results"]}
+    assert set(found) == {"preferences", "rewardbench"}
+    assert "voting@2" in found["rewardbench"]["name"].lower()
+    assert "- model: `judge`" in text and "### rewardbench" in text and "Not evaluated yet" not in text
+    assert "scaling-rewardbench.png" in hub.repository(f"{USER}/rft").files
+    local = (folder / "README.md").read_text()
+    assert "### rewardbench" in local and (folder / "scaling-rewardbench.png").exists()
+    assert str(home) not in text + local
+
+
+def rewardbench_rows():
+    row = {"prompt": "q?", "chosen": "worth 3", "rejected": "worth 1"}
+    subsets = ("alpacaeval-easy", "llmbar-natural", "donotanswer", "math-prm", "hep-cpp")
+    return b"".join(
+        json.dumps({"id": i, "subset": subset, **row}).encode() + b"\n" for i, subset in enumerate(subsets)
+    )
+
+
+ALONE = """
+import importlib.abc, json, sys
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"trl_spct", "trl"}:
+            raise ImportError(f"blocked: {name}")
+
+sys.meta_path.insert(0, Block())
+from transformers import pipeline
+judge = pipeline("grm-reward", model=sys.argv[1], max_new_tokens=4, trust_remote_code=True)
+print(json.dumps(judge(json.loads(sys.argv[2]), k=2, seed=0)["critiques"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_judge_with_code_runs_from_the_hub_where_the_package_is_absent(hub, pushed, tmp_path):
+    command = [sys.executable, "-c", ALONE, f"{USER}/with-code", json.dumps(ROW)]
+    environment = {**os.environ, **hub.environment(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == pushed[1]
 
 
 # Pushes that fail
@@ -278,41 +352,25 @@ def client_train(name):
     run_recipe("spct", *arguments, "--per_device_train_batch_size", "4", *FLAGS, "--push_to_hub")
 
 
-@pytest.mark.parametrize(
-    ("name", "refused", "status", "message"),
-    [
-        ("quota", "POST /api/models/.*quota/preupload", 403, "Private repository storage limit reached"),
-        pytest.param("broken", "POST /api/models/.*broken/commit", 500, "Server Error", marks=pytest.mark.slow),
-        pytest.param("cut", "POST /api/models/.*cut/commit", 0, "disconnected", marks=pytest.mark.slow),
-        pytest.param("expired", "POST /api/models/.*expired/commit", 401, "hf auth login", marks=pytest.mark.slow),
-    ],
-)
-def test_a_failing_push_at_the_end_of_training_loses_nothing(name, refused, status, message, hub, tmp_path):
-    hub.fail(refused, status, message)
-    done = run(hub, "client_train", tmp_path, name, check=False)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert message in done.stderr and f"Nothing is lost: {tmp_path / name} holds it all" in done.stderr
-    assert MODEL <= {path.name for path in (tmp_path / name).iterdir()}
-    assert not hub.repository(f"{USER}/{name}").files.get("README.md")
+def push_again(hub, said, home, name, kind="model"):
+    """Runs the command that a failed push named, and returns what is on the Hub then."""
     hub.failures.clear()
-    command = re.search(r"^ +(hf upload .*)$", done.stderr, re.MULTILINE)[1]
-    environment = {**os.environ, **hub.environment(tmp_path)}
+    command = next(line for line in said.splitlines() if line.strip().startswith(f"hf upload {name} "))
+    environment = {**os.environ, **hub.environment(home)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     subprocess.run(command, shell=True, check=True, env={**environment, "PATH": path}, capture_output=True)
-    assert MODEL <= set(hub.repository(f"{USER}/{name}").files)
-    assert "training_args.bin" not in hub.repository(f"{USER}/{name}").files
+    return hub.repository(f"{USER}/{name.removeprefix(f'{USER}/')}", kind).files
 
 
-def client_collect(folder):
+def client_refused(folder):
     """Trajectories that cannot be pushed do not keep the judge from being trained, and are told of at the end."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
     from trl_spct.hub import PushError
     from trl_spct.meta_data import prepare_meta_rows
     from trl_spct.scripts import finish
 
-    args = RejectiveSamplerConfig(
-        folder, trajectories_hub_repo="refused", template="compact", max_completion_length=8, **CPU
-    )
+    pushed = {"push_to_hub": True, "hub_model_id": "refused", "trajectories_hub_repo": "refused-rows"}
+    args = RejectiveSamplerConfig(folder, template="compact", max_completion_length=8, **pushed, **CPU)
     trainer = RejectiveSampler(f"{USER}/base", args=args, train_dataset=preference_rows(), sampler=told)
     trainer.train()
     try:
@@ -325,10 +383,37 @@ def client_collect(folder):
         return [trainer.state.global_step, said, end.code]
 
 
-def test_training_goes_on_where_datasets_cannot_be_pushed(hub, tmp_path):
-    hub.fail("POST /api/repos/create", 403, "You are over your quota", times=2)
-    steps, said, end = run(hub, "client_collect", tmp_path, tmp_path / "judge")
-    assert steps == 1 and (tmp_path / "judge" / "model.safetensors").exists()
-    assert "You are over your quota" in said and "data.push_to_hub('refused')" in said
-    again = f"hf upload refused {tmp_path}/judge/trajectories . --repo-type dataset --include 'shard-*.parquet'"
-    assert "You are over your quota" in end and again in end
+def test_what_is_refused_is_whole_here_and_can_be_pushed_again(hub, tmp_path):
+    hub.fail("POST /api/(models|datasets)/someone/refused.*/preupload", 403, "Private storage limit reached")
+    steps, said, end = run(hub, "client_refused", tmp_path, tmp_path / "judge")
+    assert steps == 1 and MODEL <= {path.name for path in (tmp_path / "judge").iterdir()}
+    assert "Private storage limit reached" in said and "data.push_to_hub('refused')" in said
+    assert end.count("Private storage limit reached") == 2
+    assert f"Nothing is lost: {tmp_path / 'judge'} holds it all" in end
+    assert f"Nothing is lost: {tmp_path / 'judge' / 'trajectories'} holds it all" in end
+    rows = push_again(hub, end, tmp_path, "refused-rows", "dataset")
+    assert {"README.md", "shard-00000.parquet", "rejection.json", "rejection.png"} == set(rows) - {".gitattributes"}
+    model = push_again(hub, end, tmp_path, f"{USER}/refused")
+    assert MODEL <= set(model) and "training_args.bin" not in model and not [path for path in model if "/" in path]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "refused", "status", "message"),
+    [
+        ("quota", "POST /api/models/.*quota/preupload", 403, "Private storage limit reached"),
+        ("broken", "POST /api/models/.*broken/commit", 500, "Server Error"),
+        ("cut", "POST /api/models/.*cut/commit", 0, "disconnected"),
+        ("stored", "PUT /lfs/upload", 413, "Error while uploading 'model.safetensors'"),
+        ("expired", "POST /api/models/.*expired/commit", 401, "hf auth login"),
+    ],
+)
+def test_a_script_whose_push_fails_says_so_and_loses_nothing(name, refused, status, message, hub, tmp_path):
+    hub.blobs.clear()
+    hub.fail(refused, status, message)
+    done = run(hub, "client_train", tmp_path, name, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert message in done.stderr and f"Nothing is lost: {tmp_path / name} holds it all" in done.stderr
+    assert MODEL <= {path.name for path in (tmp_path / name).iterdir()}
+    assert not hub.repository(f"{USER}/{name}").files.get("README.md")
+    assert MODEL <= set(push_again(hub, done.stderr, tmp_path, f"{USER}/{name}"))
