@@ -564,7 +564,7 @@ def test_context_overflow(tokenizer):
     [
         ({"k": 0}, "k=0 for 3 prompts"),
         ({"k": [1, 2]}, r"k=\[1, 2\] for 3 prompts"),
-        ({"k": [1, 2, 0]}, "at least one sample"),
+        ({"k": [1, 2, 0]}, "at least 1 for each"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": -4}, "batch_size=-4"),
         ({"temperature": -0.1}, "temperature=-0.1"),

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import cached_property, partial
-from numbers import Integral
 from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +25,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .preferences import Messages
-from .sampling import Sample, check_lengths, check_sampling, derive_seed, encode_prompts, special_tokens
+from .sampling import (
+    EngineError,
+    Sample,
+    check_lengths,
+    check_sampling,
+    derive_seed,
+    encode_prompts,
+    per_prompt,
+    special_tokens,
+)
 
 
 logger = logging.getLogger(__name__)
@@ -47,31 +55,6 @@ DIALECTS: dict[str, dict[str, Any]] = {"vllm": VLLM_FIELDS, "openai": {}}
 _CONNECT_SECONDS = 10
 _LONGEST_BACKOFF, _LONGEST_WAIT = 60.0, 3600.0
 _CONTEXT = re.compile(r"context[ _](length|size|window)|max_model_len|longer than the maximum", re.IGNORECASE)
-
-
-class EngineError(RuntimeError):
-    """A server refused a request, or failed to answer it time and again.
-
-    Args:
-        message (`str`): What was asked, what was answered.
-        row (`int`, *optional*): Which of the prompts it was; `None` if it was none of them.
-        status (`int`, *optional*): The HTTP status; `None` if there was no answer.
-        completed (`dict[int, list[Sample]]`, *optional*):
-            The prompts whose samples had all arrived, by number. The same call with the other prompts gives the rest,
-            with the same seeds.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        row: int | None = None,
-        status: int | None = None,
-        completed: dict[int, list[Sample]] | None = None,
-    ):
-        super().__init__(message)
-        self.row = row
-        self.status = status
-        self.completed = completed or {}
 
 
 class ServerContextError(EngineError, ValueError):
@@ -238,8 +221,8 @@ class OpenAIEngine:
             [`EngineError`]: if the server refuses a request or does not answer it, with what is complete.
         """
         check_sampling(temperature, top_p, max_new_tokens)
-        counts = _per_prompt("k", k, len(prompts), 1)
-        starts = _per_prompt("first", first, len(prompts), 0)
+        counts = per_prompt("k", k, len(prompts), 1)
+        starts = per_prompt("first", first, len(prompts), 0)
         if not prompts:
             return []
         if seed is None:
@@ -600,13 +583,6 @@ def _root(base_url: str) -> str:
             "a query."
         )
     return url._replace(path=url.path or "/v1").geturl()
-
-
-def _per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: int) -> list[int]:
-    values = [value] * num_prompts if isinstance(value, Integral) else list(value)
-    if len(values) != num_prompts or min(values, default=least) < least:
-        raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
-    return [*map(int, values)]
 
 
 def _request_seed(seed: int, prompt: Messages, number: int) -> int:

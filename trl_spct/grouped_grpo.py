@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """GRPO that reads a prompt once per group: when it generates, for the reference, and for the policy's gradient."""
 
-import copy
 import inspect
 import logging
 from collections import Counter
@@ -10,13 +9,13 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
 from .prefixes import PrefixReader, left_padded, shared_lengths
-from .sampling import SeededSampling, derive_seed, evaluating
+from .sampling import derive_seed, evaluating, generate_in_segments
 from .shared_prefix import (
     UnusedLayout,
     attending,
@@ -37,7 +36,6 @@ SHARED_TOKENS = 1024
 """From how many tokens of copied prompts on completions grow behind one copy. Fewer are copied: attention over two
 caches costs more than that."""
 
-_SEGMENT = 64  # Tokens after which completions that have ended leave the batch
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
 _UNSHARED_LOSSES = ("bnpo",)
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
@@ -344,7 +342,7 @@ def complete_groups(
         uniforms = uniforms.to(model.device)
 
     def generate(cache: DynamicCache) -> list[list[int]]:
-        return _generate_segments(model, ids, mask, cache, uniforms, settings, temperature, top_p)
+        return generate_in_segments(model, ids, mask, cache, settings, uniforms, temperature, top_p)
 
     if prefill is None:
         return generate(DynamicCache(config=model.config))
@@ -357,32 +355,3 @@ def complete_groups(
         except NotShareableError as error:
             logger.info("Prompts are copied for each of their completions. %s", error)
     return generate(PromptCache(prefill, owners, model.config).copy_prompts())
-
-
-def _generate_segments(model, ids, mask, cache, uniforms, settings, temperature, top_p) -> list[list[int]]:
-    """Calls `generate` for some tokens at a time, and goes on with the completions that have not ended."""
-    start, longest = ids.shape[1], settings.max_new_tokens
-    ends = torch.tensor(settings.eos_token_id, device=ids.device)
-    completions: list[list[int]] = [[] for _ in ids]
-    running = torch.arange(len(ids), device=ids.device)
-    segment = copy.copy(settings)
-    while len(running):
-        segment.max_new_tokens = min(_SEGMENT, start + longest - ids.shape[1])
-        ids = model.generate(
-            input_ids=ids,
-            attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
-            past_key_values=cache,
-            generation_config=segment,
-            logits_processor=LogitsProcessorList([SeededSampling(uniforms[running], start, temperature, top_p)]),
-        )
-        ended = torch.isin(ids[:, start:], ends)
-        done = ended.any(dim=1) | (ids.shape[1] - start == longest)
-        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
-        for row in done.nonzero()[:, 0].tolist():
-            completions[running[row]] = ids[row, start : start + lengths[row]].tolist()
-        if done.any() and not done.all():
-            kept = (~done).nonzero()[:, 0]
-            cache.reorder_cache(kept)
-            ids, mask = ids[kept], mask[kept]
-        running = running[~done]
-    return completions

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,6 +151,31 @@ class PromptTooLongError(ValueError):
         self.row = row
 
 
+class EngineError(RuntimeError):
+    """A sampler failed: its server refused a request, or did not answer it time and again.
+
+    Args:
+        message (`str`): What was asked, what was answered.
+        row (`int`, *optional*): Which of the prompts it was, or of the rows that were judged; `None` if none of them.
+        status (`int`, *optional*): The HTTP status; `None` if there was no answer.
+        completed (`dict[int, Any]`, *optional*):
+            What was complete when it failed, by number: the samples of each prompt, or the verdict on each row. The
+            same call with the other ones and the same seed gives the rest.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        row: int | None = None,
+        status: int | None = None,
+        completed: dict[int, Any] | None = None,
+    ):
+        super().__init__(message)
+        self.row = row
+        self.status = status
+        self.completed = completed or {}
+
+
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
     """Refuses prompts that leave no room for a completion.
 
@@ -210,12 +236,7 @@ def sample_critiques(
     check_sampling(temperature, top_p, max_new_tokens)
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least one completion at once.")
-    counts = [k] * len(prompts) if isinstance(k, Integral) else list(k)
-    if len(counts) != len(prompts) or min(counts, default=1) < 1:
-        raise ValueError(f"Found k={k!r} for {len(prompts)} prompts; expected at least one sample for each prompt.")
-    starts = [first] * len(prompts) if isinstance(first, Integral) else list(first)
-    if len(starts) != len(prompts) or min(starts, default=0) < 0:
-        raise ValueError(f"Found first={first!r} for {len(prompts)} prompts; expected one number from 0 on for each.")
+    counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
     if seed is None:
         seed = int(torch.randint(2**31, (1,)))
     encoded = encode_prompts(tokenizer, prompts)
@@ -251,6 +272,18 @@ def check_sampling(temperature: float | None = None, top_p: float | None = None,
         raise ValueError(f"Found top_p={top_p}; expected more than 0 and at most 1.")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ValueError(f"Found max_new_tokens={max_new_tokens}; expected at least 1.")
+
+
+def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: int) -> list[int]:
+    """One number for each prompt, from one for all of them or from as many.
+
+    Raises:
+        `ValueError`: naming the option, if there are fewer or more, or if one is less than `least`.
+    """
+    values = [value] * num_prompts if isinstance(value, Integral) else list(value)
+    if len(values) != num_prompts or min(values, default=least) < least:
+        raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
+    return [*map(int, values)]
 
 
 def derive_seed(seed: int, *parts) -> int:
@@ -407,35 +440,67 @@ class _Decoder:
         return cache
 
     def _generate(self, ids: torch.Tensor, mask: torch.Tensor, cache, uniforms: torch.Tensor | None) -> list[Sample]:
-        """Calls `generate` for some tokens at a time, and goes on with the rows that have not ended."""
-        start = ids.shape[1]
-        ends = torch.tensor(self.settings.eos_token_id, device=ids.device)
-        completions: list[torch.Tensor | None] = [None] * len(ids)
-        running = torch.arange(len(ids), device=ids.device)
-        settings = copy.copy(self.settings)
-        while len(running):
-            settings.max_new_tokens = min(_SEGMENT, start + self.settings.max_new_tokens - ids.shape[1])
-            processors = LogitsProcessorList([_RequireNumbers()])
-            if uniforms is not None:
-                processors.append(SeededSampling(uniforms[running], start, self.temperature, self.top_p))
-            ids = self.model.generate(
-                input_ids=ids,
-                attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
-                past_key_values=cache,
-                generation_config=settings,
-                logits_processor=processors,
-            )
-            going = ~torch.isin(ids[:, start:], ends).any(dim=1)
-            if ids.shape[1] - start == self.settings.max_new_tokens:
-                going = torch.zeros_like(going)
-            for row in (~going).nonzero().flatten().tolist():
-                completions[running[row]] = ids[row, start:]
-            if not going.all() and going.any():
-                kept = going.nonzero().flatten()
-                cache.reorder_cache(kept)
-                ids, mask = ids[kept], mask[kept]
-            running = running[going]
-        return _read_samples(self.tokenizer, completions, self.settings)
+        chosen = (self.settings, uniforms, self.temperature, self.top_p)
+        return _read_samples(
+            self.tokenizer, generate_in_segments(self.model, ids, mask, cache, *chosen), self.settings
+        )
+
+
+def generate_in_segments(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    settings: GenerationConfig,
+    uniforms: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> list[list[int]]:
+    """Calls `generate` for some tokens at a time, and goes on with the rows that have not ended.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
+        ids, mask (`torch.Tensor` of shape `(rows, length)`): Prompts, padded on the left.
+        cache ([`~transformers.DynamicCache`]): What the model keeps of all their tokens but the last.
+        settings ([`~transformers.GenerationConfig`]): Greedy: `uniforms` decide.
+        uniforms (`torch.Tensor` of shape `(rows, max_new_tokens)`, *optional*):
+            See [`SeededSampling`]. Greedy decoding without.
+        temperature, top_p (`float`, *optional*, defaults to `1.0`): Of the sampling.
+
+    Returns:
+        `list[list[int]]`: the new tokens of each row, up to and including the first one that ends it.
+
+    Raises:
+        `FloatingPointError`: if the model's logits are not numbers.
+    """
+    start, longest = ids.shape[1], settings.max_new_tokens
+    ends = torch.tensor(settings.eos_token_id, device=ids.device)
+    completions: list[list[int]] = [[] for _ in ids]
+    running = torch.arange(len(ids), device=ids.device)
+    segment = copy.copy(settings)
+    while len(running):
+        segment.max_new_tokens = min(_SEGMENT, start + longest - ids.shape[1])
+        processors = LogitsProcessorList([_RequireNumbers()])
+        if uniforms is not None:
+            processors.append(SeededSampling(uniforms[running.to(uniforms.device)], start, temperature, top_p))
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+            past_key_values=cache,
+            generation_config=segment,
+            logits_processor=processors,
+        )
+        ended = torch.isin(ids[:, start:], ends)
+        going = ~ended.any(dim=1) & (ids.shape[1] - start < longest)
+        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
+        for row in (~going).nonzero().flatten().tolist():
+            completions[running[row]] = ids[row, start : start + lengths[row]].tolist()
+        if not going.all() and going.any():
+            kept = going.nonzero().flatten()
+            cache.reorder_cache(kept)
+            ids, mask = ids[kept], mask[kept]
+        running = running[going]
+    return completions
 
 
 def _uniforms(encoded, starts, batch: _Batch, seed: int, length: int) -> torch.Tensor:
@@ -466,15 +531,12 @@ def _end_tokens(model, tokenizer) -> set[int]:
     return {token for token in (*named, tokenizer.eos_token_id) if token is not None}
 
 
-def _read_samples(tokenizer, completions: Sequence[torch.Tensor], settings: GenerationConfig) -> list[Sample]:
+def _read_samples(tokenizer, completions: Sequence[list[int]], settings: GenerationConfig) -> list[Sample]:
     ends = set(settings.eos_token_id)
-    rows, finished = [], []
-    for ids in (completion.tolist() for completion in completions):
-        end = next((place for place, token in enumerate(ids) if token in ends), None)
-        rows.append(ids if end is None else ids[: end + 1])
-        finished.append(end is not None)
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [Sample(text, len(ids), truncated=not done) for text, ids, done in zip(texts, rows, finished, strict=True)]
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [
+        Sample(text, len(ids), truncated=ids[-1] not in ends) for text, ids in zip(texts, completions, strict=True)
+    ]
 
 
 def keep_trainable(model: torch.nn.Module) -> None:
