@@ -63,9 +63,9 @@ class JudgeReward:
 
     Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of critiques that could
     not be read, by cause; of groups for `too_long`), `tokens` (of critiques, per group), `duplicates` and `empty`
-    (shares of completions); with `principles="query"` also `principles_written` (queries) and `principles_missing` (share
-    of groups for which the judge wrote none and uses its own). With `log_completions` the table shows a critique of
-    each group.
+    (shares of completions); with `principles="query"` also `principles_written` (queries) and `principles_missing`
+    (share of groups for which the judge wrote none and uses its own). With `log_completions` the table shows a
+    critique of each group.
 
     Args:
         judge (`str`, [`GRMRewardPipeline`] or a sampler):
