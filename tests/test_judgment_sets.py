@@ -54,10 +54,10 @@ def test_a_card(evaluated):
     card = (evaluated / "README.md").read_text(encoding="utf-8")
     for part in (
         "config_name: judgments-judgebench", "| worth | plain | 2 |", "0123abc", "Of realmistake `texts` holds hashes",
-        "CC-BY-SA-4.0", "calibration error", "* `greedy`: the judge, greedy",
+        "CC-BY-SA-4.0", "calibration error", "* `judgments`: the judge's votes",
     ):  # fmt: skip
         assert part in card, part
-    assert SECRET not in card and str(evaluated) not in card and "scaling.png" not in card
+    assert SECRET not in card and str(evaluated) not in card and "scaling.png" not in card and "`greedy`" not in card
 
 
 def test_texts_of_private_rows_are_refused(evaluated):

@@ -56,6 +56,8 @@ def test_subsets():
     lines = breakdown_table([*RESULTS[:2], other]).splitlines()
     assert lines[0] == "| subset | spct@8, plain | x@1 |", "of each judge the most votes"
     assert lines[2:] == ["| easy | 50.0 | – |", "| hard | – | 25.0 |"]
+    hostile = breakdown_table([result("a|b", "rmb", 0.1, values={"x | y\n\n# z": [0.5, 0, 1]})]).splitlines()
+    assert len(hostile) == 3 and hostile[2] == "| x \\| y # z | 50.0 |"
 
 
 def test_means_over_benchmarks():

@@ -53,6 +53,7 @@ def write_judgments_card(folder: str | os.PathLike) -> None:
     """
     found = read_evaluation(folder)
     _check_private(found)
+    places = list(_places(found.folder))
     names = {facts["benchmark"] for facts in found.report["items"].values()}
     card = DatasetCard.from_template(
         DatasetCardData(
@@ -65,7 +66,7 @@ def write_judgments_card(folder: str | os.PathLike) -> None:
         biases=found.bias_table if found.diagnosis else None,
         protocol=json.dumps(found.protocol, indent=2, ensure_ascii=False),
         items=json.dumps(found.report["items"], indent=2, ensure_ascii=False),
-        folders=FOLDERS,
+        folders={kind: what for kind, what in FOLDERS.items() if any(place.parts[0] == kind for place in places)},
         figure=found.figure is not None,
         licenses={name: BENCHMARKS[name].license for name in sorted(names) if name in BENCHMARKS},
         private=sorted(name for name in names if _is_private(name)),

@@ -149,9 +149,7 @@ def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
     notes = {
         result["benchmark"]: f"{result['benchmark']}: {result['metric']}, n = {result['n']}" for result in results
     }
-    return "\n".join(
-        [*("| " + " | ".join(line) + " |" for line in lines), "", *(f"* {note}" for note in notes.values())]
-    )
+    return "\n".join([_markdown(lines), "", *(f"* {note}" for note in notes.values())])
 
 
 def breakdown_table(results: Sequence[Result]) -> str:
@@ -163,7 +161,13 @@ def breakdown_table(results: Sequence[Result]) -> str:
     for name in names:
         values = [result["values"].get(name) or (None,) for result in results]
         lines.append((name, *(_percent(value) for value, *_ in values)))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _markdown(lines)
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table; what cells hold, such as names of subsets, stays in its cell."""
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def _line(result: Result) -> tuple[str, str, int]:
@@ -277,7 +281,7 @@ def bias_table(diagnosis: Mapping[str, Mapping[str, Any]]) -> str:
         ("---",) * 8,
         *((name, *_biases(report)) for name, report in diagnosis.items()),
     ]  # fmt: skip
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _markdown(lines)
 
 
 def _biases(report: Mapping[str, Any]) -> Iterator[str]:
