@@ -27,7 +27,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
 RECIPES = Path(__file__).parent
-CONFIGS = "recipes/accelerate_configs"
+CONFIGS, TEMPLATES = "recipes/accelerate_configs", "recipes/chat_templates"
 STAGES, VARIANTS = ("rft", "spct", "meta_rm"), ("full", "qlora")
 TITLES = {"rft": "Rejective fine-tuning, stage 1", "spct": "Rule-based RL, stage 2", "meta_rm": "Meta RM, stage 3"}
 
@@ -87,8 +87,8 @@ def gemma(start: str, hidden: int, inner: int, layers: int, heads: int, kv: int,
 
 def qwen3(start: str, hidden: int, inner: int, layers: int, heads: int, tied: bool) -> Model:
     shape = _shape(151936, hidden, inner, layers, heads, 8, 128, tied)
-    template = "recipes/chat_templates/qwen3_no_thinking.jinja"
-    return Model(start, "qwen3", shape, judge={"chat_template_path": (template, "the judge does not think first")})
+    template = (f"{TEMPLATES}/qwen3_no_thinking.jinja", "the judge does not think first")
+    return Model(start, "qwen3", shape, judge={"chat_template_path": template})
 
 
 def qwen2(start: str, vocab: int, hidden: int, inner: int, layers: int, heads: int, kv: int, tied: bool) -> Model:
@@ -659,7 +659,7 @@ class Recipe:
     def _chat_template(self) -> list[str]:
         if not self.is_papers:
             return []
-        keys = {"chat_template_path": (self.model.start, "the pretrained tokenizer has none, or may have none")}
+        keys = {"chat_template_path": (f"{TEMPLATES}/{self.model.kind}.jinja", "a pretrained tokenizer may have none")}
         if self.model.turn_end:
             keys["eos_token"] = (self.model.turn_end, "what ends the judge's turn")
         return _keys(keys)

@@ -311,14 +311,39 @@ def test_bytes_of_an_nf4_weight():
     assert (packed.nbytes + scales) / weight.numel() == pytest.approx(generator.NF4, rel=2e-3)
 
 
-# The chat template
+# Chat templates
 
 
-def test_qwen3_does_not_think():
-    tokenizer = tiny_tokenizer(allow_system=True)
-    tokenizer.chat_template = (ROOT / "recipes" / "chat_templates" / "qwen3_no_thinking.jinja").read_text()
+@pytest.mark.parametrize(
+    ("name", "prompt", "answer"),
+    [
+        (
+            "qwen3_no_thinking",
+            "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            "The first.<|im_end|>\n",
+        ),
+        (
+            "gemma2",
+            "<bos><start_of_turn>user\nWhich?<end_of_turn>\n<start_of_turn>model\n",
+            "The first.<end_of_turn>\n",
+        ),
+        ("deepseek_v2", "<bos>User: Which?\n\nAssistant:", " The first.<eos>"),
+    ],
+)
+def test_chat_templates(name, prompt, answer):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (ROOT / "recipes" / "chat_templates" / f"{name}.jinja").read_text()
     asked = [{"role": "user", "content": "Which?"}]
     told = [*asked, {"role": "assistant", "content": "The first."}]
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
-    assert prompt == "<|im_start|>user\nWhich?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    assert tokenizer.apply_chat_template(told, tokenize=False) == prompt + "The first.<|im_end|>\n"
+    assert tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False) == prompt
+    assert tokenizer.apply_chat_template(told, tokenize=False) == prompt + answer
+    assert "Be brief." in tokenizer.apply_chat_template(
+        [{"role": "system", "content": "Be brief."}, *told], tokenize=False
+    )
+
+
+def test_chat_templates_are_files():
+    """TRL takes more than the template from a model that `chat_template_path` names: its end-of-sequence token, which
+    does not end Gemma-2's turns, and the size of its vocabulary."""
+    named = {keys(path).get("chat_template_path") for path in RECIPES} - {None}
+    assert named and all((ROOT / path).is_file() for path in named)

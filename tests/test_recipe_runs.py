@@ -20,7 +20,7 @@ import yaml
 from datasets import load_dataset
 from test_recipe_files import RECIPES, ROOT, commands_in, generator, launched, module
 from tiny_models import save_writing, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 SHORT = {
@@ -189,6 +189,10 @@ def check(path):
     assert state["global_step"] == 2
     logged = [log for log in state["log_history"] if "grad_norm" in log]
     assert len(logged) == 2 and any(log["grad_norm"] > 1e-4 for log in logged)
+    if recipe.stage != "meta_rm" and recipe.is_papers and recipe.model.turn_end:
+        ends = json.loads((output / "generation_config.json").read_text())["eos_token_id"]
+        tokenizer = AutoTokenizer.from_pretrained(output)
+        assert tokenizer.eos_token == recipe.model.turn_end and tokenizer.eos_token_id in ends
     if recipe.stage == "rft":
         report = json.loads((output / "trajectories" / "rejection.json").read_text())
         assert report["verdicts"]["kept"] > 0
@@ -234,3 +238,32 @@ def test_the_stages_run_in_two_processes(name, workplace):
         # Each process has stored the state of its random generator.
         assert (Path(RECIPES[path].output(stage)) / "checkpoint-2" / "rng_state_1.pth").exists()
     server.shutdown()
+
+
+# The page
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_way_from_zero_runs(workplace, one_thread):
+    """Its commands as they stand in the README, but for the Hub: nothing is pushed, and no benchmark is there."""
+    readme = (ROOT / "recipes" / "README.md").read_text()
+    scripts = []
+    for command in commands_in(readme[readme.index("## From zero") :]):
+        script = launched(command)[0]
+        if script == "math_rows":  # which has tests of its own
+            continue
+        scripts.append(script)
+        command = [word for word in command if word != "--push_to_hub"]
+        if script == "evaluate":
+            place = command.index("--benchmarks")
+            command[place : place + 2] = ["--dataset_name", "part-0.jsonl", "--max_new_tokens", "20"]
+            run_here(command)
+        else:
+            run_here(cut_down(command, None))
+    assert scripts == ["rft", "spct", "meta_rm", "evaluate"]
+    for stage in generator.STAGES:
+        check(f"recipes/qwen3-4b/{stage}_qlora.yaml")
+    results = json.loads(Path("outputs/qwen3-4b/evaluation/results.json").read_text())
+    judged = [result for result in results if not result.get("baseline")]
+    assert {result["k"] for result in judged} == {1, 2, 4, 8} and all(result["n"] == 8 for result in judged)
