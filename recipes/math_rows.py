@@ -47,7 +47,7 @@ class MathRowsArguments:
         num_responses (`int`): Responses of a row, at most: one correct, the others incorrect. The paper has pairs.
         rows_per_problem (`int`): Such rows per problem, at most; no answer is in two of them.
         single_rows_per_problem (`int`): Rows of a single response, at most, labeled 1 or 0.
-        match_timeout (`float`): Seconds to match one answer.
+        match_timeout (`float`): Seconds of processor time to match one answer.
         num_proc (`int`): Processes that match.
         batch_size (`int`): Answers decoded together, in this process.
         rows_per_shard (`int`): Problems whose answers are written at once; what a kill costs at most.
@@ -96,18 +96,18 @@ class MathRowsArguments:
 
 
 def main(script_args, model_args):
-    from accelerate import PartialState
+    from accelerate import Accelerator
     from tqdm.auto import tqdm
 
     from trl_spct.verifiable import AnswerCollector, AnswerSampling, VerifiedRows, push_rows
 
-    state = PartialState()
+    accelerator = Accelerator()
     problems = load_problems(script_args)
     given = {name: getattr(script_args, name) for name in AnswerSampling.__dataclass_fields__}
     sampling = AnswerSampling(**{name: value for name, value in given.items() if value is not None})
     engine = make_engine(script_args, model_args)
     policy, described = describe_policy(engine, model_args)
-    with state.main_process_first():
+    with accelerator.main_process_first():
         collector = AnswerCollector(
             problems,
             os.path.join(script_args.output_dir, "answers"),
@@ -118,16 +118,18 @@ def main(script_args, model_args):
             script_args.match_timeout,
         )
     if collector.job.num_missing:
-        sampler = engine or load_policy(script_args, model_args, state)
+        sampler = engine or load_policy(script_args, model_args, accelerator)
         concurrency = 1 if engine is None else script_args.concurrent_shards
         shards = collector.collect(
-            sampler, script_args.num_proc, concurrency, state.process_index, state.num_processes
+            sampler, script_args.num_proc, concurrency, accelerator.process_index, accelerator.num_processes
         )
-        with tqdm(total=len(problems), desc="Answering", unit="problem", disable=not state.is_main_process) as bar:
+        with tqdm(
+            total=len(problems), desc="Answering", unit="problem", disable=not accelerator.is_main_process
+        ) as bar:
             for rows in shards:
-                bar.update(len(rows) * state.num_processes)
-    state.wait_for_everyone()
-    if not state.is_main_process:
+                bar.update(len(rows) * accelerator.num_processes)
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
         return
     made = VerifiedRows.of(
         collector.read(),
@@ -137,7 +139,7 @@ def main(script_args, model_args):
         seed=script_args.seed,
     )
     made.save(script_args.output_dir, collector.settings)
-    state.print(f"{made}. Saved to {os.path.abspath(script_args.output_dir)}")
+    accelerator.print(f"{made}. Saved to {os.path.abspath(script_args.output_dir)}")
     if script_args.push_to_hub_id is not None:
         push_rows(script_args.output_dir, script_args.push_to_hub_id, script_args.hub_private_repo)
 
@@ -188,7 +190,7 @@ def describe_policy(engine, model_args) -> tuple[str, dict]:
     return name, {"revision": model_args.model_revision, "weights": saved_weights_digest(name)}
 
 
-def load_policy(script_args: MathRowsArguments, model_args, state):
+def load_policy(script_args: MathRowsArguments, model_args, accelerator):
     """The policy as a sampler in this process."""
     from functools import partial
     from types import SimpleNamespace
@@ -206,7 +208,7 @@ def load_policy(script_args: MathRowsArguments, model_args, state):
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
         quantization_config=get_quantization_config(model_args),
-        device_map={"": state.device},
+        device_map={"": accelerator.device},
     )
     of_the_hub = SimpleNamespace(model_init_kwargs={"revision": model_args.model_revision})
     tokenizer = load_tokenizer(name, model.config, of_the_hub)

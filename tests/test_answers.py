@@ -1,12 +1,13 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Answers matched by rule, labeled by hand; and what a hostile one can do to the process that matches."""
 
+import importlib.metadata
 import os
 import signal
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trl_spct.answers import AnswerMatcher, boxed_answer, without_draft
@@ -46,6 +47,7 @@ def test_boxed_answer(text, answer):
     assert boxed_answer(text) == answer
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="\\{}boxed $5.<think/>", max_size=60))
 def test_boxes_of_any_text(text):
     answer = boxed_answer(text)
@@ -149,6 +151,9 @@ def test_arguments():
 
 
 def test_without_the_library(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
     with pytest.raises(ImportError, match=r"pip install trl-spct\[math\]"):
         AnswerMatcher()

@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 from datasets import Dataset, load_dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
@@ -106,11 +106,11 @@ def test_problems_with_an_answer():
     assert read_problems(rows) == [{"query": "p", "answer": "5", "level": "3", "type": None}]
 
 
-@pytest.mark.parametrize("problem", [None, " ", 5])
+@pytest.mark.parametrize("problem", [None, " ", 5, [{"role": "user", "content": "p"}]])
 def test_problems_that_are_no_text(problem):
-    rows = Dataset.from_list([math("p", "s"), math("p", "s")]).remove_columns("problem")
-    rows = rows.add_column("problem", [problem] * 2 if problem == 5 else ["p", problem])
-    with pytest.raises(ValueError, match=rf"problems row {int(problem != 5)}: Found a.* expected a text"):
+    given = [problem] if problem is None or problem == " " else []
+    rows = Dataset.from_list([{"problem": p, "solution": "s"} for p in (["p", *given] if given else [problem])])
+    with pytest.raises(ValueError, match=rf"problems row {len(rows) - 1}: Found a.* expected a text"):
         read_problems(rows)
 
 
@@ -148,7 +148,7 @@ def test_the_policy_reads_the_instruction():
 
     def policy(prompts, k, seed, **options):
         read.append((prompts, k, seed, options))
-        return [[]] * len(prompts)
+        return [[Sample("a", 1, False)] * 2] * len(prompts)
 
     AnswerSampling(2, 0.7, 0.9, 64, "Box it.", 5)(policy, ["p"])
     AnswerSampling(2, instruction="")(policy, ["p"])
@@ -163,6 +163,12 @@ def test_sampling_that_cannot_give_pairs():
         AnswerSampling(temperature=0)
     with pytest.raises(ValueError, match="num_generations=0"):
         AnswerSampling(num_generations=0)
+
+
+@pytest.mark.parametrize("drawn", [[], [[]], [[Sample("a", 1, False)] * 3]])
+def test_a_sampler_that_breaks_its_word(drawn):
+    with pytest.raises(ValueError, match=r"samples for 1 prompts; expected 2 for each"):
+        AnswerSampling(2)(lambda *_, **__: drawn, ["p"])
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path):
@@ -248,6 +254,7 @@ def test_places_and_labels_are_balanced_over_problems():
     assert all(Counter(row["labels"][0] for row in singles) == {0: 1, 1: 1} for singles in both)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.text("+-?", max_size=12), st.integers(2, 5), st.integers(0, 4), st.integers(0, 5), st.integers(0, 3))
 def test_rows_of_any_answers(marks, num_responses, max_rows, max_single_rows, seed):
     options = {"num_responses": num_responses, "max_rows": max_rows, "max_single_rows": max_single_rows, "seed": seed}

@@ -5,7 +5,7 @@ The comparison runs in processes of its own, which this module is when it is run
 a model wrote may take forever or all memory, in threads that no alarm reaches, and such a process just ends.
 """
 
-import importlib.util
+import importlib.metadata
 import json
 import queue
 import re
@@ -64,6 +64,18 @@ def boxed_answer(text: str) -> str | None:
     return None
 
 
+def math_verify_version() -> str:
+    """The version of the library whose rules decide.
+
+    Raises:
+        `ImportError`: if it is not installed.
+    """
+    try:
+        return importlib.metadata.version("math-verify")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError("Answers are matched by `math-verify`. Install it: `pip install trl-spct[math]`.") from error
+
+
 class AnswerMatcher:
     """Compares answers with the truth by the rules of `math-verify` (an extra: `pip install trl-spct[math]`).
 
@@ -86,8 +98,7 @@ class AnswerMatcher:
     def __init__(self, timeout: float = 10.0, num_proc: int = 1):
         if not timeout > 0 or num_proc < 1:
             raise ValueError(f"Found timeout={timeout} and num_proc={num_proc}; expected a time and a process.")
-        if importlib.util.find_spec("math_verify") is None:
-            raise ImportError("Answers are matched by `math-verify`. Install it: `pip install trl-spct[math]`.")
+        math_verify_version()
         self.num_proc = num_proc
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
         for _ in range(num_proc):

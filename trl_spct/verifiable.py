@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import zip_longest
 from math import ceil
 from pathlib import Path
@@ -20,7 +19,15 @@ from datasets import Dataset, Features, List, Value
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from . import __version__
-from .answers import CORRECT, INCORRECT, MISSING, AnswerMatcher, boxed_answer, without_draft
+from .answers import (
+    CORRECT,
+    INCORRECT,
+    MISSING,
+    AnswerMatcher,
+    boxed_answer,
+    math_verify_version,
+    without_draft,
+)
 from .cards import PAPER, template_path
 from .manifests import rows_digest, write_json
 from .preferences import InvalidPreference, Preference
@@ -69,14 +76,23 @@ def read_problems(dataset: Dataset, name: str = "problems") -> list[dict[str, st
     problems = []
     for number, row in enumerate(dataset):
         try:
-            Preference(row["problem"], ["."])
+            problems.append(_problem(row))
         except InvalidPreference as error:
             raise ValueError(f"{name} row {number}: {error}") from error
-        known = row.get("answer")
-        answer = boxed_answer(row.get("solution") or "") if known is None else str(known).strip() or None
-        aside = {column: None if row.get(column) is None else str(row[column]) for column in ("level", "type")}
-        problems.append({"query": row["problem"], "answer": answer, **aside})
     return problems
+
+
+def _problem(row: Mapping[str, Any]) -> dict[str, str | None]:
+    query = row["problem"]
+    if not isinstance(query, str):
+        raise InvalidPreference(f"Found a problem of type {type(query).__name__}; expected a text.", "query")
+    Preference(query, ["."])
+    if row.get("answer") is not None:
+        answer = str(row["answer"]).strip() or None
+    else:
+        answer = boxed_answer(row.get("solution") or "")
+    aside = {column: None if row.get(column) is None else str(row[column]) for column in ("level", "type")}
+    return {"query": query, "answer": answer, **aside}
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,14 @@ class AnswerSampling:
     def __call__(self, sampler: Sampler, queries: Sequence[str]) -> list[list[Sample]]:
         prompts = [[{"role": "user", "content": f"{query}\n\n{self.instruction}".strip()}] for query in queries]
         options = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_completion_length}
-        return sampler(prompts, self.num_generations, self.seed, **options)
+        drawn = sampler(prompts, self.num_generations, self.seed, **options)
+        counts = [len(samples) for samples in drawn]
+        if counts != [self.num_generations] * len(queries):
+            raise ValueError(
+                f"The sampler returned {counts} samples for {len(queries)} prompts; expected {self.num_generations} "
+                "for each."
+            )
+        return drawn
 
 
 class AnswerCollector:
@@ -120,7 +143,7 @@ class AnswerCollector:
         policy (`str`): What the manifest calls it: a path, an id or a name on a server.
         described (mapping, *optional*): What else tells this policy from others, such as a digest of its weights.
         rows_per_shard (`int`, *optional*, defaults to `64`): Problems whose answers are written at once.
-        timeout (`float`, *optional*, defaults to `10.0`): Seconds to match one answer. [?]
+        timeout (`float`, *optional*, defaults to `10.0`): Seconds of processor time to match one answer. [?]
 
     Raises:
         `FileExistsError`: if the folder holds the answers of another configuration.
@@ -145,7 +168,7 @@ class AnswerCollector:
             "policy": policy,
             **(described or {}),
             "data": rows_digest((problem["query"], problem["answer"]) for problem in problems),
-            "math_verify": version("math-verify"),
+            "math_verify": math_verify_version(),
             "timeout": timeout,
             **asdict(sampling),
         }
@@ -182,21 +205,21 @@ class AnswerCollector:
         return self.job.read()
 
     def _work(self, sampler: Sampler, matcher: AnswerMatcher, numbers: range) -> list[dict[str, Any]]:
-        problems = [self.problems[number] for number in numbers]
-        faults = self._faults(matcher, numbers)
-        asked = [problem for problem, fault in zip(problems, faults, strict=True) if fault is None]
-        drawn = iter(self.sampling(sampler, [problem["query"] for problem in asked]) if asked else [])
-        answered = [next(drawn) if fault is None else [] for fault in faults]
-        outcomes = iter(self._outcomes(matcher, problems, answered))
+        faults = dict(zip(numbers, self._faults(matcher, numbers), strict=True))
+        sound = [number for number in numbers if faults[number] is None]
+        drawn = self.sampling(sampler, [self.problems[number]["query"] for number in sound]) if sound else []
+        samples = dict(zip(sound, drawn, strict=True))
+        outcomes = self._outcomes(matcher, [(self.problems[number]["answer"], samples[number]) for number in sound])
+        outcomes = dict(zip(sound, outcomes, strict=True))
         return [
             {
-                **problem,
-                "fault": fault,
-                "responses": [sample.text for sample in samples],
-                "outcomes": [next(outcomes) for _ in samples],
-                "num_tokens": [sample.num_tokens for sample in samples],
+                **self.problems[number],
+                "fault": faults[number],
+                "responses": [sample.text for sample in samples.get(number, ())],
+                "outcomes": outcomes.get(number, []),
+                "num_tokens": [sample.num_tokens for sample in samples.get(number, ())],
             }
-            for problem, fault, samples in zip(problems, faults, answered, strict=True)
+            for number in numbers
         ]
 
     def _faults(self, matcher: AnswerMatcher, numbers: range) -> list[str | None]:
@@ -207,17 +230,21 @@ class AnswerCollector:
         faults = [REPEATED if number in self._repeated else f for number, f in zip(numbers, faults, strict=True)]
         return [None if fault == CORRECT else fault for fault in faults]
 
-    def _outcomes(self, matcher: AnswerMatcher, problems, answered: Sequence[Sequence[Sample]]) -> list[str]:
-        outcomes, pairs = [], []
-        for problem, samples in zip(problems, answered, strict=True):
-            for sample in samples:
-                answer = boxed_answer(without_draft(sample.text))
-                fault = TRUNCATED if sample.truncated else EMPTY if not sample.text.strip() else None
-                outcomes.append(fault or (MISSING if answer is None else None))
-                if outcomes[-1] is None:
-                    pairs.append((problem["answer"], answer))
-        matched = iter(matcher(pairs))
-        return [next(matched) if outcome is None else outcome for outcome in outcomes]
+    def _outcomes(self, matcher: AnswerMatcher, answered: Sequence[tuple[str, Sequence[Sample]]]) -> list[list[str]]:
+        """What comes of the samples of each problem; those with something in a box are matched, all at once."""
+        read = [[(true, *_read_answer(sample)) for sample in samples] for true, samples in answered]
+        matched = iter(matcher((true, answer) for answers in read for true, answer, fault in answers if not fault))
+        return [[fault or next(matched) for *_, fault in answers] for answers in read]
+
+
+def _read_answer(sample: Sample) -> tuple[str | None, str | None]:
+    """What a sample boxes last, and why it cannot be matched."""
+    answer = boxed_answer(without_draft(sample.text))
+    if sample.truncated:
+        return answer, TRUNCATED
+    if not sample.text.strip():
+        return answer, EMPTY
+    return answer, MISSING if answer is None else None
 
 
 def verified_rows(
