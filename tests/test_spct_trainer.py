@@ -2,6 +2,7 @@
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from rich.console import Console
 from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
-from trl import GRPOConfig
+from trl import GRPOConfig, RichProgressCallback
 
 from trl_spct import (
     MetaRMForSequenceClassification,
@@ -579,6 +581,35 @@ def test_votes_may_be_guided(judge, tmp_path):
         config(tmp_path, eval_meta_rm="somewhere")
     with pytest.raises(ValueError, match="eval_votes=-1"):
         config(tmp_path, eval_votes=-1)
+
+
+class Display(RichProgressCallback):
+    """Keeps what a terminal would have shown at each log; without one, only the last is printed."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_log(self, *args, **kwargs):
+        super().on_log(*args, **kwargs)
+        with (console := Console(width=200)).capture() as shown:
+            console.print(self.training_status.status)
+        self.seen.append(shown.get())
+
+
+@pytest.mark.slow
+def test_trls_own_display_shows_critiques_and_metrics(judge, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    display = Display()
+    changes = {"log_completions": True, "num_completions_to_print": 2, "eval_strategy": "steps", "eval_steps": 1}
+    trainer_of(tmp_path, judge, changes, eval_dataset=preference_rows(2), callbacks=[display]).train()
+    shown = capsys.readouterr().out
+    assert "Training" in shown and "train_runtime" in shown
+    assert re.search("Prompt.*Completion.*outcome_reward.*Advantage.*labels.*order.*problem.*scores", shown)
+    assert "[The Begin of Response 1]" in shown
+    panels = "".join(display.seen)
+    for panel, metric in (("spct", "unreadable"), ("eval_spct", "accuracy_n2"), ("rewards", "outcome_reward")):
+        assert re.search(rf" {panel} ", panels) and f" {metric}" in panels
 
 
 PROCESS = """
