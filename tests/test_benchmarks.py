@@ -22,6 +22,11 @@ from trl_spct.evaluation import read_judgments
 from trl_spct.preferences import InvalidPreference
 
 
+@pytest.fixture
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("trl_spct.benchmark_results.RESAMPLES", 50)
+
+
 class Worth:
     """Scores a response by the number in its text, k times; `wrong` critiques are mistaken, `unreadable` ones lost."""
 
@@ -231,6 +236,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("name", sorted(MADE))
 def test_a_judge_of_worth(name, tmp_path):
     """RM-Bench: chosen 2, 4, 6 against rejected 1, 3, 5 loses all of hard, and wins normal and easy."""
@@ -248,6 +254,7 @@ def test_a_judge_of_worth(name, tmp_path):
     assert lost["accuracy"] == 0 and lost["unreadable"] == 1, "an unreadable judgment is worth nothing"
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_judgebench_is_judged_in_both_orders(tmp_path):
     loaded = made("judgebench", tmp_path / "data")
     assert loaded.benchmark.order == "fixed"
@@ -361,6 +368,7 @@ def test_rows_that_are_not_in_the_schema(name, old, new, message, tmp_path):
 # --- private rows ---
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_private_rows_leave_no_text(tmp_path, capfd, caplog):
     loaded = made("realmistake", tmp_path / "data")
     with caplog.at_level(logging.DEBUG):
@@ -396,6 +404,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_rows_of_ones_own(tmp_path):
     loaded = load_rows(rows_benchmark("mine"), ROWS, group_column="kind", where="mine.jsonl")
     assert [item.id for item in loaded.items] == ["x", "x#2", "2"]
@@ -408,6 +417,7 @@ def test_rows_of_ones_own(tmp_path):
         rows_benchmark("mine", "f1")
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_single_responses_by_their_ranking(tmp_path):
     rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i > 1} for i in range(4)]
     loaded = load_rows(rows_benchmark("mine", "roc_auc"), rows)
@@ -418,6 +428,7 @@ def test_single_responses_by_their_ranking(tmp_path):
     assert result["accuracy"] == 0 and result["metric"] == "ROC-AUC"
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_unreadable_critiques_do_not_lower_a_ranking(tmp_path):
     """Scores of different rows are compared as means over the critiques that can be read."""
 
@@ -447,6 +458,7 @@ def test_samples_are_repeatable(tmp_path):
 # --- results ---
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_every_number_of_votes_from_one_run(tmp_path):
     loaded = made("rewardbench", tmp_path / "data")
     judgments = judge_benchmark(Worth(k=4, wrong=[1], unreadable=[3]), loaded, tmp_path / "out")
@@ -474,6 +486,7 @@ def test_nothing_is_judged_twice(tmp_path):
         judge_benchmark(Worth(wrong=[0]), loaded, tmp_path / "out", rows_per_shard=3)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_judgments_of_other_rows_are_refused(tmp_path):
     loaded = made("judgebench", tmp_path / "data")
     judgments = judge_benchmark(Worth(), loaded, tmp_path / "out")
@@ -511,6 +524,7 @@ def test_comparing_judges(tmp_path):
     assert compare_judges(loaded, chance, other)["p"] > 0.05
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_value_that_does_not_exist_is_null_with_its_reason(tmp_path):
     """A task of which all labels are the same, and a benchmark of them: valid JSON."""
     rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i > 1, "kind": "ab"[i > 1]} for i in range(4)]
@@ -539,6 +553,7 @@ def test_intervals_where_resamples_may_have_one_label_only(tmp_path):
     json.dumps([found, benchmark_results(loaded, good)], allow_nan=False)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_units_are_averaged_only_where_that_is_the_same(tmp_path):
     loaded = made("realmistake", tmp_path / "data")
     judgments = judge_benchmark(Worth(k=2, wrong=[1]), loaded, tmp_path / "out")

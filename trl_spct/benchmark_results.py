@@ -14,6 +14,7 @@ from .voting import Guidance
 
 
 RESAMPLES = 2000
+"""Of every bootstrap and permutation test here."""
 
 
 def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options) -> list[Judgment]:
@@ -171,13 +172,11 @@ def _mean_scores(vote: Scores, weight: float) -> Scores:
     return None if vote is None else tuple(score / weight for score in vote)
 
 
-def with_intervals(
-    blocks: Sequence[Units], metric: Metric, seed: int = 0, resamples: int = RESAMPLES
-) -> dict[str, tuple[float, float, float]]:
+def with_intervals(blocks: Sequence[Units], metric: Metric, seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """(value, low, high) by name, with 95 % percentile intervals of a bootstrap over items."""
     values = _mean_values(metric, blocks)
     draws: dict[str, list[float]] = {name: [] for name in values}
-    for chosen in _resamples(blocks[0], seed, resamples):
+    for chosen in _resamples(blocks[0], seed):
         for name, value in _mean_values(metric, _chosen(blocks, chosen)).items():
             draws[name].append(value)
     return {
@@ -188,11 +187,11 @@ def with_intervals(
     }
 
 
-def _resamples(units: Units, seed: int, resamples: int = RESAMPLES) -> Iterator[dict[str, np.ndarray]]:
+def _resamples(units: Units, seed: int) -> Iterator[dict[str, np.ndarray]]:
     """Items drawn with replacement, as positions within their groups. First how many of each group, then which."""
     generator = np.random.default_rng(seed)
     sizes = np.array([len(array) for array in units.values()])
-    for _ in range(resamples):
+    for _ in range(RESAMPLES):
         counts = generator.multinomial(sizes.sum(), sizes / sizes.sum())
         yield {
             group: generator.integers(size, size=count)
