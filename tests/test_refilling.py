@@ -54,9 +54,9 @@ class Recording(SPCTTrainer):
         self.tokens += sum(map(len, prompt_ids)) + sum(map(len, made[0]))
         return made
 
-    def _generate_and_score(self, inputs):
-        self.scored.append(inputs)
-        return super()._generate_and_score(inputs)
+    def _batch_of(self, rows):
+        self.scored.append(rows)
+        return super()._batch_of(rows)
 
     def _generate_and_score_completions(self, inputs):
         batch = super()._generate_and_score_completions(inputs)
@@ -210,7 +210,7 @@ def test_a_refilled_batch_is_that_of_the_same_rows(kind, changes, judge, tmp_pat
     made = trainer._generate_and_score_completions(inputs)
     kept = numbers(made)
     assert kept[1] == 3 and not {1, 4, 5} & set(kept)
-    given = trainer._generate_and_score([trainer.train_dataset[i] for i in kept for _ in range(G)])
+    given = trainer._batch_of([trainer.train_dataset[i] for i in kept for _ in range(G)])
     assert made.keys() == given.keys()
     for name in made.keys() - {"num_items_in_batch", "advantages"}:
         side = "prompt_mask" if name.startswith("prompt") else "completion_mask"

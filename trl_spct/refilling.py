@@ -129,7 +129,9 @@ def with_groups(
             "be replaced: set `refill_groups=0`."
         )
     made = dict(batch)
-    for name in batch.keys() - {"num_items_in_batch"} if pairs else ():
+    if not pairs:
+        return made
+    for name in batch.keys() - {"num_items_in_batch"}:
         both = [*batch[name], *fresh[name]]
         if batch[name].ndim > 1:
             side, value = PADDING[name]

@@ -115,14 +115,14 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self.add_callback(CollapseAlarms())
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self._generate_and_score(inputs)
+        batch = self._batch_of(inputs)
         return self._refilled(batch, inputs) if self.model.training and self.args.refill_groups else batch
 
-    def _generate_and_score(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    def _batch_of(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.args.shuffle_responses:
             seed = derive_seed(self.args.seed, "epochs", self.state.global_step)
-            inputs = [reordered(row, seed, self.args.template, self._special_tokens) for row in inputs]
-        return super()._generate_and_score_completions(inputs)
+            rows = [reordered(row, seed, self.args.template, self._special_tokens) for row in rows]
+        return super()._generate_and_score_completions(rows)
 
     def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
         metrics = self._metrics["train"]
@@ -131,7 +131,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             batch,
             inputs,
             self.train_dataset,
-            self._generate_and_score,
+            self._batch_of,
             self.accelerator,
             rounds=self.args.refill_groups,
             num_generations=self.num_generations,

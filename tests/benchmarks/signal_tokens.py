@@ -142,11 +142,11 @@ def tokens_to(curve: Sequence[dict], target: float) -> float | None:
 
 
 def table(curves: dict[tuple[int, int, str], list[dict]]) -> str:
-    """Tokens, in thousands, to each accuracy, their share of plain GRPO's in brackets, and the end of each run."""
+    """Tokens, in thousands, of the filter and to each accuracy (as a share of plain GRPO's), and the end of each run."""
     heads = [f"to {target:.0%}" for target in TARGETS]
     lines = [
-        f"| seed | variant | rows | {' | '.join(heads)} | accuracy at the end | steps |",
-        "|---" * (5 + len(heads)) + "|",
+        f"| seed | variant | rows | filter | {' | '.join(heads)} | accuracy at the end | steps |",
+        "|---" * (6 + len(heads)) + "|",
     ]
     for (seed, repeat, variant), curve in curves.items():
         plain = curves[seed, repeat, "plain"]
@@ -155,7 +155,7 @@ def table(curves: dict[tuple[int, int, str], list[dict]]) -> str:
         name = f"{seed}" if not repeat else f"{seed}, {repeat}"
         last = curve[-1]
         lines.append(
-            f"| {name} | {variant} | {last['rows']} | {' | '.join(cells)} | {100 * end:.1f} | {last['steps']} |"
+            f"| {name} | {variant} | {last['rows']} | {curve[0]['tokens'] / 1000:.0f} | {' | '.join(cells)} | {100 * end:.1f} | {last['steps']} |"
         )
     return "\n".join(lines)
 
