@@ -2,6 +2,7 @@
 """Rows of any kind → scores, the best of n, and preference pairs with a margin, as a judge's votes say."""
 
 import json
+import math
 import os
 import random
 import time
@@ -45,7 +46,8 @@ TOO_LONG = "length"
 _STOPS = ("early_stopping", "max_responses_per_prompt")
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 _QUERIES = ("query", "prompt", "messages")
-_READ = ("query", "responses", "reference", "principles")
+_ASIDE = ("reference", "principles")
+_READ = ("query", "responses", *_ASIDE)
 
 VERDICT_FEATURES = Features(
     {
@@ -155,7 +157,8 @@ def prepare_rows(
 def _as_dataset(rows: Rows) -> Rows:
     """Rows as a dataset; as they are if their columns mix types, so that the row to blame is found."""
     try:
-        return Dataset.from_list(list(rows))
+        columns = dict.fromkeys(column for row in rows for column in row)
+        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, AttributeError):
         return rows
 
@@ -163,8 +166,8 @@ def _as_dataset(rows: Rows) -> Rows:
 def _judged_columns(dataset: Dataset) -> Dataset | None:
     """What a judge reads of rows in a shape of our own, as [`Preference.from_row`] does; `None` for other shapes."""
     columns = dataset.column_names
-    queries = [name for name in _QUERIES if name in columns]
-    aside = [name for name in ("reference", "principles") if name in columns]
+    used = [name for name in (*_QUERIES, *_ASIDE) if name in columns and _has_values(dataset[name])]
+    queries, aside = ([name for name in used if name in names] for names in (_QUERIES, _ASIDE))
     answers = next((name for name in ("responses", "completions") if name in columns), None)
     if queries and answers:
         part = dataset.select_columns([*queries, answers, *aside])
@@ -179,6 +182,10 @@ def _judged_columns(dataset: Dataset) -> Dataset | None:
         made = {"prompt": dataset.features["messages"], "responses": List(dataset.features["messages"])}
         return _mapped(part, _last_turns, "messages", made)
     return None
+
+
+def _has_values(column: Iterable[Any]) -> bool:
+    return any(value is not None for value in column)
 
 
 def _mapped(part: Dataset, function: Callable, column: str, made: Mapping[str, Any]) -> Dataset:
@@ -242,6 +249,7 @@ def collect_verdicts(
         `FileExistsError`: if the folder holds verdicts of another judge, other rows or other settings.
     """
     stops = {name: parameters.pop(name) for name in _STOPS if parameters.get(name)}
+    batch_size = batch_size or max(1, 256 // (k * _most_blocks(rows, stops.get("max_responses_per_prompt"))))
     judge = PipelineJudge(pipe, k, batch_size, verdict, **parameters)
     settings = {"kind": "verdicts", **judge.settings, **stops, "data": _digest(rows)}
     job = ShardedJob(folder, len(rows), rows_per_shard, VERDICT_FEATURES, settings)
@@ -270,6 +278,14 @@ def judging_protocol(
     """How the critiques of [`collect_verdicts`] come about, for cards: see [`PipelineJudge.protocol`]."""
     stops = {name: parameters.pop(name, None) for name in _STOPS}
     return {**PipelineJudge(pipe, k, batch_size, verdict, **parameters).protocol, **stops}
+
+
+def _most_blocks(rows: LabelRows, most: int | str | None) -> int:
+    """In how many blocks a row is judged, at most; those of `"auto"` may have two responses."""
+    if most is None:
+        return 1
+    longest = max(map(len, rows.preferences["responses"]), default=1)
+    return max(1, math.ceil((longest - 1) / ((2 if most == "auto" else most) - 1)))
 
 
 def _digest(rows: LabelRows) -> str:
