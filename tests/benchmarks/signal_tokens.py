@@ -142,7 +142,7 @@ def tokens_to(curve: Sequence[dict], target: float) -> float | None:
 
 
 def table(curves: dict[tuple[int, int, str], list[dict]]) -> str:
-    """Tokens, in thousands, of the filter and to each accuracy (as a share of plain GRPO's), and the end of each run."""
+    """Thousands of tokens of the filter and to each accuracy, with their share of plain GRPO's; the end of each run."""
     heads = [f"to {target:.0%}" for target in TARGETS]
     lines = [
         f"| seed | variant | rows | filter | {' | '.join(heads)} | accuracy at the end | steps |",
@@ -151,12 +151,11 @@ def table(curves: dict[tuple[int, int, str], list[dict]]) -> str:
     for (seed, repeat, variant), curve in curves.items():
         plain = curves[seed, repeat, "plain"]
         cells = [_cell(tokens_to(curve, target), tokens_to(plain, target)) for target in TARGETS]
-        end = statistics.mean(point["vote@1"] for point in curve[-3:])
+        end = 100 * statistics.mean(point["vote@1"] for point in curve[-3:])
+        first, last = curve[0], curve[-1]
         name = f"{seed}" if not repeat else f"{seed}, {repeat}"
-        last = curve[-1]
-        lines.append(
-            f"| {name} | {variant} | {last['rows']} | {curve[0]['tokens'] / 1000:.0f} | {' | '.join(cells)} | {100 * end:.1f} | {last['steps']} |"
-        )
+        cells = [name, variant, str(last["rows"]), f"{first['tokens'] / 1000:.0f}", *cells]
+        lines.append(f"| {' | '.join(cells)} | {end:.1f} | {last['steps']} |")
     return "\n".join(lines)
 
 
