@@ -113,6 +113,7 @@ def main(script_args, model_args):
     from accelerate import PartialState
 
     from trl_spct.labeling import collect_verdicts, judging_protocol, push_labels, write_labels, write_labels_card
+    from trl_spct.scripts import push_or_exit
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     rows = load_rows(script_args)
@@ -137,9 +138,9 @@ def main(script_args, model_args):
         report = write_labels(rows, verdicts, output, **made)
         write_labels_card(output, report, judging_protocol(judge, **options), script_args.dataset_name, repo_id)
         show(report, output)
-        if script_args.push_to_hub:
-            push_labels(output, repo_id, script_args.hub_private_repo, script_args.hub_token)
     state.wait_for_everyone()
+    if state.is_main_process and script_args.push_to_hub:
+        push_or_exit(lambda: push_labels(output, repo_id, script_args.hub_private_repo, script_args.hub_token))
 
 
 def load_rows(script_args: LabelArguments):

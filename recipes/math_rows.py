@@ -99,6 +99,7 @@ def main(script_args, model_args):
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
+    from trl_spct.scripts import push_or_exit
     from trl_spct.verifiable import AnswerCollector, AnswerSampling, VerifiedRows, push_rows
 
     accelerator = Accelerator()
@@ -141,7 +142,8 @@ def main(script_args, model_args):
     made.save(script_args.output_dir, collector.settings)
     accelerator.print(f"{made}. Saved to {os.path.abspath(script_args.output_dir)}")
     if script_args.push_to_hub_id is not None:
-        push_rows(script_args.output_dir, script_args.push_to_hub_id, script_args.hub_private_repo)
+        where = (script_args.push_to_hub_id, script_args.hub_private_repo)
+        push_or_exit(lambda: push_rows(script_args.output_dir, *where))
 
 
 def load_problems(script_args: MathRowsArguments) -> list:

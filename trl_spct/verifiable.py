@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCard, DatasetCardData
 
 from . import __version__
 from .answers import (
@@ -29,6 +29,7 @@ from .answers import (
     without_draft,
 )
 from .cards import PAPER, template_path
+from .hub import push_folder
 from .manifests import rows_digest, write_json
 from .preferences import InvalidPreference, Preference
 from .sampling import TRUNCATED, Sample, Sampler, derive_seed
@@ -380,17 +381,11 @@ def push_rows(folder: str | os.PathLike, repo_id: str, private: bool | None = No
 
     Returns:
         `str`: address of the commit.
+
+    Raises:
+        [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
     """
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        commit_message="Upload verified rows",
-        allow_patterns=[ROWS, CARD, REPORT],
-    )
-    return commit.commit_url
+    return push_folder(folder, repo_id, "dataset", "Upload verified rows", (ROWS, CARD, REPORT), private, token)
 
 
 def _counts(counts: Mapping[str, int]) -> str:
