@@ -142,7 +142,7 @@ def tokens_to(curve: Sequence[dict], target: float) -> float | None:
 
 
 def table(curves: dict[tuple[int, int, str], list[dict]]) -> str:
-    """Thousands of tokens of the filter and to each accuracy, with their share of plain GRPO's; the end of each run."""
+    """Thousands of tokens of the filter and to each accuracy, as a share of plain GRPO's too; the end of runs."""
     heads = [f"to {target:.0%}" for target in TARGETS]
     lines = [
         f"| seed | variant | rows | filter | {' | '.join(heads)} | accuracy at the end | steps |",
