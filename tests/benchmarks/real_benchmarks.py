@@ -6,13 +6,15 @@ python tests/benchmarks/real_benchmarks.py --data FOLDER --output outputs/real_b
 
 The folder holds one folder per source with `sample.jsonl` or `*.jsonl.gz` in the source's own schema. What is stated
 comes from the sources' papers, or from whoever collected the rows, of which these may be a sample; a value holds if it
-lies within the 95 % interval of the one found. The tiny judge is byte-level and has learned nothing but the form of a
-critique (`real_rows.py`).
+lies within the 95 % interval of the one found. Of the coin, which writes critiques with random scores, everything is
+known by definition: prompts, orders, parsing, votes and metrics must bring it out. The tiny judge is byte-level and
+has learned nothing but the form of a critique (`real_rows.py`). A start over the same folder goes on.
 """
 
 import argparse
 import gzip
 import json
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,14 +27,15 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 from real_rows import build_judge, rows_of  # noqa: E402
 from transformers import pipeline  # noqa: E402
 
-import trl_spct  # noqa: E402, F401  registers the pipeline
+from trl_spct import GRMRewardPipeline  # noqa: E402
 from trl_spct.baselines import CONTENT_BLIND, ContentBlindJudge  # noqa: E402
 from trl_spct.benchmark_loading import LoadedBenchmark, load_benchmark, load_rows  # noqa: E402
 from trl_spct.benchmark_results import benchmark_results, judge_benchmark  # noqa: E402
 from trl_spct.benchmarks import rows_benchmark  # noqa: E402
-from trl_spct.diagnostics import diagnose_groups, report_lines  # noqa: E402
+from trl_spct.diagnostics import diagnose  # noqa: E402
 from trl_spct.evaluation import PipelineJudge  # noqa: E402
-from trl_spct.reports import markdown_table  # noqa: E402
+from trl_spct.reports import bias_table, markdown_table  # noqa: E402
+from trl_spct.sampling import Sample, derive_seed  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,41 @@ def blind_results(loaded: dict[str, LoadedBenchmark], output: Path) -> dict[str,
     return found
 
 
-def stated_and_found(results: dict[str, list[dict]]) -> str:
+def coin(prompts: list, k: list[int], seed: int, **_) -> list[list[Sample]]:
+    """A sampler: one random score for each response that it finds in a prompt."""
+    texts = [prompt[-1]["content"] for prompt in prompts]
+    draws = [random.Random(derive_seed(seed, "coin", text)) for text in texts]
+    counts = [text.count("[The End of Response") for text in texts]
+
+    def write(draw: random.Random, count: int) -> Sample:
+        return Sample(f"\\boxed{{{', '.join(str(draw.randint(1, 10)) for _ in range(count))}}}", 4 * count, False)
+
+    return [
+        [write(draw, count) for _ in range(samples)] for draw, count, samples in zip(draws, counts, k, strict=True)
+    ]
+
+
+def chance(benchmark: LoadedBenchmark) -> float:
+    """What the coin is worth: the share of best responses; of strict comparisons of two scores from 1 to 10, .45."""
+    name = benchmark.benchmark.name
+    if name in (*RANKED, "rm-bench"):
+        return 0.5 if name in RANKED else 0.45
+    rows = [labels for item in benchmark.items for labels in item.labels]
+    return sum(labels.count(max(labels)) / len(labels) for labels in rows) / len(rows)
+
+
+def coin_results(loaded: dict[str, LoadedBenchmark], output: Path, k: int) -> dict[str, list[dict]]:
+    found = {}
+    for name, benchmark in loaded.items():
+        judge = PipelineJudge(GRMRewardPipeline(coin), k, verdict=benchmark.benchmark.verdict, template="compact")
+        judgments = judge_benchmark(judge, benchmark, output / "coin" / name, rows_per_shard=1000)
+        found[name] = benchmark_results(benchmark, judgments, stage="coin", temperature=0.5)
+    return found
+
+
+def stated_and_found(results: dict[str, list[dict]], stated: dict[str, list[Stated]]) -> str:
     lines = ["| data | judge | value | stated | found (95 % interval) | n | holds | stated by |", "|" + "---|" * 8]
-    for name, claims in STATED.items():
+    for name, claims in stated.items():
         for claim in claims:
             result = next(result for result in results[name] if result["stage"] == claim.judge)
             value = result["values"].get(claim.part, [result[part] for part in ("accuracy", "low", "high")])
@@ -117,12 +152,12 @@ def stated_and_found(results: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
-def tiny_judge(loaded: dict[str, LoadedBenchmark], data: Path, output: Path, rows: int, k: int) -> list[dict]:
+def tiny_judge(loaded: dict[str, LoadedBenchmark], data: Path, output: Path, rows: int, k: int) -> tuple:
     folder = output / "judge"
-    if not (folder / "config.json").exists():
+    if not (folder / "tokenizer_config.json").exists():  # what is written last
         build_judge(folder, rows_of(data / "gsm8k"))
     pipe = pipeline("grm-reward", model=str(folder), device="cpu")
-    results = []
+    results, reports = [], {}
     for name, benchmark in loaded.items():
         few = benchmark.sampled(rows)
         judge = PipelineJudge(
@@ -130,9 +165,8 @@ def tiny_judge(loaded: dict[str, LoadedBenchmark], data: Path, output: Path, row
         )
         judgments = judge_benchmark(judge, few, output / "judgments" / name, rows_per_shard=4, progress=name)
         results += benchmark_results(few, judgments, stage="tiny judge", temperature=0.5)
-        report = diagnose_groups(few, judgments)["all"]
-        print(f"\n{name}\n* " + "\n* ".join(report_lines(report)), flush=True)  # noqa: T201
-    return results
+        reports[name] = diagnose(judgments, [row for item in few.items for row in item.rows])
+    return results, reports
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,18 +179,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     loaded = load(options.data)
-    blind = blind_results(loaded, options.output)
-    texts = [stated_and_found(blind), *(markdown_table(found) for found in blind.values())]
+    results = blind_results(loaded, options.output)
+    for name, found in coin_results(loaded, options.output, options.k).items():
+        results[name] += found
+    stated = {
+        name: [*STATED.get(name, ()), Stated("coin", chance(benchmark), BY_HAND)] for name, benchmark in loaded.items()
+    }
+    every = [result for found in results.values() for result in found]
+    texts = [stated_and_found(results, stated), markdown_table(every)]
     print("\n\n".join(texts), flush=True)  # noqa: T201
-    results = [result for found in blind.values() for result in found]
     if not options.blind_only:
-        judged = tiny_judge(loaded, options.data, options.output, options.rows, options.k)
-        texts += [
-            markdown_table([r for r in judged if r["benchmark"] == name]) for name in {r["benchmark"] for r in judged}
-        ]
-        results += judged
-        print("\n\n".join(texts[1 + len(blind) :]))  # noqa: T201
-    (options.output / "results.json").write_text(json.dumps(results, indent=1))
+        judged, reports = tiny_judge(loaded, options.data, options.output, options.rows, options.k)
+        texts += [markdown_table(judged), bias_table(reports)]
+        every += judged
+        print("\n\n".join(texts[2:]))  # noqa: T201
+    (options.output / "results.json").write_text(json.dumps(every, indent=1))
     (options.output / "tables.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 
