@@ -2,6 +2,7 @@
 """Stage 2 of SPCT: rule-based online RL of the judge itself (paper, section 5)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, repeat
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -121,7 +122,11 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     def _batch_of(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.args.shuffle_responses:
             seed = derive_seed(self.args.seed, "epochs", self.state.global_step)
-            rows = [reordered(row, seed, self.args.template, self._special_tokens) for row in rows]
+            rows = [
+                dict(other)
+                for row, group in groupby(rows)
+                for other in repeat(reordered(row, seed, self.args.template, self._special_tokens), len(list(group)))
+            ]
         return super()._generate_and_score_completions(rows)
 
     def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
