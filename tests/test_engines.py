@@ -34,7 +34,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_models import EOS, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 
-from trl_spct import engines
+from trl_spct import GRMRewardPipeline, engines
 from trl_spct.engines import VLLM_FIELDS, EngineError, OpenAIEngine, ServerContextError, _backoff, _retry_after
 from trl_spct.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques
 
@@ -528,6 +528,29 @@ def test_a_prompt_of_which_a_part_is_missing_is_not_complete(serve):
     with pytest.raises(EngineError) as found:
         engine_of(serve(answer), dialect="openai", max_concurrent_requests=1)(PROMPTS[:3], 2, 5)
     assert found.value.row == 1 and found.value.completed.keys() == {0}
+
+
+def test_a_pipeline_keeps_what_was_judged(serve):
+    """A server that dies for good in the middle of a list of rows, and one that takes over."""
+
+    def written_by(path, body, number=0):
+        if path.endswith("/models"):
+            return MODELS
+        made = honest(path, body)
+        for drawn in made["choices"]:
+            drawn["message"]["content"] = rf"Scores: \boxed{{{1 + body['seed'] % 9}, {1 + body['seed'] // 9 % 9}}}"
+        return made
+
+    rows = [{"query": f"Which, {i}?", "responses": ["a", "b"]} for i in range(6)]
+    asked = {"k": 2, "seed": 3, "batch_size": 2, "order": "fixed"}
+    want = GRMRewardPipeline(engine_of(serve(written_by)))(rows, **asked)
+    dying = serve(lambda path, body, number: written_by(path, body) if "Which, 5" not in str(body) else None)
+    judge = GRMRewardPipeline(engine_of(dying, max_retries=1))
+    with pytest.raises(EngineError, match=r"Row 5: .*gave no answer.*5 verdicts.*seed=3") as found:
+        judge(rows, **asked)
+    assert (found.value.row, found.value.completed) == (5, dict(enumerate(want[:5])))
+    again = GRMRewardPipeline(engine_of(serve(written_by)))(rows[5:], **asked)
+    assert [*found.value.completed.values(), *again] == want
 
 
 def test_retries_end_with_a_refusal(serve):

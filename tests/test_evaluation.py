@@ -371,6 +371,11 @@ def test_guided_judgments(tmp_path, script):
     judgments = collect_judgments(judge, ROWS[:3], 2, tmp_path)
     assert all(judgment.guidable and len(judgment.meta_scores) == 2 for judgment in judgments)
     assert {result["guided"] for result in scaling_results(judgments)} == {False, True}
+    plain = make(meta_rm=meta_rm(), template="compact")
+    plain.meta_rm.config.meta_rm = {"k_meta": 1.0}
+    assert plain(ROWS[0], k=2)["critiques"][0]["meta_score"] is None, "plain voting needs none"
+    judgments = collect_judgments(plain, ROWS[:3], 2, tmp_path / "plain")
+    assert all(judgment.guidable for judgment in judgments), "an evaluation compares ways to guide"
 
 
 @pytest.mark.parametrize(

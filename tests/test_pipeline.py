@@ -19,7 +19,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 import trl_spct
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference, vote
-from trl_spct.engines import OpenAIEngine
+from trl_spct.engines import EngineError, OpenAIEngine, ServerContextError
 from trl_spct.meta_scoring import meta_scores
 from trl_spct.prompts import meta_messages
 from trl_spct.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques, special_tokens
@@ -706,6 +706,111 @@ def test_engines_with_a_meta_rm_and_without_a_tokenizer(pipe, tmp_path):
         GRMRewardPipeline({})
     with pytest.raises(ValueError, match="no chat template"):
         GRMRewardPipeline(engine, meta_rm=meta)
+
+
+class Dying(Engine):
+    """Fails at the prompt with this number, counted over all calls; answers in any order, up to `after` more."""
+
+    def __init__(self, model, tokenizer, at, after=0, kind=EngineError):
+        super().__init__(model, tokenizer)
+        self.at, self.after, self.kind, self.count = at, after, kind, 0
+
+    def __call__(self, prompts, k, seed, **options):
+        samples = super().__call__(prompts, k, seed, **options)
+        place, self.count = self.at - self.count, self.count + len(prompts)
+        if not 0 <= place < len(prompts):
+            return samples
+        done = {i: drawn for i, drawn in enumerate(samples) if i < place or place < i <= place + self.after}
+        raise self.kind(f"Prompt {place}: gone. 7 of 9 prompts.", place, 503, done) from self.kind("gone.")
+
+
+FOUR = [{"query": f"Name {i}.", "responses": ["worth 3", f"worth {i}"]} for i in range(4)]
+
+
+@pytest.mark.parametrize("kind", [EngineError, ServerContextError])
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("at", range(9))
+def test_what_was_judged_is_kept_when_a_server_dies(at, batch_size, kind, pipe):
+    """Two prompts a row: the two orders of its responses."""
+    asked = {"k": 4, "seed": 5, "temperature": 1.0, "max_new_tokens": 6, "batch_size": batch_size}
+    want = pipe(FOUR, **asked)
+    judge = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, at, 2, kind), device="cpu")
+    if at == 8:
+        assert judge(FOUR, **asked) == want
+        return
+    with pytest.raises(kind, match=rf"^Row {at // 2}: gone\. \d verdicts .* with seed=5") as found:
+        judge(FOUR, **asked)
+    assert (found.value.row, found.value.status) == (at // 2, 503)
+    completed = found.value.completed
+    behind = at // 2 + 1  # both prompts of the next row were answered, in the same batch
+    behind = {behind} if at % 2 and batch_size == 3 and behind % 3 and behind < 4 else set()
+    assert completed.keys() == {*range(at // 2), *behind}
+    left = [number for number in range(4) if number not in completed]
+    completed.update(zip(left, judge([FOUR[number] for number in left], **asked), strict=True))
+    assert [completed[number] for number in range(4)] == want, "as if nothing had happened"
+
+
+def test_what_was_handed_out_is_not_kept(pipe):
+    asked = {"k": 2, "temperature": 1.0, "max_new_tokens": 6, "batch_size": 2}
+    judge = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, 7), device="cpu")
+    verdicts = []
+    with pytest.raises(EngineError, match="^Row 3: gone") as found:
+        verdicts.extend(judge(iter(FOUR), **asked))
+    assert len(verdicts) == 2 and found.value.completed.keys() == {2}
+    seed = int(re.search(r"seed=(\d+)", str(found.value))[1])
+    assert [*verdicts, found.value.completed[2]] == pipe(FOUR, seed=seed, **asked)[:3], "the seed that was drawn"
+    alone = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, 0), device="cpu")
+    with pytest.raises(EngineError, match="^Row 0: gone. 0 verdicts"):
+        alone(FOUR[0])
+    unnamed = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, 2), device="cpu")
+    unnamed.engine.kind = lambda message, row=None, status=None, done=None: EngineError("no server", None, None, done)
+    with pytest.raises(EngineError, match="^no server 2 verdicts") as found:
+        unnamed(FOUR, k=1, max_new_tokens=6, order="fixed", batch_size=3)
+    assert found.value.row is None and found.value.completed.keys() == {0, 1}
+
+
+def test_a_server_that_dies_early_stops_and_a_meta_rm(pipe, monkeypatch):
+    """Of the rows in a batch, those whose vote was decided are done, and scored."""
+    meta = tiny_meta()
+    asked = {"k": 8, "seed": 0, "temperature": 1.0, "max_new_tokens": 6, "early_stopping": "exact", "batch_size": 4}
+    local = make(meta_rm=meta)
+    script = Script(monkeypatch, lambda responses, j: box(9, 1) if "worth 0" in responses else box(5, 5))
+    want = local(FOUR, **{**asked, "order": "fixed"})
+    assert want[0]["drawn"] < want[1]["drawn"] == 8
+    calls = []
+
+    class Scripted:
+        special_tokens = ()
+
+        def __call__(self, prompts, k, seed, **options):
+            calls.append(len(prompts))
+            if len(prompts) < 4:
+                raise EngineError("gone.", 0, 503, {})
+            return script(None, None, prompts, k, seed, **options)
+
+    judge = GRMRewardPipeline(Scripted(), local.tokenizer, meta_rm=meta, device="cpu")
+    with pytest.raises(EngineError, match="^Row 1: gone. 1 verdicts") as found:
+        judge(FOUR, **{**asked, "order": "fixed"})
+    assert found.value.completed == {0: want[0]} and calls[-1] == 3
+
+
+def test_plain_voting_asks_the_meta_rm_nothing(monkeypatch):
+    meta = tiny_meta(k_meta=1.0)
+    judge = make(meta_rm=meta)
+    Script(monkeypatch, lambda responses, j: box(*FIGURE_3[j]))
+    scored = MetaScript(monkeypatch, lambda text: 0.5)
+    monkeypatch.setattr(type(meta), "forward", lambda *args, **kwargs: pytest.fail("it was asked"))
+    result = judge(PAIR, k=4, order="fixed")
+    assert (result["scores"], result["votes"]) == ([17, 25], 4) and judge.guidance.plain
+    assert [critique["meta_score"] for critique in result["critiques"]] == [None] * 4 and not scored.conversations
+    assert judge(PAIR, k=4, order="fixed", early_stopping="exact")["best"] == 1 and not scored.conversations
+    for asked in ({"k_meta": 1.0}, {"guide": "top"}, {"k_meta": 4}, {"guide": "soft"}):
+        scored.conversations.clear()
+        result = judge(PAIR, k=4, order="fixed", **asked)
+        assert [critique["meta_score"] for critique in result["critiques"]] == [0.5] * 4, asked
+        assert len(scored.conversations) == 4
+    always = make(meta_rm=meta, k_meta=1.0)
+    assert always(PAIR, k=4, order="fixed")["critiques"][0]["meta_score"] == 0.5
 
 
 @pytest.mark.slow

@@ -151,7 +151,10 @@ class PipelineJudge:
         }
 
     def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]:
-        options = {"k": self.k, "verdict": self.verdict, "batch_size": self.batch_size, **self.parameters}
+        guidance = {}
+        if self.pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys():
+            guidance = self.pipe.guidance.settings  # asked for, so that critiques are scored under plain voting, too
+        options = {"k": self.k, "verdict": self.verdict, "batch_size": self.batch_size, **guidance, **self.parameters}
         return [output["critiques"] for output in self.pipe(list(rows), **options)]
 
 

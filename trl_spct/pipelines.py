@@ -34,7 +34,7 @@ from .modeling_meta_rm import MetaRMForSequenceClassification
 from .orders import ORDERS, draw_orders
 from .outcomes import highest
 from .preferences import InvalidPreference, Messages, Preference, restore_order
-from .prompts import judge_messages, judge_template, meta_messages, principle_messages
+from .prompts import OFFICIAL, judge_messages, judge_template, meta_messages, principle_messages
 from .repositories import (
     META_RM_FOLDER,
     AutoModelForCausalLM,
@@ -44,6 +44,7 @@ from .repositories import (
     official_template,
 )
 from .sampling import (
+    EngineError,
     PromptTooLongError,
     Sample,
     Sampler,
@@ -81,6 +82,10 @@ class GRMRewardPipeline(Pipeline):
     A row is a mapping in any shape that [`Preference.from_row`] reads; labels are not needed and never shown to the
     judge. A list of rows gives a list; an iterator or a `datasets.Dataset` gives an iterator.
 
+    If the server of an engine fails, an [`~trl_spct.engines.EngineError`] names the row, and its `completed` maps the
+    numbers of rows to the verdicts that were not yet handed out: all of them for a list, those of the same batch for
+    an iterator. Judging the other rows with the seed that it names gives the same as if nothing had happened.
+
     Each result is a `dict`:
 
     - `scores` (`list[float]` of length n, or `None`): the votes' sums in the order of the row's responses; `None` if
@@ -108,7 +113,9 @@ class GRMRewardPipeline(Pipeline):
             The judge's, with a chat template. A sampler brings its own, or does without.
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
             A Meta RM, or where to load one from. It guides the vote: see `guide` and `k_meta`. `"auto"` takes the one
-            that the judge's repository carries or names, if it does; `None` or `False` takes none.
+            that the judge's repository carries or names, if it does; `None` or `False` takes none. One that says that
+            plain voting is best (`k_meta=1.0` in its config) scores no critique, unless a `guide` or a `k_meta` is
+            asked for: `k_meta=1.0` for its scores beside a plain vote.
         meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Defaults to the one beside `meta_rm` if that is a path or an id, else to the judge's.
         k (`int`, *optional*, defaults to `1`): Critiques per row.
@@ -169,6 +176,8 @@ class GRMRewardPipeline(Pipeline):
         super().__init__(model, tokenizer, *args, **kwargs)
         if self.engine is None or self.tokenizer is not None:
             check_tokenizer(self.tokenizer)
+        if "template" in self._forward_params:
+            self._template(self._forward_params["template"])
         self.meta_rm, self.meta_rm_tokenizer = self._load_meta_rm(meta_rm, meta_rm_tokenizer)
 
     @property
@@ -324,8 +333,8 @@ class GRMRewardPipeline(Pipeline):
             raise ValueError(f"Found order={order!r}; expected one of {', '.join(map(repr, ORDERS))}.")
         Guidance(k_meta, guide or "top")
         check_sampling(temperature, top_p, max_new_tokens)
-        if template is not None:
-            self._template(template)
+        if template not in (None, OFFICIAL):  # whose card depends on the model
+            judge_template(template)
         _error(early_stopping)
         _check_most(max_responses_per_prompt)
         if truncation not in (None, False, "fair"):
@@ -357,7 +366,10 @@ class GRMRewardPipeline(Pipeline):
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         if preprocess_params.get("seed") is None:
             preprocess_params = {**preprocess_params, "seed": int(torch.randint(2**31, (1,)))}
-        guided = {"guidance": self._guidance(**postprocess_params)}
+        guidance = self._guidance(**postprocess_params)
+        if guidance is not None and guidance.plain and not postprocess_params:
+            guidance = None  # nobody asked for scores that no vote needs
+        guided = {"guidance": guidance}
         if (error := _error(forward_params.get("early_stopping"))) is not None:
             decided((), 0, error=error, **guided)  # refuses what does not go together before anything is sampled
         return self._judge(inputs, batch_size, preprocess_params, {**forward_params, **guided}, guided)
@@ -368,6 +380,8 @@ class GRMRewardPipeline(Pipeline):
     def _judge(
         self, rows: Iterable[Any], batch_size: int, preprocess_params, forward_params, postprocess_params
     ) -> Iterator[dict[str, Any]]:
+        returned = isinstance(rows, list)  # at the end, all at once; what is yielded is the caller's
+        judged: dict[int, dict[str, Any]] = {}
         rows = enumerate(rows)
         while batch := list(islice(rows, batch_size)):
             inputs = [self._preprocess_numbered(number, row, preprocess_params) for number, row in batch]
@@ -376,8 +390,15 @@ class GRMRewardPipeline(Pipeline):
             except PromptTooLongError as error:
                 row = batch[error.row][0]
                 raise PromptTooLongError(f"Row {row}", *error.lengths, row) from None
-            for output in outputs:
-                yield self.postprocess(output, **postprocess_params)
+            except _Interrupted as stop:
+                judged |= {batch[item["row"]][0]: self.postprocess(item, **postprocess_params) for item in stop.done}
+                row = None if stop.row is None else batch[stop.row][0]
+                raise _failure(stop.error, row, judged, preprocess_params["seed"]) from stop.error
+            for (number, _), output in zip(batch, outputs, strict=True):
+                verdict = self.postprocess(output, **postprocess_params)
+                if returned:
+                    judged[number] = verdict
+                yield verdict
 
     def _preprocess_numbered(self, number: int, row: Any, params: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -422,9 +443,12 @@ class GRMRewardPipeline(Pipeline):
                 part["row"], part["error"] = row, error if len(item["parts"]) == 1 else None
         parts = [part for item in inputs for part in item["parts"]]
         while rounds := [(part, count) for part in parts if (count := _next_count(part, guidance))]:
-            drawn = self._draw(rounds, template, options)
-            if self.meta_rm is not None:
+            drawn, failure = self._draw(rounds, template, options)
+            if guidance is not None:
                 self._add_meta_scores(drawn)
+            if failure is not None:
+                done = [item for item in inputs if not any(_next_count(part, guidance) for part in item["parts"])]
+                raise _Interrupted(*failure, done)
         return inputs
 
     def _parts(self, item, template: str, verdict: bool, options, most: int | str | None, truncation: str | None):
@@ -460,8 +484,15 @@ class GRMRewardPipeline(Pipeline):
             parts.append({**part, **fixed, "preference": block, "members": members, "cuts": cuts, "critiques": []})
         return parts
 
-    def _draw(self, rounds: list[tuple[dict[str, Any], int]], template: str, options: dict[str, Any]):
-        """Samples the next critiques of each part; those of a part in the same order share a prompt."""
+    def _draw(
+        self, rounds: list[tuple[dict[str, Any], int]], template: str, options: dict[str, Any]
+    ) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], tuple[EngineError, int | None] | None]:
+        """Samples the next critiques of each part; those of a part in the same order share a prompt.
+
+        Returns:
+            The critiques, each with its part; and if the sampler failed, how and on which row. Then a part of which a
+            sample is missing has got none.
+        """
         requests = []
         for part, count in rounds:
             past, new = part["orders"][: len(part["critiques"])], part["orders"][len(part["critiques"]) :][:count]
@@ -472,19 +503,26 @@ class GRMRewardPipeline(Pipeline):
             for part, order, _, _ in requests
         ]
         counts, firsts = ([request[place] for request in requests] for place in (2, 3))
+        failure = None
         try:
             samples = self._sample(prompts, counts, rounds[0][0]["seed"], firsts, **options)
         except PromptTooLongError as error:
             row = requests[error.row][0]["row"]
             raise PromptTooLongError(f"Row {row}", *error.lengths, row) from None
-        texts = {(id(part), order): iter(s) for (part, order, _, _), s in zip(requests, samples, strict=True)}
+        except EngineError as error:
+            samples = [error.completed.get(number) for number in range(len(requests))]
+            failure = error, None if error.row is None else requests[error.row][0]["row"]
+        missing = {id(request[0]) for request, drawn in zip(requests, samples, strict=True) if drawn is None}
+        texts = {(id(part), order): iter(s or ()) for (part, order, _, _), s in zip(requests, samples, strict=True)}
         drawn = []
         for part, count in rounds:
+            if id(part) in missing:
+                continue
             for order in part["orders"][len(part["critiques"]) :][:count]:
                 critique = _read(next(texts[id(part), order]), order, part["score_range"])
                 part["critiques"].append(critique)
                 drawn.append((part, critique))
-        return drawn
+        return drawn, failure
 
     def _sample(self, prompts, counts, seed: int, firsts=None, **options) -> list[list[Sample]]:
         """The one place that asks for samples, whoever gives them."""
@@ -638,6 +676,23 @@ class _EngineModel:
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         return iter(())
+
+
+class _Interrupted(Exception):
+    """A sampler failed on a row of a batch, in which others are done."""
+
+    def __init__(self, error: EngineError, row: int | None, done: list[dict[str, Any]]):
+        super().__init__(str(error))
+        self.error, self.row, self.done = error, row, done
+
+
+def _failure(error: EngineError, row: int | None, judged: dict[int, Any], seed: int) -> EngineError:
+    """A sampler's failure in terms of the rows that were judged, and how to go on."""
+    reason = error.__cause__ if isinstance(error.__cause__, EngineError) else error  # in terms of no prompts
+    named = "" if row is None else f"Row {row}: "
+    told = f"{len(judged)} verdicts that were not handed out are in `completed`, by the number of their row."
+    again = f"To go on, judge the rows that are left with seed={seed}."
+    return type(error)(f"{named}{reason} {told} {again}", row, error.status, judged)
 
 
 def _case(preference: Preference, k: int, seed: int, order: str) -> dict[str, Any]:

@@ -164,12 +164,19 @@ class Guidance:
         """What [`Guidance.of`] reads: the entries of a Meta RM's `config.meta_rm`."""
         return {"k_meta": self.k_meta, "guide": self.guide}
 
+    @property
+    def plain(self) -> bool:
+        """Whether all readable critiques vote alike, as without a Meta RM, whose scores are then not needed."""
+        return self.guide == "top" and isinstance(self.k_meta, float) and self.k_meta == 1.0
+
     def weights(self, rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> tuple[float, ...]:
         """How much each of k critiques counts in a [`weighted_vote`]; 0 if it has no vote or cannot be read.
 
         Args:
-            rows, meta_scores: As for [`guided_vote`].
+            rows, meta_scores: As for [`guided_vote`]. Under plain voting no meta scores are needed.
         """
+        if self.plain:
+            return tuple(int(row is not None) for row in rows)
         if self.guide == "soft":
             readable = set(_scored(rows, meta_scores))
             return tuple(_sigmoid(meta) if j in readable else 0 for j, meta in enumerate(meta_scores))
