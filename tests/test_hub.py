@@ -198,7 +198,8 @@ def client_read_all():
 
 def client_stranger(judge):
     """All that a stranger does, in one process."""
-    return {"read": client_read_all(), "snippets": client_use("rft", 0), "judgments": client_evaluate(judge)}
+    snippets = [client_use("rft"), client_use("trajectories", "dataset")]
+    return {"read": client_read_all(), "snippets": snippets, "judgments": client_evaluate(judge)}
 
 
 @pytest.fixture(scope="module")
@@ -243,30 +244,39 @@ def test_a_pushed_pipeline_keeps_the_card_of_its_judge_under_the_new_name(name, 
     assert f"{USER}/rft" not in text and "The folder `meta_rm` holds a Meta RM" in text
 
 
-def client_use(name, policies):
-    """Runs the snippets of a card as they are, but for the address of the server; those of policies on demand."""
-    from huggingface_hub import ModelCard
+def client_use(name, kind="model", trains=0):
+    """Runs the snippets of a card as they are, but for the address of the server; those that train, or the others."""
+    from huggingface_hub import DatasetCard, ModelCard
     from test_engines import Server, honest
 
-    blocks = re.findall(r"```python\n(.*?)```", ModelCard.load(f"{USER}/{name}").text, re.DOTALL)
-    chosen = [block for block in blocks if ("GRPOTrainer" in block) is bool(int(policies))]
+    text = {"model": ModelCard, "dataset": DatasetCard}[kind].load(f"{USER}/{name}").text
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    chosen = [block for block in blocks if ("trainer.train()" in block) is bool(int(trains))]
     server = Server(honest)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     for block in chosen:
         names = {}
         exec(compile(block.replace("http://localhost:8000", server.url), "README.md", "exec"), names)
-        assert "trainer" in names or "meta_rm" in names or len(names["verdict"]["critiques"]) == 8
+        assert {"trainer", "rows", "meta_rm"} & set(names) or len(names["verdict"]["critiques"]) == 8
     return len(chosen)
 
 
 def test_the_snippets_of_a_card_run(stranger):
-    assert stranger[1]["snippets"] == 2
+    assert stranger[1]["snippets"] == [2, 1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "policies", "count"), [("lora", 0, 2), ("guided", 0, 2), ("rft", 1, 1)])
-def test_the_snippets_of_cards_run(name, policies, count, hub, pushed, tmp_path):
-    assert run(hub, "client_use", tmp_path, name, policies) == count
+@pytest.mark.parametrize(
+    ("name", "kind", "trains", "count"),
+    [
+        ("lora", "model", 0, 2),
+        ("guided", "model", 0, 2),
+        ("rft", "model", 1, 1),
+        ("meta-rows", "dataset", 1, 1),
+    ],
+)
+def test_the_snippets_of_cards_run(name, kind, trains, count, hub, pushed, tmp_path):
+    assert run(hub, "client_use", tmp_path, name, kind, trains) == count
 
 
 # Evaluation, and code

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -353,6 +353,8 @@ def write_trajectories_card(
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
         versions=versions or {},
         sampler=sampler,
+        repository=folder.name,
+        citation=PAPER["citation"],
         paper_title=PAPER["title"],
         paper_id=PAPER["id"],
     )
@@ -379,7 +381,20 @@ def push_trajectories(
         [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
     """
     names = [SHARDS, "README.md", "rejection.json", "rejection.png"]
-    return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token)
+    before = naming(folder)
+    return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token, before)
+
+
+def naming(folder: str | os.PathLike) -> Callable[[str], None]:
+    """What writes the full name of a dataset's repository into the snippets of the card that is pushed there."""
+
+    def write(repo_id: str) -> None:
+        path = Path(folder, "README.md")
+        text = path.read_text(encoding="utf-8")
+        named = re.sub(r'(load_dataset\()"[^"]*"', lambda found: f'{found[1]}"{repo_id}"', text)
+        path.write_text(re.sub(r"(--trajectories )[^\s`]+", rf"\g<1>{repo_id}", named), encoding="utf-8")
+
+    return write
 
 
 def _size_category(rows: int) -> str:

@@ -90,6 +90,7 @@ def push_folder(
     include: Sequence[str] = (),
     private: bool | None = None,
     token: str | None = None,
+    before: Callable[[str], None] | None = None,
 ) -> str:
     """Pushes a folder, or what `include` says of it.
 
@@ -101,6 +102,7 @@ def push_folder(
         include (sequence of `str`, *optional*): Patterns of the files to push; all by default.
         private (`bool`, *optional*): Whether a new repository is private; as the account has it by default.
         token (`str`, *optional*): The one that is logged in with by default.
+        before (`Callable`, *optional*): Called with the full name of the repository before anything is uploaded.
 
     Returns:
         `str`: address of the commit.
@@ -110,7 +112,9 @@ def push_folder(
     """
     again = push_command(repo_id, folder, repo_type, include, private=private)
     with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
-        return upload(folder, repo_id, repo_type, message, private, token, allow_patterns=list(include) or None)
+        return upload(
+            folder, repo_id, repo_type, message, private, token, before, allow_patterns=list(include) or None
+        )
 
 
 def upload(

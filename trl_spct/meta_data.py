@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .cards import PAPER, template_path
+from .cards import PAPER, naming, template_path
 from .data import meta_rows, split_by_query
 from .hub import PushError, push_folder
 from .outcomes import meta_label
@@ -82,16 +82,20 @@ class MetaData:
             [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
         """
         if folder is not None:
-            return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token)
+            return self._push(folder, repo_id, private, token)
         with tempfile.TemporaryDirectory() as temporary:
             folder = self.save(Path(temporary, repo_id.rsplit("/", 1)[-1]))
             try:
-                return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token)
+                return self._push(folder, repo_id, private, token)
             except PushError as error:
                 raise PushError(
                     f"Could not push to {repo_id}: {error.__cause__}\nNothing is lost: the rows are in memory. Push "
                     f"again with\n    data.push_to_hub({repo_id!r})\nor keep them with `data.save(folder)`."
                 ) from error.__cause__
+
+    def _push(self, folder: str | os.PathLike, repo_id: str, private: bool | None, token: str | None) -> str:
+        before = naming(folder)
+        return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token, before)
 
     def _card(self, name: str) -> DatasetCard:
         configs = [{"split": split, "path": f"{split}.parquet"} for split in self.splits]
@@ -101,6 +105,8 @@ class MetaData:
             ),
             template_path=str(template_path("meta_rows.md")),
             name=name,
+            repository=name,
+            citation=PAPER["citation"],
             counts=self.counts,
             outcomes=OUTCOMES,
             sizes={split: len(rows) for split, rows in self.splits.items()},
