@@ -8,6 +8,7 @@ taken, and vLLM does not generate. Everything else is read from the file.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -155,13 +156,17 @@ def run_here(command):
     runner.main(*runner.make_parser().parse_args_and_config(arguments))
 
 
-TWO = ["--num_machines", "1", "--num_processes", "2"]
+def two_processes():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    return ["--num_machines", "1", "--num_processes", "2", "--main_process_port", port]
 
 
 def run_launched(command, log):
     """As its users start it, with two processes; a launcher that hangs is stopped with its workers."""
     if command[0] == "accelerate":
-        command = [sys.executable, "-m", "accelerate.commands.launch", *TWO, *command[2:]]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes(), *command[2:]]
     else:
         command = [sys.executable, *command[1:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
