@@ -174,6 +174,25 @@ def test_the_hint_names_the_best_of_the_shuffled_order_and_is_never_learned(coll
     assert not any(HINT in str(record["prompt"]) + str(record["completion"]) for record in trajectories)
 
 
+def test_a_hint_names_how_strong_the_preference_is_where_rows_say_so(judge, tmp_path):
+    rows = preference_rows().add_column("preference_strength", [-2, 1, None, 3])
+    trainer = trainer_of(tmp_path, judge, rows=rows)
+    trajectories = trainer.collect()
+    hints = {
+        re.search(r"row \d", text)[0]: text.split(HINT)[1].partition("(")[2]
+        for call in trainer.sampler.calls
+        for text in call
+        if HINT in text
+    }
+    assert hints == {
+        "row 0": "preference strength: 2 of 3)",
+        "row 1": "preference strength: 1 of 3)",
+        "row 2": "",
+        "row 3": "preference strength: 3 of 3)",
+    }
+    assert "strength" not in str(trajectories["prompt"][:])
+
+
 @pytest.mark.parametrize(
     ("hint", "hinted"), [("all", {0, 1, 2, 3}), ("failed", {2}), ("none", set())], ids=["all", "failed", "none"]
 )

@@ -18,7 +18,7 @@ from .data import judged, score_range_of
 from .manifests import rows_digest, write_json
 from .outcomes import is_correct
 from .preferences import Messages
-from .prompts import hint_line, judge_messages
+from .prompts import hint_line, judge_messages, judge_template
 from .rejection import Trajectory, select_trajectories
 from .sampling import Sample, Sampler, check_lengths, encode_prompts, read_sample, special_tokens
 
@@ -130,7 +130,10 @@ class TrajectoryCollector:
 
     def _hinted_prompt(self, row: Mapping[str, Any]) -> Messages:
         *before, turn = self._prompt(row)
-        return [*before, {**turn, "content": f"{turn['content']}\n\n{hint_line(judged(row))}"}]
+        preference = judged(row)
+        template = judge_template(self.args.template, verdict=len(preference) == 1)
+        hint = hint_line(preference, template, row.get("preference_strength"))
+        return [*before, {**turn, "content": f"{turn['content']}\n\n{hint}"}]
 
     def _fitting(self, prompts: dict[int, Messages]) -> dict[int, Messages]:
         """A hint makes a prompt longer than the one that was checked; a row that it does not fit goes without."""

@@ -426,14 +426,19 @@ def principle_messages(
     return [{"role": "user", "content": content}]
 
 
-def hint_line(preference: Preference, template: JudgeTemplate | None = None) -> str:
-    """The line that gives the ground truth away; numbers or labels refer to the preference's own order."""
+def hint_line(preference: Preference, template: JudgeTemplate | None = None, strength: float | None = None) -> str:
+    """The line that gives the ground truth away; numbers or labels refer to the preference's own order.
+
+    HelpSteer2-Preference says in `preference_strength`, from -3 to 3, how much better the best response is. The paper
+    adds this to the hint (section 2.3); the wording is ours [?].
+    """
     if preference.labels is None:
         raise ValueError("A hint needs labels; this preference has none.")
     if len(preference) == 1:
         return f"The correct score is: {preference.labels[0]}"
     number = preference.best + 1
-    return f"The best response is: Response {number if template is None else template.label(number)}"
+    line = f"The best response is: Response {number if template is None else template.label(number)}"
+    return f"{line} (preference strength: {abs(strength):g} of 3)" if strength else line
 
 
 def meta_messages(preference: Preference, critique: str, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
