@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from trl_spct.benchmarks import BENCHMARKS, EMPTY_RESPONSE, METRICS, rows_benchm
 from trl_spct.diagnostics import diagnose_groups
 from trl_spct.evaluation import read_judgments
 from trl_spct.preferences import InvalidPreference
+from trl_spct.sampling import EngineError
 
 
 @pytest.fixture
@@ -393,6 +395,22 @@ def test_errors_about_private_rows_quote_nothing(tmp_path):
         load_benchmark("realmistake", str(tmp_path), check=False)
     assert SECRET not in str(caught.value) and "math_word_problem_generation/gpt4" in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_errors_of_servers_about_private_rows_quote_nothing(tmp_path):
+    """A server that refuses a request may tell it what it was."""
+
+    class Refused(Worth):
+        def __call__(self, rows):
+            raise EngineError(f"HTTP 422: {rows[0].query}", row=0, status=422)
+
+    loaded = made("realmistake", tmp_path / "data")
+    with pytest.raises(EngineError, match=r"rows 0 to 11 \(status 422\); what was answered is left out") as caught:
+        judge_benchmark(Refused(), loaded, tmp_path / "out")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown and caught.value.status == 422
+    with pytest.raises(EngineError, match=r"HTTP 422: q\?"):
+        judge_benchmark(Refused(), made("judgebench", tmp_path / "public"), tmp_path / "texts")
 
 
 # --- rows of one's own ---

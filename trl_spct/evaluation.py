@@ -23,7 +23,7 @@ from .orders import ORDERS
 from .outcomes import credit, highest
 from .preferences import InvalidPreference, Preference
 from .prompts import judge_template
-from .sampling import PromptTooLongError, context_length
+from .sampling import EngineError, PromptTooLongError, context_length
 from .shards import ShardedJob
 from .voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
 
@@ -247,6 +247,14 @@ def record_judgments(
         except PromptTooLongError as error:
             number = numbers[error.row]
             raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number) from None
+        except EngineError as error:
+            if not private:
+                raise
+            raise EngineError(
+                f"Failed on the rows {numbers.start} to {numbers.stop - 1} (status {error.status}); what was answered "
+                "is left out, since it may quote rows that must not be published.",
+                status=error.status,
+            ) from None
         seconds = (time.perf_counter() - started) / len(numbers)
         return [
             {
