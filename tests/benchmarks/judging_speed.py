@@ -1,7 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Time and peak memory of sampling k critiques of each row, against other ways to sample them.
 
-python tests/benchmarks/judging_speed.py [--rows 4] [--k 32] [--rounds 3] [--memory] [--base_url http://localhost:8000/v1]
+python tests/benchmarks/judging_speed.py [--rows 4] [--k 32] [--rounds 3] [--base_url http://localhost:8000/v1]
+python tests/benchmarks/judging_speed.py --memory [--rows 1]
 
 One judge with random weights reads rows of two responses behind one template head; half of a row's critiques see its
 responses in the other order. No critique ends early. Rounds of the variants alternate, each round with rows of its own
@@ -16,16 +17,18 @@ seconds of this process (one thread), which a busy machine disturbs less.
 - `floor`: nothing but the matrix products that `ours` cannot do without: every distinct prompt position once, and per
   decoding step the weights and the keys and values that the samples see. What the floor leaves out is everything else.
 
-Memory is the growth of the peak resident set of a process of its own, over what it was with the model loaded.
+Memory is how much the resident set of a process of its own grows at its highest, over what it was with the model
+loaded and warm. One row by default, so that `ours` and `generate` decode the same k critiques at once; `loop` decodes one.
 """
 
 import argparse
+import gc
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -158,56 +161,73 @@ VARIANTS = {"ours": ours, "generate": generate, "loop": loop, "engine": engine, 
 
 def memory(args, variant: str) -> float:
     """Peak growth in MB, measured in a process of its own."""
-    command = [
-        sys.executable,
-        __file__,
-        "--only",
-        variant,
-        "--rows",
-        args.rows,
-        "--k",
-        args.k,
-        "--prompt",
-        args.prompt,
-    ]
-    command += ["--head", args.head, "--new", args.new, "--arch", args.arch, "--batch_size", args.batch_size]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    names = ("rows", "k", "prompt", "head", "new", "arch", "batch_size")
+    options = [text for name in names for text in (f"--{name}", str(getattr(args, name)))]
+    command = [sys.executable, __file__, "--only", variant, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def growth(run: Callable[[], int]) -> float:
+    """How many MB the resident set grows at its highest while `run` runs (Linux)."""
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def report_memory(args) -> Table:
+    table = Table(title=f"{args.arch}: {args.rows} rows, k = {args.k}, {args.prompt} tokens of prompt, {args.new} new")
+    for column in ("", "peak growth, MB", f"all of {args.rounds}", "to ours"):
+        table.add_column(column, justify="right" if column else "left")
+    ours = None
+    for variant in ("ours", "generate", "loop"):
+        found = sorted(memory(args, variant) for _ in range(args.rounds))
+        median = found[len(found) // 2]
+        ours = ours or median
+        table.add_row(variant, f"{median:.0f}", ", ".join(f"{one:.0f}" for one in found), f"{median / ours:.2f}")
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="llama", choices=("llama", "gemma2", "qwen3", "mistral", "deepseek_v2"))
-    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--rows", type=int, help="4 by default, 1 for memory")
     parser.add_argument("--k", type=int, default=32, help="critiques per row; even")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt")
     parser.add_argument("--head", type=int, default=256, help="of which the template's")
     parser.add_argument("--new", type=int, default=64, help="tokens of a critique")
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="measure peak memory, too")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
     parser.add_argument("--base_url")
     parser.add_argument("--save", help="write the judge to this folder, for a server, and stop")
-    parser.add_argument("--only", choices=VARIANTS, help="one variant's memory, without warm-up")
+    parser.add_argument("--only", choices=VARIANTS, help="one variant's memory, in this process")
     args = parser.parse_args()
+    args.rows = args.rows or (1 if args.memory else 4)
     torch.set_num_threads(1)
     logging.set_verbosity_error()
+    if args.memory:
+        Console().print(report_memory(args))
+        return
     model, tokenizer = build(args.arch)
     if args.save:
         model.save_pretrained(args.save)
         tokenizer.save_pretrained(args.save)
         return
+    warm_up = argparse.Namespace(**{**vars(args), "rows": 1, "k": 2, "new": 4})
     if args.only:
-        before = peak()
-        VARIANTS[args.only](args, model, tokenizer, rows_of(args, 0))
-        sys.stdout.write(f"{(peak() - before) / 1024}\n")
+        run, rows = VARIANTS[args.only], rows_of(args, 0)
+        run(argparse.Namespace(**{**vars(warm_up), "prompt": 64, "head": 16}), model, tokenizer, rows_of(warm_up, 1))
+        sys.stdout.write(f"{growth(lambda: run(args, model, tokenizer, rows))}\n")
         return
     variants = {name: run for name, run in VARIANTS.items() if name != "engine" or args.base_url}
-    warm_up = argparse.Namespace(**{**vars(args), "rows": 1, "k": 2, "new": 4})
     for run in variants.values():
         run(warm_up, model, tokenizer, rows_of(warm_up, 10**6))
     wall, cpu = dict.fromkeys(variants, float("inf")), dict.fromkeys(variants, float("inf"))
@@ -219,13 +239,12 @@ def main() -> None:
             wall[name] = min(wall[name], (time.perf_counter() - started[0]) / count)
             cpu[name] = min(cpu[name], (time.process_time() - started[1]) / count)
     table = Table(title=f"{args.arch}: {args.rows} rows, k = {args.k}, {args.prompt} tokens of prompt, {args.new} new")
-    for column in ("", "wall, ms per critique", "to ours", "CPU, ms per critique", "to ours", "peak MB"):
+    for column in ("", "wall, ms per critique", "to ours", "CPU, ms per critique", "to ours"):
         table.add_column(column, justify="right" if column else "left")
     for name in variants:
         times = [f"{1000 * wall[name]:.2f}", f"{wall[name] / wall['ours']:.2f}"]
         times += ["", ""] if name == "engine" else [f"{1000 * cpu[name]:.2f}", f"{cpu[name] / cpu['ours']:.2f}"]
-        grown = f"{memory(args, name):.0f}" if args.memory and name in ("ours", "generate", "loop") else ""
-        table.add_row(name, *times, grown)
+        table.add_row(name, *times)
     Console().print(table)
 
 
