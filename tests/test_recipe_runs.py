@@ -7,6 +7,7 @@ taken, and vLLM does not generate. Everything else is read from the file.
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -164,8 +165,12 @@ def two_processes():
 
 
 def run_launched(command, log):
-    """As its users start it, with two processes; a launcher that hangs is stopped with its workers."""
+    """As its users start it, with two processes; a launcher that hangs is stopped with its workers.
+
+    Accelerate shards on accelerators alone, so that whole copies of the model stand in for its shards.
+    """
     if command[0] == "accelerate":
+        command = [re.sub("fsdp2|multi_node", "ddp", w) if "accelerate_configs" in w else w for w in command]
         command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes(), *command[2:]]
     else:
         command = [sys.executable, *command[1:]]
@@ -226,8 +231,8 @@ def test_the_stages_run_one_after_the_other(case, workplace, one_thread):
     server.shutdown()
 
 
-# Two processes of each launch line whose configuration has several GPUs. FSDP shards on accelerators alone: on a CPU
-# accelerate leaves its configuration aside, so that such a recipe runs on whole copies of the model here.
+# Two processes
+
 FAMILIES = ("gemma-2-2b", "qwen3-0.6b", "qwen2.5-0.5b", "llama-3.1-8b", "deepseek-v2-lite")
 
 
