@@ -288,8 +288,14 @@ def validate(request: Handler):
         read = yaml.safe_load(head[1]) if head else None
     except yaml.YAMLError as error:
         return request.answer({"errors": [{"message": str(error)}]}, 400)
-    known = read is None or isinstance(read, dict)
-    request.answer({"errors": [] if known else [{"message": "not a mapping"}], "warnings": []}, 200 if known else 400)
+    errors = [] if read is None or isinstance(read, dict) else ["not a mapping"]
+    for key in ("base_model", "datasets") if isinstance(read, dict) else ():
+        named = read.get(key) or []
+        for name in [named] if isinstance(named, str) else named:
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+                errors.append(f'"{key}" with value "{name}" is not valid.')
+    answers = {"errors": [{"message": error} for error in errors], "warnings": []}
+    request.answer(answers, 400 if errors else 200)
 
 
 @route("GET", _API + r"(?:/revision/(?P<revision>[^/]+))?")

@@ -176,6 +176,11 @@ base_model: google/gemma-2-2b
         ("---\nlicense: [\n---\n", {}, "License: that of judge applies. It could not be read"),
         ("no metadata", {}, "License: that of judge applies. It could not be read"),
         (None, {}, "License: that of judge applies. It could not be read"),
+        (
+            "---\nlicense: [mit, apache-2.0]\n---\n",
+            {"license": ["mit", "apache-2.0"]},
+            "License: `mit, apache-2.0`, as",
+        ),
     ],
 )
 def test_the_license_is_inherited(card, head, terms, tmp_path):
@@ -250,3 +255,14 @@ def test_a_disk_that_is_full_is_not_the_hubs_failure(judge, tmp_path, monkeypatc
     monkeypatch.setattr(trainer.model, "save_pretrained", full)
     with pytest.raises(OSError, match="^No space left on device$"):
         trainer.push_to_hub()
+
+
+def test_a_base_and_rows_that_are_gone_are_no_ids_of_the_hub(tmp_path):
+    """The Hub refuses cards that name paths, and nobody else can use them."""
+    model = tiny_causal_lm()
+    model.config._name_or_path = "/gone/somewhere/judge-0"
+    trainer = trainer_of(tmp_path / "out", model, processing_class=tiny_tokenizer())
+    trainer.create_model_card(dataset_name="../gone/rows.jsonl")
+    head, body = read(tmp_path / "out")
+    assert "base_model" not in head and "datasets" not in head
+    assert "from judge-0 on rows.jsonl\n" in body and "gone/" not in body

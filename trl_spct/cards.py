@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from yaml import YAMLError
 
@@ -94,7 +95,7 @@ class Base:
         """From a path or an id. What cannot be read is left open."""
         if not name:
             return cls()
-        is_local = os.path.isdir(name)
+        is_local = os.path.isdir(name) or not is_repo_id(name)
         card = load_card(Path(name, "README.md") if is_local else name, token)
         data = {} if card is None else card.data.to_dict()
         ancestor = data.get("base_model")
@@ -111,9 +112,19 @@ class Base:
             return (
                 f"that of {self.name} applies. It could not be read when this card was written, so look it up there."
             )
-        shown = self.license.get("license_name") or self.license["license"]
+        stated = self.license["license"]
+        shown = self.license.get("license_name") or (stated if isinstance(stated, str) else ", ".join(stated))
         link = self.license.get("license_link")
         return f"{f'[{shown}]({link})' if link else f'`{shown}`'}, as that of {self.name}."
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a name could be that of a repository on the Hub, which refuses cards that name anything else."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def load_card(where: str | os.PathLike, token: str | None = None) -> ModelCard | None:
@@ -191,7 +202,7 @@ class JudgeCards:
             return
         folder = Path(self.args.output_dir)
         base = Base.read(self.model.config._name_or_path, self.args.hub_token)
-        is_local = dataset_name is not None and (os.path.exists(dataset_name) or "*" in dataset_name)
+        is_local = dataset_name is not None and (os.path.exists(dataset_name) or not is_repo_id(dataset_name))
         tags = [tags] if isinstance(tags, str) else list(tags or [])
         card = render_card(
             self._card_template,

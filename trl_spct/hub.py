@@ -18,7 +18,7 @@ class PushError(RuntimeError):
 
 # What a run leaves beside its model and does not belong into a model's repository: rows and critiques, manifests that
 # name places on this machine, and pickled arguments, which hold those places and `hub_token`.
-_PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "/training_args.bin")
+_PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "training_args.bin")
 _LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
 
 
