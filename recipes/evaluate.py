@@ -24,6 +24,7 @@ figures, and tests the difference, paired by items.
 import argparse
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 from trl import ScriptArguments
@@ -133,8 +134,9 @@ class Evaluation:
         from accelerate import PartialState
 
         self.args, self.model_args = script_args, model_args
-        # Without `cpu` several processes on a machine without a GPU would each take themselves for the only one.
-        self.state = PartialState(cpu=not torch.accelerator.is_available())
+        # Without `cpu` several processes on a machine without a GPU would each take themselves for the only one. They
+        # wait for each other's last shard, which may take longer than a collective usually does.
+        self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
         self.output = Path(script_args.output_dir)
         self.loaded = load_items(script_args, dataset_args)
         self.others = read_others(script_args, self.loaded)
@@ -202,7 +204,8 @@ class Evaluation:
         from trl_spct.evaluation import PipelineJudge
 
         most = max(self.args.k)
-        pipe = self.served() or self.pipeline(self.model_args.model_name_or_path, self.args.meta_rm or "auto")
+        model, revision = self.model_args.model_name_or_path, self.model_args.model_revision
+        pipe = self.served() or self.pipeline(model, self.args.meta_rm or "auto", revision)
         runs = [("judgments", most, self.temperature)]
         if self.args.greedy and (most, self.temperature) != (1, 0.0):
             runs.insert(0, ("greedy", 1, 0.0))
@@ -249,7 +252,7 @@ class Evaluation:
         )
         return GRMRewardPipeline(engine, meta_rm=args.meta_rm, device=self.state.device)
 
-    def pipeline(self, model: str, meta_rm: str | None = None):
+    def pipeline(self, model: str, meta_rm: str | None = None, revision: str | None = None):
         from transformers import pipeline
         from trl import get_quantization_config
 
@@ -259,7 +262,7 @@ class Evaluation:
         return pipeline(
             "grm-reward",
             model=model,
-            revision=self.model_args.model_revision,
+            revision=revision,
             meta_rm=meta_rm,
             dtype=self.model_args.dtype,
             device=self.state.device if quantization is None else None,
