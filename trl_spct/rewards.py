@@ -129,7 +129,7 @@ class JudgeReward:
         self.source, self.meta_rm, self.device = judge, meta_rm, device
         self.principles, self.principles_file = principles, principles_file
         self.scale, self.seed, self.batch_size = scale, seed, batch_size
-        self.options = {"k": k, **options}
+        self.options = {"k": k, **{option: value for option, value in options.items() if value is not None}}
         GRMRewardPipeline._sanitize_parameters(self, **self.options)  # refuses what is wrong before it loads a judge
         self.judge  # noqa: B018
 

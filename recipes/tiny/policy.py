@@ -1,0 +1,312 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+The embedded example: a judge of the tiny world is the reward of a tiny policy, and the world knows what is true.
+
+A policy learns from answers of mixed quality, then by GRPO from nothing but a judge's scores. Whether its answers have
+become better is measured on held-out queries by the world itself, which no judge and no reward ever asks. Arms:
+`judge` (the reward is the judge), `random` (noise instead) and, if there is one, `control` (another judge, for
+instance one that never learned to write principles).
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from trl_spct import JudgeReward, __version__
+from trl_spct.evaluation import bootstrap_interval, paired_interval
+from trl_spct.manifests import MANIFEST, claim_folder, write_json
+from trl_spct.sampling import derive_seed, sample_critiques
+
+from .job import _common, _quiet, _trained
+from .judge import build_judge
+from .world import NEUTRAL_OPENINGS, QUALITIES, TOPICS, Row, World
+
+
+GROUP = 4
+"""Completions per query, in training and in measuring: as many as the judge learned to read at once."""
+MAX_ANSWER = 24
+SFT_ROWS, PROMPTS, HELD_OUT = 12000, 1600, 160
+STEPS, BETA = 150, 0.1
+MANNERS = {"wanted": 0.35, "unwanted": 0.35, "any": 0.3}
+"""What the first policy learns from: people who know an audience, but not what the occasion calls for."""
+ARMS = ("judge", "control", "random")
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a run, besides the policy's seed.
+
+    Args:
+        judge, control_judge (`str`): Folders of judges of the same tiny world; `control_judge` may be missing.
+        k, principles: As for [`JudgeReward`].
+        steps (`int`): Of GRPO, 64 completions each.
+        beta (`float`): Of the KL term, which holds what no judge looks at: that an answer is one.
+    """
+
+    judge: str
+    control_judge: str | None = None
+    k: int = 2
+    principles: str = "own"
+    steps: int = STEPS
+    beta: float = BETA
+
+
+def run(
+    judge: str = "outputs/tiny/spct",
+    output_dir: str = "outputs/tiny-policy",
+    seeds: int = 3,
+    control_judge: str | None = None,
+    k: int = 2,
+    principles: str = "own",
+    steps: int = STEPS,
+    beta: float = BETA,
+) -> list[dict[str, Any]]:
+    """Trains policies with a judge as their reward, and shows what has become of their true quality.
+
+    Args:
+        judge (`str`, *optional*, defaults to `"outputs/tiny/spct"`): What `recipes/spct.py` leaves.
+        output_dir (`str`, *optional*, defaults to `"outputs/tiny-policy"`): A run with the same settings is resumed.
+        seeds (`int`, *optional*, defaults to `3`): Policies of each arm.
+        control_judge (`str`, *optional*): Another judge of the same world.
+        k (`int`, *optional*, defaults to `2`): Critiques per group.
+        principles (`str`, *optional*, defaults to `"own"`): `"own"` or `"query"`, see [`JudgeReward`].
+        steps (`int`, *optional*, defaults to `150`): Of GRPO.
+        beta (`float`, *optional*, defaults to `0.1`): Of the KL term.
+
+    Returns:
+        `list[dict]`: what `results.json` holds, one entry per arm and seed.
+    """
+    _quiet()
+    started = time.perf_counter()
+    settings = Settings(judge, control_judge, k, principles, steps, beta)
+    world = World(_world_seed(judge))
+    if control_judge is not None and _world_seed(control_judge) != world.seed:
+        raise ValueError(f"Found {control_judge}, a judge of another world than {judge}; expected the same `--seed`.")
+    sizes = {"sft": SFT_ROWS, "prompts": PROMPTS, "held_out": HELD_OUT}
+    claim_folder(output_dir, {"kind": "tiny policy", "version": __version__, **vars(settings), **sizes})
+    results = []
+    for seed in range(seeds):
+        policy = PolicyRun(Path(output_dir) / f"seed{seed}", seed, settings, world)
+        for arm in ARMS:
+            if arm != "control" or control_judge is not None:
+                results.append(policy.result(arm))
+    write_json(Path(output_dir) / "results.json", results)
+    console.print(results_table(results))
+    console.print(f"Everything is in {output_dir} ({time.perf_counter() - started:.0f} s).")
+    return results
+
+
+class PolicyRun:
+    """All arms of one seed: they start from the same policy and see the same prompts."""
+
+    def __init__(self, folder: Path, seed: int, settings: Settings, world: World):
+        self.folder, self.seed, self.settings, self.world = folder, seed, settings, world
+
+    @cached_property
+    def held_out(self) -> list[Row]:
+        """Rows of distinct queries that no policy was trained on."""
+        rows = self.world.rows(2 * HELD_OUT, "test", seed=1000, sizes=(GROUP,))
+        return list({row.query: row for row in rows}.values())[:HELD_OUT]
+
+    def result(self, arm: str) -> dict[str, Any]:
+        """Trains one arm and measures it, unless an earlier start has done so."""
+        path = self.folder / f"{arm}.json"
+        if not path.exists():
+            console.rule(f"Policy {self.seed}, reward: {arm}", align="left")
+            started = time.perf_counter()
+            before = self._measured(self.warm)
+            self._reinforce(arm)
+            after = self._measured(str(self.folder / arm))
+            gained = paired_interval(before.pop("truths"), after.pop("truths"))
+            found = {"arm": arm, "seed": self.seed, "before": before, "after": after, "gained": gained}
+            write_json(path, {**found, "seconds": time.perf_counter() - started})
+        return json.loads(path.read_text())
+
+    @cached_property
+    def warm(self) -> str:
+        """The policy before RL: it answers in many manners, and in the wanted one in a third of all cases."""
+        folder = self.folder / "warm"
+        if not (folder / "config.json").exists():
+            set_seed(self.seed)
+            tokenizer = AutoTokenizer.from_pretrained(self.settings.judge)
+            draw = random.Random(f"policy-{self.seed}")
+            rows = self.world.rows(SFT_ROWS, "train", seed=2000 + self.seed, sizes=(GROUP,))
+            answers = [{"prompt": _asked(row), "completion": _answered(_mixed(row, draw))} for row in rows]
+            args = SFTConfig(
+                str(folder),
+                learning_rate=3e-3,
+                lr_scheduler_type="cosine",
+                per_device_train_batch_size=32,
+                num_train_epochs=1,
+                max_length=None,
+                **_common(self.seed),
+            )
+            dataset = Dataset.from_list(answers)
+            trainer = SFTTrainer(build_judge(tokenizer), args=args, train_dataset=dataset, processing_class=tokenizer)
+            _trained(trainer).save_model()
+        return str(folder)
+
+    def _reinforce(self, arm: str) -> None:
+        set_seed(self.seed)
+        rows = self.world.rows(PROMPTS, "train", seed=3000 + self.seed, sizes=(GROUP,))
+        args = GRPOConfig(
+            str(self.folder / arm),
+            learning_rate=2e-4,
+            lr_scheduler_type="constant",
+            beta=self.settings.beta,
+            per_device_train_batch_size=64,
+            num_generations=GROUP,
+            max_completion_length=MAX_ANSWER,
+            max_steps=self.settings.steps,
+            **_common(self.seed),
+        )
+        trainer = GRPOTrainer(
+            self.warm,
+            reward_funcs=self._reward(arm),
+            args=args,
+            train_dataset=Dataset.from_list([{"prompt": _asked(row)} for row in rows]),
+        )
+        _trained(trainer).save_model()
+        trainer.save_state()
+
+    def _reward(self, arm: str) -> Callable[..., list[float | None]]:
+        if arm == "random":
+            return partial(random_reward, seed=self.seed)
+        return self._judge(arm)
+
+    def _judge(self, arm: str = "judge") -> JudgeReward:
+        judge = self.settings.judge if arm == "judge" else self.settings.control_judge
+        options = {"k": self.settings.k, "principles": self.settings.principles, "seed": self.seed}
+        return JudgeReward(judge, meta_rm=None, batch_size=64, **options)
+
+    def _measured(self, policy: str) -> dict[str, Any]:
+        """True quality and the judge's opinion of it, on held-out queries; one mean per query in `truths`."""
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
+        prompts = [_asked(row) for row in self.held_out]
+        sampling = {"temperature": 1.0, "max_new_tokens": MAX_ANSWER, "batch_size": 128}
+        samples = sample_critiques(model, tokenizer, prompts, GROUP, self.seed, **sampling)
+        texts = [[sample.text for sample in drawn] for drawn in samples]
+        truth = [[true_quality(row, text) for text in group] for row, group in zip(self.held_out, texts, strict=True)]
+        flat = [text for group in texts for text in group]
+        rewards = self._judge()([prompt for prompt in prompts for _ in range(GROUP)], flat)
+        truths = [sum(group) / GROUP for group in truth]
+        low, high = bootstrap_interval(truths)
+        return {
+            "true_quality": {"mean": sum(truths) / len(truths), "low": low, "high": high},
+            "judged": _opinion(rewards, [value for group in truth for value in group]),
+            "distinct_answers": len(set(flat)) / len(flat),
+            "truths": truths,
+        }
+
+
+def true_quality(row: Row, text: str) -> float:
+    """1 for a well-formed answer on the query's topic that shows the wanted quality and no other, else 0."""
+    topic = next(topic for topic in TOPICS if f" {topic}" in row.query)
+    return float(text in _answers(topic, row.principle))
+
+
+def _answers(topic: str, quality: str) -> set[str]:
+    """Every text on the topic that shows this quality: in its opening, its closing, or both."""
+    sounds = QUALITIES[quality]
+    heads = [f"{opening} {body}" for opening in sounds.openings for body in TOPICS[topic]]
+    neutral = [f"{opening} {body}" for opening in NEUTRAL_OPENINGS for body in TOPICS[topic]]
+    return {*heads, *(f"{head} {closing}" for head in (*heads, *neutral) for closing in sounds.closings)}
+
+
+def random_reward(completions: Sequence, trainer_state: Any = None, seed: int = 0, **columns) -> list[float]:
+    """A reward that knows nothing: noise from 1 to 10, another one at each step."""
+    draw = random.Random(derive_seed(seed, getattr(trainer_state, "global_step", 0)))
+    return [draw.uniform(1, 10) for _ in completions]
+
+
+def _opinion(rewards: Sequence[float | None], truths: Sequence[float]) -> dict[str, float | None]:
+    """The judge's mean reward, of true answers and of others, and how both go together."""
+    pairs = [(reward, truth) for reward, truth in zip(rewards, truths, strict=True) if reward is not None]
+    judged, true = np.array(pairs).T if pairs else np.empty((2, 0))
+    means = {name: judged[kind] for name, kind in (("true", true == 1), ("false", true == 0))}
+    varied = len(pairs) > 1 and judged.std() > 0 and true.std() > 0
+    return {
+        "mean": float(judged.mean()) if len(pairs) else None,
+        **{f"mean_of_{name}": float(found.mean()) if len(found) else None for name, found in means.items()},
+        "correlation": float(np.corrcoef(judged, true)[0, 1]) if varied else None,
+        "unreadable": 1 - len(pairs) / len(rewards),
+    }
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> Table:
+    """True quality before and after, in percent with 95 % intervals over queries, beside the judge's opinion."""
+    table = Table(title="Held-out queries: true quality in percent, the judge's reward, and their correlation")
+    for name in ("reward", "seed", "before", "after", "gained", "judged before", "after", "corr. before", "after"):
+        table.add_column(name, justify="left" if name == "reward" else "right")
+    for found in results:
+        qualities = [_interval(found[when]["true_quality"]) for when in ("before", "after")]
+        mean, low, high = (100 * value for value in found["gained"])
+        opinions = [found[when]["judged"][name] for name in ("mean", "correlation") for when in ("before", "after")]
+        shown = ["–" if value is None else f"{value:.2f}" for value in opinions]
+        gained = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+        table.add_row(found["arm"], str(found["seed"]), *qualities, gained, *shown)
+    return table
+
+
+def _interval(found: dict[str, float]) -> str:
+    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+
+
+def _world_seed(judge: str) -> int:
+    """The seed of the world in which a judge was trained, from the folder that `recipes/spct.py` left."""
+    manifest = Path(judge).parent / MANIFEST
+    found = json.loads(manifest.read_text()) if manifest.exists() else {}
+    if found.get("kind") != "tiny" or not (Path(judge) / "config.json").exists():
+        raise FileNotFoundError(
+            f"Found no judge of the tiny world at {judge}; expected what `accelerate launch recipes/spct.py` leaves "
+            "in outputs/tiny/spct within minutes. Run it first, or name another folder with `--judge`."
+        )
+    return found["seed"]
+
+
+def _mixed(row: Row, draw: random.Random) -> str:
+    """One of a row's responses, in one of the `MANNERS`."""
+    (manner,) = draw.choices(list(MANNERS), MANNERS.values())
+    shown = {"wanted": row.principle, "unwanted": row.unwanted}.get(manner)
+    return row.responses[row.shown.index(shown)] if shown in row.shown else draw.choice(row.responses)
+
+
+def _asked(row: Row) -> list[dict[str, str]]:
+    return [{"role": "user", "content": row.query}]
+
+
+def _answered(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="recipes/policy.py",
+        description="The embedded example: a tiny policy with the tiny judge as its reward. With "
+        "--model_name_or_path or --config, the script trains your own policy instead.",
+    )
+    parser.add_argument("--tiny", action="store_true", help="the embedded example, as without any argument")
+    parser.add_argument("--judge", default="outputs/tiny/spct", help="what recipes/spct.py leaves")
+    parser.add_argument("--control_judge", help="another judge of that world, as a control")
+    parser.add_argument("--output_dir", default="outputs/tiny-policy", help="a run with the same settings is resumed")
+    parser.add_argument("--seeds", type=int, default=3, help="policies of each arm")
+    parser.add_argument("--k", type=int, default=2, help="critiques per group")
+    parser.add_argument("--principles", choices=("own", "query"), default="own", help="see `JudgeReward`")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of GRPO")
+    parser.add_argument("--beta", type=float, default=BETA, help="of the KL term")
+    return parser
