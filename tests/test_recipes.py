@@ -308,6 +308,21 @@ def test_rows_are_read_from_wherever_they_are(kind, tmp_path, no_cache):
     assert sorted(loaded["train"][0]["responses"]) == ["c0", "r0"]
 
 
+def test_folders_of_the_same_name_are_not_mistaken_for_each_other(tmp_path, no_cache):
+    card = "---\nconfigs:\n- config_name: default\n  data_files: shard-*.parquet\n---\n"
+
+    def write(run, count):
+        folder = tmp_path / run / "trajectories"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(card)
+        (folder / "manifest.json").write_text("{}")
+        Dataset.from_dict({"row": list(range(count))}).to_parquet(folder / "shard-00000.parquet")
+        return str(folder)
+
+    for run, count in (("one", 3), ("other", 5), ("one", 4)):
+        assert load_named(write(run, count))["train"]["row"][:] == list(range(count))
+
+
 @pytest.mark.parametrize("name", ["llmbar", "hhh-alignment", "halueval", "pandalm"])
 def test_public_data_is_read_by_its_columns(name, no_cache):
     loaded = preferences(DATA / f"{name}.jsonl", invalid_rows="drop")
