@@ -13,7 +13,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import save_tiny
+from tiny_models import save_writing
 
 from trl_spct import cli
 
@@ -164,6 +164,13 @@ def test_the_embedded_default_is_launched_without_any_argument(monkeypatch):
     assert options.training_script_args == ["--seed", "1", "--output_dir", "o"] and options.num_processes == 2
 
 
+@pytest.mark.skipif(not (ROOT / "recipes" / "policy.py").exists(), reason="a checkout without this recipe")
+def test_the_embedded_example_of_a_policy(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    options = launched(monkeypatch, "policy", "--tiny", "--steps", 2, "--num_processes", 1)
+    assert options.training_script_args == ["--tiny", "--steps", "2"] and options.num_processes == 1
+
+
 def test_what_nobody_knows_is_refused_before_anything_is_launched(monkeypatch, capsys):
     monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
     for unknown in (["--kk", "4"], ["--kk"], ["--kk=4"]):
@@ -251,16 +258,20 @@ def test_help_of_an_installed_wheel_loads_no_torch(installed, tmp_path):
 
 @pytest.mark.slow
 def test_the_recipes_of_an_installed_wheel_run(installed, tmp_path):
-    judge = save_tiny(tmp_path / "judge")
-    rows = [{"prompt": f"q{i}", "chosen": "good", "rejected": "bad"} for i in range(3)]
+    """In one process, and in two that a file asks for, as `accelerate launch` runs them."""
+    judge = save_writing(tmp_path / "judge")
+    rows = [{"prompt": f"q{i}", "responses": ["good", "bad"]} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["--model_name_or_path", judge, "--dataset_name", "rows.jsonl", "--template", "compact"]
-    run(installed, tmp_path, "evaluate", *options, "--k", 2, "--max_new_tokens", 4, "--output_dir", "one")
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"multi_gpu": True, "num_processes": 2, "k": 2}))
-    two = ["--config", "two.yaml", "--max_new_tokens", 4, "--rows_per_shard", 1, "--output_dir", "two"]
-    run(installed, tmp_path, "evaluate", *options, *two)
-    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
-    accuracies = [[(result["stage"], result["k"], result["values"]) for result in results] for results in found]
-    assert accuracies[0] == accuracies[1] and accuracies[0]
-    done = run(installed, tmp_path, "evaluate", *options[:2], "--dataset_name", "none.jsonl", code=1)
-    assert done.stderr.count("Traceback") <= 2, "the recipe's own error, not the launcher's"
+    options = ["--model_name_or_path", judge, "--dataset_name", "rows.jsonl", "--template", "compact", "--k", 2]
+    options += ["--max_new_tokens", 32, "--rows_per_shard", 1]
+    run(installed, tmp_path, "label", *options, "--output_dir", "one")
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"multi_gpu": True, "num_processes": 2, "seed": 0}))
+    told = run(installed, tmp_path, "label", *options, "--config", "two.yaml", "--output_dir", "two").stderr
+    assert "Judging" in told
+    found = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
+    assert found[0] == found[1] and found[0]["critiques"] == 12 and found[0]["best_of_n"] == 6
+    done = run(installed, tmp_path, "label", *options[:2], "--dataset_name", "none.jsonl", code=1)
+    assert "launch_command" not in done.stderr, "the recipe's own error, not the launcher's"
+    packaged = ["--config", "recipes/qwen3-0.6b/rft_qlora.yaml", "--model_name_or_path", judge]
+    done = run(installed, tmp_path, "rft", *packaged, "--no_such_flag", "1", code=2)
+    assert "['--no_such_flag']" in done.stderr

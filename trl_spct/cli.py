@@ -19,6 +19,9 @@ from types import ModuleType
 from typing import Any
 
 
+_EMBEDDED = {"spct": "tiny.job", "policy": "tiny.policy"}
+"""What a recipe runs if no model is named, and whose parser then says which arguments are its own."""
+
 _EPILOG = """\
 `trl-spct VERB --help` shows the options of a verb. Those of `accelerate launch` are taken as well, such as
 --num_processes 8, --config_file FILE, and --accelerate_config NAME for a file, or a name that comes with this package
@@ -156,9 +159,10 @@ def _recipe_parser(script: Path, prog: str, arguments: list[str]) -> argparse.Ar
     from trl import TrlParser
 
     module = _load(script)
-    if hasattr(module, "wants_embedded_default") and module.wants_embedded_default(arguments):
+    wants_embedded = [value for name, value in vars(module).items() if name.startswith("wants_embedded")]
+    if any(wants(arguments) for wants in wants_embedded):
         sys.path.insert(0, str(script.parent))
-        parser = importlib.import_module("tiny.job").make_parser()
+        parser = importlib.import_module(_EMBEDDED[script.stem]).make_parser()
         parser.prog = prog
         return parser
     parser = module.make_parser()
