@@ -127,7 +127,7 @@ def test_biases():
 def test_an_evaluation_is_read_back(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no results\.json and no report\.json; expected the output"):
         read_evaluation(tmp_path)
-    facts = {"benchmark": "rmb", "revisions": {}}
+    facts = {"benchmark": "rmb", "revisions": {}, "sampled_items": 100, "differences": []}
     report = {"judge": "spct", "items": {"rmb": facts}, "protocol": {"rmb": {"seed": 3}}}
     report["diagnosis"] = {"rmb": {"all": DIAGNOSIS, "easy": DIAGNOSIS}}
     other = result("other", "rmb", 0.9)
@@ -136,6 +136,8 @@ def test_an_evaluation_is_read_back(tmp_path):
     found = read_evaluation(tmp_path)
     assert {entry.metric_value for entry in found.eval_results} == {72.0, 75.0, 80.0}, "no other judge, no baseline"
     assert {entry.metric_args["seed"] for entry in found.eval_results} == {3}
+    assert {entry.metric_args["sampled_items"] for entry in found.eval_results} == {100}
+    assert "differences" not in found.eval_results[0].metric_args
     assert "| spct | plain | 8 |" in found.table and "| other | plain | 1 |" in found.table
     assert "| spct | plain | 1 |" not in found.table
     assert list(found.diagnosis) == ["rmb"] and "25.0 % (count 1)" in found.bias_table

@@ -343,7 +343,9 @@ class JudgeEvaluation:
         entries = []
         for name, facts in self.report["items"].items():
             own = [result for result in self.own_results if result["benchmark"] == facts["benchmark"]]
-            entries += card_results(own, self.protocol.get(name, {}), facts.get("revisions"))
+            # A number on a sample, or on other rows than the authors', must not pass for one on the benchmark.
+            told = {fact: facts[fact] for fact in ("sampled_items", "sample_seed", "differences") if facts.get(fact)}
+            entries += card_results(own, {**self.protocol.get(name, {}), **told}, facts.get("revisions"))
         return entries
 
     @property
