@@ -42,9 +42,11 @@ class SPCTConfig(GRPOConfig):
             How often, at most, groups of equal rewards are replaced by groups of other rows before a step: the dynamic
             sampling of DAPO (arXiv 2503.14476), see [`~trl_spct.refilling`]. `0` keeps them, as the paper does [?].
             Each time is a generation of its own; where a share z of all groups has equal rewards, a share of about
-            z^(1 + `refill_groups`) is left. Logged as `spct/refilled`, the share of groups that were replaced, and
-            `spct/refill_rounds`. All other metrics stay those of the rows as they come, so that runs compare, but
-            `num_tokens` counts what is thrown away too, and the table of `log_completions` shows what was drawn last.
+            z^(1 + `refill_groups`) is left. It saves optimizer steps, not generated tokens: as many of them as before
+            are of groups that have advantages (`tests/benchmarks/signal_tokens.py`). Logged as `spct/refilled`, the
+            share of groups that were replaced, and `spct/refill_rounds`. All other metrics stay those of the rows as
+            they come, so that runs compare, but `num_tokens` counts what is thrown away too, and the table of
+            `log_completions` shows what was drawn last.
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL

@@ -31,6 +31,9 @@ BUDGET, EVERY = 300_000, 30_000
 """Generated tokens of a run, and from one evaluation to the next."""
 VOTES = 4
 
+Curves = dict[tuple[int, int, str], list[dict]]
+"""Of each world, repeat and variant."""
+
 
 def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> list[dict]:
     """One run's curve: tokens generated, accuracy and steps at each evaluation."""
@@ -129,10 +132,10 @@ def read_curve(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def tokens_to(curve: Sequence[dict], target: float) -> float | None:
+def reached(curve: Sequence[dict], target: float, axis: str = "tokens") -> float | None:
     """Where the curve, smoothed over three points, first reaches an accuracy; `None` if nowhere."""
     values = [statistics.mean(p["vote@1"] for p in curve[max(0, i - 1) : i + 2]) for i in range(len(curve))]
-    points = list(zip((p["tokens"] for p in curve), values, strict=True))
+    points = list(zip((p[axis] for p in curve), values, strict=True))
     if points[0][1] >= target:
         return points[0][0]
     for (start, low), (end, high) in pairwise(points):
@@ -141,47 +144,43 @@ def tokens_to(curve: Sequence[dict], target: float) -> float | None:
     return None
 
 
-def table(curves: dict[tuple[int, int, str], list[dict]]) -> str:
-    """Thousands of tokens of the filter and to each accuracy, as a share of plain GRPO's too; the end of runs."""
-    heads = [f"to {target:.0%}" for target in TARGETS]
+def table(curves: Curves) -> str:
+    """Thousands of tokens (the filter's too) / optimizer steps to each accuracy, and how runs end."""
     lines = [
-        f"| seed | variant | rows | filter | {' | '.join(heads)} | accuracy at the end | steps |",
-        "|---" * (6 + len(heads)) + "|",
+        f"| seed | variant | rows | filter | {_heads()} | accuracy at the end |",
+        "|---" * (5 + len(TARGETS)) + "|",
     ]
     for (seed, repeat, variant), curve in curves.items():
-        plain = curves[seed, repeat, "plain"]
-        cells = [_cell(tokens_to(curve, target), tokens_to(plain, target)) for target in TARGETS]
         end = 100 * statistics.mean(point["vote@1"] for point in curve[-3:])
-        first, last = curve[0], curve[-1]
         name = f"{seed}" if not repeat else f"{seed}, {repeat}"
-        cells = [name, variant, str(last["rows"]), f"{first['tokens'] / 1000:.0f}", *cells]
-        lines.append(f"| {' | '.join(cells)} | {end:.1f} | {last['steps']} |")
-    return "\n".join(lines)
-
-
-def summary(curves: dict[tuple[int, int, str], list[dict]]) -> str:
-    """The share of plain GRPO's tokens over all runs in which both arrive: its mean, least and most."""
-    lines = []
-    for variant in VARIANTS:
+        cells = [name, variant, str(curve[0]["rows"]), f"{curve[0]['tokens'] / 1000:.0f}"]
         for target in TARGETS:
-            shares = []
-            for (seed, repeat, name), curve in curves.items():
-                own, plain = tokens_to(curve, target), tokens_to(curves[seed, repeat, "plain"], target)
-                if name == variant and own and plain:
-                    shares.append(own / plain)
-            if shares and variant != "plain":
-                mean = statistics.geometric_mean(shares)
-                lines.append(
-                    f"{variant} to {target:.0%}: {mean:.2f} of plain's tokens "
-                    f"({min(shares):.2f} to {max(shares):.2f}, {len(shares)} runs)"
-                )
+            tokens, steps = reached(curve, target), reached(curve, target, "steps")
+            cells.append("–" if tokens is None else f"{tokens / 1000:.0f} / {steps:.0f}")
+        lines.append(f"| {' | '.join(cells)} | {end:.1f} |")
     return "\n".join(lines)
 
 
-def _cell(tokens: float | None, plain: float | None) -> str:
-    if tokens is None:
-        return "–"
-    return f"{tokens / 1000:.0f}" + (f" ({tokens / plain:.2f})" if plain else "")
+def summary(curves: Curves) -> str:
+    """Tokens and steps as a share of plain GRPO's, where both arrive: geometric mean, least and most over runs."""
+    lines = [f"| variant | of plain's | {_heads()} |", "|---" * (2 + len(TARGETS)) + "|"]
+    for variant in (name for name in VARIANTS if name != "plain"):
+        for axis in ("tokens", "steps"):
+            cells = []
+            for target in TARGETS:
+                shares = []
+                for (seed, repeat, name), curve in curves.items():
+                    own, plain = (reached(c, target, axis) for c in (curve, curves[seed, repeat, "plain"]))
+                    if name == variant and own and plain:
+                        shares.append(own / plain)
+                spread = f"({min(shares):.2f}–{max(shares):.2f}; {len(shares)})" if shares else ""
+                cells.append(f"{statistics.geometric_mean(shares):.2f} {spread}" if shares else "–")
+            lines.append(f"| {variant} | {axis} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _heads() -> str:
+    return " | ".join(f"to {target:.0%}" for target in TARGETS)
 
 
 def main() -> None:
@@ -193,7 +192,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="training runs per world and variant")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    curves = {}
+    curves: Curves = {}
     console = Console(width=200)
     for repeat in range(options.repeats):
         for seed in SEEDS:
