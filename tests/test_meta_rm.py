@@ -411,6 +411,21 @@ def test_from_config_is_what_the_auto_class_calls():
     assert "._from_config(" in inspect.getsource(AutoModelForSequenceClassification.from_config)
 
 
+def test_an_adapter_in_a_folder_of_a_whole_judge_stands_on_its_own_base(tmp_path):
+    """Not on the judge beside it, which transformers would take for the base."""
+    from peft import LoraConfig, get_peft_model
+
+    base = save_tiny(tmp_path / "base", "llama", seed=1)
+    model = MetaRMForSequenceClassification.from_pretrained(base)
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear", init_lora_weights=False)
+    torch.manual_seed(0)
+    trained = get_peft_model(model, lora)
+    judge = save_tiny(tmp_path / "judge", "llama", seed=2)
+    trained.save_pretrained(f"{judge}/meta_rm")
+    beside = MetaRMForSequenceClassification.from_pretrained(judge, subfolder="meta_rm").eval()
+    torch.testing.assert_close(logits(beside, [[7, 8, 9]]), logits(trained.eval(), [[7, 8, 9]]))
+
+
 def test_find_adapter_config_file_takes_the_hub_arguments():
     from transformers.utils import find_adapter_config_file
 

@@ -103,6 +103,9 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         if cls is not MetaRMForSequenceClassification:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
         require_one_label(kwargs.pop("num_labels", 1))
+        if kwargs.get("subfolder") and os.path.isdir(pretrained_model_name_or_path):
+            # beside a whole judge transformers would take this one for the base of an adapter in a subfolder
+            pretrained_model_name_or_path = os.path.join(pretrained_model_name_or_path, kwargs.pop("subfolder"))
         extras = None
         if isinstance(config, MetaRMConfig) and config.backbone is None and config.backbone_config is None:
             config, extras = None, config.extras
@@ -284,8 +287,9 @@ def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[PreTr
     if base is None:
         config, rest = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **hub, **rest)
     else:  # `revision` and `subfolder` are those of the adapter
-        base_hub = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
-        config, rest = AutoConfig.from_pretrained(base, return_unused_kwargs=True, **base_hub, **rest)
+        own = {name: hub.pop(name) for name in ("revision", "subfolder") if name in hub}
+        config, rest = AutoConfig.from_pretrained(base, return_unused_kwargs=True, **hub, **rest)
+        rest["adapter_kwargs"] = {**own, **(rest.get("adapter_kwargs") or {})}
     return config, {**rest, **hub, **weights}
 
 
