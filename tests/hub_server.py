@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -98,12 +99,13 @@ class Repository:
 
 @dataclass
 class Failure:
-    """Requests that match `pattern` (method and path) are answered with `status`; 0 cuts the connection."""
+    """Requests that match `pattern` (method and path) are answered with `status`, after `seconds`; 0 cuts the line."""
 
     pattern: str
     status: int
     message: str = ""
     times: int = 10**6
+    seconds: float = 0.0
 
 
 class HubServer(ThreadingHTTPServer):
@@ -152,8 +154,8 @@ class HubServer(ThreadingHTTPServer):
         made.commit({path: File(content, path.endswith(LFS_SUFFIXES)) for path, content in files.items()}, "initial")
         return made
 
-    def fail(self, pattern: str, status: int, message: str = "", times: int = 10**6) -> None:
-        self.failures.append(Failure(pattern, status, message, times))
+    def fail(self, pattern: str, status: int, message: str = "", **options) -> None:
+        self.failures.append(Failure(pattern, status, message, **options))
 
     def failure_for(self, request: str) -> Failure | None:
         with self.lock:
@@ -190,6 +192,8 @@ class Handler(BaseHTTPRequestHandler):
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         self.server.requests.append(f"{self.command} {parts.path}")
         failure = self.server.failure_for(f"{self.command} {parts.path}")
+        if failure is not None:
+            time.sleep(failure.seconds)
         if failure is not None and failure.status == 0:
             self.close_connection = True
             return

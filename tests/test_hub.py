@@ -10,14 +10,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
-from hub_server import USER, HubServer
+from hub_server import TOKEN, USER, HubServer
 
 
 HERE = Path(__file__).parent
@@ -362,6 +364,53 @@ def client_train(name):
     run_recipe("spct", *arguments, "--per_device_train_batch_size", "4", *FLAGS, "--push_to_hub")
 
 
+def client_adapters(folder):
+    """Adapters of judge and Meta RM, checkpoints pushed on the way, and what a pipeline makes of them."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import pipeline
+
+    from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, SPCTConfig, SPCTTrainer
+
+    pushed = {**CPU, "push_to_hub": True, "save_strategy": "steps", "save_steps": 1, "hub_strategy": "checkpoint"}
+    args = SPCTConfig(
+        f"{folder}/lora-judge", per_device_train_batch_size=4, template="compact", max_completion_length=8,
+        hub_token=TOKEN, **pushed
+    )  # fmt: skip
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    spct = SPCTTrainer(f"{USER}/base", args=args, train_dataset=preference_rows(), peft_config=lora)
+    spct.train()
+    spct.save_model()  # pushes as well
+    rows = Dataset.from_list(
+        [{"query": "q", "responses": ["a", "b"], "critique": "\\boxed{1, 2}", "label": label} for label in (0, 1)]
+    )
+    args = MetaRMTrainingConfig(f"{folder}/lora-meta", template="compact", **pushed)
+    lora = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"])
+    meta = MetaRMTrainer(f"{USER}/base", args=args, train_dataset=rows, peft_config=lora)
+    meta.train()
+    meta.push_to_hub()
+    judge = pipeline("grm-reward", model=f"{USER}/lora-judge", meta_rm=f"{USER}/lora-meta", max_new_tokens=4)
+    judge.push_to_hub("lora-both", tags=["mine"])
+    again = pipeline("grm-reward", model=f"{USER}/lora-both", max_new_tokens=4)
+    same = judge(ROW, k=2, seed=0) == again(ROW, k=2, seed=0)
+    return [same, again.meta_rm is not None, type(again.model).__name__]
+
+
+@pytest.mark.slow
+def test_adapters_and_checkpoints(hub, tmp_path):
+    same, has_meta_rm, _ = run(hub, "client_adapters", tmp_path, tmp_path)
+    assert same and has_meta_rm
+    for name in ("lora-judge", "lora-meta", "lora-both"):
+        repository = hub.repository(f"{USER}/{name}")
+        assert {"README.md", "adapter_model.safetensors"} <= set(repository.files), name
+        for files in repository.commits.values():
+            assert not [path for path in files if path.endswith("training_args.bin")]
+            assert not [path for path, file in files.items() if TOKEN.encode() in file.content]
+    assert "last-checkpoint/adapter_model.safetensors" in hub.repository(f"{USER}/lora-judge").files
+    head, text = card(hub, "lora-both")
+    assert "mine" in head["tags"] and f'model="{USER}/lora-both"' in text and "`meta_rm` holds a Meta RM" in text
+
+
 def push_again(hub, said, home, name, kind="model"):
     """Runs the command that a failed push named, and returns what is on the Hub then."""
     hub.failures.clear()
@@ -427,3 +476,21 @@ def test_a_script_whose_push_fails_says_so_and_loses_nothing(name, refused, stat
     assert MODEL <= {path.name for path in (tmp_path / name).iterdir()}
     assert not hub.repository(f"{USER}/{name}").files.get("README.md")
     assert MODEL <= set(push_again(hub, done.stderr, tmp_path, f"{USER}/{name}"))
+
+
+@pytest.mark.slow
+def test_a_push_that_is_interrupted_loses_nothing(hub, tmp_path):
+    """Ctrl-C while the Hub lets one wait."""
+    hub.fail("POST /api/models/.*waiting/commit", 500, "too late", seconds=60)
+    code = "import test_hub; test_hub.client_train('waiting')"
+    environment = {**os.environ, **hub.environment(tmp_path), "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=-1
+    )
+    deadline = time.monotonic() + 200
+    while f"POST /api/models/{USER}/waiting/commit/main" not in hub.requests and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and MODEL <= {path.name for path in (tmp_path / "waiting").iterdir()}
+    assert MODEL <= set(push_again(hub, said, tmp_path, f"{USER}/waiting"))
