@@ -266,3 +266,16 @@ def test_a_base_and_rows_that_are_gone_are_no_ids_of_the_hub(tmp_path):
     head, body = read(tmp_path / "out")
     assert "base_model" not in head and "datasets" not in head
     assert "from judge-0 on rows.jsonl\n" in body and "gone/" not in body
+
+
+def test_the_card_of_a_meta_rm_says_what_it_is_worth_on_held_out_rows(judge, tmp_path):
+    args = MetaRMTrainingConfig(output_dir=str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
+    rows = Dataset.from_list(
+        [{"query": "q", "responses": ["a", "b"], "critique": f"\\boxed{{{i}, 2}}", "label": i % 2} for i in range(4)]
+    )
+    trainer = MetaRMTrainer(judge, args=args, train_dataset=rows, eval_dataset=rows)
+    trainer.create_model_card()
+    assert "## Results\n\nNot evaluated on rows" in read(tmp_path / "out")[1]
+    found = trainer.evaluate()
+    trainer.create_model_card()
+    assert f"on held-out rows:\n\n- ROC-AUC: {found['eval_roc_auc']:.3f}\n- expected" in read(tmp_path / "out")[1]

@@ -216,6 +216,7 @@ class JudgeCards:
             method=self._name,
             template=getattr(self.args, "template", ""),
             facts=self.card_facts(),
+            results=self.card_results(),
             arguments=_arguments(self),
             versions={name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")},
         )
@@ -224,6 +225,10 @@ class JudgeCards:
     def card_facts(self) -> dict[str, Any]:
         """What the card says of the data."""
         return {"rows": len(self.train_dataset)} if hasattr(self.train_dataset, "__len__") else {}
+
+    def card_results(self) -> dict[str, str]:
+        """What the card says of rows that were not trained on, as far as training looked at such."""
+        return {}
 
 
 def render_card(

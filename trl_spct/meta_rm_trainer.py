@@ -318,11 +318,11 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         if self._pos_weight is not None:
             facts["weight of a correct critique"] = f"{self._pos_weight:.3g}"
         facts["guidance"] = describe(Guidance.of(unwrapped(self.model).config.meta_rm))
-        evaluated = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
-        for name, title in EVALUATED.items():
-            if f"eval_{name}" in evaluated:
-                facts[f"{title}, held out"] = f"{evaluated[f'eval_{name}']:.3f}"
         return facts
+
+    def card_results(self) -> dict[str, str]:
+        found = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
+        return {title: f"{found[f'eval_{name}']:.3f}" for name, title in EVALUATED.items() if f"eval_{name}" in found}
 
     @torch.no_grad()
     def _log_batch(self, attention_mask, logits, labels):
