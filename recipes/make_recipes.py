@@ -576,7 +576,7 @@ class Recipe:
             steps = max(1, self.plan.sampling // self.plan.batch)
             note = f"batches that are generated at once: {self.plan.sampling} critiques"
             return _keys({"steps_per_generation": (steps, note)})
-        keys = {"use_vllm": (True, "false: the trainer generates, which needs a model that is not sharded")}
+        keys = {"use_vllm": (True, "false: the trainer generates, token by token")}
         if not colocated(self.name):
             keys["vllm_mode"] = ("server", "see above")
             keys["vllm_server_base_url"] = ("http://localhost:8000", "address of that machine")

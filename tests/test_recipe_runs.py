@@ -7,7 +7,6 @@ taken, and vLLM does not generate. Everything else is read from the file.
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -165,12 +164,11 @@ def two_processes():
 
 
 def run_launched(command, log):
-    """As its users start it, with two processes; a launcher that hangs is stopped with its workers.
-
-    Accelerate shards on accelerators alone, so that whole copies of the model stand in for its shards.
-    """
+    """As its users start it, with two processes, sharded where it says so; a launcher that hangs is stopped."""
     if command[0] == "accelerate":
-        command = [re.sub("fsdp2|multi_node", "ddp", w) if "accelerate_configs" in w else w for w in command]
+        if is_sharded(command):
+            place = next(place for place, word in enumerate(command) if word.endswith(".py"))
+            command = [*command[:place], str(Path(__file__).with_name("fsdp_on_cpu.py")), *command[place:]]
         command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes(), *command[2:]]
     else:
         command = [sys.executable, *command[1:]]
@@ -178,11 +176,14 @@ def run_launched(command, log):
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
         try:
-            code = process.wait(timeout=300)
+            return process.wait(timeout=300)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
             raise
-    assert code == 0, log.read_text()[-3000:]
+
+
+def is_sharded(command):
+    return any(f"{name}.yaml" in word for word in command for name in ("fsdp2", "multi_node"))
 
 
 def commands_of(path, server):
@@ -243,11 +244,23 @@ def test_the_stages_run_in_two_processes(name, workplace):
     for stage in generator.STAGES:
         path = f"recipes/{name}/{stage}_full.yaml"
         for number, command in enumerate(commands_of(path, server)):
-            run_launched(command, workplace / f"{stage}-{number}.log")
+            log = workplace / f"{stage}-{number}.log"
+            assert run_launched(command, log) == 0, log.read_text()[-3000:]
+            assert ("Ran under FSDP2 on 2 processes." in log.read_text()) == is_sharded(command)
         check(path)
         # Each process has stored the state of its random generator.
         assert (Path(RECIPES[path].output(stage)) / "checkpoint-2" / "rng_state_1.pth").exists()
     server.shutdown()
+
+
+@pytest.mark.slow
+def test_a_sharded_model_is_not_let_sample_for_itself(workplace):
+    collect, train = commands_of("recipes/llama-3.1-8b/rft_full.yaml", None)
+    assert is_sharded(train) and not is_sharded(collect)
+    place = train.index("--trajectories")
+    log = workplace / "log"
+    assert run_launched([*train[:place], *train[place + 2 :]], log) != 0
+    assert "Found FSDP or ZeRO-3" in log.read_text()
 
 
 # The page
