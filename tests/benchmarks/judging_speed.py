@@ -18,7 +18,8 @@ seconds of this process (one thread), which a busy machine disturbs less.
   decoding step the weights and the keys and values that the samples see. What the floor leaves out is everything else.
 
 Memory is how much the resident set of a process of its own grows at its highest, over what it was with the model
-loaded and warm. One row by default, so that `ours` and `generate` decode the same k critiques at once; `loop` decodes one.
+loaded and warm. One row by default, so that `ours` and `generate` decode the same k critiques at once; `loop` decodes
+one.
 """
 
 import argparse
