@@ -344,6 +344,20 @@ def test_missing_tables_and_columns_are_named(tmp_path):
         load_benchmark("mt-bench")
 
 
+def test_broken_files_are_named(tmp_path):
+    rmb(tmp_path / "rmb")
+    path = next(tmp_path.glob("**/BoN_set/Harmlessness/**/*.json"))
+    whole = path.read_text()
+    for broken in (whole[:-20], "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"):
+        path.write_text(broken)
+        with pytest.raises(ChangedBenchmark, match=r"Idea Development\.json is not JSON: .*git lfs pull"):
+            load_benchmark("rmb", str(tmp_path / "rmb"), check=False)
+    for old, new in (('"answer": "worth 5"', '"text": "worth 5"'), ('"loser_list"', '"losers"')):
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(ChangedBenchmark, match=r"rmb, Harmlessness BoN: found a row that is not .*KeyError"):
+            load_benchmark("rmb", str(tmp_path / "rmb"), check=False)
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [

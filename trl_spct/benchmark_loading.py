@@ -159,6 +159,11 @@ def _read(benchmark: Benchmark, part: Part, rows: Rows) -> list[Item]:
         # What is wrong with a row is told by quoting it.
         message += f"a row cannot be read ({error.cause})." if benchmark.private else str(error)
         raise InvalidPreference(message, error.cause) from None
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ChangedBenchmark(
+            f"{benchmark.name}, {part.name}: found a row that is not in the authors' schema "
+            f"({type(error).__name__}: {error}); expected their files."
+        ) from error
 
 
 def _differences(benchmark: Benchmark, part: Part, rows: Rows) -> list[str]:
@@ -265,6 +270,11 @@ def _rows_of_file(file: Path) -> list[Mapping[str, Any]]:
         return list(load_named(str(file))["train"])
     with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as stream:
         text = stream.read()
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    return [json.loads(line) for line in text.split("\n") if line.strip()]  # texts may hold other line separators
+    try:
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.split("\n") if line.strip()]  # texts may hold other separators
+    except json.JSONDecodeError as error:
+        raise ChangedBenchmark(
+            f"{file} is not JSON: {error}. It may have been cut off, or be a pointer of Git LFS (`git lfs pull`)."
+        ) from None
