@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_engines import Server, choice
 from tiny_models import save_tiny, save_writing
 
 from trl_spct import labeling
@@ -619,6 +621,50 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
     assert report["pairs"]["made"] == 0 and report["pairs"]["min_margin"] == 1000
     columns = load_dataset(str(tmp_path / "labels"), "scores", split="train").column_names
     assert "judge_scores" in columns and "scores" not in columns
+
+
+def test_a_judge_on_a_server(judges, tmp_path, no_cache):
+    """It prefers what it reads first: the orders are balanced, so that all rows tie and none makes a pair."""
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return {"data": [{"id": "judge", "max_model_len": 4096}]}
+        return {"choices": [choice(r"\boxed{9, 2}", i, chat=False) for i in range(body.get("n", 1))]}
+
+    rows = written(tmp_path / "rows.jsonl", [*rows_of(3), {"prompt": "long", "responses": ["a" * 5000, "b"]}])
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        label(
+            *[
+                "--dataset_name",
+                rows,
+                "--base_url",
+                server.url,
+                "--tokenizer_name_or_path",
+                judges["writing"],
+                "--k",
+                4,
+            ],
+            *[
+                "--template",
+                "compact",
+                "--max_new_tokens",
+                16,
+                "--invalid_rows",
+                "drop",
+                "--output_dir",
+                tmp_path / "out",
+            ],
+        )
+        server.shutdown()
+        asked = server.bodies
+    assert sum(body["n"] for body in asked) == 12 and all(isinstance(body["prompt"][0], int) for body in asked)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["unscored"] == {"length": 1} and report["ties"] == 1 and report["score"] == 5.5
+    assert report["pairs"]["skipped"] == {"tie": 3, "unreadable": 1}
+    assert report["places"] == {"2": [1.0, 0.0]} and report["order_flips"]["flips"] == 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert server.url not in card and '"engine": "OpenAIEngine"' in card and "100.0 %, 0.0 %" in card
 
 
 @pytest.mark.parametrize(
