@@ -40,6 +40,10 @@ class EvaluationArguments(ScriptArguments):
         benchmarks (`list[str]`, *optional*): Benchmarks, each a name or `name=path/of/a/local/copy`.
         allow_changed (`bool`, *optional*): Accept benchmarks that are not what is recorded of them.
         meta_rm (`str`, *optional*): A Meta RM, by path or Hub id; the judge's own by default, if it has one.
+        k_meta (`str`, *optional*):
+            Critiques that vote where the Meta RM guides: how many (`8`), or which share (`0.5`, the paper's). As
+            stored with the Meta RM by default; if that is plain voting, there are no guided results.
+        guide (`str`, *optional*): `"top"` or `"soft"`, see the pipeline; as stored with the Meta RM by default.
         scalar_rm (`str`, *optional*): A scalar reward model to compare with, by path or Hub id.
         llm_judge (`str`, *optional*): A model that selects the best response, by majority, to compare with.
         baselines (`bool`, *optional*, defaults to `True`): Compare with judges that read nothing.
@@ -82,6 +86,8 @@ class EvaluationArguments(ScriptArguments):
     benchmarks: list[str] | None = field(default=None, metadata={"help": "Benchmarks, each a name or name=path."})
     allow_changed: bool = field(default=False, metadata={"help": "Accept benchmarks that are not as recorded."})
     meta_rm: str | None = field(default=None, metadata={"help": "A Meta RM, by path or Hub id."})
+    k_meta: str | None = field(default=None, metadata={"help": "Critiques that vote if guided: a number or a share."})
+    guide: str | None = field(default=None, metadata={"help": "How the Meta RM guides.", "choices": ["top", "soft"]})
     scalar_rm: str | None = field(default=None, metadata={"help": "A scalar reward model to compare with."})
     llm_judge: str | None = field(default=None, metadata={"help": "A model that selects the best response."})
     baselines: bool = field(default=True, metadata={"help": "Compare with judges that read nothing."})
@@ -124,6 +130,12 @@ class EvaluationArguments(ScriptArguments):
         self.k = sorted({self.k} if isinstance(self.k, int) else {*self.k})
         if not self.k or self.k[0] < 1:
             raise ValueError(f"Found k={self.k}; expected numbers of votes from 1 on.")
+        if isinstance(self.k_meta, str):
+            self.k_meta = int(self.k_meta) if self.k_meta.isdigit() else float(self.k_meta)
+        if self.k_meta is not None or self.guide is not None:
+            from trl_spct.voting import Guidance
+
+            Guidance.of(None, self.k_meta, self.guide)  # refused before anything is judged
 
 
 class Evaluation:
@@ -206,6 +218,8 @@ class Evaluation:
         most = max(self.args.k)
         model, revision = self.model_args.model_name_or_path, self.model_args.model_revision
         pipe = self.served() or self.pipeline(model, self.args.meta_rm or "auto", revision)
+        guidance = self.guidance(pipe)
+        guided = {"guidance": guidance} if guidance is not None and not guidance.plain else {"guided": False}
         runs = [("judgments", most, self.temperature)]
         if self.args.greedy and (most, self.temperature) != (1, 0.0):
             runs.insert(0, ("greedy", 1, 0.0))
@@ -214,12 +228,21 @@ class Evaluation:
                 options = self.options(found.benchmark, temperature)
                 judge = PipelineJudge(pipe, k, self.args.batch_size, verdict=found.benchmark.verdict, **options)
                 judgments = self.judged(judge, folder, name)
-                modes = {"guided": False} if temperature == 0 and k == 1 else {"guidance": pipe.guidance}
+                modes = {"guided": False} if temperature == 0 and k == 1 else guided
                 self.add(name, judgments, self.args.stage, temperature=temperature, **modes)
-            self.report.setdefault("protocol", {})[name] = judge.protocol
+            protocol = {**judge.protocol, "guidance": None if guidance is None else str(guidance)}
+            self.report.setdefault("protocol", {})[name] = protocol
             if self.state.is_main_process:
                 self.diagnose(name, judgments)
-                self.compare(name, judgments, pipe.guidance)
+                self.compare(name, judgments, guided.get("guidance"))
+
+    def guidance(self, pipe):
+        """How the Meta RM guides; a way of reading the judgments, which are the same for all of them."""
+        from trl_spct.voting import Guidance
+
+        if pipe.meta_rm is None:
+            return None
+        return Guidance.of(getattr(pipe.meta_rm.config, "meta_rm", None), self.args.k_meta, self.args.guide)
 
     def compare_llm_judge(self) -> None:
         from trl_spct.baselines import ChoiceJudge
@@ -296,15 +319,14 @@ class Evaluation:
     def compare(self, name: str, judgments, guidance) -> None:
         """Paired tests: guided against plain voting, and against the judgments of the same rows by other judges."""
         from trl_spct.benchmark_results import compare_judges
-        from trl_spct.evaluation import guided_modes, read_judgments
+        from trl_spct.evaluation import read_judgments
 
         loaded, most = self.loaded[name], len(judgments[0].scores)
         found = {}
-        if guided_modes(judgments)[-1] and most > 1:
-            ways = (False, guidance or True)
-            found["plain voting"] = {
-                "k": most, **compare_judges(loaded, judgments, judgments, most, ways, self.args.seed)
-            }  # fmt: skip
+        if guidance is not None and most > 1:
+            ways = (False, guidance)
+            tested = compare_judges(loaded, judgments, judgments, most, ways, self.args.seed)
+            found["plain voting"] = {"k": most, **tested}
         for label, other in self.others.items():
             theirs = read_judgments(other.folder / "judgments" / ("" if name == ROWS else name))
             votes = min(most, len(theirs[0].scores))

@@ -16,6 +16,8 @@ from test_engines import MODELS, Server, choice
 from tiny_models import save_tiny, save_writing, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
+from trl_spct import MetaRMForSequenceClassification
+
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -151,10 +153,53 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
     assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]} and diagnosis["length"]["slope"] == 0
 
 
-@pytest.mark.parametrize("k", [["0"], ["4", "-1"]])
-def test_numbers_of_votes(k, tmp_path):
-    with pytest.raises(ValueError, match="expected numbers of votes from 1 on"):
-        evaluate("--dataset_name", tmp_path, "--k", *k)
+def test_ways_to_guide_are_ways_to_read(tmp_path, monkeypatch):
+    """As stored with the Meta RM, or as asked for, from the same judgments; plain voting is not shown twice."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.benchmark_results.RESAMPLES", 50)
+    torch.manual_seed(0)
+    meta_rm = MetaRMForSequenceClassification(tiny_config("llama"))
+    meta_rm.config.meta_rm = {"k_meta": 1.0}
+    meta_rm.save_pretrained(tmp_path / "meta_rm")
+    tiny_tokenizer().save_pretrained(tmp_path / "meta_rm")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "aa", "rejected": "b"}) + "\n" for i in range(4)))
+    arguments = [
+        *["--dataset_name", rows, "--model_name_or_path", save_writing(tmp_path / "judge"), "--template", "compact"],
+        *["--meta_rm", tmp_path / "meta_rm", "--max_new_tokens", "24", "--k", "4", "--output_dir", tmp_path / "out"],
+    ]
+
+    def told(*more):
+        evaluate(*arguments, *more)
+        results, report = read(tmp_path / "out", "results.json"), read(tmp_path / "out", "report.json")
+        return {result["guided"] for result in results}, report["protocol"]["rows"]["guidance"], report
+
+    guided, guidance, report = told()
+    assert (guided, guidance) == ({False}, "top 1.0") and "comparison" not in report
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.parquet")}
+    for more, expected in (
+        (["--k_meta", "0.5"], "top 0.5"),
+        (["--k_meta", "3"], "top 3"),
+        (["--guide", "soft"], "soft"),
+    ):
+        guided, guidance, report = told(*more)
+        assert (guided, guidance) == ({False, True}, expected)
+        assert report["comparison"]["rows"]["plain voting"]["k"] == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is judged again"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--k", "0"], "expected numbers of votes from 1 on"),
+        (["--k", "4", "-1"], "expected numbers of votes from 1 on"),
+        (["--k_meta", "1.5"], "k_meta=1.5; expected at least 1 critique"),
+        (["--k_meta", "2", "--guide", "soft"], "under which all critiques vote"),
+    ],
+)
+def test_options_that_cannot_be(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        evaluate("--dataset_name", tmp_path, *options)
 
 
 @pytest.mark.slow
