@@ -48,7 +48,7 @@ def test_a_judges_card_says_how_it_was_made(trained):
     assert "`compact`" in body
     assert "the pipeline reads this from\n`config.json`" in body
     assert "- preference rows: 4" in body
-    assert "- trajectories: 16" in body
+    assert "- trajectories: 16\n- sampled by: Script\n" in body
     assert "- unhinted, by verdict: 2 kept, 3 incorrect, 4 unreadable, 3 too_easy" in body
     assert "- hinted share of the kept: 0.600" in body
     assert "- unreadable, by cause: 3 missing, 1 truncated" in body

@@ -320,6 +320,32 @@ def rewardbench_rows():
     )
 
 
+def client_card(judge, meta_rm, evaluation):
+    """The card recipe: from folders, and on the Hub."""
+    for folder, name in ((judge, "carded"), (meta_rm, "carded-meta")):
+        given = ["--evaluation", evaluation] if folder == judge else []
+        run_recipe("card", folder, *given, "--push_to", name, "--hub_private_repo", parse=False)
+    run_recipe("card", f"{USER}/carded", "--evaluation", evaluation, parse=False)
+
+
+@pytest.mark.slow
+def test_the_card_recipe_pushes_folders_and_changes_cards_on_the_hub(hub, pushed, stranger, tmp_path):
+    folders = [shutil.copytree(pushed[0] / name, tmp_path / f"my-{name}") for name in ("rft", "meta")]
+    for folder, old in zip(folders, ("rft", "meta"), strict=True):
+        path = folder / "README.md"
+        path.write_text(path.read_text().replace(f"{USER}/{old}", folder.name))  # as if it had never been pushed
+    run(hub, "client_card", tmp_path, *folders, stranger[0] / "out")
+    for name, old in (("carded", "my-rft"), ("carded-meta", "my-meta")):
+        repository = hub.repository(f"{USER}/{name}")
+        text = card(hub, name)[1]
+        assert MODEL - {"generation_config.json"} <= set(repository.files) and repository.private
+        assert not [path for path in repository.files if "/" in path or path == "training_args.bin"]
+        assert f'"{USER}/{name}"' in text and f'"{old}"' not in text and f"serve {old}" not in text
+    assert 'model="path/to/the/judge"' in card(hub, "carded-meta")[1]
+    assert "### rewardbench" in card(hub, "carded")[1]
+    assert hub.repository(f"{USER}/carded").messages[-2:] == ["Upload", "Evaluation results"]
+
+
 ALONE = """
 import importlib.abc, json, sys
 
@@ -351,11 +377,12 @@ FLAGS = ["--use_cpu", "--bf16", "false", "--report_to", "none", "--save_strategy
 FLAGS += ["--max_steps", "1", "--dtype", "float32", "--template", "compact", "--max_completion_length", "8"]
 
 
-def run_recipe(name, *arguments):
+def run_recipe(name, *arguments, parse=True):
     spec = importlib.util.spec_from_file_location(name, HERE.parent / "recipes" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main(*module.make_parser().parse_args_and_config([str(argument) for argument in arguments]))
+    parser, given = module.make_parser(), [str(argument) for argument in arguments]
+    module.main(*(parser.parse_args_and_config(given) if parse else [parser.parse_args(given)]))
 
 
 def client_train(name):

@@ -61,7 +61,7 @@ def test_results_stand_in_the_card_and_in_its_index(judge, tmp_path):
     assert "Not evaluated yet" not in card.text
     block = card.text[card.text.index("## Results") : card.text.index("## Limits")]
     assert "| judge | plain | 8 | 70.0 (67.0–74.0) |" in block and "| longest | – | 1 | 50.0" in block
-    assert "- seed: `3`" in block and "- template_digest: `abc`" in block and "- revision: –" in block
+    assert "- seed: `3`" in block and "- template_digest: `abc`" in block and "- revision" not in block
     assert "80.0 / 60.0" in block, "accuracy by place"
     assert "](scaling-rmb.png)" in block and (judge / "scaling-rmb.png").read_bytes().startswith(b"\x89PNG")
     (entry,) = card.data.eval_results

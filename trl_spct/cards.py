@@ -19,7 +19,16 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from yaml import YAMLError
 
-from .hub import PushError, keep_private, model_push_command, push_folder, pushing
+from .hub import (
+    LEFT_OUT,
+    PushError,
+    keep_private,
+    model_push_command,
+    push_command,
+    push_folder,
+    pushing,
+    upload,
+)
 from .rejection_report import trajectory_groups
 from .repositories import describe_adapter, described
 from .shards import SHARDS
@@ -332,9 +341,7 @@ def _inherited_card(pipe: Any, folder: str | os.PathLike, repo_id: str, token: s
     card = load_card(Path(home, "README.md") if is_local else home, token) if home else None
     if card is None or "generative-reward-model" not in (card.data.tags or ()):
         return None
-    named = re.search(r'pipeline\("grm-reward", model="([^"]+)"', card.text)
-    if named:
-        card.text = re.sub(rf'(["= ]){re.escape(named[1])}(?=["\n])', lambda found: found[1] + repo_id, card.text)
+    card.text = _renamed(card.text, repo_id)
     if pipe.meta_rm is not None and "`meta_rm`" not in card.text:
         card.text = card.text.replace("\nsays why.", f"\nsays why. {_META_RM}", 1)
     for figure in sorted(set(re.findall(r"\]\((scaling[^/)]*\.png)\)", card.text))):
@@ -342,6 +349,44 @@ def _inherited_card(pipe: Any, folder: str | os.PathLike, repo_id: str, token: s
         if path.is_file():
             shutil.copy(path, Path(folder, figure))
     return card
+
+
+def _renamed(text: str, repo_id: str) -> str:
+    """The card of a judge, or of a Meta RM, with the name of its repository in the snippets."""
+    named = re.search(r'pipeline\("grm-reward", model="([^"]+)"(?:, meta_rm="([^"]+)")?', text)
+    if named is None:
+        return text
+    old = re.escape(named[2] or named[1])
+    return re.sub(rf'(["= ]){old}(?=["\n])', lambda found: found[1] + repo_id, text)
+
+
+def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Pushes the folder of a judge or a Meta RM, with its card, in which the snippets then name the repository.
+
+    What a run left beside it (trajectories, rows, judgments, checkpoints, pickled arguments) stays here.
+
+    Args:
+        folder (`str` or path): What a trainer has saved.
+        repo_id (`str`): Where to; the repository is created if it is not there.
+        private (`bool`, *optional*): Whether a new repository is private; as the account has it by default.
+        token (`str`, *optional*): The one that is logged in with by default.
+
+    Returns:
+        `str`: address of the commit.
+
+    Raises:
+        [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
+    """
+    path = Path(folder, "README.md")
+
+    def rename(full_id: str) -> None:
+        if path.is_file():
+            path.write_text(_renamed(path.read_text(encoding="utf-8"), full_id), encoding="utf-8")
+
+    keep_private(folder)
+    again = push_command(repo_id, folder, exclude=LEFT_OUT, private=private)
+    with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
+        return upload(folder, repo_id, "model", "Upload", private, token, rename, ignore_patterns=list(LEFT_OUT))
 
 
 def write_trajectories_card(

@@ -19,7 +19,7 @@ class PushError(RuntimeError):
 # What a run leaves beside its model and does not belong into a model's repository: rows and critiques, manifests that
 # name places on this machine, and pickled arguments, which hold those places and `hub_token`.
 _PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "training_args.bin")
-_LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
+LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
 
 
 def keep_private(folder: str | os.PathLike) -> None:
@@ -58,7 +58,7 @@ def push_command(
 def model_push_command(repo_id: str, args) -> str:
     """[`push_command`] for what a trainer has saved in its output folder."""
     return push_command(
-        repo_id, args.output_dir, exclude=_LEFT_OUT, private=args.hub_private_repo, revision=args.hub_revision
+        repo_id, args.output_dir, exclude=LEFT_OUT, private=args.hub_private_repo, revision=args.hub_revision
     )
 
 

@@ -19,7 +19,7 @@ from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from . import __version__
-from .cards import PAPER, JudgeCards, push_trajectories, write_trajectories_card
+from .cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_trajectories_card
 from .collecting import TrajectoryCollector, check_sampler, name_of
 from .engines import OpenAIEngine
 from .instructions import instruction_rows
@@ -232,6 +232,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return {
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
+            **({} if self.rows is None else {"sampled by": self._sampler_name()}),
             "unhinted, by verdict": _counts(report["verdicts"]),
             "hinted, by verdict": _counts(report["hinted_verdicts"]),
             "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
@@ -259,6 +260,11 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
             **{name: getattr(args, name) for name in names},
         }
+
+    def _sampler_name(self) -> str:
+        """For others: no place on this machine."""
+        name = name_of(self.sampled_by if self.sampler is None else self.sampler)
+        return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
 
     def _revision(self) -> str | None:
         """The commit of a sampler from the Hub."""

@@ -95,12 +95,11 @@ def _block(name: str, results: list[Mapping[str, Any]], found: JudgeEvaluation, 
     told = found.report["items"][key]
     facts = {name: told[name] for name in ("revisions", "sampled_items", "digest") if told.get(name)}
     protocol = {**found.protocol.get(key, {}), **{f"data: {name}": value for name, value in facts.items()}}
-    parts.append("How they came about:\n\n" + "\n".join(f"- {name}: {_shown(v)}" for name, v in protocol.items()))
+    parts.append(
+        "How they came about:\n\n"
+        + "\n".join(f"- {name}: `{value}`" for name, value in protocol.items() if value is not None)
+    )
     return "\n\n".join(parts) + "\n"
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else f"`{value}`"
 
 
 def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
