@@ -225,7 +225,7 @@ def test_the_prompt_that_is_sent_counts():
         (FORMAT.replace("TEMPLATE.format(", "render(TEMPLATE, "), "Found no text with a loop"),
         ("s = 'x'\n" + "s = s + s\n" * 40, "more than 200000 characters"),
         ("x = " + "(" * 150 + "1" + ")" * 150, "Found no text with a loop"),
-        ("def f(x):\n    return f(x) + f(x)\nf('y')", "Found no text with a loop"),
+        ("def f(x):\n    return f(x) + f(x) + f(x) + f(x)\nf('y')", "Found no text with a loop"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_named(code, message):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 
-_LONGEST, _DEEPEST = 200_000, 12  # characters of a prompt's fixed text, calls inside calls
+_LONGEST, _MOST_CALLS, _DEEPEST = 200_000, 1000, 12  # characters of a text, calls in all, calls inside calls
 _FENCED = re.compile(
     r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?:python[0-9]?|py)\b[^\n]*\n(?P<code>.*?)^[ \t]*(?P=fence)[`~]*[ \t]*$",
     re.MULTILINE | re.DOTALL | re.IGNORECASE,
@@ -164,6 +164,7 @@ class _Reader:
     found: list[_Found] = field(default_factory=list)
     loops: int = 0
     depth: int = 0
+    calls: int = 0
 
     # Statements
 
@@ -441,7 +442,8 @@ class _Reader:
         return _unknown(node)
 
     def _call(self, function: _Function, arguments: list[Any], named: dict[str, Any], node: ast.AST) -> Any:
-        if self.depth == _DEEPEST:
+        self.calls += 1
+        if self.depth == _DEEPEST or self.calls > _MOST_CALLS:
             return _unknown(node)
         given = function.node.args
         names = [argument.arg for argument in (*given.posonlyargs, *given.args)]

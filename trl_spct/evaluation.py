@@ -126,8 +126,7 @@ class PipelineJudge:
     def protocol(self) -> dict[str, Any]:
         """How the critiques come about, for results and cards: models and revisions, template, sampling, versions."""
         pipe, options = self.pipe, self.parameters
-        stored = getattr(pipe.model.config, "grm", None) or {}
-        template = options.get("template") or stored.get("template", "paper")
+        template = pipe._template(options.get("template"))
         return {
             "model": _shown(pipe.model),
             "revision": getattr(pipe.model.config, "_commit_hash", None),

@@ -23,7 +23,6 @@ from .critiques import PROBLEMS
 from .pipelines import TASK, GRMRewardPipeline
 from .preferences import InvalidPreference, Messages, Preference, message_text
 from .prompts import conversation_text, judge_template
-from .repositories import described
 from .sampling import TRUNCATED, PromptTooLongError, Sampler, derive_seed
 
 
@@ -178,21 +177,13 @@ class JudgeReward:
         Returns:
             `list` of a `float` for each completion, or `None` where the judge gave no score.
         """
-        own = _read(prompts, completions, reference, principles)
-        slices = _exchanged(own)
-        groups = _grouped(slices)
-        rank = PartialState().process_index
-        step = getattr(trainer_state, "global_step", 0)
-        judged: dict[int, _Judged] | None = None
-        try:
-            judged = self._judged({i: g for i, g in enumerate(groups) if g.owner == rank}, step, log_metric)
-        finally:  # else the other processes would wait for this one
-            shared = _exchanged(judged)
-        if None in shared:
-            raise RuntimeError(f"Process {shared.index(None)} could not judge its groups; its own error says why.")
-        outcomes = {i: judgment for part in shared for i, judgment in part.items()}
-        rewards: list[float | None] = [None] * len(own)
-        critiques: list[str | None] = [None] * len(own)
+        rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
+        groups = _grouped(_from_all(lambda: _read(prompts, completions, reference, principles)))
+        own = {number: group for number, group in enumerate(groups) if group.owner == rank}
+        shared = _from_all(lambda: self._judged(own, step, log_metric))
+        outcomes = {number: judgment for part in shared for number, judgment in part.items()}
+        rewards: list[float | None] = [None] * len(completions)
+        critiques: list[str | None] = [None] * len(completions)
         for number, group in enumerate(groups):
             found = self._scaled(outcomes[number].scores, group.texts)
             for (process, place), reward in zip(group.members, found, strict=True):
@@ -224,7 +215,7 @@ class JudgeReward:
 
     @property
     def _template(self) -> str:
-        return self._asked("template") or described(self.judge.model.config).get("template", "paper")
+        return self.judge._template(self._asked("template"))
 
     def _default_batch(self, groups: int) -> int:
         return 8 if self.judge.engine is None else max(1, groups)
@@ -371,7 +362,7 @@ def judge_identity(judge: GRMRewardPipeline, **settings) -> str:
                 few = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
                 state.update(few.view(torch.uint8).numpy().tobytes())
         name = state.hexdigest()
-    template = settings.pop("template", None) or described(model.config).get("template", "paper")
+    template = judge._template(settings.pop("template", None))
     return json.dumps({"judge": name, "template": judge_template(template).digest, **settings}, sort_keys=True)
 
 
@@ -444,6 +435,18 @@ def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]
         _Group(asked.query, asked.reference, asked.principles, tuple(members), tuple(texts))
         for asked, members, texts in found.values()
     ]
+
+
+def _from_all(make: Callable[[], Any]) -> list[Any]:
+    """What each process makes, in every one of them. One that fails says so, since the others wait for it."""
+    made = None
+    try:
+        made = make()
+    finally:
+        found = _exchanged(made)
+    if None in found:
+        raise RuntimeError(f"Process {found.index(None)} could not judge its completions; its own error says why.")
+    return found
 
 
 def _exchanged(value: Any) -> list[Any]:
