@@ -595,6 +595,15 @@ PROCESS = """
         assert state.process_index == 0 and "Process 1 could not judge" in str(error)
     else:
         raise AssertionError
+
+    try:
+        JudgeReward(Reader())(["" if state.process_index else "a?"] * 3, completions)
+    except ValueError as error:
+        assert state.process_index == 1 and "Completion 0: Found an empty query" in str(error)
+    except RuntimeError as error:
+        assert state.process_index == 0 and "Process 1 could not judge" in str(error)
+    else:
+        raise AssertionError
     print("done", state.process_index)
     state.destroy_process_group()
 """
@@ -604,6 +613,6 @@ def test_groups_that_two_processes_share(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PROCESS.format(tests=str(Path(__file__).parent))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("done")) == ["done 0", "done 1"]

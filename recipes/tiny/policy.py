@@ -129,10 +129,10 @@ class PolicyRun:
         if not path.exists():
             console.rule(f"Policy {self.seed}, reward: {arm}", align="left")
             started = time.perf_counter()
-            before = self._measured(self.warm)
+            before, truths = self.before
             self._reinforce(arm)
-            after = self._measured(str(self.folder / arm))
-            gained = paired_interval(before.pop("truths"), after.pop("truths"))
+            after, reached = self._measured(str(self.folder / arm))
+            gained = paired_interval(truths, reached)
             found = {"arm": arm, "seed": self.seed, "before": before, "after": after, "gained": gained}
             write_json(path, {**found, "seconds": time.perf_counter() - started})
         return json.loads(path.read_text())
@@ -160,6 +160,10 @@ class PolicyRun:
             trainer = SFTTrainer(build_judge(tokenizer), args=args, train_dataset=dataset, processing_class=tokenizer)
             _trained(trainer).save_model()
         return str(folder)
+
+    @cached_property
+    def before(self) -> tuple[dict[str, Any], list[float]]:
+        return self._measured(self.warm)
 
     def _reinforce(self, arm: str) -> None:
         set_seed(self.seed)
@@ -194,8 +198,8 @@ class PolicyRun:
         options = {"k": self.settings.k, "principles": self.settings.principles, "seed": self.seed}
         return JudgeReward(judge, meta_rm=None, batch_size=64, **options)
 
-    def _measured(self, policy: str) -> dict[str, Any]:
-        """True quality and the judge's opinion of it, on held-out queries; one mean per query in `truths`."""
+    def _measured(self, policy: str) -> tuple[dict[str, Any], list[float]]:
+        """True quality on held-out queries and the judge's opinion of it; and the mean true quality per query."""
         model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
         prompts = [_asked(row) for row in self.held_out]
         sampling = {"temperature": 1.0, "max_new_tokens": MAX_ANSWER, "batch_size": 128}
@@ -210,8 +214,7 @@ class PolicyRun:
             "true_quality": {"mean": sum(truths) / len(truths), "low": low, "high": high},
             "judged": _opinion(rewards, [value for group in truth for value in group]),
             "distinct_answers": len(set(flat)) / len(flat),
-            "truths": truths,
-        }
+        }, truths
 
 
 def true_quality(row: Row, text: str) -> float:
