@@ -93,6 +93,19 @@ def test_no_place_on_the_machine_gets_into_a_card(trained, judge, tmp_path):
     assert str(folder.parent) not in body
 
 
+@pytest.mark.parametrize("path", [True, False])
+def test_who_sampled_is_named_without_a_place(path, judge, tmp_path):
+    """A judge that samples for itself."""
+    model = judge if path else tiny_causal_lm()
+    args = config(tmp_path / "out", max_completion_length=2, hint="none", num_generations=1)
+    tokenizer = None if path else tiny_tokenizer()
+    trainer = RejectiveSampler(model, args=args, train_dataset=preference_rows(), processing_class=tokenizer)
+    trainer.collect()
+    trainer.create_model_card()
+    name = Path(judge).name if path else "the judge, made in memory"
+    assert f"- sampled by: {name}\n" in read(tmp_path / "out")[1]
+
+
 def test_cards_of_trajectories(trained):
     _, folder = trained
     head, body = read(folder / "trajectories")

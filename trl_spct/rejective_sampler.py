@@ -264,6 +264,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def _sampler_name(self) -> str:
         """For others: no place on this machine."""
         name = name_of(self.sampled_by if self.sampler is None else self.sampler)
+        if not name:
+            return "the judge, made in memory"
         return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
 
     def _revision(self) -> str | None:
