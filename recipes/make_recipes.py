@@ -289,8 +289,11 @@ def memory_of(name: str, stage: str, variant: str, plan: Plan) -> list[tuple[str
     cache = Term("keys and values", (plan.sampling, CONTEXT, size.cache * width / 2))
     if stage == "spct" and variant == "qlora":
         moments.append(("it samples", [*held, cache]))
-    elif stage == "rft" and not plan.sharded and not served(name, variant):
-        moments.append(("it samples", [*weights, cache]))
+    elif stage == "rft" and not served(name, variant):
+        if plan.sharded:  # whole copies collect before, in 16 bits
+            weights = [Term("weights, bfloat16", (size.parameters, 2))]
+            cache = replace(cache, factors=(plan.sampling, CONTEXT, size.cache))
+        moments.append(("it collects" if plan.sharded else "it samples", [*weights, cache]))
     elif stage == "meta_rm" and not plan.sharded:
         judge = [replace(term, what=f"the judge's {term.what}") for term in weights]
         moments.append(("the guidance is chosen", [*held, *judge, cache]))
