@@ -221,7 +221,7 @@ def test_the_prompt_that_is_sent_counts():
         (FORMAT.replace("ordre", "{more}").replace("pots=", "more=n * 'x', pots="), "Behind the resp"),
         (FORMAT.replace("{pots}", "{pots:>5}"), "Found no text with a loop"),
         (FSTRING.replace("{context}", "{context} {other}"), "context, `other`.* are open|`other` "),
-        (JOINED.replace("    lines.append(answer)", "    if answer:\n            lines.append(answer)"), "nothing may be"),
+        (re.sub("( +lines.append.answer.)", r"        if answer:\n    \1", JOINED), "nothing may be"),
         (FORMAT.replace("TEMPLATE.format(", "render(TEMPLATE, "), "Found no text with a loop"),
         ("s = 'x'\n" + "s = s + s\n" * 40, "more than 200000 characters"),
         ("x = " + "(" * 150 + "1" + ")" * 150, "Found no text with a loop"),
