@@ -97,7 +97,7 @@ def test_no_place_on_the_machine_gets_into_a_card(trained, judge, tmp_path):
 def test_who_sampled_is_named_without_a_place(path, judge, tmp_path):
     """A judge that samples for itself."""
     model = judge if path else tiny_causal_lm()
-    args = config(tmp_path / "out", max_completion_length=2, hint="none", num_generations=1)
+    args = config(tmp_path / "out", max_completion_length=2, hint="none", num_generations=2)
     tokenizer = None if path else tiny_tokenizer()
     trainer = RejectiveSampler(model, args=args, train_dataset=preference_rows(), processing_class=tokenizer)
     trainer.collect()
