@@ -156,6 +156,12 @@ def test_rows_that_mix_types_are_named():
         prepare_rows([{"prompt": "q", "responses": ["a", "b"]}, {"prompt": "q", "responses": ["a", 3]}])
 
 
+def test_what_has_no_rows_at_hand_is_refused():
+    for rows in (rows_of(2).to_iterable_dataset(), "rows.jsonl", {"train": rows_of(2)}):
+        with pytest.raises(TypeError, match="expected a `datasets.Dataset`"):
+            prepare_rows(rows)
+
+
 def test_a_conversation_without_an_answer_is_named():
     given = [{"messages": [said("q", "user"), said("a")]}, {"messages": [said("q", "user")]}]
     with pytest.raises(InvalidPreference, match="row 1"):
@@ -285,7 +291,7 @@ def test_the_same_text_twice_makes_no_pair():
     st.sampled_from(labeling.PAIRS),
     st.sampled_from([0.0, 0.5, 1.0, 3.0]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_every_candidate_is_a_pair_or_counted(sums, pairs, least):
     rows = responses_of(*[2 if totals is None else len(totals) for totals in sums])
     verdicts = [verdict(None if totals is None else [float(total) for total in totals], 4.0) for totals in sums]

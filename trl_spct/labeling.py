@@ -139,7 +139,7 @@ def prepare_rows(
     Raises:
         [`InvalidPreference`]: for a row that cannot be judged, with its number.
     """
-    if not isinstance(dataset, Dataset) and source is None:
+    if isinstance(dataset, Sequence) and source is None:
         dataset = _as_dataset(dataset)
     judged = _judged_columns(dataset) if isinstance(dataset, Dataset) and source is None else None
     given = dataset if judged is None else judged
