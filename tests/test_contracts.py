@@ -28,6 +28,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, pad
 
 from trl_spct.grouped_grpo import changed_seams
+from trl_spct.hub import LEFT_OUT
 from trl_spct.refilling import PADDING
 
 
@@ -50,6 +51,8 @@ def parameters(function):
         (GRPOTrainer._log_metric, ["name", "value"]),
         (GRPOTrainer._log_completion_extra, ["column", "values"]),
         (Trainer.end, []),
+        (Trainer.init_hf_repo, ["token", "private"]),
+        (Trainer.save_model, ["output_dir", "_internal_call"]),
         (
             Pipeline.get_iterator,
             ["inputs", "num_workers", "batch_size", "preprocess_params", "forward_params", "postprocess_params"],
@@ -85,6 +88,14 @@ def test_methods_of_trl_that_are_overridden_still_exist_where_they_are_called():
     assert "create_model_card" in inspect.getsource(GRPOTrainer._save_checkpoint)
     assert "create_model_card" in inspect.getsource(SFTTrainer._save_checkpoint)
     assert "_metrics[mode]" in inspect.getsource(GRPOTrainer.log)
+
+
+def test_pushing_saves_first_then_writes_the_card_and_leaves_out_what_a_push_by_hand_does():
+    source = inspect.getsource(Trainer.push_to_hub)
+    steps = ["self.save_model(_internal_call=True)", "self.create_model_card(", "upload_folder("]
+    assert sorted(steps, key=source.index) == steps
+    assert 'ignore_patterns=["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]' in source and LEFT_OUT == ("_*", "checkpoint-*")
+    assert "self.init_hf_repo(" in source
 
 
 def test_configurations_know_what_ours_change():

@@ -14,7 +14,15 @@ from tiny_models import save_tiny
 from trl import DatasetMixtureConfig, ScriptArguments
 from trl.scripts.utils import DatasetConfig
 
-from trl_spct.scripts import dataset_name_of, finish, load_named, load_preferences, set_model_init_kwargs
+from trl_spct.hub import PushError
+from trl_spct.scripts import (
+    dataset_name_of,
+    finish,
+    load_named,
+    load_preferences,
+    push_or_exit,
+    set_model_init_kwargs,
+)
 
 
 ROOT = Path(__file__).parent.parent
@@ -424,6 +432,20 @@ def test_finishing_saves_and_describes(tmp_path):
     assert called == ["save_model", "create_model_card", "end"]
     assert trainer.calls[1][2] == {"model_name": "judge", "dataset_name": "some/rows"}
     assert trainer.calls[0][1] == (str(tmp_path / "judge"),)
+
+
+def test_all_pushes_are_made_before_a_script_ends_with_those_that_failed():
+    made = []
+
+    def refused(name):
+        made.append(name)
+        if name != "b":
+            raise PushError(f"Could not push to {name}")
+
+    with pytest.raises(SystemExit) as ended:
+        push_or_exit(*(lambda name=name: refused(name) for name in "abc"))
+    assert made == ["a", "b", "c"] and ended.value.code == "Could not push to a\nCould not push to c"
+    push_or_exit(lambda: refused("b"))
 
 
 def test_the_models_options_reach_the_trainers():
