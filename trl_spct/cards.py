@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,8 @@ class Base:
         card = load_card(Path(name, "README.md") if is_local else name, token)
         data = {} if card is None else card.data.to_dict()
         ancestor = data.get("base_model")
-        repo_id = name if not is_local else ancestor if isinstance(ancestor, str) else None
+        known = isinstance(ancestor, str) and is_repo_id(ancestor)
+        repo_id = name if not is_local else ancestor if known else None
         license = {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
         return cls(Path(name).resolve().name if is_local else name, repo_id, license)
 
@@ -210,14 +212,13 @@ class JudgeCards:
         if not self.is_world_process_zero():
             return
         folder = Path(self.args.output_dir)
-        base = Base.read(self.model.config._name_or_path, self.args.hub_token)
         is_local = dataset_name is not None and (os.path.exists(dataset_name) or not is_repo_id(dataset_name))
         tags = [tags] if isinstance(tags, str) else list(tags or [])
         card = render_card(
             self._card_template,
             name=model_name or folder.name,
             repository=self.hub_model_id or self.args.hub_model_id or folder.name,
-            base=base,
+            base=self._base,
             is_adapter=isinstance(self.model, PeftModel),
             tags={"generated_from_trainer", *self._tag_names, *tags},
             datasets=None if is_local else dataset_name,
@@ -230,6 +231,11 @@ class JudgeCards:
             versions={name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")},
         )
         card.save(folder / "README.md")
+
+    @cached_property
+    def _base(self) -> Base:
+        """Looked up once: TRL's trainers write a card with each checkpoint."""
+        return Base.read(self.model.config._name_or_path, self.args.hub_token)
 
     def card_facts(self) -> dict[str, Any]:
         """What the card says of the data."""
