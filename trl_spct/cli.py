@@ -140,17 +140,18 @@ def split_arguments(
 
 
 def _make_parser(recipes: Mapping[str, Path]) -> argparse.ArgumentParser:
+    width = max(map(len, recipes))
+    verbs = "\n".join(f"  {verb:{width}}  {describe_recipe(script)}" for verb, script in recipes.items())
     parser = argparse.ArgumentParser(
         prog="trl-spct",
-        description="Generative reward models for TRL: train, evaluate and use judges that write.",
+        usage="trl-spct VERB [arguments]",
+        description=f"Generative reward models for TRL: train, evaluate and use judges that write.\n\nverbs:\n{verbs}",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("trl-spct"))
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
-    for verb, script in recipes.items():
-        verbs.add_parser(verb, help=describe_recipe(script).replace("%", "%%"), add_help=False)
+    parser.add_argument("verb", choices=list(recipes), metavar="VERB", help=argparse.SUPPRESS)
     return parser
 
 
