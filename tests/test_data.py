@@ -99,6 +99,13 @@ class TestPreparePreferences:
             with pytest.raises(InvalidPreference):
                 Preference.from_row({other: given[other] for other in consumed - {name}})
 
+    @pytest.mark.parametrize("empty", ["reference", "principles", "labels"])
+    def test_columns_without_a_value_are_no_obstacle(self, empty):
+        rows = [{"query": "q", "responses": ["a", "b"], "labels": [1, 0], empty: None} for _ in range(2)]
+        made = prepare_preferences(rows, require_labels=False).dataset
+        assert made["responses"][:] == [["a", "b"]] * 2
+        assert empty not in made.column_names
+
     def test_none_counts_as_absent(self):
         rows = [
             {"prompt": "q", "chosen": "a", "rejected": "b", "responses": None, "scores": None},

@@ -324,17 +324,17 @@ class _Reader:
 
 
 def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
-    """The columns of a row in one of our own shapes that [`Preference.from_row`] reads."""
+    """The columns of a row in one of our own shapes that [`Preference.from_row`] reads, or would if they held any."""
     given = {column for column, value in row.items() if value is not None}
     query = next(({column} for column in ("query", "prompt", "messages") if column in given), set())
     labels = next(({column} for column in ("labels", "scores", "best_index") if column in given), set())
     if query and "responses" in given:
-        read = {"responses"} | labels
+        read = {"responses", "labels"} | labels
     elif {"chosen", "rejected"} <= given:
         read = {"chosen", "rejected"}
     else:
         read = {"completion", "label"}
-    return frozenset((query | read | {"reference", "principles"}) & given)
+    return frozenset((query | read | {"reference", "principles"}) & row.keys())
 
 
 @dataclass
