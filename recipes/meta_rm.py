@@ -73,9 +73,16 @@ def main(script_args, training_args, model_args, dataset_args):
 
     from trl_spct import MetaRMTrainer
     from trl_spct.meta_data import prepare_meta_rows
-    from trl_spct.scripts import dataset_name_of, finish, load_named, set_model_init_kwargs
+    from trl_spct.scripts import (
+        dataset_name_of,
+        find_chat_template,
+        finish,
+        load_named,
+        set_model_init_kwargs,
+    )
 
     set_model_init_kwargs(training_args, model_args)
+    find_chat_template(training_args, Path(__file__).parent)
     training_args.template = training_args.template or judge_template_of(script_args)
     parts = {source_of(name): load_named(name)["train"] for name in script_args.trajectories or []}
     if script_args.judge_name_or_path:

@@ -26,6 +26,7 @@ command that was killed goes on where it stopped when it is given again.
 import argparse
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trl import ScriptArguments
 
@@ -86,6 +87,7 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl_spct.scripts import (
         dataset_name_of,
         exit_on_push_errors,
+        find_chat_template,
         finish,
         load_named,
         load_preferences,
@@ -93,6 +95,7 @@ def main(script_args, training_args, model_args, dataset_args):
     )
 
     set_model_init_kwargs(training_args, model_args)
+    find_chat_template(training_args, Path(__file__).parent)
     split = script_args.dataset_train_split
     if script_args.trajectories:
         dataset = load_trajectories(script_args.trajectories)

@@ -19,6 +19,8 @@ from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 from trl import ModelConfig, get_quantization_config
 
+from trl_spct.scripts import find_chat_template
+
 
 ROOT = Path(__file__).parent.parent
 CPU = ["--use_cpu", "--bf16", "false"]
@@ -335,6 +337,22 @@ def test_chat_templates(name, prompt, answer):
     assert "Be brief." in tokenizer.apply_chat_template(
         [{"role": "system", "content": "Be brief."}, *told], tokenize=False
     )
+
+
+def test_chat_templates_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "recipes" / "qwen3-0.6b" / "rft_qlora.yaml"
+    args = parse("rft", ["--config", str(path), *CPU])[1]
+    named = args.chat_template_path
+    find_chat_template(args, ROOT / "recipes")
+    assert args.chat_template_path == str(ROOT / named)
+    own = tmp_path / named
+    own.parent.mkdir(parents=True)
+    own.write_text("one's own")
+    for kept in (named, "some/model", "recipes/no_such.jinja", None):
+        args.chat_template_path = kept
+        find_chat_template(args, ROOT / "recipes")
+        assert args.chat_template_path == kept
 
 
 def test_chat_templates_are_files():

@@ -198,6 +198,15 @@ def set_model_init_kwargs(training_args: Any, model_args: ModelConfig) -> None:
     }
 
 
+def find_chat_template(training_args: Any, recipes: Path) -> None:
+    """Finds a chat template that came with the recipes, `recipes/chat_templates/…`, wherever a script is started."""
+    path = Path(training_args.chat_template_path or "")
+    if path.parts[:1] == ("recipes",) and not path.exists():
+        beside = recipes.joinpath(*path.parts[1:])
+        if beside.is_file():
+            training_args.chat_template_path = str(beside)
+
+
 def finish(trainer: Any, dataset_name: str | None = None) -> None:
     """Saves the model with tokenizer and card, pushes it if asked to, and closes the trackers.
 
