@@ -112,8 +112,9 @@ def main(script_args, model_args):
     import torch
     from accelerate import PartialState
 
-    from trl_spct.labeling import collect_verdicts, judging_protocol, push_labels, write_labels, write_labels_card
+    from trl_spct.labeling import push_labels, write_labels, write_labels_card
     from trl_spct.scripts import push_or_exit
+    from trl_spct.verdicts import collect_verdicts, judging_protocol
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     rows = load_rows(script_args)
@@ -145,7 +146,8 @@ def main(script_args, model_args):
 
 def load_rows(script_args: LabelArguments):
     """What is judged, read and checked before any model is loaded."""
-    from trl_spct.labeling import check_columns, check_pairs, prepare_rows
+    from trl_spct.label_rows import prepare_rows
+    from trl_spct.labeling import check_columns, check_pairs
     from trl_spct.scripts import load_rows
 
     name, split = script_args.dataset_name, script_args.dataset_train_split

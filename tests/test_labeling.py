@@ -22,15 +22,13 @@ from test_engines import Server, choice
 from tiny_models import save_tiny, save_writing
 
 from trl_spct import labeling
+from trl_spct import verdicts as judging
+from trl_spct.label_rows import prepare_rows
 from trl_spct.labeling import (
-    VERDICT_FEATURES,
     best_of_n,
     check_columns,
-    collect_verdicts,
-    judging_protocol,
     mean_scores,
     preference_pairs,
-    prepare_rows,
     push_labels,
     report_lines,
     score_columns,
@@ -39,6 +37,7 @@ from trl_spct.labeling import (
 )
 from trl_spct.preferences import InvalidPreference
 from trl_spct.sampling import PromptTooLongError
+from trl_spct.verdicts import VERDICT_FEATURES, collect_verdicts, judging_protocol
 from trl_spct.voting import Guidance
 
 
@@ -357,8 +356,8 @@ def test_nothing_is_judged_twice(judge, tmp_path, monkeypatch):
     assert shared["totals"] == whole["totals"]
     (tmp_path / "whole" / "shard-00001.parquet").unlink()
     judged = []
-    original = labeling._judge
-    monkeypatch.setattr(labeling, "_judge", lambda *given: judged.extend(given[2]) or original(*given))
+    original = judging._judge
+    monkeypatch.setattr(judging, "_judge", lambda *given: judged.extend(given[2]) or original(*given))
     again = collected(judge, rows, tmp_path / "whole", rows_per_shard=2)
     assert judged == [2, 3] and again["texts"] == whole["texts"]
 
@@ -449,10 +448,10 @@ def test_weights_of_guided_votes():
         },
     ]
     found = {"best": 0, "tied": [0], "k": 2, "critiques": critiques, "blocks": None, "truncated": None}
-    soft = labeling._record({**found, "scores": [6.0, 4.0]}, Guidance(guide="soft"))
+    soft = judging._record({**found, "scores": [6.0, 4.0]}, Guidance(guide="soft"))
     assert soft["weight"] == 1.0 and mean_scores(soft) == [6.0, 4.0]
     critiques[1]["counted"] = False
-    top = labeling._record({**found, "scores": [8.0, 2.0]}, Guidance(1))
+    top = judging._record({**found, "scores": [8.0, 2.0]}, Guidance(1))
     assert top["weight"] == 1 and mean_scores(top) == [8.0, 2.0]
 
 
@@ -620,7 +619,7 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
     protocol = json.loads((tmp_path / "labels" / "README.md").read_text().split("```json\n")[1].split("```")[0])
     assert protocol["model"] == "writing" and protocol["k"] == 2 and protocol["template"] == "compact"
 
-    monkeypatch.setattr(labeling, "_judge", lambda *given: pytest.fail("judged again"))
+    monkeypatch.setattr(judging, "_judge", lambda *given: pytest.fail("judged again"))
     more = ["--invalid_rows", "drop", "--pairs", "all", "--min_margin", 1000, "--messages", "--prefix", "judge_"]
     label(*asked, *more)
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
@@ -700,14 +699,14 @@ def test_the_docstring_names_every_argument():
 
 NOTING = """
 import os, sys
-from trl_spct import labeling
+from trl_spct import verdicts as judging
 from test_labeling import label
-original = labeling._judge
+original = judging._judge
 def judge(pipe, rows, numbers, *given):
     with open(os.path.join(os.environ["NOTES"], os.environ.get("RANK", "alone")), "a") as notes:
         notes.writelines(f"{number}\\n" for number in numbers)
     return original(pipe, rows, numbers, *given)
-labeling._judge = judge
+judging._judge = judge
 label(*sys.argv[1:])
 """
 

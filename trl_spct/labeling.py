@@ -2,15 +2,12 @@
 """Rows of any kind → scores, the best of n, and preference pairs with a margin, as a judge's votes say."""
 
 import json
-import math
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from huggingface_hub import DatasetCard, DatasetCardData
-from tqdm.auto import tqdm
 
-from .budget import prompt_length
 from .cards import PAPER, template_path
-from .data import InvalidRows, Rows, prepare_preferences
 from .diagnostics import agreement, chosen_places, order_flips
-from .evaluation import Judgment, PipelineJudge
+from .evaluation import Judgment
 from .hub import push_folder
-from .manifests import rows_digest, write_json
-from .preferences import Preference
+from .label_rows import LabelRows
+from .manifests import write_json
 from .prompts import conversation_text
-from .sampling import PromptTooLongError, derive_seed
-from .shards import SHARDS, ShardedJob
-from .voting import Guidance
+from .sampling import derive_seed
+from .shards import SHARDS
+from .verdicts import batches
 
 
 PAIRS = ("best-vs-worst", "best-vs-random", "all")
@@ -40,339 +34,7 @@ PAIRS = ("best-vs-worst", "best-vs-random", "all")
 COLUMNS = ("scores", "best", "tied", "votes", "confidence", "problems")
 """What [`score_columns`] adds to a row."""
 
-TOO_LONG = "length"
-"""The cause of a row that was not judged since it does not fit into the judge's context."""
-
-_STOPS = ("early_stopping", "max_responses_per_prompt")
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
-_QUERIES = ("query", "prompt", "messages")
-_ASIDE = ("reference", "principles")
-_READ = ("query", "responses", *_ASIDE)
-
-VERDICT_FEATURES = Features(
-    {
-        "row": Value("int64"),
-        "seconds": Value("float64"),
-        "totals": List(Value("float64")),
-        "weight": Value("float64"),
-        "best": Value("int64"),
-        "tied": List(Value("int64")),
-        "refused": Value("string"),
-        "blocks": Value("bool"),
-        "truncated": Value("bool"),
-        "texts": List(Value("string")),
-        "scores": List(List(Value("float64"))),
-        "problems": List(Value("string")),
-        "orders": List(List(Value("int64"))),
-        "num_tokens": List(Value("int64")),
-        "meta_scores": List(Value("float64")),
-        "counted": List(Value("bool")),
-    }
-)
-"""Columns of stored verdicts: one record per row, with one list entry per critique in the last seven.
-
-`totals` are the votes' sums, in the order of the row's responses, and `weight` is what they are the sums of; `refused`
-says why a row was not judged at all.
-"""
-
-
-@dataclass(frozen=True)
-class LabelRows:
-    """Rows to be judged, all of whose columns are kept. Item i is the i-th row as a [`Preference`] without labels.
-
-    Args:
-        originals ([`~datasets.Dataset`]): The rows as they came, without those that were dropped.
-        preferences ([`~datasets.Dataset`]): `query` and `responses` of the same rows, and `reference` and `principles`
-            if they have any.
-        num_read (`int`): Rows that were read.
-        dropped (`dict[str, int]`): Rows that were dropped, by cause.
-        row_numbers (`tuple[int, ...]`): For each row, its number among those that were read.
-    """
-
-    originals: Dataset
-    preferences: Dataset
-    num_read: int
-    dropped: dict[str, int]
-    row_numbers: tuple[int, ...] = field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.preferences)
-
-    def __getitem__(self, number: int) -> Preference:
-        return self._preference(self.preferences[number])
-
-    def __iter__(self) -> Iterator[Preference]:
-        return map(self._preference, self.preferences)
-
-    @staticmethod
-    def _preference(row: Mapping[str, Any]) -> Preference:
-        return Preference(row["query"], row["responses"], None, row.get("reference"), row.get("principles"))
-
-    @property
-    def have_messages(self) -> bool:
-        """Whether queries are messages and not texts."""
-        return not isinstance(self.preferences.features["query"], Value)
-
-
-def prepare_rows(
-    dataset: Rows, source: str | None = None, invalid_rows: InvalidRows = "error", name: str = "dataset"
-) -> LabelRows:
-    """Reads rows that need no labels, and checks them all.
-
-    | columns | n |
-    |---|---|
-    | `query`, `prompt` or `messages`, and `responses` or `completions` | ≥ 1 |
-    | [`prompt`], `chosen`, `rejected` (prompt explicit or implicit) | 2 |
-    | `query`, `prompt` or `messages`, and `completion` | 1 |
-    | `messages` that end with the assistant's | 1 |
-    | those of a source of [`~trl_spct.sources.SOURCES`], which then become `query` and `responses` | ≥ 1 |
-
-    Texts may be messages everywhere. Labels of any kind are not read, but kept like all other columns.
-
-    Args:
-        dataset ([`~datasets.Dataset`] or sequence of mappings): The rows.
-        source, invalid_rows, name: See [`~trl_spct.data.prepare_preferences`].
-
-    Returns:
-        [`LabelRows`]
-
-    Raises:
-        [`InvalidPreference`]: for a row that cannot be judged, with its number.
-    """
-    if isinstance(dataset, Sequence) and source is None:
-        dataset = _as_dataset(dataset)
-    judged = _judged_columns(dataset) if isinstance(dataset, Dataset) and source is None else None
-    given = dataset if judged is None else judged
-    prepared = prepare_preferences(given, source, invalid_rows, name, require_labels=False)
-    if judged is None:
-        originals = prepared.dataset
-    else:
-        numbers = prepared.row_numbers
-        originals = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
-    kept = [column for column in prepared.dataset.column_names if column in _READ]
-    preferences = prepared.dataset.select_columns(kept)
-    return LabelRows(originals, preferences, prepared.num_read, dict(prepared.dropped), prepared.row_numbers)
-
-
-def _as_dataset(rows: Rows) -> Rows:
-    """Rows as a dataset; as they are if their columns mix types, so that the row to blame is found."""
-    try:
-        columns = dict.fromkeys(column for row in rows for column in row)
-        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, AttributeError):
-        return rows
-
-
-def _judged_columns(dataset: Dataset) -> Dataset | None:
-    """What a judge reads of rows in a shape of our own, as [`Preference.from_row`] does; `None` for other shapes."""
-    columns = dataset.column_names
-    used = [name for name in (*_QUERIES, *_ASIDE) if name in columns and _has_values(dataset[name])]
-    queries, aside = ([name for name in used if name in names] for names in (_QUERIES, _ASIDE))
-    answers = next((name for name in ("responses", "completions") if name in columns), None)
-    if queries and answers:
-        part = dataset.select_columns([*queries, answers, *aside])
-        return part if answers == "responses" else part.rename_column(answers, "responses")
-    if {"chosen", "rejected"} <= set(columns):
-        return dataset.select_columns([*queries, "chosen", "rejected", *aside])
-    if queries and "completion" in columns:
-        part = dataset.select_columns([*queries, "completion", *aside])
-        return _mapped(part, _alone, "completion", {"responses": List(dataset.features["completion"])})
-    if queries == ["messages"]:
-        part = dataset.select_columns(["messages", *aside])
-        made = {"prompt": dataset.features["messages"], "responses": List(dataset.features["messages"])}
-        return _mapped(part, _last_turns, "messages", made)
-    return None
-
-
-def _has_values(column: Iterable[Any]) -> bool:
-    return any(value is not None for value in column)
-
-
-def _mapped(part: Dataset, function: Callable, column: str, made: Mapping[str, Any]) -> Dataset:
-    features = {name: feature for name, feature in part.features.items() if name != column}
-    return part.with_format(None).map(
-        function, remove_columns=column, features=Features({**features, **made}), load_from_cache_file=False
-    )
-
-
-def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"responses": [row["completion"]]}
-
-
-def _last_turns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A conversation as a prompt and the assistant's last turns, the one response to it."""
-    messages = list(row["messages"] or ())
-    end = len(messages)
-    while end and messages[end - 1]["role"] == "assistant":
-        end -= 1
-    return {"prompt": messages[:end] or None, "responses": [messages[end:]] if messages[end:] else None}
-
-
-def collect_verdicts(
-    pipe,
-    rows: LabelRows,
-    k: int,
-    folder: str | os.PathLike,
-    invalid_rows: InvalidRows = "error",
-    rows_per_shard: int = 64,
-    batch_size: int | None = None,
-    verdict: bool = False,
-    progress: str | None = None,
-    process_index: int = 0,
-    num_processes: int = 1,
-    wait: Callable[[], None] | None = None,
-    **parameters,
-) -> Dataset:
-    """Judges rows and writes as it goes; a restart with the same settings resumes, and judges no written row again.
-
-    Args:
-        pipe ([`GRMRewardPipeline`]): The judge.
-        rows ([`LabelRows`]): Of [`prepare_rows`].
-        k (`int`): Critiques per row.
-        folder (`str` or path): Where the verdicts are written as parquet.
-        invalid_rows (`str`, *optional*, defaults to `"error"`):
-            What becomes of rows that do not fit into the judge's context: `"error"` refuses them before any row is
-            judged, `"drop"` leaves them without scores, with the cause `"length"`.
-        rows_per_shard (`int`, *optional*, defaults to `64`): Rows written at once; what a kill costs at most.
-        batch_size (`int`, *optional*): Rows judged together; by default as many as make 256 critiques.
-        verdict (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
-        progress (`str`, *optional*): Title of a progress bar over rows.
-        process_index, num_processes (`int`, *optional*): This process's share of the rows.
-        wait (`Callable`, *optional*): A barrier among the processes.
-        **parameters: Passed to the pipeline: `seed` (0 by default), `temperature`, `early_stopping` and the like.
-
-    Returns:
-        [`~datasets.Dataset`] with [`VERDICT_FEATURES`]: one verdict per row, in order.
-
-    Raises:
-        [`~trl_spct.sampling.PromptTooLongError`]: with the number of a row that does not fit.
-        `FileExistsError`: if the folder holds verdicts of another judge, other rows or other settings.
-    """
-    stops = {name: parameters.pop(name) for name in _STOPS if parameters.get(name)}
-    batch_size = batch_size or max(1, 256 // (k * _most_blocks(rows, stops.get("max_responses_per_prompt"))))
-    judge = PipelineJudge(pipe, k, batch_size, verdict, **parameters)
-    settings = {"kind": "verdicts", **judge.settings, **stops, "data": _digest(rows)}
-    job = ShardedJob(folder, len(rows), rows_per_shard, VERDICT_FEATURES, settings)
-    options = {"k": k, "verdict": verdict, "batch_size": judge.batch_size, **judge.parameters, **stops}
-    measure = None if stops.get("max_responses_per_prompt") else _measure(judge)
-    drop = invalid_rows == "drop"
-    if measure is not None and not drop:
-        missing = [numbers for path, numbers in job.shards[process_index::num_processes] if not path.exists()]
-        _check_lengths(rows, chain.from_iterable(missing), measure)
-
-    def work(numbers: range) -> list[dict[str, Any]]:
-        batches = _batches(numbers, judge.batch_size)
-        return [record for batch in batches for record in _judge(pipe, rows, batch, drop, measure, options)]
-
-    with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="row") as bar:
-        for numbers in job.run(work, process_index, num_processes):
-            bar.update(len(numbers) * num_processes)
-    if wait is not None:
-        wait()
-    return job.read()
-
-
-def judging_protocol(
-    pipe, k: int, batch_size: int | None = None, verdict: bool = False, **parameters
-) -> dict[str, Any]:
-    """How the critiques of [`collect_verdicts`] come about, for cards: see [`PipelineJudge.protocol`]."""
-    stops = {name: parameters.pop(name, None) for name in _STOPS}
-    return {**PipelineJudge(pipe, k, batch_size, verdict, **parameters).protocol, **stops}
-
-
-def _most_blocks(rows: LabelRows, most: int | str | None) -> int:
-    """In how many blocks a row is judged, at most; those of `"auto"` may have two responses."""
-    if most is None:
-        return 1
-    longest = max(map(len, rows.preferences["responses"]), default=1)
-    return max(1, math.ceil((longest - 1) / ((2 if most == "auto" else most) - 1)))
-
-
-def _digest(rows: LabelRows) -> str:
-    return rows_digest((row.query, row.responses, row.reference, row.principles) for row in rows)
-
-
-def _measure(judge: PipelineJudge) -> Callable[[Preference], tuple[int, int, int]] | None:
-    """What tells of a row (tokens of its prompt, of a critique, of the judge's context); `None` if nothing can, or if
-    what is too long is cut."""
-    protocol, tokenizer = judge.protocol, judge.pipe.tokenizer
-    if protocol["context"] is None or tokenizer is None or judge.parameters.get("truncation"):
-        return None
-
-    def measure(row: Preference) -> tuple[int, int, int]:
-        length = prompt_length(row, tokenizer, protocol["template"], judge.verdict and len(row) == 1)
-        return length, protocol["max_new_tokens"], protocol["context"]
-
-    return measure
-
-
-def _check_lengths(rows: LabelRows, numbers: Iterable[int], measure) -> None:
-    """Refuses a row that does not fit before the first one is judged."""
-    for number in numbers:
-        lengths = measure(rows[number])
-        if _exceeds(*lengths):
-            raise _too_long(rows, number, *lengths)
-
-
-def _exceeds(length: int, max_new_tokens: int, limit: int) -> bool:
-    return length + max_new_tokens > limit
-
-
-def _too_long(rows: LabelRows, number: int, *lengths: int) -> PromptTooLongError:
-    return PromptTooLongError(f"Row {rows.row_numbers[number]}", *lengths, number)
-
-
-def _judge(pipe, rows: LabelRows, numbers: list[int], drop: bool, measure, options) -> list[dict[str, Any]]:
-    """The verdicts of some rows. Those that are too long go before the others are judged, if they may."""
-    started = time.perf_counter()
-    judged = [number for number in numbers if not (drop and measure and _exceeds(*measure(rows[number])))]
-    verdicts = {}
-    while judged:
-        try:
-            verdicts = dict(zip(judged, pipe([rows[number] for number in judged], **options), strict=True))
-            break
-        except PromptTooLongError as error:  # in an order that takes a token more, or in blocks
-            if not drop:
-                raise _too_long(rows, judged[error.row], *error.lengths) from None
-            del judged[error.row]
-    seconds = (time.perf_counter() - started) / len(numbers)
-    guidance = _guidance(pipe, options)
-    return [{"row": n, "seconds": seconds, **_record(verdicts.get(n, _REFUSED), guidance)} for n in numbers]
-
-
-_REFUSED = {"scores": None, "best": None, "tied": [], "critiques": [], "blocks": None, "truncated": None}
-
-
-def _record(verdict: Mapping[str, Any], guidance: Guidance | None) -> dict[str, Any]:
-    names = {"text": "texts", "scores": "scores", "problem": "problems", "order": "orders"}
-    names |= {"num_tokens": "num_tokens", "meta_score": "meta_scores", "counted": "counted"}
-    return {
-        "totals": verdict["scores"],
-        "weight": _weight(verdict, guidance),
-        "best": verdict["best"],
-        "tied": verdict["tied"],
-        "refused": TOO_LONG if verdict is _REFUSED else None,
-        "blocks": verdict["blocks"] is not None,
-        "truncated": verdict["truncated"] is not None,
-        **{column: [critique[name] for critique in verdict["critiques"]] for name, column in names.items()},
-    }
-
-
-def _guidance(pipe, options: Mapping[str, Any]) -> Guidance | None:
-    """How the Meta RM guides the votes, as asked for or as stored with it."""
-    if pipe.guidance is None:
-        return None
-    return Guidance.of(pipe.guidance.settings, options.get("k_meta"), options.get("guide"))
-
-
-def _weight(verdict: Mapping[str, Any], guidance: Guidance | None) -> float:
-    """How many votes a verdict's scores are the sum of, or how much the votes weigh."""
-    if verdict["blocks"] is not None:
-        return verdict["k"]
-    if guidance is None or guidance.guide == "top":
-        return sum(critique["counted"] for critique in verdict["critiques"])
-    columns = ([critique[name] for critique in verdict["critiques"]] for name in ("scores", "meta_score"))
-    return sum(guidance.weights(*columns))
 
 
 def score_columns(verdicts: Dataset, prefix: str = "") -> Dataset:
@@ -652,12 +314,6 @@ def _judgments(verdicts: Dataset) -> Iterator[Judgment]:
     )
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -716,7 +372,7 @@ def _write(folder: Path, records: Iterable[Mapping[str, Any]], features: Feature
     def write(path: Path) -> None:
         nonlocal count, margins
         with pq.ParquetWriter(path, features.arrow_schema) as writer:
-            for batch in _batches(records, 1000):
+            for batch in batches(records, 1000):
                 writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
                 count += len(batch)
                 margins += sum(record.get("margin", 0.0) for record in batch)
