@@ -108,11 +108,13 @@ def workplace(tmp_path, monkeypatch):
 
 def save_judge(folder, arch):
     """A judge that writes boxes of random scores, which its layers can learn to choose: tokens that are equally likely
-    are not told apart by the same direction."""
+    are not told apart by the same direction. It begins after a new line, and after the colon of `Assistant:`."""
     save_writing(folder, arch)
     model = AutoModelForCausalLM.from_pretrained(folder)
     head = model.get_output_embeddings().weight
+    line, colon = (tiny_tokenizer().encode(text, add_special_tokens=False)[0] for text in "\n:")
     with torch.no_grad():
+        head[:, colon] = head[:, line]
         head += 0.02 * torch.randn(head.shape, generator=torch.Generator().manual_seed(0))
     model.save_pretrained(folder)
 
