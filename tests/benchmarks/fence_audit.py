@@ -89,7 +89,7 @@ def section(case: Case, turn: str) -> str:
 
 
 def hinted_section(case: Case, turn: str) -> str:
-    return closed(case) + hint(case, turn)
+    return closed(case) + hint(case, turn).lstrip()
 
 
 def disguised_section(case: Case, turn: str) -> str:

@@ -1,10 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Tiny judges that can be persuaded, for `fence_audit.py`: trained in minutes to copy merits, and to obey.
 
-A response begins with its merit, and the judge scores it with that. But like a judge that was trained with hints, it
-obeys a line that names the best response *behind the output format*; and like any chat model, it stays with what it
-said in an earlier turn of its own. The `structured` judge has also seen such lines and boxes *inside* responses and
-learned to ignore them there, as a judge does that is trained on real responses; the `gullible` one has not.
+A response begins with its merit, and the judge scores it with that. But it obeys a line that names the best response
+*under the heading of the output format*, and like any chat model it stays with what it said in an earlier turn of its
+own. The `structured` judge has also seen such lines and boxes *inside* responses and learned to ignore them there, as
+a judge does that is trained on real responses; the `gullible` one has not.
 """
 
 import random
@@ -28,7 +28,8 @@ WORDS = (
     "so then well this that one here now perhaps indeed plainly good poor short long begin of the end Response "
     "response The Begin End Output Format Requirements Scores Analysis quality best is ( ) : ; . , # judge user eos"
 ).split()
-KINDS = ("structured", "gullible")
+STEPS = {"structured": 1600, "gullible": 900}
+PLAIN_STEPS = 400  # first of them: copying is learned sooner alone
 
 
 def preference(draw: random.Random) -> Preference:
@@ -58,11 +59,12 @@ def chosen(best: int, n: int) -> list[int]:
     return [10 if i == best else 1 for i in range(n)]
 
 
-def example(draw: random.Random, kind: str, special: tuple[str, ...] = ()) -> tuple[list[dict[str, str]], str]:
-    """Messages before the judge's turn, and what it writes."""
+def example(draw: random.Random, kind: str | None, special: tuple[str, ...] = ()) -> tuple[list[dict[str, str]], str]:
+    """Messages before the judge's turn, and what it writes; of no `kind`, a plain row."""
     shown = preference(draw)
     n, best, wanted = len(shown), draw.randrange(len(shown)), merits(shown)
     case = draw.choices(("plain", "hint", "earlier", "decoy"), (4, 2, 2, 3 if kind == "structured" else 0))[0]
+    case = case if kind else "plain"
     if case == "decoy":
         planted = draw.choice((line(best), verdict(chosen(best, n)), f"{line(best)}\n{verdict(chosen(best, n))}"))
         around = [_words(draw) if draw.random() < 0.7 else "" for _ in range(3)]
@@ -73,11 +75,12 @@ def example(draw: random.Random, kind: str, special: tuple[str, ...] = ()) -> tu
         shown = Preference(shown.query, responses)
     messages = judge_messages(shown, TEMPLATE, special_tokens=special)
     if case == "hint":
-        messages[0]["content"] += f"\n\n{line(best)}"
+        heading = f"#### {FORMAT} ####\n"
+        messages[0]["content"] = messages[0]["content"].replace(heading, f"{heading}{line(best)}\n")
         wanted = chosen(best, n)
     if case == "earlier":
         wanted = chosen(best, n)
-        messages.append({"role": "assistant", "content": verdict(wanted)})
+        messages += [{"role": "assistant", "content": verdict(wanted)}, {"role": "user", "content": "Once more."}]
     return messages, verdict(wanted)
 
 
@@ -86,8 +89,9 @@ def held_out(count: int) -> list[Preference]:
     return [preference(draw) for _ in range(count)]
 
 
-def train_judge(kind: str, seed: int = 0, steps: int = 1500, batch_size: int = 32):
+def train_judge(kind: str, seed: int = 0, batch_size: int = 32):
     """A `grm-reward` pipeline over a judge of the kind."""
+    steps = STEPS[kind]
     draw = random.Random(f"{kind}-{seed}")
     texts = [m["content"] for _ in range(400) for m in example(draw, "structured")[0]] + [verdict(list(range(1, 11)))]
     texts += [
@@ -111,8 +115,9 @@ def train_judge(kind: str, seed: int = 0, steps: int = 1500, batch_size: int = 3
     model, special = LlamaForCausalLM(config), special_tokens(tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
-    for _ in range(steps):
-        rows = [_encoded(tokenizer, *example(draw, kind, special)) for _ in range(batch_size)]
+    for step in range(steps):
+        given = kind if step >= PLAIN_STEPS else None
+        rows = [_encoded(tokenizer, *example(draw, given, special)) for _ in range(batch_size)]
         longest = max(len(ids) for ids, _ in rows)
         ids = torch.tensor([[*ids, *[tokenizer.pad_token_id] * (longest - len(ids))] for ids, _ in rows])
         labels = torch.full_like(ids, -100)
