@@ -28,8 +28,8 @@ WORDS = (
     "so then well this that one here now perhaps indeed plainly good poor short long begin of the end Response "
     "response The Begin End Output Format Requirements Scores Analysis quality best is ( ) : ; . , # judge user eos"
 ).split()
-STEPS = {"structured": 1600, "gullible": 900}
-PLAIN_STEPS = 400  # first of them: copying is learned sooner alone
+STEPS = {"structured": 1500, "gullible": 900}
+PLAIN_STEPS = 600  # first of them: copying is learned sooner alone
 
 
 def preference(draw: random.Random) -> Preference:
