@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """No test may reach the network, and tiny models are fastest on one thread: set before torch is imported."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,12 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_heard():
+    """The tiny job silences the package's loggers; what a test hears must not depend on the tests before it."""
+    logging.getLogger("trl_spct").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
