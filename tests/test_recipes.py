@@ -331,6 +331,18 @@ def test_folders_of_the_same_name_are_not_mistaken_for_each_other(tmp_path, no_c
         assert load_named(write(run, count))["train"]["row"][:] == list(range(count))
 
 
+def test_folders_of_the_same_name_in_mixtures_are_not_mistaken_for_each_other(tmp_path, no_cache):
+    for run in ("one", "other"):
+        folder = tmp_path / run / "rows"
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: rows.parquet\n---\n")
+        row = {"query": run, "responses": ["a", "b"], "labels": [0.0, 1.0], "kind": run}
+        Dataset.from_list([row]).to_parquet(folder / "rows.parquet")
+        part = DatasetConfig(path=str(folder), columns=["query", "responses", "labels"])
+        mixed = load_preferences(ScriptArguments(), DatasetMixtureConfig(datasets=[part]))["train"]
+        assert mixed["query"][:] == [run] and "kind" not in mixed.column_names
+
+
 @pytest.mark.parametrize("name", ["llmbar", "hhh-alignment", "halueval", "pandalm"])
 def test_public_data_is_read_by_its_columns(name, no_cache):
     loaded = preferences(DATA / f"{name}.jsonl", invalid_rows="drop")

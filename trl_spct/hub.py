@@ -17,8 +17,9 @@ class PushError(RuntimeError):
 
 
 # What a run leaves beside its model and does not belong into a model's repository: rows and critiques, manifests that
-# name places on this machine, and pickled arguments, which hold those places and `hub_token`.
-_PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "training_args.bin")
+# name places on this machine, pickled arguments, which hold those places and `hub_token`, and the frozen adapter that
+# TRL keeps as the KL reference of another.
+_PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "/ref/", "training_args.bin")
 LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
 
 

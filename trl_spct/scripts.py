@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """What the recipes share: reading preference rows from wherever they are, and what comes before and after training."""
 
-import dataclasses
 import gzip
 import hashlib
 import json
@@ -15,7 +14,8 @@ import datasets
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.constants import ENDPOINT
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, get_dataset
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+from trl.scripts.utils import DatasetConfig
 
 from .data import prepare_preferences
 from .hub import PushError, model_push_command
@@ -143,13 +143,26 @@ def _load_mixture(mixture: DatasetMixtureConfig, source: str | None, invalid_row
         raise ValueError("`streaming` is not supported: all preference rows are checked before training.")
     parts = []
     for part in mixture.datasets:
-        alone = dataclasses.replace(mixture, datasets=[dataclasses.replace(part, fraction=None)], test_split_size=None)
         name = part.data_files if isinstance(part.data_files, str) else part.path
-        parts.append(prepare_preferences(get_dataset(alone)["train"], source, invalid_rows, name).dataset)
+        parts.append(prepare_preferences(_load_part(part), source, invalid_rows, name).dataset)
     rows = concatenate_datasets(with_same_columns(_at_fractions(parts, [part.fraction for part in mixture.datasets])))
     if mixture.test_split_size is None:
         return DatasetDict({"train": rows})
     return rows.train_test_split(test_size=mixture.test_split_size, seed=seed)
+
+
+def _load_part(part: DatasetConfig) -> Dataset:
+    """As [`~trl.get_dataset`] does, but for the cache, see [`_cache_of`]."""
+    folder = Path(part.path)
+    rows = load_dataset(
+        part.path,
+        part.name,
+        data_dir=part.data_dir,
+        data_files=part.data_files,
+        split=part.split,
+        cache_dir=_cache_of(folder) if folder.is_dir() else None,
+    )
+    return rows if part.columns is None else rows.select_columns(part.columns)
 
 
 def _at_fractions(parts: list[Dataset], fractions: list[float | None]) -> list[Dataset]:
