@@ -38,7 +38,6 @@ from trl_spct.labeling import (
 from trl_spct.preferences import InvalidPreference
 from trl_spct.sampling import PromptTooLongError
 from trl_spct.verdicts import VERDICT_FEATURES, collect_verdicts, judging_protocol
-from trl_spct.voting import Guidance
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -423,36 +422,6 @@ def test_stopped_early(judge, tmp_path):
         assert record["weight"] == count
         columns = list(zip(*record["scores"], strict=True))
         assert mean_scores(record) == [sum(column) / count for column in columns]
-
-
-def test_weights_of_guided_votes():
-    """Under "soft" the sums are divided by what the votes weigh, under "top" by how many there are."""
-    critiques = [
-        {
-            "text": "x",
-            "scores": [8, 2],
-            "problem": None,
-            "order": [0, 1],
-            "num_tokens": 1,
-            "meta_score": 0.0,
-            "counted": True,
-        },
-        {
-            "text": "y",
-            "scores": [4, 6],
-            "problem": None,
-            "order": [1, 0],
-            "num_tokens": 1,
-            "meta_score": 0.0,
-            "counted": True,
-        },
-    ]
-    found = {"best": 0, "tied": [0], "k": 2, "critiques": critiques, "blocks": None, "truncated": None}
-    soft = judging._record({**found, "scores": [6.0, 4.0]}, Guidance(guide="soft"))
-    assert soft["weight"] == 1.0 and mean_scores(soft) == [6.0, 4.0]
-    critiques[1]["counted"] = False
-    top = judging._record({**found, "scores": [8.0, 2.0]}, Guidance(1))
-    assert top["weight"] == 1 and mean_scores(top) == [8.0, 2.0]
 
 
 # What is written

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROW = {"query": "Name a prime.", "responses": ["worth 3", "worth 9", "worth 5"]}
 PAIR = {"query": "Name a prime.", "responses": ["worth 4", "worth 7"]}
 BLOCK = re.compile(r"\[The Begin of Response(?: (\d+))?\]\n(.*?)\n\[The End of Response(?: \d+)?\]", re.DOTALL)
-KEYS = {"scores", "best", "tied", "k", "drawn", "votes", "problems", "critiques", "truncated", "blocks"}
+KEYS = {"scores", "best", "tied", "k", "drawn", "votes", "weight", "problems", "critiques", "truncated", "blocks"}
 CRITIQUE_KEYS = {"text", "scores", "problem", "order", "meta_score", "counted", "num_tokens"}
 
 
@@ -216,6 +216,17 @@ def test_k_meta_of_the_meta_rms_config(monkeypatch):
     MetaScript(monkeypatch, lambda text: 0.0)
     assert pipe(PAIR, k=4, order="fixed")["votes"] == 3
     assert pipe(PAIR, k=4, order="fixed", k_meta=2)["votes"] == 2
+
+
+def test_scores_over_weight_are_means_of_the_votes(monkeypatch):
+    pipe = make(meta_rm=tiny_meta())
+    Script(monkeypatch, lambda responses, j: box(*FIGURE_3[j]))
+    MetaScript(monkeypatch, lambda text: 0.0)
+    for asked, weight in (({"k_meta": 1.0}, 4), ({"k_meta": 3}, 3), ({"guide": "soft"}, 2.0)):
+        result = pipe(PAIR, k=4, order="fixed", **asked)
+        assert result["weight"] == weight
+        if weight != 3:
+            assert [score / weight for score in result["scores"]] == [17 / 4, 25 / 4]
 
 
 def test_the_meta_rm_reads_the_order_that_the_judge_read(monkeypatch):

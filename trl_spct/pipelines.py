@@ -95,6 +95,8 @@ class GRMRewardPipeline(Pipeline):
     - `tied` (`list[int]`): all responses with the highest sum.
     - `k`, `drawn`, `votes` (`int`): critiques asked for, sampled and counted. Fewer are sampled than asked for only
       with `early_stopping`, and more (k for each block) only in blocks.
+    - `weight` (`int` or `float`): what all votes weigh, so that `scores` over `weight` are means per vote: their
+      number, unless `guide="soft"`; in blocks k.
     - `problems` (`dict[str, int]`): how many critiques could not be read, by cause.
     - `critiques` (`list[dict]`, as they were drawn): `text`; `num_tokens`; `scores` (in the order of the row's
       responses) or `None`; `problem` (see [`Critique`], or `"truncated"` if it ran into the token limit); `order`
@@ -643,6 +645,7 @@ class GRMRewardPipeline(Pipeline):
             "k": k,
             "drawn": len(critiques),
             "votes": sum(critique["counted"] for critique in critiques),
+            "weight": totals[0][1] if len(parts) == 1 else k,
             "problems": dict(Counter(critique["problem"] for critique in critiques if critique["problem"])),
             "critiques": critiques,
             "truncated": _truncated(parts, len(output["preference"])),

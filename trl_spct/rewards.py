@@ -226,19 +226,9 @@ class JudgeReward:
             return _Judged(empty)
         if verdict is None or verdict["scores"] is None:
             return _Judged(None, None if verdict is None else verdict["critiques"][0]["text"])
-        weight = verdict["k"] if verdict["blocks"] else self._weight(verdict["critiques"])
-        means = [score / weight for score in verdict["scores"]]
+        means = [score / verdict["weight"] for score in verdict["scores"]]
         counted = next(critique["text"] for critique in verdict["critiques"] if critique["counted"])
         return _Judged({**dict(zip(group.distinct, means, strict=True)), **empty}, counted)
-
-    def _weight(self, critiques: Sequence[Mapping[str, Any]]) -> float:
-        """How much all votes of a judgment weigh together."""
-        asked = {name: self.options[name] for name in ("k_meta", "guide") if name in self.options}
-        guidance = self.judge._guidance(**{**self.judge._postprocess_params, **asked})
-        if guidance is None or guidance.guide != "soft":
-            return sum(critique["counted"] for critique in critiques)
-        columns = ([critique[name] for critique in critiques] for name in ("scores", "meta_score"))
-        return sum(guidance.weights(*columns))
 
     def _scaled(self, scores: Mapping[str, float] | None, texts: Sequence[str]) -> list[float | None]:
         if scores is None:

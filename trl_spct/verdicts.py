@@ -19,7 +19,6 @@ from .manifests import rows_digest
 from .preferences import Preference
 from .sampling import PromptTooLongError
 from .shards import ShardedJob
-from .voting import Guidance
 
 
 TOO_LONG = "length"
@@ -182,19 +181,18 @@ def _judge(pipe, rows: LabelRows, numbers: list[int], drop: bool, measure, optio
                 raise _too_long(rows, judged[error.row], *error.lengths) from None
             del judged[error.row]
     seconds = (time.perf_counter() - started) / len(numbers)
-    guidance = _guidance(pipe, options)
-    return [{"row": n, "seconds": seconds, **_record(verdicts.get(n, _REFUSED), guidance)} for n in numbers]
+    return [{"row": n, "seconds": seconds, **_record(verdicts.get(n, _REFUSED))} for n in numbers]
 
 
-_REFUSED = {"scores": None, "best": None, "tied": [], "critiques": [], "blocks": None, "truncated": None}
+_REFUSED = {"scores": None, "weight": 0, "best": None, "tied": [], "critiques": [], "blocks": None, "truncated": None}
 
 
-def _record(verdict: Mapping[str, Any], guidance: Guidance | None) -> dict[str, Any]:
+def _record(verdict: Mapping[str, Any]) -> dict[str, Any]:
     names = {"text": "texts", "scores": "scores", "problem": "problems", "order": "orders"}
     names |= {"num_tokens": "num_tokens", "meta_score": "meta_scores", "counted": "counted"}
     return {
         "totals": verdict["scores"],
-        "weight": _weight(verdict, guidance),
+        "weight": verdict["weight"],
         "best": verdict["best"],
         "tied": verdict["tied"],
         "refused": TOO_LONG if verdict is _REFUSED else None,
@@ -202,23 +200,6 @@ def _record(verdict: Mapping[str, Any], guidance: Guidance | None) -> dict[str, 
         "truncated": verdict["truncated"] is not None,
         **{column: [critique[name] for critique in verdict["critiques"]] for name, column in names.items()},
     }
-
-
-def _guidance(pipe, options: Mapping[str, Any]) -> Guidance | None:
-    """How the Meta RM guides the votes, as asked for or as stored with it."""
-    if pipe.guidance is None:
-        return None
-    return Guidance.of(pipe.guidance.settings, options.get("k_meta"), options.get("guide"))
-
-
-def _weight(verdict: Mapping[str, Any], guidance: Guidance | None) -> float:
-    """How many votes a verdict's scores are the sum of, or how much the votes weigh."""
-    if verdict["blocks"] is not None:
-        return verdict["k"]
-    if guidance is None or guidance.guide == "top":
-        return sum(critique["counted"] for critique in verdict["critiques"])
-    columns = ([critique[name] for critique in verdict["critiques"]] for name in ("scores", "meta_score"))
-    return sum(guidance.weights(*columns))
 
 
 def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
