@@ -554,6 +554,7 @@ def test_training_over_a_server(tmp_path):
 
 PROCESS = """
     import asyncio, sys
+    from pathlib import Path
     sys.path.insert(0, {tests!r})
     from accelerate import PartialState
     from test_rewards import Reader, at, worth
@@ -604,15 +605,15 @@ PROCESS = """
         assert state.process_index == 0 and "Process 1 could not judge" in str(error)
     else:
         raise AssertionError
-    print("done", state.process_index)
+    Path({folder!r}, f"done {{state.process_index}}").touch()
     state.destroy_process_group()
 """
 
 
 def test_groups_that_two_processes_share(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(PROCESS.format(tests=str(Path(__file__).parent))))
+    script.write_text(textwrap.dedent(PROCESS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(line for line in done.stdout.splitlines() if line.startswith("done")) == ["done 0", "done 1"]
+    assert sorted(path.name for path in tmp_path.glob("done*")) == ["done 0", "done 1"]
