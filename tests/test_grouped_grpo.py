@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import save_tiny, tiny_tokenizer
+from tiny_models import ON_CPU, save_tiny, tiny_tokenizer
 from trl import GRPOTrainer
 
 from trl_spct import SPCTConfig, grouped_grpo
@@ -60,11 +60,7 @@ class Grouped(GroupedGRPOTrainer):
 def trainer_of(kind, path, folder, dataset=None, peft_config=None, **changes):
     values = {
         "output_dir": str(folder),
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
+        **ON_CPU,
         "gradient_checkpointing": False,
         "max_completion_length": COMPLETION,
         "max_steps": 2,

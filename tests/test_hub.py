@@ -347,15 +347,6 @@ def test_the_card_recipe_pushes_folders_and_changes_cards_on_the_hub(hub, pushed
 
 
 ALONE = """
-import importlib.abc, json, sys
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"trl_spct", "trl"}:
-            raise ImportError(f"blocked: {name}")
-
-sys.meta_path.insert(0, Block())
-from transformers import pipeline
 judge = pipeline("grm-reward", model=sys.argv[1], max_new_tokens=4, trust_remote_code=True)
 print(json.dumps(judge(json.loads(sys.argv[2]), k=2, seed=0)["critiques"]))
 """
@@ -363,7 +354,9 @@ print(json.dumps(judge(json.loads(sys.argv[2]), k=2, seed=0)["critiques"]))
 
 @pytest.mark.slow
 def test_a_judge_with_code_runs_from_the_hub_where_the_package_is_absent(hub, pushed, tmp_path):
-    command = [sys.executable, "-c", ALONE, f"{USER}/with-code", json.dumps(ROW)]
+    from tiny_models import WITHOUT_THIS_PACKAGE
+
+    command = [sys.executable, "-c", WITHOUT_THIS_PACKAGE + ALONE, f"{USER}/with-code", json.dumps(ROW)]
     environment = {**os.environ, **hub.environment(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr

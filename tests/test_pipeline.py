@@ -13,7 +13,7 @@ import sys
 import datasets
 import pytest
 import torch
-from tiny_models import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
+from tiny_models import WITHOUT_THIS_PACKAGE, save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import AutoTokenizer, Pipeline, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -913,16 +913,7 @@ def test_a_judge_by_path(tmp_path, pipe):
     assert again(ROWS, k=2, seed=0) == pipe(ROWS, k=2, seed=0)
 
 
-ALONE = """
-import importlib.abc, json, sys
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"trl_spct", "trl"}:
-            raise ImportError(f"blocked: {name}")
-
-sys.meta_path.insert(0, Block())
-from transformers import pipeline
+ALONE = WITHOUT_THIS_PACKAGE + """
 judge = pipeline("grm-reward", model=sys.argv[1], max_new_tokens=6, trust_remote_code=True)
 print(json.dumps(judge(json.loads(sys.argv[2]), k=2, seed=0)))
 """

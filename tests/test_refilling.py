@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tiny_models import save_tiny, tiny_tokenizer
+from tiny_models import ON_CPU, save_tiny, tiny_tokenizer
 
 from trl_spct import SPCTConfig, SPCTTrainer
 from trl_spct.refilling import PADDING, other_rows, with_groups
@@ -85,11 +85,7 @@ def config(folder, **changes):
     values = {
         "output_dir": str(folder),
         "template": "compact",
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
+        **ON_CPU,
         "gradient_checkpointing": False,
         "max_completion_length": WIDTH,
         "max_steps": 2,

@@ -15,7 +15,7 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
-from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import ON_CPU, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, TrainerCallback
 from trl import SFTConfig
 
@@ -72,11 +72,7 @@ def config(folder, **changes):
     values = {
         "output_dir": str(folder),
         "template": "compact",
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
+        **ON_CPU,
         "max_completion_length": 64,
         "max_steps": 2,
         "per_device_train_batch_size": 2,

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
+from tiny_models import WITHOUT_THIS_PACKAGE, save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -181,16 +181,7 @@ def test_a_judge_in_four_bits_comes_back(tmp_path):
 
 # --- with and without code ---
 
-ALONE = """
-import importlib.abc, json, sys
-
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"trl_spct", "trl"}:
-            raise ImportError(f"blocked: {name}")
-
-sys.meta_path.insert(0, Block())
-from transformers import pipeline
+ALONE = WITHOUT_THIS_PACKAGE + """
 judge = pipeline("grm-reward", model=sys.argv[1], max_new_tokens=6, trust_remote_code=True)
 options = json.loads(sys.argv[3])
 print(json.dumps([judge(json.loads(sys.argv[2]), **options), judge.meta_rm is not None, judge.principles("Why?")]))

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from rich.console import Console
-from tiny_models import TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
+from tiny_models import ON_CPU, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from trl import GRPOConfig, RichProgressCallback
 
@@ -86,11 +86,7 @@ def config(folder, **changes):
     values = {
         "output_dir": str(folder),
         "template": "compact",
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
+        **ON_CPU,
         "gradient_checkpointing": False,
         "max_completion_length": 24,
         "max_steps": 2,

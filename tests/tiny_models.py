@@ -136,6 +136,23 @@ def save_tiny(path, arch: str = "gemma2", tokenizer: PreTrainedTokenizerFast | N
     return str(path)
 
 
+ON_CPU = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+"""Training arguments of tests."""
+
+WITHOUT_THIS_PACKAGE = """
+import importlib.abc, json, sys
+
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"trl_spct", "trl"}:
+            raise ImportError(f"blocked: {name}")
+
+sys.meta_path.insert(0, Block())
+from transformers import pipeline
+"""
+"""How a script begins that loads a judge from its own code, where neither this package nor TRL can be imported."""
+
+
 _NEXT = {
     **{"\n": "\\", "\\": "b", "b": "o", "o": "x", "x": "e", "e": "d", "d": "{"},
     **{"{": "2468", **dict.fromkeys("2468", ","), ",": " ", " ": "3579", **dict.fromkeys("3579", "}")},

@@ -52,6 +52,8 @@ PAPER = {
 }
 """The paper that the trainers implement, in the form that TRL's model cards print."""
 
+_OF_PAPER = {"paper_title": PAPER["title"], "paper_id": PAPER["id"], "citation": PAPER["citation"]}
+
 PAPER_VALUES = {
     "RFT": {
         "learning_rate": ((5e-6,), "5e-6 [P]"),
@@ -283,9 +285,7 @@ def render_card(
         is_adapter=is_adapter,
         license=base.terms,
         meta_rm=_META_RM,
-        paper_title=PAPER["title"],
-        paper_id=PAPER["id"],
-        citation=PAPER["citation"],
+        **_OF_PAPER,
         **facts,
     )
 
@@ -395,6 +395,17 @@ def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = N
         return upload(folder, repo_id, "model", "Upload", private, token, rename, ignore_patterns=list(LEFT_OUT))
 
 
+def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetCard:
+    """A dataset's card from one of our templates, all of which may name the paper.
+
+    Args:
+        template (`str`): File in `model_cards/`.
+        data ([`~huggingface_hub.DatasetCardData`]): Its header.
+        **facts: What else the template tells.
+    """
+    return DatasetCard.from_template(data, template_path=str(template_path(template)), **_OF_PAPER, **facts)
+
+
 def write_trajectories_card(
     folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any], versions: Mapping[str, str] | None = None
 ) -> None:
@@ -408,22 +419,19 @@ def write_trajectories_card(
     """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
-    card = DatasetCard.from_template(
+    card = dataset_card(
+        "trajectories.md",
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model"],
             size_categories=_size_category(report["trajectories"]),
             configs=[{"config_name": "default", "data_files": SHARDS}],
         ),
-        template_path=str(template_path("trajectories.md")),
         report=report,
         groups=trajectory_groups(report),
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
         versions=versions or {},
         sampler=sampler,
         repository=folder.name,
-        citation=PAPER["citation"],
-        paper_title=PAPER["title"],
-        paper_id=PAPER["id"],
     )
     card.save(folder / "README.md")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 
 from .benchmarks import BENCHMARKS
-from .cards import PAPER, template_path
+from .cards import dataset_card
 from .evaluation import HASHED
 from .hub import push_folder
 from .reports import JudgeEvaluation, read_evaluation
@@ -55,12 +55,12 @@ def write_judgments_card(folder: str | os.PathLike) -> None:
     _check_private(found)
     places = list(_places(found.folder))
     names = {facts["benchmark"] for facts in found.report["items"].values()}
-    card = DatasetCard.from_template(
+    card = dataset_card(
+        "judgments.md",
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model", "judgments"],
             configs=judgment_configs(folder),
         ),
-        template_path=str(template_path("judgments.md")),
         judge=found.judge,
         table=found.table,
         biases=found.bias_table if found.diagnosis else None,
@@ -70,8 +70,6 @@ def write_judgments_card(folder: str | os.PathLike) -> None:
         figure=found.figure is not None,
         licenses={name: BENCHMARKS[name].license for name in sorted(names) if name in BENCHMARKS},
         private=sorted(name for name in names if _is_private(name)),
-        paper_title=PAPER["title"],
-        paper_id=PAPER["id"],
     )
     card.save(Path(folder) / "README.md")
 

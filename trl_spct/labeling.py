@@ -5,7 +5,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, concatenate_datasets
-from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub import DatasetCardData
 
-from .cards import PAPER, template_path
+from .cards import dataset_card
 from .diagnostics import agreement, chosen_places, order_flips
 from .evaluation import Judgment
 from .hub import push_folder
 from .label_rows import LabelRows
-from .manifests import write_json
+from .manifests import in_one_step, write_json
 from .prompts import conversation_text
 from .sampling import derive_seed
 from .shards import SHARDS
@@ -347,7 +347,8 @@ def write_labels(
     added = score_columns(verdicts, prefix)
     (folder / "scores").mkdir(parents=True, exist_ok=True)
     scored = concatenate_datasets([rows.originals.with_format(None), added], axis=1)
-    _in_one_step(folder / "scores" / "data.parquet", scored.to_parquet)
+    with in_one_step(folder / "scores" / "data.parquet") as path:
+        scored.to_parquet(path)
     text = _MESSAGES if messages else Value("string")
     numbers = {"row": Value("int64")}
     best = {"prompt": text, "completion": text, "score": Value("float64"), **numbers}
@@ -367,24 +368,13 @@ def write_labels(
 def _write(folder: Path, records: Iterable[Mapping[str, Any]], features: Features) -> tuple[int, float]:
     """(records, sum of their margins), written with flat memory."""
     folder.mkdir(parents=True, exist_ok=True)
-    count, margins = 0, 0.0
-
-    def write(path: Path) -> None:
-        nonlocal count, margins
-        with pq.ParquetWriter(path, features.arrow_schema) as writer:
-            for batch in batches(records, 1000):
-                writer.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
-                count += len(batch)
-                margins += sum(record.get("margin", 0.0) for record in batch)
-
-    _in_one_step(folder / "data.parquet", write)
+    count, margins, schema = 0, 0.0, features.arrow_schema
+    with in_one_step(folder / "data.parquet") as path, pq.ParquetWriter(path, schema) as writer:
+        for batch in batches(records, 1000):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+            margins += sum(record.get("margin", 0.0) for record in batch)
     return count, margins
-
-
-def _in_one_step(path: Path, write: Callable[[Path], Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    write(partial)
-    os.replace(partial, path)
 
 
 PARTS = ("preferences", "best_of_n", "scores")
@@ -417,13 +407,13 @@ def write_labels_card(
     if (folder / "verdicts").is_dir():
         configs.append({"config_name": "verdicts", "data_files": f"verdicts/{SHARDS}"})
     is_local = dataset_name is not None and (os.path.exists(dataset_name) or "*" in dataset_name)
-    card = DatasetCard.from_template(
+    card = dataset_card(
+        "labels.md",
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model", "preference"],
             source_datasets=None if is_local or dataset_name is None else [dataset_name],
             configs=configs,
         ),
-        template_path=str(template_path("labels.md")),
         report=report,
         parts=[config["config_name"] for config in configs],
         causes=_causes,
@@ -433,8 +423,6 @@ def write_labels_card(
         dataset_name=Path(dataset_name).name if is_local else dataset_name,
         repository=repo_id or folder.name,
         versions={name: version(name) for name in ("trl-spct", "transformers", "torch", "datasets")},
-        paper_title=PAPER["title"],
-        paper_id=PAPER["id"],
     )
     card.save(folder / "README.md")
 

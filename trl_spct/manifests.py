@@ -4,7 +4,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,20 @@ def claim_folder(
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes a JSON file in one step: a reader, or a restart after a kill, finds the old file or the whole new one."""
+    """Writes a JSON file [`in_one_step`]."""
+    with in_one_step(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def in_one_step(path: str | os.PathLike) -> Iterator[Path]:
+    """A file to write, which then takes the place of `path`.
+
+    A reader, or a restart after a kill, finds the old file or the whole new one.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    yield partial
     os.replace(partial, path)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .cards import PAPER, naming, template_path
+from .cards import dataset_card, naming
 from .data import meta_rows, split_by_query
 from .hub import PushError, push_folder
 from .outcomes import meta_label
@@ -99,19 +99,16 @@ class MetaData:
 
     def _card(self, name: str) -> DatasetCard:
         configs = [{"split": split, "path": f"{split}.parquet"} for split in self.splits]
-        return DatasetCard.from_template(
+        return dataset_card(
+            "meta_rows.md",
             DatasetCardData(
                 tags=["trl", "spct", "meta-rm"], configs=[{"config_name": "default", "data_files": configs}]
             ),
-            template_path=str(template_path("meta_rows.md")),
             name=name,
             repository=name,
-            citation=PAPER["citation"],
             counts=self.counts,
             outcomes=OUTCOMES,
             sizes={split: len(rows) for split, rows in self.splits.items()},
-            paper_title=PAPER["title"],
-            paper_id=PAPER["id"],
         )
 
 

@@ -28,9 +28,9 @@ from .answers import (
     math_verify_version,
     without_draft,
 )
-from .cards import PAPER, template_path
+from .cards import dataset_card
 from .hub import push_folder
-from .manifests import rows_digest, write_json
+from .manifests import in_one_step, rows_digest, write_json
 from .preferences import InvalidPreference, Preference
 from .sampling import TRUNCATED, Sample, Sampler, derive_seed
 from .shards import ShardedJob
@@ -355,18 +355,16 @@ class VerifiedRows:
     def _card(self, name: str, settings: Mapping[str, Any]) -> DatasetCard:
         policy = settings["policy"]
         policy = Path(policy).name if os.path.isdir(policy) else policy
-        return DatasetCard.from_template(
+        return dataset_card(
+            "verified_rows.md",
             DatasetCardData(
                 tags=["trl", "spct", "generative-reward-model", "math"],
                 configs=[{"config_name": "default", "data_files": ROWS}],
             ),
-            template_path=str(template_path("verified_rows.md")),
             name=name,
             policy=policy,
             report=self.report,
             settings=json.dumps({**settings, "policy": policy}, indent=2, ensure_ascii=False),
-            paper_title=PAPER["title"],
-            paper_id=PAPER["id"],
         )
 
 
@@ -400,7 +398,5 @@ def _kind(outcomes: Sequence[str]) -> str:
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial_path.open("w", encoding="utf-8") as file:
+    with in_one_step(path) as partial_path, partial_path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(partial_path, path)
