@@ -133,7 +133,7 @@ class EvaluationArguments(ScriptArguments):
         if isinstance(self.k_meta, str):
             self.k_meta = int(self.k_meta) if self.k_meta.isdigit() else float(self.k_meta)
         if self.k_meta is not None or self.guide is not None:
-            from trl_spct.voting import Guidance
+            from trl_spct.judge.voting import Guidance
 
             Guidance.of(None, self.k_meta, self.guide)  # refused before anything is judged
 
@@ -161,7 +161,7 @@ class Evaluation:
 
     def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
         """A judge's judgments of one benchmark; read, where they are there already."""
-        from trl_spct.benchmark_results import judge_benchmark
+        from trl_spct.evaluation.benchmark_results import judge_benchmark
 
         return judge_benchmark(
             judge,
@@ -175,7 +175,7 @@ class Evaluation:
         )
 
     def add(self, name: str, judgments, stage: str, **described) -> None:
-        from trl_spct.benchmark_results import benchmark_results
+        from trl_spct.evaluation.benchmark_results import benchmark_results
 
         if not self.state.is_main_process:
             return
@@ -190,7 +190,7 @@ class Evaluation:
         )
 
     def compare_baselines(self) -> None:
-        from trl_spct.baselines import CONTENT_BLIND, ContentBlindJudge
+        from trl_spct.evaluation.baselines import CONTENT_BLIND, ContentBlindJudge
 
         for blind in CONTENT_BLIND if self.args.baselines else ():
             for name, found in self.loaded.items():
@@ -201,7 +201,7 @@ class Evaluation:
     def compare_scalar_rm(self) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        from trl_spct.baselines import ScalarJudge
+        from trl_spct.evaluation.baselines import ScalarJudge
 
         path = self.args.scalar_rm
         if path is None:
@@ -213,7 +213,7 @@ class Evaluation:
 
     def judge(self) -> None:
         """The judge itself: k votes of each row, and one greedy critique if asked for."""
-        from trl_spct.evaluation import PipelineJudge
+        from trl_spct.evaluation.judgments import PipelineJudge
 
         most = max(self.args.k)
         model, revision = self.model_args.model_name_or_path, self.model_args.model_revision
@@ -238,14 +238,14 @@ class Evaluation:
 
     def guidance(self, pipe):
         """How the Meta RM guides; a way of reading the judgments, which are the same for all of them."""
-        from trl_spct.voting import Guidance
+        from trl_spct.judge.voting import Guidance
 
         if pipe.meta_rm is None:
             return None
         return Guidance.of(getattr(pipe.meta_rm.config, "meta_rm", None), self.args.k_meta, self.args.guide)
 
     def compare_llm_judge(self) -> None:
-        from trl_spct.baselines import ChoiceJudge
+        from trl_spct.evaluation.baselines import ChoiceJudge
 
         if self.args.llm_judge is None:
             return
@@ -298,7 +298,7 @@ class Evaluation:
 
     @property
     def temperature(self) -> float:
-        from trl_spct.voting import VOTING_TEMPERATURE
+        from trl_spct.judge.voting import VOTING_TEMPERATURE
 
         if self.args.temperature is not None:
             return self.args.temperature
@@ -311,15 +311,15 @@ class Evaluation:
         return {"seed": self.args.seed, "temperature": temperature, **given}
 
     def diagnose(self, name: str, judgments) -> None:
-        from trl_spct.diagnostics import diagnose_groups
+        from trl_spct.evaluation.diagnostics import diagnose_groups
 
         found = diagnose_groups(self.loaded[name], judgments)
         self.report.setdefault("diagnosis", {})[name] = found
 
     def compare(self, name: str, judgments, guidance) -> None:
         """Paired tests: guided against plain voting, and against the judgments of the same rows by other judges."""
-        from trl_spct.benchmark_results import compare_judges
-        from trl_spct.evaluation import read_judgments
+        from trl_spct.evaluation.benchmark_results import compare_judges
+        from trl_spct.evaluation.judgments import read_judgments
 
         loaded, most = self.loaded[name], len(judgments[0].scores)
         found = {}
@@ -337,9 +337,9 @@ class Evaluation:
     def check_contamination(self) -> None:
         from dataclasses import asdict
 
-        from trl_spct.contamination import find_overlaps
-        from trl_spct.data import prepare_preferences
-        from trl_spct.scripts import load_named
+        from trl_spct.data.loading import load_named
+        from trl_spct.data.preparation import prepare_preferences
+        from trl_spct.evaluation.contamination import find_overlaps
 
         name = self.args.contamination_dataset
         if name is None:
@@ -359,8 +359,8 @@ class Evaluation:
     def write(self) -> None:
         from huggingface_hub.repocard_data import eval_results_to_model_index
 
+        from trl_spct.evaluation.reports import breakdown_table, markdown_table, mean_results, read_evaluation
         from trl_spct.manifests import write_json
-        from trl_spct.reports import breakdown_table, markdown_table, mean_results, read_evaluation
 
         for label, other in self.others.items():
             names = {found.benchmark.name for found in self.loaded.values()}
@@ -383,9 +383,9 @@ class Evaluation:
 
     def publish(self) -> None:
         """Into the judge's card, in its folder and on the Hub, and the judgments to the Hub."""
-        from trl_spct.judgment_sets import push_judgments
-        from trl_spct.result_cards import push_results, write_results
-        from trl_spct.scripts import push_or_exit
+        from trl_spct.data.loading import push_or_exit
+        from trl_spct.evaluation.judgment_sets import push_judgments
+        from trl_spct.evaluation.result_cards import push_results, write_results
 
         args, judge = self.args, self.model_args.model_name_or_path
         if args.write_card and judge is not None and Path(judge).is_dir():
@@ -399,7 +399,7 @@ class Evaluation:
         push_or_exit(*pushes)
 
     def plot(self, means: list) -> None:
-        from trl_spct.reports import plot_scaling
+        from trl_spct.evaluation.reports import plot_scaling
 
         if all(result.get("baseline") for result in means):
             return
@@ -417,8 +417,8 @@ class Evaluation:
         """What a terminal shows of one benchmark."""
         from rich.console import Console
 
-        from trl_spct.diagnostics import report_lines
-        from trl_spct.reports import results_table
+        from trl_spct.evaluation.diagnostics import report_lines
+        from trl_spct.evaluation.reports import results_table
 
         console = Console()
         console.print(results_table(results, results[0]["benchmark"]))
@@ -444,7 +444,7 @@ ROWS = "rows"
 
 def read_others(script_args, loaded: dict) -> dict:
     """The other judges' evaluations, by what they are called here; they must have judged the same rows."""
-    from trl_spct.reports import read_evaluation
+    from trl_spct.evaluation.reports import read_evaluation
 
     found = {}
     for folder in script_args.compare_with or ():
@@ -466,9 +466,9 @@ def read_others(script_args, loaded: dict) -> dict:
 
 def load_items(script_args, dataset_args) -> dict:
     """What is judged, by name, read and checked before any model is loaded."""
-    from trl_spct.benchmark_loading import load_benchmark, load_rows
-    from trl_spct.benchmarks import rows_benchmark
-    from trl_spct.scripts import load_preferences
+    from trl_spct.data.loading import load_preferences
+    from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
+    from trl_spct.evaluation.benchmarks import rows_benchmark
 
     found = {}
     for name, _, path in (benchmark.partition("=") for benchmark in script_args.benchmarks or ()):

@@ -112,9 +112,9 @@ def main(script_args, model_args):
     import torch
     from accelerate import PartialState
 
-    from trl_spct.labeling import push_labels, write_labels, write_labels_card
-    from trl_spct.scripts import push_or_exit
-    from trl_spct.verdicts import collect_verdicts, judging_protocol
+    from trl_spct.data.loading import push_or_exit
+    from trl_spct.labeling.labels import push_labels, write_labels, write_labels_card
+    from trl_spct.labeling.verdicts import collect_verdicts, judging_protocol
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     rows = load_rows(script_args)
@@ -146,9 +146,9 @@ def main(script_args, model_args):
 
 def load_rows(script_args: LabelArguments):
     """What is judged, read and checked before any model is loaded."""
-    from trl_spct.label_rows import prepare_rows
-    from trl_spct.labeling import check_columns, check_pairs
-    from trl_spct.scripts import load_rows
+    from trl_spct.data.loading import load_rows
+    from trl_spct.labeling.labels import check_columns, check_pairs
+    from trl_spct.labeling.rows import prepare_rows
 
     name, split = script_args.dataset_name, script_args.dataset_train_split
     if not name:
@@ -217,7 +217,7 @@ def show(report: dict, folder: str) -> None:
     """What a terminal shows."""
     from rich.console import Console
 
-    from trl_spct.labeling import report_lines
+    from trl_spct.labeling.labels import report_lines
 
     lines = [*report_lines(report), f"Everything is in {os.path.abspath(folder)}"]
     Console().print("\n".join(lines), highlight=False, soft_wrap=True)

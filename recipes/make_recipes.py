@@ -380,7 +380,7 @@ class Recipe:
             "Two lines make it yours: the model, and `datasets` (or `dataset_name: rows.jsonl` in its place).",
             "[P] stated in the paper (arXiv 2504.02495), [?] stated nowhere and ours." + self._start,
             f"Needs {self.plan.needs}. Never run at this size: parsed, and run for two steps on a CPU with a tiny "
-            f"{self.model.kind} in place of the model, tiny rows and short lengths (tests/test_recipe_runs.py).",
+            f"{self.model.kind} in place of the model, tiny rows and short lengths (test_recipe_runs.py).",
         ]
         for paragraph in paragraphs:
             yield from (f"# {line}" for line in textwrap.wrap(paragraph, 117))

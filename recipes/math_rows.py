@@ -99,8 +99,8 @@ def main(script_args, model_args):
     from accelerate import Accelerator
     from tqdm.auto import tqdm
 
-    from trl_spct.scripts import push_or_exit
-    from trl_spct.verifiable import AnswerCollector, AnswerSampling, VerifiedRows, push_rows
+    from trl_spct.data.loading import push_or_exit
+    from trl_spct.data.math_rows import AnswerCollector, AnswerSampling, VerifiedRows, push_rows
 
     accelerator = Accelerator()
     problems = load_problems(script_args)
@@ -147,8 +147,8 @@ def main(script_args, model_args):
 
 
 def load_problems(script_args: MathRowsArguments) -> list:
-    from trl_spct.scripts import load_named
-    from trl_spct.verifiable import read_problems
+    from trl_spct.data.loading import load_named
+    from trl_spct.data.math_rows import read_problems
 
     loaded = load_named(script_args.dataset_name, script_args.dataset_config)
     if script_args.dataset_split not in loaded:
@@ -186,7 +186,7 @@ def describe_policy(engine, model_args) -> tuple[str, dict]:
     """What the policy is called, and what tells its weights from others."""
     if engine is not None:
         return engine.name, {}
-    from trl_spct.judges import saved_weights_digest
+    from trl_spct.trainers.loading import saved_weights_digest
 
     name = model_args.model_name_or_path
     return name, {"revision": model_args.model_revision, "weights": saved_weights_digest(name)}
@@ -200,8 +200,8 @@ def load_policy(script_args: MathRowsArguments, model_args, accelerator):
     from transformers import AutoModelForCausalLM
     from trl import get_quantization_config
 
-    from trl_spct.judges import load_tokenizer
-    from trl_spct.sampling import sample_critiques
+    from trl_spct.judge.sampling import sample_critiques
+    from trl_spct.trainers.loading import load_tokenizer
 
     name = model_args.model_name_or_path
     model = AutoModelForCausalLM.from_pretrained(

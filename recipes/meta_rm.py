@@ -72,14 +72,14 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import MetaRMTrainer
-    from trl_spct.meta_data import prepare_meta_rows
-    from trl_spct.scripts import (
+    from trl_spct.data.loading import (
         dataset_name_of,
         find_chat_template,
         finish,
         load_named,
         set_model_init_kwargs,
     )
+    from trl_spct.data.meta_rows import prepare_meta_rows
 
     set_model_init_kwargs(training_args, model_args)
     find_chat_template(training_args, Path(__file__).parent)
@@ -123,7 +123,7 @@ def source_of(name: str) -> str:
 
 def judge_template_of(script_args) -> str | None:
     """The template that the judge's configuration names; `"paper"` if it names none, `None` without a judge."""
-    from trl_spct.judges import load_config
+    from trl_spct.trainers.loading import load_config
 
     if not script_args.judge_name_or_path:
         return None
@@ -134,14 +134,14 @@ def judge_quantization(script_args, model_args):
     """How the base of a judge that is an adapter is quantized; a whole judge is not."""
     from trl import get_quantization_config
 
-    from trl_spct.judges import adapter_base
+    from trl_spct.trainers.loading import adapter_base
 
     return get_quantization_config(model_args) if adapter_base(script_args.judge_name_or_path) else None
 
 
 def load_rows(script_args, training_args, dataset_args):
     """The rows that the judge judges."""
-    from trl_spct.scripts import load_preferences
+    from trl_spct.data.loading import load_preferences
 
     split = script_args.dataset_train_split
     asked = (script_args.source, training_args.invalid_rows, training_args.seed, [split])
@@ -182,9 +182,9 @@ def choose(trainer, script_args, dataset_args, quantization_config=None):
     from rich.console import Console
     from transformers import pipeline
 
-    from trl_spct.data import split_by_query
-    from trl_spct.evaluation import collect_judgments
-    from trl_spct.guidance import choose_guidance, guidance_results_table, store_guidance
+    from trl_spct.data.preparation import split_by_query
+    from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
+    from trl_spct.evaluation.judgments import collect_judgments
     from trl_spct.manifests import write_json
 
     args, accelerator = trainer.args, trainer.accelerator

@@ -136,7 +136,7 @@ def load_prompts(script_args, dataset_args):
     """A dataset with a `prompt` column, from wherever TRL or this package reads one."""
     from trl import get_dataset
 
-    from trl_spct.scripts import load_named
+    from trl_spct.data.loading import load_named
 
     if not dataset_args.datasets and not script_args.dataset_name:
         raise ValueError("Either `datasets` or `dataset_name` must be provided.")
@@ -157,7 +157,7 @@ def load_prompts(script_args, dataset_args):
 def main(script_args, training_args, model_args, dataset_args):
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-    from trl_spct.scripts import dataset_name_of, set_model_init_kwargs
+    from trl_spct.data.loading import dataset_name_of, set_model_init_kwargs
 
     set_model_init_kwargs(training_args, model_args)
     dataset = load_prompts(script_args, dataset_args)

@@ -84,7 +84,7 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import RejectiveSampler
-    from trl_spct.scripts import (
+    from trl_spct.data.loading import (
         dataset_name_of,
         exit_on_push_errors,
         find_chat_template,
@@ -130,7 +130,7 @@ def load_trajectories(names: list[str]):
     """Trajectories of one or more runs, with the columns that all of them have."""
     from datasets import concatenate_datasets
 
-    from trl_spct.scripts import load_named, with_same_columns
+    from trl_spct.data.loading import load_named, with_same_columns
 
     return concatenate_datasets(with_same_columns([load_named(name)["train"] for name in names]))
 

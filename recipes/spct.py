@@ -23,8 +23,8 @@ def main(script_args, training_args, model_args, dataset_args):
     from trl import get_peft_config, get_quantization_config
 
     from trl_spct import SPCTTrainer
-    from trl_spct.scripts import dataset_name_of, finish, load_preferences, set_model_init_kwargs
-    from trl_spct.signal import without_easy_for
+    from trl_spct.data.loading import dataset_name_of, finish, load_preferences, set_model_init_kwargs
+    from trl_spct.trainers.filtering import without_easy_for
 
     set_model_init_kwargs(training_args, model_args)
     evaluates = training_args.eval_strategy != "no"

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 from tiny_models import save_writing
 
 from trl_spct import cli
 
 
-ROOT = Path(__file__).parent.parent
 VERBS = {"rft", "spct", "meta-rm", "evaluate", "label", "view"}
 
 
@@ -221,7 +221,7 @@ def installed(tmp_path_factory):
     ignored = shutil.ignore_patterns("__pycache__")
     for name in ("trl_spct", "model_cards", "recipes"):
         shutil.copytree(ROOT / name, home / "source" / name, ignore=ignored)
-    for name in ("pyproject.toml", "LICENSE", "README.md", "_trl_spct_cli.py"):
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, home / "source")
     pip = [sys.executable, "-m", "pip", "-q"]
     build = ["wheel", home / "source", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", home]

@@ -27,9 +27,9 @@ from trl import GRPOConfig, GRPOTrainer, RewardTrainer, SFTConfig, SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, pad
 
-from trl_spct.grouped_grpo import changed_seams
-from trl_spct.hub import LEFT_OUT
-from trl_spct.refilling import PADDING
+from trl_spct.judge.hub import LEFT_OUT
+from trl_spct.trainers.grouped_grpo import changed_seams
+from trl_spct.trainers.refilling import PADDING
 
 
 def parameters(function):

@@ -36,7 +36,7 @@ from tiny_models import EOS, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 
 from trl_spct import GRMRewardPipeline, engines
 from trl_spct.engines import VLLM_FIELDS, EngineError, OpenAIEngine, ServerContextError, _backoff, _retry_after
-from trl_spct.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques
+from trl_spct.judge.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques
 
 
 def prompt(text):

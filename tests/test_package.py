@@ -11,25 +11,35 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import trl_spct
 
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "trl_spct"
-MODULES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.glob("*.py")}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.relative_to(PACKAGE).parts[0] not in ("recipes", "model_cards")
+}
 
-GROUND = {
-    "blocks", "card_prompts", "critiques", "orders", "outcomes", "preferences", "prompts", "rejection", "voting",
+STANDARD_LIBRARY_ONLY = {
+    "judge.blocks", "judge.card_prompts", "judge.critiques", "judge.orders", "judge.outcomes", "judge.preferences",
+    "judge.prompts", "judge.voting", "trainers.rejection",
 }  # fmt: skip
-# What travels to the Hub with a judge: torch and transformers, no trainer.
-FIRST = {
-    "budget", "configuration_meta_rm", "decoding", "engines", "hub", "meta_fit", "meta_scoring", "modeling_meta_rm",
-    "pipelines", "prefixes", "repositories", "sampling",
-}  # fmt: skip
+# A module imports from its own floor and the floors before it.
+FLOORS = [
+    {"judge"},
+    {"engines", "manifests", "shards"},
+    {"cards"},
+    {"data"},
+    {"evaluation"},
+    {"trainers"},
+    {"labeling"},
+    {"rewards", "view", "cli", "__init__"},
+]
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",
     "is_correct", "outcome_reward", "meta_label", "select_trajectories", "vote", "guided_vote",
@@ -64,7 +74,7 @@ def test_a_bare_import_registers_and_loads_no_trainer():
     heavy, registered, ground, still, trl, home = json.loads(run(LIGHT).splitlines()[-1])
     assert heavy == [] and registered
     assert ground == [6, 11] and still == []
-    assert trl and home == "trl_spct.spct_trainer", "a trainer is loaded when it is touched"
+    assert trl and home == "trl_spct.trainers.spct_trainer", "a trainer is loaded when it is touched"
 
 
 def test_public_names():
@@ -73,7 +83,7 @@ def test_public_names():
         value = getattr(trl_spct, name)
         assert value.__name__ == name and value.__module__.startswith("trl_spct."), name
         assert inspectable(value), f"{name} has no docstring of its own"
-    assert trl_spct.vote is importlib.import_module("trl_spct.voting").vote
+    assert trl_spct.vote is importlib.import_module("trl_spct.judge.voting").vote
     with pytest.raises(AttributeError, match="'trl_spct' has no attribute 'nonsense'"):
         trl_spct.nonsense  # noqa: B018
 
@@ -87,40 +97,57 @@ def test_version():
     assert trl_spct.__version__ == project["version"]
 
 
-# --- stairs go down only ---
+# --- imports go down only ---
 
 
 def siblings(module, lazy=True):
-    """Names of the sibling modules that a module imports; with `lazy=False` only when it is loaded."""
+    """Names of the modules of this package that a module imports; with `lazy=False` only when it is loaded."""
+    parts = module.split(".")
     nodes = ast.walk(MODULES[module]) if lazy else MODULES[module].body
-    found = set()
+    names = set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1, "the pipeline's code travels flat"
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
+            base = [*parts[: len(parts) - node.level], *(node.module.split(".") if node.module else [])]
+            targets = [base] if ".".join(base) in MODULES else [[*base, alias.name] for alias in node.names]
+            names |= {".".join(target) for target in targets}
         elif isinstance(node, ast.ImportFrom):
             assert node.module.partition(".")[0] != "trl_spct", f"{module} names the package"
-        elif isinstance(node, ast.Import):
+        elif isinstance(node, ast.Import) and module != "cli":
             assert not any(alias.name.partition(".")[0] == "trl_spct" for alias in node.names)
-    return found & set(MODULES)
+    return names & set(MODULES)
 
 
 def absolute(module):
-    found = set()
+    names = set()
     for node in ast.walk(MODULES[module]):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module.partition(".")[0])
-    return found - sys.stdlib_module_names
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("module", sorted(GROUND | FIRST))
-def test_lower_floors_import_no_higher_one(module):
-    below = GROUND if module in GROUND else GROUND | FIRST
-    assert siblings(module) <= below
-    brought = {"huggingface_hub", "torch", "transformers", "numpy", "tqdm"}
-    assert absolute(module) <= (set() if module in GROUND else brought)
+def floor(module):
+    (number,) = [number for number, floor in enumerate(FLOORS) if module.partition(".")[0] in floor]
+    return number
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down_only(module):
+    above = {name for name in siblings(module) if floor(name) > floor(module)}
+    assert not above, f"{module} imports {above}"
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("judge.")))
+def test_what_travels_with_a_judge_imports_nothing_outside_its_folder(module):
+    assert all(node.level <= 1 for node in ast.walk(MODULES[module]) if isinstance(node, ast.ImportFrom))
+    assert absolute(module) <= {"huggingface_hub", "torch", "transformers", "numpy", "tqdm"}
+
+
+@pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY_ONLY))
+def test_the_method_itself_needs_nothing_installed(module):
+    assert absolute(module) == set()
+    assert siblings(module) <= STANDARD_LIBRARY_ONLY
 
 
 def test_no_circles():
@@ -132,7 +159,7 @@ def test_no_circles():
             levels[module] = 1 + max((level(name, (*above, module)) for name in siblings(module, False)), default=0)
         return levels[module]
 
-    assert level("preferences") == 1 < level("pipelines")
+    assert level("judge.preferences") == 1 < level("judge.pipelines")
     for module in MODULES:
         if module != "__init__":
             level(module)
@@ -160,7 +187,7 @@ def test_habits(module):
     for handler in handlers:
         assert handler.type is not None, "a bare except"
         assert not (isinstance(handler.type, ast.Name) and handler.type.id in ("Exception", "BaseException"))
-    assert (PACKAGE / f"{module}.py").read_text(encoding="utf-8").startswith("# Copyright")
+    assert (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").startswith("# Copyright")
 
 
 def test_the_wheel(tmp_path):
@@ -170,7 +197,7 @@ def test_the_wheel(tmp_path):
     source = tmp_path / "source"  # a build leaves folders behind
     for name in ("trl_spct", "model_cards", "recipes"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "LICENSE", "README.md", "_trl_spct_cli.py"):
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source)
     build = ["wheel", str(source), "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "pip", *build], capture_output=True, text=True, timeout=120)
@@ -179,8 +206,19 @@ def test_the_wheel(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     cards = {f"trl_spct/model_cards/{path.name}" for path in (ROOT / "model_cards").glob("*.md")}
     assert len(cards) >= 3
-    assert cards | {"trl_spct/py.typed"} | {f"trl_spct/{module}.py" for module in MODULES} <= names
+    assert cards | {"trl_spct/py.typed"} | {f"trl_spct/{module.replace('.', '/')}.py" for module in MODULES} <= names
     recipes = [path for suffix in ("py", "yaml") for path in (ROOT / "recipes").rglob(f"*.{suffix}")]
     assert {f"trl_spct/recipes/{path.relative_to(ROOT / 'recipes').as_posix()}" for path in recipes} <= names
     information = f"trl_spct-{trl_spct.__version__}.dist-info"
-    assert {name.partition("/")[0] for name in names} == {"trl_spct", "_trl_spct_cli.py", information}
+    assert {name.partition("/")[0] for name in names} == {"trl_spct", information}
+
+
+def test_one_parser():
+    """No other module has a pattern that reads boxes."""
+    readers = {
+        path.stem
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\\\\boxed", node.value)
+    }
+    assert readers <= {"critiques"}

@@ -12,7 +12,6 @@ import sys
 import textwrap
 import threading
 from math import exp
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,14 +19,15 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import TESTS
 from tiny_models import EOS, TURN, save_tiny, save_writing, tiny_causal_lm, tiny_config, tiny_tokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from trl_spct import AsyncJudgeReward, GRMRewardPipeline, JudgeReward, MetaRMForSequenceClassification, OpenAIEngine
-from trl_spct.preferences import InvalidPreference
+from trl_spct.judge.preferences import InvalidPreference
+from trl_spct.judge.sampling import Sample
 from trl_spct.rewards import PrincipleCache, judge_identity
-from trl_spct.sampling import Sample
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -612,7 +612,7 @@ PROCESS = """
 
 def test_groups_that_two_processes_share(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(PROCESS.format(tests=str(Path(__file__).parent), folder=str(tmp_path))))
+    script.write_text(textwrap.dedent(PROCESS.format(tests=str(TESTS), folder=str(tmp_path))))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

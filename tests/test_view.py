@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import RECIPES
 from rich.console import Console
 from tiny_models import save_tiny
 
@@ -158,7 +159,7 @@ def test_the_recipe(tmp_path):
     row = tmp_path / "row.json"
     row.write_text(json.dumps(ROW))
     path = save_tiny(tmp_path / "judge", "llama", max_position_embeddings=4096)
-    recipe = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "view.py"))
+    recipe = runpy.run_path(str(RECIPES / "view.py"))
     pictures = [str(tmp_path / name) for name in ("a.svg", "a.html")]
     asked = ["--model", path, "--row", str(row), "--k", "2", "--max_new_tokens", "4", "--output", *pictures]
     recipe["main"](recipe["make_parser"]().parse_args(asked))

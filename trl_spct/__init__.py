@@ -5,42 +5,42 @@ Names are loaded when they are touched: only the trainers import TRL, PEFT and d
 """
 
 import importlib
-
-from . import modeling_meta_rm, pipelines
+import os
+import sys
 
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "critiques": ["Critique", "parse_critique"],
-    "data": ["prepare_preferences"],
+_EXPORTS = {
+    "judge.critiques": ["Critique", "parse_critique"],
+    "data.preparation": ["prepare_preferences"],
     "engines": ["OpenAIEngine"],
-    "guidance": ["choose_guidance", "store_guidance"],
-    "meta_rm_config": ["MetaRMTrainingConfig"],
-    "meta_rm_trainer": ["MetaRMTrainer"],
-    "configuration_meta_rm": ["MetaRMConfig"],
-    "modeling_meta_rm": ["MetaRMForSequenceClassification"],
-    "outcomes": ["is_correct", "meta_label", "outcome_reward"],
-    "pipelines": ["GRMRewardPipeline"],
-    "preferences": ["Preference"],
-    "prompts": ["judge_messages"],
-    "rejection": ["select_trajectories"],
-    "rejective_sampler": ["RejectiveSampler"],
-    "rejective_sampler_config": ["RejectiveSamplerConfig"],
+    "evaluation.guidance": ["choose_guidance", "store_guidance"],
+    "trainers.meta_rm_config": ["MetaRMTrainingConfig"],
+    "trainers.meta_rm_trainer": ["MetaRMTrainer"],
+    "judge.configuration_meta_rm": ["MetaRMConfig"],
+    "judge.modeling_meta_rm": ["MetaRMForSequenceClassification"],
+    "judge.outcomes": ["is_correct", "meta_label", "outcome_reward"],
+    "judge.pipelines": ["GRMRewardPipeline"],
+    "judge.preferences": ["Preference"],
+    "judge.prompts": ["judge_messages"],
+    "trainers.rejection": ["select_trajectories"],
+    "trainers.rejective_sampler": ["RejectiveSampler"],
+    "trainers.rejective_sampler_config": ["RejectiveSamplerConfig"],
     "rewards": ["AsyncJudgeReward", "JudgeReward"],
-    "spct_config": ["SPCTConfig"],
-    "spct_trainer": ["SPCTTrainer"],
-    "voting": ["guided_vote", "vote"],
+    "trainers.spct_config": ["SPCTConfig"],
+    "trainers.spct_trainer": ["SPCTTrainer"],
+    "judge.voting": ["guided_vote", "vote"],
 }
-_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+_MODULES = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 def __getattr__(name: str):
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
@@ -49,10 +49,18 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
+def register() -> None:
+    """Registers the pipeline task `"grm-reward"` and the Meta RM's Auto classes with transformers."""
+    from .judge import modeling_meta_rm, pipelines
+
+    modeling_meta_rm.register()
+    pipelines.register()
+    pipelines.GRMRewardPipeline.write_card = _write_card
+
+
 def _write_card(*given):
     importlib.import_module(".cards", __name__).write_judge_card(*given)
 
 
-modeling_meta_rm.register()
-pipelines.register()
-pipelines.GRMRewardPipeline.write_card = _write_card
+if os.path.basename(sys.argv[0]) != "trl-spct":  # whose `--help` need not wait for torch; it registers before it runs
+    register()

@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from yaml import YAMLError
 
-from .hub import (
+from .judge.hub import (
     LEFT_OUT,
     PushError,
     keep_private,
@@ -30,9 +30,9 @@ from .hub import (
     pushing,
     upload,
 )
-from .rejection_report import trajectory_groups
-from .repositories import describe_adapter, described
+from .judge.repositories import describe_adapter, described
 from .shards import SHARDS
+from .trainers.rejection_report import trajectory_groups
 
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class JudgeCards:
     """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`],
     beside an adapter, which has no config, what a pipeline must know about the judge, and pushes that lose nothing.
 
-    `push_errors` holds the [`~trl_spct.hub.PushError`]s that did not stop the run.
+    `push_errors` holds the [`~trl_spct.judge.hub.PushError`]s that did not stop the run.
     """
 
     _card_template = "judge.md"
@@ -179,7 +179,7 @@ class JudgeCards:
         (trajectories, rows, judgments, the pickled arguments). A `.gitignore` in the folder says what stays here.
 
         Raises:
-            [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
+            [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
         """
         repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
         folder = os.path.abspath(self.args.output_dir)
@@ -381,7 +381,7 @@ def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = N
         `str`: address of the commit.
 
     Raises:
-        [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
+        [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
     """
     path = Path(folder, "README.md")
 
@@ -413,7 +413,7 @@ def write_trajectories_card(
 
     Args:
         folder (`Path`): Where the trajectories are.
-        report (mapping): Of [`~trl_spct.rejection_report.rejection_report`]. Its figure is `rejection.png`.
+        report (mapping): Of [`~trl_spct.trainers.rejection_report.rejection_report`]. Its figure is `rejection.png`.
         settings (mapping): How they were sampled.
         versions (mapping, *optional*): Of the packages that sampled them.
     """
@@ -453,7 +453,7 @@ def push_trajectories(
         `str`: address of the commit.
 
     Raises:
-        [`~trl_spct.hub.PushError`]: if it fails, saying how to push again.
+        [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
     """
     names = [SHARDS, "README.md", "rejection.json", "rejection.png"]
     before = naming(folder)

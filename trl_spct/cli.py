@@ -18,6 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import trl_spct
+
 
 _EMBEDDED = {"spct": "tiny.job", "policy": "tiny.policy"}
 """What a recipe runs if no model is named, and whose parser then says which arguments are its own."""
@@ -50,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = with_packaged_config(argv[1:], script.parent)
     except FileNotFoundError as error:
         parser.error(str(error))
+    trl_spct.register()
     recipe_parser = _recipe_parser(script, f"trl-spct {verb}", arguments)
     if recipe_parser is None:
         return _run_here(script, verb, arguments)

@@ -24,8 +24,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from .preferences import Messages
-from .sampling import (
+from .judge.preferences import Messages
+from .judge.sampling import (
     EngineError,
     Sample,
     check_lengths,
@@ -75,7 +75,7 @@ class OpenAIEngine:
     Samples critiques on a vLLM server, or on any other server that speaks OpenAI's API.
 
     Takes the place of a model wherever one samples, with the same prompts, options and results as
-    [`~trl_spct.sampling.sample_critiques`].
+    [`~trl_spct.judge.sampling.sample_critiques`].
 
     ```python
     >>> # vllm serve Qwen/Qwen3-8B
@@ -216,7 +216,7 @@ class OpenAIEngine:
 
         Raises:
             `ValueError`: if an option is out of its range, or a prompt and `max_new_tokens` exceed the server's
-                context: [`~trl_spct.sampling.PromptTooLongError`] before anything is sent where the tokenizer is
+                context: [`~trl_spct.judge.sampling.PromptTooLongError`] before anything is sent where the tokenizer is
                 known and the server says how long its context is, else [`ServerContextError`].
             [`EngineError`]: if the server refuses a request or does not answer it, with what is complete.
         """

@@ -19,11 +19,11 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, pipeline
 
-from .critiques import PROBLEMS
-from .pipelines import TASK, GRMRewardPipeline
-from .preferences import InvalidPreference, Messages, Preference, message_text
-from .prompts import conversation_text, judge_template
-from .sampling import TRUNCATED, PromptTooLongError, Sampler, derive_seed
+from .judge.critiques import PROBLEMS
+from .judge.pipelines import TASK, GRMRewardPipeline
+from .judge.preferences import InvalidPreference, Messages, Preference, message_text
+from .judge.prompts import conversation_text, judge_template
+from .judge.sampling import TRUNCATED, PromptTooLongError, Sampler, derive_seed
 
 
 SCALES = ("raw", "centered", "rank")

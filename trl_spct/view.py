@@ -16,9 +16,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from .critiques import Critique
-from .preferences import Preference
-from .prompts import conversation_text
+from .judge.critiques import Critique
+from .judge.preferences import Preference
+from .judge.prompts import conversation_text
 
 
 WINNER = "★"

@@ -35,23 +35,23 @@ from trl_spct import (
     SPCTTrainer,
     __version__,
 )
-from trl_spct.critiques import parse_critique
-from trl_spct.data import meta_rows, score_range_of
-from trl_spct.evaluation import (
+from trl_spct.data.loading import load_named
+from trl_spct.data.preparation import meta_rows, score_range_of
+from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
+from trl_spct.evaluation.judgments import (
     Judgment,
     accuracy_by_place,
     collect_judgments,
     scaling_results,
 )
-from trl_spct.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
+from trl_spct.evaluation.reports import plot_scaling, results_table
+from trl_spct.judge.critiques import parse_critique
+from trl_spct.judge.outcomes import credit
+from trl_spct.judge.preferences import Preference
+from trl_spct.judge.prompts import judge_messages
+from trl_spct.judge.sampling import encode_prompts
+from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.manifests import claim_folder, write_json
-from trl_spct.outcomes import credit
-from trl_spct.preferences import Preference
-from trl_spct.prompts import judge_messages
-from trl_spct.reports import plot_scaling, results_table
-from trl_spct.sampling import encode_prompts
-from trl_spct.scripts import load_named
-from trl_spct.voting import VOTING_TEMPERATURE, Guidance
 
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
 from .world import REFLECTION, Row, World, named_principle

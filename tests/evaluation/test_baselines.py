@@ -1,0 +1,134 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Judges to compare with: by hand, against the model's own logits, and over a scripted engine."""
+
+import pytest
+import torch
+from tiny_models import tiny_config, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from trl_spct import GRMRewardPipeline, Preference
+from trl_spct.evaluation.baselines import ChoiceJudge, ContentBlindJudge, ScalarJudge
+from trl_spct.judge.sampling import PromptTooLongError, Sample
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+ROW = Preference("q?", ["bb", "a", "cccc"])
+SINGLE = Preference("q?", ["abc"])
+
+
+def scores(judge, *rows):
+    return [critiques[0]["scores"] for critiques in judge(rows)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "single"),
+    [("first", [1, 0, 0], [1]), ("longest", [2, 1, 4], [3]), ("shortest", [-2, -1, -4], [-3])],
+)
+def test_content_blind_judges(name, expected, single):
+    assert scores(ContentBlindJudge(name), ROW, SINGLE) == [expected, single]
+
+
+def test_lengths_are_no_verdicts():
+    for name in ("longest", "shortest"):
+        pair, single = (critiques[0] for critiques in ContentBlindJudge(name, verdict=True)([ROW, SINGLE]))
+        assert pair["scores"] is not None
+        assert single["scores"] is None and single["problem"] == "no verdict"
+    assert scores(ContentBlindJudge("first", verdict=True), SINGLE) == [[1]]
+
+
+def test_a_coin():
+    rows = [Preference(f"q{i}", ["a", "b"]) for i in range(400)]
+    found = scores(ContentBlindJudge("random", 3), *rows)
+    assert found == scores(ContentBlindJudge("random", 3), *rows) != scores(ContentBlindJudge("random", 4), *rows)
+    assert 160 < sum(first > second for first, second in found) < 240
+    verdicts = [
+        value for (value,) in scores(ContentBlindJudge("random"), *(Preference(f"{i}", ["a"]) for i in range(400)))
+    ]
+    assert set(verdicts) == {0, 1} and 160 < sum(verdicts) < 240
+
+
+def test_unknown_content_blind_judge():
+    with pytest.raises(ValueError, match="Found 'middle'; expected one of"):
+        ContentBlindJudge("middle")
+
+
+def scalar(arch, **overrides):
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(tiny_config(arch, num_labels=1, **overrides)).eval()
+
+
+@pytest.mark.parametrize("arch", ["gemma2", "llama", "qwen3"])
+def test_scalar_reward_models_score_each_response_alone(arch):
+    model, tokenizer = scalar(arch), tiny_tokenizer()
+    judge = ScalarJudge(model, tokenizer, batch_size=2)
+    talk = Preference(
+        [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "yes?"},
+            {"role": "user", "content": "go"},
+        ],
+        ["a"],
+    )
+    found = scores(judge, ROW, talk)
+    assert scores(judge, ROW.permuted((2, 0, 1)))[0] == pytest.approx([found[0][i] for i in (2, 0, 1)], abs=1e-5)
+    messages = [*talk.query, {"role": "assistant", "content": "a"}]
+    ids = tokenizer.apply_chat_template(messages, return_dict=False, return_tensors="pt")
+    assert found[1] == pytest.approx([model(ids).logits.item()], abs=1e-5)
+    assert len(set(found[0])) == 3
+
+
+def test_what_is_no_scalar_reward_model():
+    with pytest.raises(ValueError, match="a classifier with 2 labels"):
+        ScalarJudge(
+            AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=2)), tiny_tokenizer()
+        )
+    judge = ScalarJudge(scalar("llama", max_position_embeddings=64), tiny_tokenizer())
+    with pytest.raises(PromptTooLongError, match="Row 1: the prompt has") as caught:
+        judge([Preference("q?", ["a", "b"]), Preference("q?", ["a", "b" * 200])])
+    assert caught.value.row == 1
+
+
+class Engine:
+    """Selects the response that holds `good`, by its place in the prompt; every third answer has no box."""
+
+    def __init__(self):
+        self.prompts = []
+
+    def __call__(self, prompts, k, seed, **options):
+        self.options = options
+        found = []
+        for messages, count in zip(prompts, k, strict=True):
+            text = messages[0]["content"]
+            self.prompts.append(text)
+            place = next(i for i in (1, 2, 3) if f"[The Begin of Response {i}]\ngood" in text)
+            found.append([Sample(rf"Best Response: \boxed{{{place}}}", 9, False)] * count)
+        return found
+
+
+def test_majority_of_choices():
+    engine = Engine()
+    judge = ChoiceJudge(GRMRewardPipeline(engine), 6)
+    row = Preference("q?", ["bad", "worse", "good"])
+    (critiques,) = judge([row])
+    assert [critique["scores"] for critique in critiques] == [[0, 0, 1]] * 6, "whatever place it was read in"
+    assert len({tuple(critique["order"]) for critique in critiques}) == len(engine.prompts) == 3
+    assert engine.options["temperature"] == 0.5
+    assert "1 to 10" not in engine.prompts[0] and "select the best response" in engine.prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("sample", "problem"),
+    [
+        (Sample("no box", 2, False), "missing"),
+        (Sample(r"\boxed{3}", 2, False), "range"),
+        (Sample(r"\boxed{0}", 2, False), "range"),
+        (Sample(r"\boxed{1, 2}", 2, False), "count"),
+        (Sample(r"\boxed{A}", 2, False), "value"),
+        (Sample(r"\boxed{1}", 2, True), "truncated"),
+    ],
+)
+def test_choices_that_cannot_be_read(sample, problem):
+    pipe = GRMRewardPipeline(lambda prompts, k, seed, **options: [[sample] * count for count in k])
+    ((critique,),) = ChoiceJudge(pipe, 1)([Preference("q?", ["a", "b"])])
+    assert critique["scores"] is None and critique["problem"] == problem

@@ -1,0 +1,450 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Accuracy over votes, worked out by hand, and judgments that are never mixed up."""
+
+import io
+import json
+import math
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
+from transformers import pipeline
+
+import trl_spct  # noqa: F401  registers the pipeline
+from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference
+from trl_spct.evaluation.judgments import (
+    JUDGMENT_FEATURES,
+    Judgment,
+    PipelineJudge,
+    accuracy_by_place,
+    bootstrap_interval,
+    collect_judgments,
+    credits_at,
+    paired_interval,
+    read_judgment,
+    record_judgments,
+    scaling_results,
+)
+from trl_spct.evaluation.reports import plot_scaling, results_table
+from trl_spct.judge.prompts import judge_template
+from trl_spct.judge.sampling import PromptTooLongError, Sample
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def at(results, k, guided=False):
+    (found,) = [result for result in results if result["k"] == k and result["guided"] is guided]
+    return found
+
+
+# --- accuracy over votes ---
+
+# The first response is the better one.
+FIRST = Judgment(labels=(1, 0), scores=((8, 2), (3, 5), (4, 4), (6, 5)))
+SECOND = Judgment(labels=(0, 1), scores=((5, 5), None, (9, 1), (2, 8)))
+
+
+def test_disjoint_blocks_by_hand():
+    assert credits_at(FIRST, 1) == [1.0, 0.0, 0.5, 1.0]
+    assert credits_at(FIRST, 2) == [1.0, 1.0]  # (11, 7), (10, 9)
+    assert credits_at(FIRST, 3) == [1.0]  # (15, 11); the fourth critique is left over
+    assert credits_at(FIRST, 4) == [1.0]  # (21, 16)
+    assert credits_at(SECOND, 1) == [0.5, 0.0, 0.0, 1.0]
+    assert credits_at(SECOND, 2) == [0.5, 0.0]  # (5, 5) alone, (11, 9)
+    results = scaling_results([FIRST, SECOND])
+    assert [result["k"] for result in results] == [1, 2, 4]
+    assert at(results, 1)["accuracy"] == pytest.approx((2.5 / 4 + 1.5 / 4) / 2)
+    assert at(results, 2)["accuracy"] == pytest.approx((1 + 0.25) / 2)
+    assert at(results, 4)["accuracy"] == pytest.approx((1 + 0) / 2)  # (16, 14)
+    assert {result["unreadable"] for result in results} == {1 / 8}
+    assert at(results, 1)["ties"] == 2 / 7  # of the votes that were cast
+    assert at(results, 2)["ties"] == 1 / 4 and at(results, 4)["ties"] == 0
+    assert all(result["n"] == 2 and 0 <= result["low"] <= result["accuracy"] <= result["high"] for result in results)
+
+
+def test_ties_are_worth_their_share():
+    three = Judgment(labels=(0, 1, 0), scores=((7, 7, 7), (7, 7, 1), (7, 1, 7)))
+    assert credits_at(three, 1) == pytest.approx([1 / 3, 1 / 2, 0])
+
+
+def test_majority_of_verdicts():
+    right = Judgment(labels=(1,), scores=((1,), (0,), (1,), None))
+    assert credits_at(right, 1) == [1, 0, 1, 0]
+    assert credits_at(right, 2) == [0.5, 1]  # a split vote; one readable verdict decides alone
+    assert credits_at(right, 4) == [1]
+    wrong = Judgment(labels=(0,), scores=((1,), (1,), (0,), (0,)))
+    assert credits_at(wrong, 4) == [0.5] and credits_at(wrong, 2) == [0, 1]
+    assert scaling_results([wrong])[0]["ties"] == 0, "ties are counted among responses"
+
+
+def test_guided_votes_by_hand():
+    judgment = Judgment(labels=(0, 1), scores=((1, 5), (6, 5), None, (9, 1)), meta_scores=(1.0, 2.0, None, -3.0))
+    assert credits_at(judgment, 4, guided=True) == [1.0]  # the two best: (7, 10)
+    assert credits_at(judgment, 4) == [0.0]  # (16, 11)
+    assert credits_at(judgment, 2, guided=True) == [0.0, 0.0]  # (6, 5); (9, 1), the only readable one
+    results = scaling_results([judgment])
+    assert {(result["k"], result["guided"]) for result in results} == {
+        (k, g) for k in (1, 2, 4) for g in (False, True)
+    }
+    assert at(results, 1, True)["accuracy"] == at(results, 1)["accuracy"], "MetaRM@1 is Voting@1"
+    assert (at(results, 4)["accuracy"], at(results, 4, True)["accuracy"]) == (0, 1)
+    assert not any(result["guided"] for result in scaling_results([judgment], guided=False))
+    assert all(result["guided"] for result in scaling_results([judgment], guided=True))
+
+
+def test_no_guided_results_without_a_meta_rm():
+    unreadable = Judgment(labels=(1, 0), scores=(None, None), meta_scores=(None, None))
+    for judgments in ([unreadable], [unreadable] * 3, [Judgment((1, 0), (None,))], [FIRST, SECOND]):
+        assert not any(result["guided"] for result in scaling_results(judgments))
+    scored = Judgment(labels=(1, 0), scores=((2, 1), None), meta_scores=(0.1, None))
+    assert any(result["guided"] for result in scaling_results([scored, unreadable]))
+    half = Judgment(labels=(1, 0), scores=((2, 1), (2, 1)), meta_scores=(0.1, None))
+    assert not any(result["guided"] for result in scaling_results([scored, half])), "all readable ones, or none"
+    with pytest.raises(ValueError, match="no meta score"):
+        scaling_results([half], guided=True)
+
+
+def test_schema_of_results():
+    (result,) = scaling_results([FIRST], ks=[4], stage="rft", temperature=0.5, seed=3)
+    assert result == {
+        "stage": "rft", "temperature": 0.5, "k": 4, "guided": False, "accuracy": 1.0, "low": 1.0, "high": 1.0, "n": 1,
+        "unreadable": 0.0, "ties": 0.0, "seed": 3,
+    }  # fmt: skip
+    assert json.loads(json.dumps([result])) == [result]
+
+
+def test_results_repeat():
+    judgments = [FIRST, SECOND] * 5
+    assert scaling_results(judgments, seed=1) == scaling_results(judgments, seed=1)
+    assert scaling_results(judgments, seed=1)[0]["low"] != scaling_results(judgments * 2, seed=1)[0]["low"]
+
+
+@pytest.mark.parametrize(("ks", "judgments"), [([8], [FIRST]), ([0], [FIRST]), ([-1, 2], [FIRST]), (None, [])])
+def test_numbers_of_votes_that_cannot_be(ks, judgments):
+    with pytest.raises(ValueError, match="Found"):
+        scaling_results(judgments, ks=ks)
+
+
+def test_accuracy_by_place():
+    first = Judgment((1, 0), ((8, 2), (3, 5), None, (4, 4)), orders=((0, 1), (1, 0), (0, 1), (1, 0)))
+    second = Judgment((0, 5, 1), ((1, 9, 2), (9, 1, 2)), orders=((2, 0, 1), (1, 2, 0)))
+    single = Judgment((1,), ((1,),), orders=((0,),))
+    assert accuracy_by_place([first, second, single]) == {0: (0.5, 2), 1: (0.25, 2), 2: (1.0, 1)}
+    assert accuracy_by_place([single]) == {}
+
+
+# --- intervals ---
+
+
+def test_bootstrap_coverage():
+    """A 95 % interval of a mean holds the truth about 95 times in 100."""
+    generator = np.random.default_rng(0)
+    held, widths = 0, []
+    for i in range(200):
+        low, high = bootstrap_interval(generator.random(60) < 0.7, resamples=300, seed=i)
+        held += low <= 0.7 <= high
+        widths.append(high - low)
+    assert 178 <= held <= 199
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * math.sqrt(0.7 * 0.3 / 60), rel=0.1)
+
+
+def test_bootstrap_properties():
+    values = [0, 1, 1, 0, 1, 1, 1, 0.5]
+    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
+    low, high = bootstrap_interval(values)
+    assert 0 <= low < np.mean(values) < high <= 1
+    narrow = bootstrap_interval(values, confidence=0.5)
+    assert low < narrow[0] < narrow[1] < high
+    assert bootstrap_interval([0.25] * 9) == (0.25, 0.25)
+
+
+def test_paired_interval():
+    generator = np.random.default_rng(0)
+    first = generator.random(80)
+    difference, low, high = paired_interval(first, first + 0.1)
+    assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1)), "what rows have in common cancels out"
+    difference, low, high = paired_interval([1, 0, 0, 1], [0, 1, 1, 1])
+    assert difference == 0.25 and low < 0.25 < high
+    with pytest.raises(ValueError):
+        paired_interval([1, 0], [1, 0, 1])
+
+
+# --- collecting ---
+
+ROWS = [
+    {"query": f"Question {i}?", "responses": ["worth 3", "worth 9"], "labels": [i % 2, 1 - i % 2]} for i in range(7)
+] + [{"prompt": "Is it?", "completion": "worth 1", "label": True}]
+
+
+def make(seed=0, **kwargs):
+    model = tiny_causal_lm("llama", seed=seed)
+    return pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer(), **kwargs)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A judge that writes the worth of each response; the fifth question is one too many when told so."""
+
+    def sampler(model, tokenizer, prompts, k, seed, **options):
+        sampler.prompts += len(prompts)
+        sampler.most = max(sampler.most, sum(k))
+        sampler.options = options
+        texts = [messages[0]["content"] for messages in prompts]
+        if sampler.dies and any("Question 5?" in text for text in texts):
+            raise KeyboardInterrupt
+        boxes = [", ".join(re.findall(r"\nworth (\d+)\n", text)) for text in texts]
+        return [[Sample(rf"\boxed{{{box}}}", 9, False)] * count for box, count in zip(boxes, k, strict=True)]
+
+    sampler.prompts, sampler.most, sampler.dies = 0, 0, False
+    monkeypatch.setattr("trl_spct.judge.pipelines.sample_critiques", sampler)
+    return sampler
+
+
+def test_collected_judgments(tmp_path, script):
+    judgments = collect_judgments(make(), ROWS, 4, tmp_path, rows_per_shard=3)
+    assert len(judgments) == 8
+    for i, judgment in enumerate(judgments[:7]):
+        assert judgment.labels == (i % 2, 1 - i % 2)
+        assert judgment.scores == ((3, 9),) * 4 and judgment.problems == (None,) * 4
+        assert all(sorted(order) == [0, 1] for order in judgment.orders)
+        assert judgment.meta_scores == (None,) * 4 and not judgment.guidable
+    assert judgments[7].scores == ((1,),) * 4 and judgments[7].labels == (1,), "a verdict on a single response"
+    assert scaling_results(judgments)[0]["accuracy"] == (4 + 1) / 8
+    again = collect_judgments(make(), [Preference.from_row(row) for row in ROWS], 4, tmp_path, rows_per_shard=3)
+    assert again == judgments
+
+
+def test_stored_columns_are_the_documented_ones(tmp_path, script):
+    collect_judgments(make(), ROWS, 2, tmp_path)
+    import pyarrow.parquet as pq
+
+    (path,) = tmp_path.glob("*.parquet")
+    table = pq.read_table(path)
+    assert set(table.column_names) == set(JUDGMENT_FEATURES)
+    assert read_judgment(table.to_pylist()[0]).scores == ((3, 9), (3, 9))
+    assert table.to_pylist()[3]["row"] == 3 and table.to_pylist()[0]["num_tokens"] == [9, 9]
+
+
+def test_unreadable_critiques_are_stored_as_such(tmp_path):
+    judgments = collect_judgments(make(max_new_tokens=3, template="compact"), ROWS[:2], 4, tmp_path)
+    for judgment in judgments:
+        assert judgment.scores == (None,) * 4 and set(judgment.problems) <= {"truncated", "missing"}
+        assert len(judgment.texts) == 4
+    assert scaling_results(judgments)[0]["unreadable"] == 1.0
+    assert [result["guided"] for result in scaling_results(judgments)] == [False] * 3
+
+
+def test_a_killed_collection_resumes(tmp_path, script):
+    script.dies = True
+    with pytest.raises(KeyboardInterrupt):
+        collect_judgments(make(), ROWS, 2, tmp_path, rows_per_shard=2, order="fixed")
+    assert script.prompts == 6, "two shards, and the one that died"
+    script.dies = False
+    judgments = collect_judgments(make(), ROWS, 2, tmp_path, rows_per_shard=2, order="fixed")
+    assert script.prompts == 6 + 4, "the first two shards are not judged again"
+    assert collect_judgments(make(), ROWS, 2, tmp_path, rows_per_shard=2, order="fixed") == judgments
+    assert script.prompts == 10
+    assert collect_judgments(make(), ROWS, 2, tmp_path / "new", rows_per_shard=2, order="fixed") == judgments
+
+
+def test_processes_share_the_rows(tmp_path, script):
+    waited = []
+    with pytest.raises(FileNotFoundError):
+        collect_judgments(make(), ROWS, 2, tmp_path, rows_per_shard=2, process_index=1, num_processes=2)
+    judgments = collect_judgments(
+        make(), ROWS, 2, tmp_path, rows_per_shard=2, num_processes=2, wait=lambda: waited.append(1)
+    )
+    assert len(judgments) == 8 and waited == [1]
+
+
+def meta_rm(seed=0):
+    torch.manual_seed(seed)
+    return MetaRMForSequenceClassification(tiny_config("gemma2")).eval()
+
+
+def changed_rows():
+    return [{**ROWS[0], "responses": ["worth 4", "worth 9"]}, *ROWS[1:]]
+
+
+@pytest.mark.parametrize(
+    ("pipe", "rows", "k", "parameters", "named"),
+    [
+        ({}, ROWS, 3, {}, "k: 2 there, 3 now"),
+        ({}, ROWS, 2, {"seed": 1}, "seed: 0 there, 1 now"),
+        ({}, ROWS, 2, {"temperature": 1.0}, "temperature: 0.7 there, 1.0 now"),
+        ({"temperature": 0.1}, ROWS, 2, {}, "temperature: 0.7 there, 0.1 now"),
+        ({}, ROWS, 2, {"template": "compact"}, "template: None there, 'compact' now"),
+        ({}, changed_rows(), 2, {}, "data: "),
+        ({}, ROWS[:-1], 2, {}, "rows: 8 there, 7 now"),
+        ({"seed": 1}, ROWS, 2, {}, "model_weights: "),
+        ({"meta_rm": 0}, ROWS, 2, {}, "meta_rm_weights: None there"),
+    ],
+    ids=["k", "seed", "temperature", "preset", "template", "data", "rows", "weights", "meta"],
+)
+def test_other_settings_are_refused(pipe, rows, k, parameters, named, tmp_path, script):
+    def judge(options):
+        options = {"temperature": 0.7, **options}
+        if "meta_rm" in options:
+            options["meta_rm"] = meta_rm(options["meta_rm"])
+        seed = options.pop("seed", 0)
+        return make(seed=seed, **options)
+
+    collect_judgments(judge({}), ROWS, 2, tmp_path)
+    before = script.prompts
+    with pytest.raises(FileExistsError, match=re.escape(named)) as caught:
+        collect_judgments(judge(pipe), rows, k, tmp_path, **parameters)
+    assert script.prompts == before
+    differing = re.search(r"\((.*)\)", str(caught.value), re.DOTALL)[1].split("; ")
+    assert len(differing) <= 2, differing
+
+
+def test_settings_of_the_judges_config_count(tmp_path, script):
+    collect_judgments(make(), ROWS, 2, tmp_path)
+    other = make()
+    other.model.config.grm = {"template": "compact"}
+    with pytest.raises(FileExistsError, match="grm: None there, {'template': 'compact'} now"):
+        collect_judgments(other, ROWS, 2, tmp_path)
+
+
+def test_presets_of_the_pipeline_hold(tmp_path, script):
+    collect_judgments(make(temperature=0.9, top_p=0.8), ROWS[:1], 2, tmp_path)
+    assert (script.options["temperature"], script.options["top_p"]) == (0.9, 0.8)
+    settings = json.loads((tmp_path / "manifest.json").read_text())
+    assert settings["temperature"] == 0.9 and settings["top_p"] == 0.8 and settings["seed"] == 0
+
+
+def test_batches_are_bounded_and_do_not_matter(tmp_path, script):
+    rows = ROWS[:7] * 10
+    judgments = collect_judgments(make(), rows, 16, tmp_path / "a")
+    assert 200 < script.most <= 256, "critiques decoded at once, however many rows a shard has"
+    script.most = 0
+    assert collect_judgments(make(), rows, 16, tmp_path / "b", batch_size=2) == judgments
+    assert script.most == 32
+    assert collect_judgments(make(), rows, 16, tmp_path / "b", batch_size=3) == judgments
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": "exact"}, {"max_responses_per_prompt": 2}])
+def test_what_leaves_critiques_out_is_refused(options):
+    with pytest.raises(ValueError, match="every number of votes is read from k critiques of each whole row"):
+        PipelineJudge(make(), 4, **options)
+    with pytest.raises(ValueError, match="expected none"):
+        PipelineJudge(make(**options), 4)
+
+
+def test_the_protocol_of_a_judge():
+    model = make(meta_rm=meta_rm(), template="compact")
+    protocol = PipelineJudge(model, 4, temperature=0.7, max_new_tokens=9, seed=3).protocol
+    assert protocol["template"] == "compact" and protocol["template_digest"] == judge_template("compact").digest
+    assert (protocol["k"], protocol["temperature"], protocol["max_new_tokens"], protocol["seed"]) == (4, 0.7, 9, 3)
+    assert protocol["guidance"] == "top half" and protocol["engine"] == "transformers"
+    assert "trl_spct" in protocol["versions"] and "torch" in protocol["versions"]
+    assert {"revision", "meta_rm", "meta_rm_revision", "truncation", "order", "verdict", "context"} <= set(protocol)
+    assert json.loads(json.dumps(protocol)) == protocol
+
+
+def test_a_row_that_is_too_long_is_named(tmp_path):
+    rows = [{**ROWS[0], "query": "?" * (9000 if i == 3 else 1)} for i in range(5)]
+    with pytest.raises(PromptTooLongError, match=r"Row 3 \(3\): the prompt has") as caught:
+        collect_judgments(make(max_new_tokens=3, template="compact"), rows, 1, tmp_path, rows_per_shard=2)
+    assert caught.value.row == 3
+
+
+def test_an_engine_judges(tmp_path):
+    def engine(prompts, k, seed, **options):
+        return [[Sample(r"\boxed{3, 9}", 5, False)] * count for count in k]
+
+    judge = PipelineJudge(GRMRewardPipeline(engine), 2)
+    assert judge.protocol["engine"] == "function" and judge.protocol["dtype"] is None
+    rows = [Preference.from_row(row) for row in ROWS[:2]]
+    judgments = record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=["a", "b"])
+    assert [judgment.id for judgment in judgments] == ["a", "b"] and judgments[0].num_tokens == (5, 5)
+    assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
+
+
+def test_guided_judgments(tmp_path, script):
+    judge = make(meta_rm=meta_rm(), template="compact")
+    judgments = collect_judgments(judge, ROWS[:3], 2, tmp_path)
+    assert all(judgment.guidable and len(judgment.meta_scores) == 2 for judgment in judgments)
+    assert {result["guided"] for result in scaling_results(judgments)} == {False, True}
+    plain = make(meta_rm=meta_rm(), template="compact")
+    plain.meta_rm.config.meta_rm = {"k_meta": 1.0}
+    assert plain(ROWS[0], k=2)["critiques"][0]["meta_score"] is None, "plain voting needs none"
+    judgments = collect_judgments(plain, ROWS[:3], 2, tmp_path / "plain")
+    assert all(judgment.guidable for judgment in judgments), "an evaluation compares ways to guide"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"query": "q", "responses": ["a", "b"]}, "Row 1 has no labels"),
+        ({"query": "q", "responses": ["a", "b"], "labels": [1, 1]}, "Row 1: Found the labels"),
+        ({"query": "q"}, "Row 1: Found the columns"),
+    ],
+)
+def test_rows_that_cannot_be_compared(row, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        collect_judgments(None, [ROWS[0], row], 2, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_rows(tmp_path, script):
+    assert collect_judgments(make(), [], 2, tmp_path) == []
+
+
+def test_orders_are_balanced_within_each_block(tmp_path, script):
+    """Blocks of few critiques see both orders, else a position bias would not cancel out."""
+    rows = [{**ROWS[0], "query": f"{i}?"} for i in range(40)]
+    judgments = collect_judgments(make(), rows, 8, tmp_path)
+    blocks = [judgment.orders[first : first + 4] for judgment in judgments for first in (0, 4)]
+    same = sum(len({*block}) == 1 for block in blocks)
+    assert same < 25, "1/8 of 80 blocks on average, if orders are drawn independently"
+
+
+# --- showing ---
+
+RESULTS = [
+    {**result, "stage": stage, "temperature": 0.5}
+    for stage in ("rft", "spct")
+    for result in scaling_results(
+        [Judgment((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)), (0.1, 0.2, 0.3, 0.4))] * 3 + [SECOND], guided=False
+    )
+    + scaling_results([Judgment((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)), (0.1, 0.2, 0.3, 0.4))], guided=True)
+]
+GREEDY = {**scaling_results([FIRST], ks=[1])[0], "stage": "rft", "temperature": 0.0}
+
+
+@pytest.mark.parametrize(
+    "results", [RESULTS, [*RESULTS, GREEDY], [GREEDY], RESULTS[:1]], ids=["stages", "and greedy", "greedy", "one"]
+)
+def test_plot(results, tmp_path, recwarn):
+    path = tmp_path / "scaling.png"
+    plot_scaling(results, path, title="Votes")
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG") and len(data) > 5000
+    assert not [warning for warning in recwarn if "legend" in str(warning.message)]
+
+
+def test_a_plot_leaves_the_users_backend_alone(tmp_path):
+    before = matplotlib.get_backend()
+    try:
+        matplotlib.use("svg")
+        plot_scaling(RESULTS, tmp_path / "plot.png")
+        assert matplotlib.get_backend() == "svg"
+    finally:
+        matplotlib.use(before)
+
+
+def test_table():
+    table = results_table([*RESULTS, GREEDY], title="rows.jsonl")
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(table)
+    text = console.export_text()
+    assert table.row_count == len(RESULTS) + 1 and "rows.jsonl" in text
+    for word in ("greedy", "plain", "guided", "rft", "spct", "62.5", "100.0 – 100.0"):
+        assert word in text, word
+    results_table([{name: value for name, value in GREEDY.items() if name not in ("stage", "temperature")}])

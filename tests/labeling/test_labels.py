@@ -1,0 +1,729 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Labels without labels: which rows are read, what the votes make of them, and that no row is judged twice."""
+
+import fnmatch
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paths import RECIPES, TESTS
+from test_engines import Server, choice
+from tiny_models import save_tiny, save_writing
+
+from trl_spct.judge.preferences import InvalidPreference
+from trl_spct.judge.sampling import PromptTooLongError
+from trl_spct.labeling import labels as labeling
+from trl_spct.labeling import verdicts as judging
+from trl_spct.labeling.labels import (
+    best_of_n,
+    check_columns,
+    mean_scores,
+    preference_pairs,
+    push_labels,
+    report_lines,
+    score_columns,
+    write_labels,
+    write_labels_card,
+)
+from trl_spct.labeling.rows import prepare_rows
+from trl_spct.labeling.verdicts import VERDICT_FEATURES, collect_verdicts, judging_protocol
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = RECIPES / "label.py"
+SHORT = {"template": "compact", "max_new_tokens": 32}
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    """A judge whose critiques of two responses can all be read, and one of whose none can."""
+    folder = tmp_path_factory.mktemp("judges")
+    return {"writing": save_writing(folder / "writing"), "mute": save_tiny(folder / "mute")}
+
+
+@pytest.fixture(scope="module")
+def judge(judges):
+    from transformers import pipeline
+
+    return pipeline("grm-reward", model=judges["writing"])
+
+
+@pytest.fixture
+def no_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def rows_of(count, n=2):
+    return Dataset.from_list(
+        [{"prompt": f"q{i}", "responses": [f"{i}-{j}" for j in range(n)], "kept": i} for i in range(count)]
+    )
+
+
+# Rows
+
+
+def said(text, role="assistant"):
+    return {"role": role, "content": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "query", "responses"),
+    [
+        ({"query": "q", "responses": ["a", "b"], "labels": [1, 1]}, "q", ("a", "b")),
+        ({"prompt": "q", "responses": ["a", "b"], "scores": [0.5, 0.5]}, "q", ("a", "b")),
+        ({"prompt": "q", "responses": ["a", "b"], "best_index": 7}, "q", ("a", "b")),
+        ({"prompt": "q", "completions": ["a", "b", "c"], "prompts": "x"}, "q", ("a", "b", "c")),
+        ({"prompt": "q", "completion": "a"}, "q", ("a",)),
+        ({"prompt": "q", "completion": "a", "label": None}, "q", ("a",)),
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, "q", ("a", "b")),
+        ({"chosen": "Say a", "rejected": "Say b"}, "Say", ("a", "b")),
+        ({"prompt": [said("q", "user")], "completion": [said("a")]}, ({"role": "user", "content": "q"},), ("a",)),
+        (
+            {"prompt": [said("q", "user")], "completions": [[said("a")], [said("b")]]},
+            ({"role": "user", "content": "q"},),
+            ("a", "b"),
+        ),
+        (
+            {"messages": [said("q", "user"), said("a"), said("r", "user"), said("b")]},
+            (said("q", "user"), said("a"), said("r", "user")),
+            ("b",),
+        ),
+        (
+            {"chosen": [said("q", "user"), said("a")], "rejected": [said("q", "user"), said("b")]},
+            (said("q", "user"),),
+            ("a", "b"),
+        ),
+    ],
+)
+def test_shapes(row, query, responses):
+    """Labels of any kind are neither read nor lost."""
+    rows = prepare_rows([{**row, "extra": 1}])
+    assert (rows[0].query, rows[0].responses, rows[0].labels) == (query, responses, None)
+    assert set(rows.originals.column_names) == {*row, "extra"}
+    assert rows.originals[0] == {**row, "extra": 1}
+
+
+def test_a_source_becomes_query_and_responses():
+    row = {"input": "q", "output_1": "a", "output_2": "b", "label": 2, "extra": 1}
+    rows = prepare_rows([row])
+    assert rows[0].responses == ("a", "b") and rows[0].labels is None
+    assert rows.originals[0] == {"query": "q", "responses": ["a", "b"], "labels": [0.0, 1.0], "extra": 1}
+
+
+def test_references_and_principles_are_read():
+    rows = prepare_rows([{"prompt": "q", "responses": ["a"], "reference": "r", "principles": None}])
+    assert rows[0].reference == "r" and rows[0].principles is None
+
+
+BAD = [
+    ({"prompt": None, "responses": ["a", "b"]}, "shape"),
+    ({"prompt": " ", "responses": ["a", "b"]}, "query"),
+    ({"prompt": "q", "responses": []}, "responses"),
+    ({"prompt": "q", "responses": None}, "shape"),
+    ({"prompt": "q", "responses": ["a", None]}, "responses"),
+    ({"prompt": "q", "responses": ["a", " "]}, "empty"),
+]
+
+
+@pytest.mark.parametrize(("bad", "cause"), BAD)
+def test_bad_rows_are_named_or_counted(bad, cause):
+    good = {"prompt": "q", "responses": ["a", "b"], "kept": None}
+    given = [good, {**bad, "kept": 1}, {**good, "kept": 2}]
+    with pytest.raises(InvalidPreference, match=r"rows.jsonl row 1: .*invalid_rows") as refused:
+        prepare_rows(Dataset.from_list(given), name="rows.jsonl")
+    assert refused.value.cause == cause
+    rows = prepare_rows(Dataset.from_list(given), invalid_rows="drop")
+    assert (rows.num_read, rows.dropped, rows.row_numbers) == (3, {cause: 1}, (0, 2))
+    assert len(rows) == 2 and rows.originals["kept"] == [None, 2]
+
+
+def test_rows_that_mix_types_are_named():
+    with pytest.raises(InvalidPreference, match=r"dataset row 1: Response 2 is int \(3\)"):
+        prepare_rows([{"prompt": "q", "responses": ["a", "b"]}, {"prompt": "q", "responses": ["a", 3]}])
+
+
+def test_what_has_no_rows_at_hand_is_refused():
+    for rows in (rows_of(2).to_iterable_dataset(), "rows.jsonl", {"train": rows_of(2)}):
+        with pytest.raises(TypeError, match="expected a `datasets.Dataset`"):
+            prepare_rows(rows)
+
+
+def test_a_conversation_without_an_answer_is_named():
+    given = [{"messages": [said("q", "user"), said("a")]}, {"messages": [said("q", "user")]}]
+    with pytest.raises(InvalidPreference, match="row 1"):
+        prepare_rows(given)
+    assert prepare_rows(given, invalid_rows="drop").dropped == {"shape": 1}
+    with pytest.raises(InvalidPreference, match=r"found the columns \['instruction'\]"):
+        prepare_rows([{"instruction": "q"}])
+
+
+# What the votes make of rows, by hand
+
+
+def verdict(totals, weight=2.0, **changed):
+    """A stored verdict of two critiques in the order of the row and its reverse."""
+    n = len(totals) if totals else 2
+    record = {
+        "row": 0,
+        "seconds": 0.0,
+        "totals": totals,
+        "weight": weight if totals else 0.0,
+        "best": totals.index(max(totals)) if totals else None,
+        "tied": [i for i, total in enumerate(totals) if total == max(totals)] if totals else [],
+        "refused": None,
+        "blocks": False,
+        "truncated": False,
+        "texts": ["x", "y"],
+        "scores": [[total / 2 for total in totals]] * 2 if totals else [None, None],
+        "problems": [None, None] if totals else ["missing", "truncated"],
+        "orders": [list(range(n)), list(reversed(range(n)))],
+        "num_tokens": [3, 5],
+        "meta_scores": [None, None],
+        "counted": [bool(totals)] * 2,
+    }
+    return {**record, **changed}
+
+
+def stored(*verdicts):
+    return Dataset.from_list([{**v, "row": i} for i, v in enumerate(verdicts)], features=VERDICT_FEATURES)
+
+
+def responses_of(*counts):
+    return prepare_rows(
+        [{"prompt": f"q{i}", "responses": [f"{i}-{j}" for j in range(n)]} for i, n in enumerate(counts)]
+    )
+
+
+def test_columns():
+    """Two critiques, (8, 2) and (3, 5), sum to (11, 7); the second one's own winner is the other response."""
+    split = verdict([11.0, 7.0], scores=[[8.0, 2.0], [3.0, 5.0]])
+    guided = verdict([8.0, 2.0], 1.0, scores=[[8.0, 2.0], [3.0, 5.0]], counted=[True, False])
+    partly = verdict([8.0, 2.0], 1.0, scores=[[8.0, 2.0], None], problems=[None, "count"], counted=[True, False])
+    single = verdict([9.0])
+    refused = {"refused": "length", "texts": [], "scores": [], "problems": [], "orders": [], "num_tokens": []}
+    refused |= {"meta_scores": [], "counted": []}
+    found = score_columns(
+        stored(split, guided, partly, single, verdict([4.0, 4.0]), verdict(None), verdict(None, **refused))
+    )
+    assert found["scores"] == [[5.5, 3.5], [8.0, 2.0], [8.0, 2.0], [4.5], [2.0, 2.0], None, None]
+    assert found["best"] == [0, 0, 0, 0, 0, None, None]
+    assert found["tied"] == [[0], [0], [0], [0], [0, 1], [], []]
+    assert found["votes"] == [2, 1, 1, 2, 2, 0, 0]
+    assert found["confidence"] == [0.5, 1.0, 1.0, None, 0.5, None, None]
+    assert found["problems"] == [[], [], ["count"], [], [], ["missing", "truncated"], ["length"]]
+    assert score_columns(stored(split), "judge_").column_names[0] == "judge_scores"
+
+
+def pairs_of(rows, verdicts, *arguments, **options):
+    skipped = Counter()
+    made = list(preference_pairs(rows, stored(*verdicts), *arguments, skipped=skipped, **options))
+    return made, dict(skipped)
+
+
+def test_best_against_worst():
+    rows = responses_of(3, 2, 2, 1, 2)
+    verdicts = [verdict([12.0, 16.0, 4.0]), verdict([7.0, 7.0]), verdict(None), verdict([9.0]), verdict([9.0, 8.0])]
+    made, skipped = pairs_of(rows, verdicts)
+    assert made[0] == {
+        "prompt": "q0",
+        "chosen": "0-1",
+        "rejected": "0-2",
+        "score_chosen": 8.0,
+        "score_rejected": 2.0,
+        "margin": 6.0,
+        "row": 0,
+    }
+    assert [pair["row"] for pair in made] == [0, 4] and skipped == {"tie": 1, "unreadable": 1, "single": 1}
+    made, skipped = pairs_of(rows, verdicts, "best-vs-worst", 0.5)
+    assert [pair["row"] for pair in made] == [0], "a margin of exactly 0.5 is not more than 0.5"
+    assert skipped == {"tie": 1, "unreadable": 1, "single": 1, "margin": 1}
+
+
+def test_margins_of_three_votes_are_exact():
+    """23/3 - 20/3 is not 1 in floating point; (23 - 20)/3 is."""
+    rows, votes = responses_of(2), [verdict([16.1, 13.1], 3.0)]
+    votes = [verdict([23.0, 20.0], 3.0)]
+    assert pairs_of(rows, votes, "all", 1.0) == ([], {"margin": 1})
+    ((pair,), _) = pairs_of(rows, votes, "all", 0.999)
+    assert pair["margin"] == 1.0
+
+
+def test_any_two_responses():
+    made, skipped = pairs_of(responses_of(4), [verdict([8.0, 2.0, 8.0, 6.0])], "all", 1.0)
+    found = {(pair["chosen"][-1], pair["rejected"][-1], pair["margin"]) for pair in made}
+    assert found == {("0", "1", 3.0), ("2", "1", 3.0), ("3", "1", 2.0)}
+    assert skipped == {"tie": 1, "margin": 2}
+
+
+def test_the_place_decides_nothing_where_scores_are_shared():
+    rows = responses_of(*[4] * 60)
+    verdicts = [verdict([8.0, 2.0, 4.0, 2.0])] * 60
+    worst = Counter(pair["rejected"][-1] for pair in pairs_of(rows, verdicts)[0])
+    assert set(worst) == {"1", "3"} and min(worst.values()) > 15
+    other = Counter(pair["rejected"][-1] for pair in pairs_of(rows, verdicts, "best-vs-random")[0])
+    assert set(other) == {"1", "2", "3"} and min(other.values()) > 8
+    assert pairs_of(rows, verdicts, seed=1) == pairs_of(rows, verdicts, seed=1) != pairs_of(rows, verdicts, seed=2)
+    far = Counter(pair["rejected"][-1] for pair in pairs_of(rows, verdicts, "best-vs-random", 2.5)[0])
+    assert set(far) == {"1", "3"} and sum(far.values()) == 60, "among those that it may be paired with"
+
+
+def test_the_same_text_twice_makes_no_pair():
+    rows = prepare_rows([{"prompt": "q", "responses": ["a", "a"]}])
+    assert pairs_of(rows, [verdict([8.0, 2.0])]) == ([], {"duplicate": 1})
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5) | st.none(), min_size=1, max_size=5),
+    st.sampled_from(labeling.PAIRS),
+    st.sampled_from([0.0, 0.5, 1.0, 3.0]),
+)
+@settings(max_examples=30, deadline=None)
+def test_every_candidate_is_a_pair_or_counted(sums, pairs, least):
+    rows = responses_of(*[2 if totals is None else len(totals) for totals in sums])
+    verdicts = [verdict(None if totals is None else [float(total) for total in totals], 4.0) for totals in sums]
+    made, skipped = pairs_of(rows, verdicts, pairs, least)
+    for pair in made:
+        assert pair["margin"] > least and pair["score_chosen"] > pair["score_rejected"]
+        assert pair["chosen"] != pair["rejected"]
+    several = [len(totals) for totals in sums if totals is not None and len(totals) > 1]
+    candidates = sum(n * (n - 1) // 2 if pairs == "all" else 1 for n in several)
+    assert len(made) + sum(skipped.values()) == candidates + len(sums) - len(several)
+
+
+def test_what_pairs_do_not_know_is_refused():
+    for arguments, told in ((("worst",), "Found pairs='worst'"), (("all", -1.0), "Found min_margin=-1.0")):
+        with pytest.raises(ValueError, match=told):
+            pairs_of(responses_of(2), [verdict([8.0, 2.0])], *arguments)
+
+
+def test_best_of_n_and_messages():
+    rows = responses_of(2, 1, 2)
+    verdicts = stored(verdict([2.0, 8.0]), verdict([9.0]), verdict(None))
+    assert list(best_of_n(rows, verdicts)) == [
+        {"prompt": "q0", "completion": "0-1", "score": 4.0, "row": 0},
+        {"prompt": "q1", "completion": "1-0", "score": 4.5, "row": 1},
+    ]
+    first = next(best_of_n(rows, verdicts, messages=True))
+    assert (first["prompt"], first["completion"]) == ([said("q0", "user")], [said("0-1")])
+
+
+def test_columns_that_are_there_are_refused():
+    rows = prepare_rows([{"prompt": "q", "responses": ["a", "b"], "scores": [1, 0], "votes": 3}])
+    with pytest.raises(ValueError, match=r"columns \['scores', 'votes'\] already.*prefix"):
+        check_columns(rows)
+    check_columns(rows, "judge_")
+
+
+# Judging
+
+
+def collected(judge, rows, folder, k=2, **options):
+    return collect_verdicts(judge, rows, k, folder, **{**SHORT, **options})
+
+
+def test_verdicts_are_those_of_the_pipeline(judge, tmp_path):
+    rows = prepare_rows(rows_of(5))
+    verdicts = collected(judge, rows, tmp_path, k=3, seed=4)
+    expected = judge(list(rows), k=3, seed=4, **SHORT)
+    assert verdicts["totals"] == [found["scores"] for found in expected]
+    assert verdicts["texts"] == [[critique["text"] for critique in found["critiques"]] for found in expected]
+    assert [mean_scores(v) for v in verdicts] == [[total / 3 for total in found["scores"]] for found in expected]
+
+
+def test_nothing_is_judged_twice(judge, tmp_path, monkeypatch):
+    rows = prepare_rows(rows_of(7))
+    whole = collected(judge, rows, tmp_path / "whole", rows_per_shard=2)
+    for process in (1, 0):
+        done = {"process_index": process, "num_processes": 2, "rows_per_shard": 2}
+        if process:
+            with pytest.raises(FileNotFoundError):
+                collected(judge, rows, tmp_path / "shared", **done)
+        else:
+            shared = collected(judge, rows, tmp_path / "shared", **done)
+    assert shared["totals"] == whole["totals"]
+    (tmp_path / "whole" / "shard-00001.parquet").unlink()
+    judged = []
+    original = judging._judge
+    monkeypatch.setattr(judging, "_judge", lambda *given: judged.extend(given[2]) or original(*given))
+    again = collected(judge, rows, tmp_path / "whole", rows_per_shard=2)
+    assert judged == [2, 3] and again["texts"] == whole["texts"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"k": 3}, "k: 2 there, 3 now"), ({"early_stopping": "exact"}, "early_stopping: None there")],
+)
+def test_another_configuration_is_refused(judge, tmp_path, changed, named):
+    rows = prepare_rows(rows_of(2))
+    collected(judge, rows, tmp_path)
+    with pytest.raises(FileExistsError, match=named):
+        collected(judge, rows, tmp_path, **changed)
+    with pytest.raises(FileExistsError, match="data: "):
+        collected(judge, prepare_rows(rows_of(2, n=3)), tmp_path)
+
+
+def test_columns_that_only_some_rows_have():
+    rows = prepare_rows([{"prompt": "q", "responses": ["a"]}, {"prompt": "q", "responses": ["a"], "kept": 1}])
+    assert rows.originals["kept"] == [None, 1]
+
+
+def test_rows_that_do_not_fit(judge, tmp_path, monkeypatch):
+    """Named by their number among the rows that were read, before any row is judged; or left without scores."""
+    given = rows_of(6).to_list()
+    given[1]["responses"] = ["", "b"]
+    given[4]["responses"] = ["long " * 400, "b"]
+    monkeypatch.setattr(judge.model.config, "max_position_embeddings", 2048)
+    rows = prepare_rows(given, invalid_rows="drop")
+    with pytest.raises(PromptTooLongError, match="Row 4: the prompt has"):
+        collected(judge, rows, tmp_path / "error", rows_per_shard=1)
+    assert not list((tmp_path / "error").glob("shard-*"))
+    verdicts = collected(judge, rows, tmp_path / "drop", invalid_rows="drop")
+    found = score_columns(verdicts)
+    assert found["problems"] == [[], [], [], ["length"], []]
+    assert [scores is None for scores in found["scores"]] == [False, False, False, True, False]
+    report = write_labels(rows, verdicts, tmp_path / "drop")
+    assert report["rows"]["dropped"] == {"empty": 1} and report["unscored"] == {"length": 1}
+    assert report["pairs"]["skipped"] == {"unreadable": 1}
+    cut = collected(judge, rows, tmp_path / "cut", truncation="fair")
+    assert cut["truncated"] == [False, False, False, True, False] and None not in cut["totals"]
+
+
+def test_rows_in_blocks(judge, tmp_path):
+    rows = prepare_rows(rows_of(3, n=4))
+    verdicts = collected(judge, rows, tmp_path, max_responses_per_prompt=2)
+    expected = judge(list(rows), k=2, seed=0, max_responses_per_prompt=2, **SHORT)
+    for record, found in zip(verdicts, expected, strict=True):
+        assert record["blocks"] and mean_scores(record) == [total / 2 for total in found["scores"]]
+    assert score_columns(verdicts)["confidence"] == [None] * 3
+    report = write_labels(rows, verdicts, tmp_path / "labels", pairs="all")
+    assert report["places"] == {} and report["order_flips"] is None
+    assert judging_protocol(judge, 2, max_responses_per_prompt=2, **SHORT)["max_responses_per_prompt"] == 2
+
+
+def test_stopped_early(judge, tmp_path):
+    """Means are of the votes that there are."""
+    rows = prepare_rows(rows_of(12))
+    verdicts = collected(judge, rows, tmp_path, k=8, early_stopping=0.3)
+    drawn = [len(record["texts"]) for record in verdicts]
+    assert min(drawn) < 8
+    for record, count in zip(verdicts, drawn, strict=True):
+        assert record["weight"] == count
+        columns = list(zip(*record["scores"], strict=True))
+        assert mean_scores(record) == [sum(column) / count for column in columns]
+
+
+# What is written
+
+
+@pytest.fixture(scope="module")
+def labels(judge, tmp_path_factory):
+    """A finished folder of labels, and its report."""
+    folder = tmp_path_factory.mktemp("made") / "labels"
+    rows = prepare_rows(rows_of(12))
+    verdicts = collected(judge, rows, folder / "verdicts")
+    report = write_labels(rows, verdicts, folder)
+    protocol = judging_protocol(judge, 2, **SHORT)
+    write_labels_card(folder, report, protocol, "someone/prompts", "someone/labels")
+    return folder, report
+
+
+def test_a_folder_loads_by_the_names_on_its_card(labels, no_cache):
+    folder, report = labels
+    scores = load_dataset(str(folder), "scores", split="train")
+    assert scores.column_names == ["prompt", "responses", "kept", *labeling.COLUMNS] and scores["kept"] == [*range(12)]
+    pairs = load_dataset(str(folder), split="train")
+    assert pairs.column_names[:3] == ["prompt", "chosen", "rejected"], "pairs are the default"
+    assert len(pairs) == report["pairs"]["made"] and min(pairs["margin"]) > 0
+    for pair in pairs:
+        row = scores[pair["row"]]
+        assert pair["chosen"] == row["responses"][row["best"]]
+        assert pair["margin"] == pytest.approx(max(row["scores"]) - min(row["scores"]))
+    assert len(load_dataset(str(folder), "best_of_n", split="train")) == 12
+    assert load_dataset(str(folder), "verdicts", split="train")["row"] == [*range(12)]
+
+
+def test_the_card_and_the_report_say_the_same(labels):
+    folder, report = labels
+    assert report == json.loads((folder / "report.json").read_text())
+    assert report["rows"] == {"read": 12, "dropped": {}, "judged": 12, "cut": 0}
+    assert report["critiques"] == 24 and report["unreadable"] == 0 and report["responses"] == 24
+    assert report["pairs"]["made"] + sum(report["pairs"]["skipped"].values()) == 12
+    assert sum(report["places"]["2"]) == pytest.approx(1) and 0 <= report["order_flips"]["flips"] <= 1
+    text = (folder / "README.md").read_text()
+    card = yaml.safe_load(text.split("---")[1])
+    assert card["source_datasets"] == ["someone/prompts"]
+    assert [config["config_name"] for config in card["configs"]] == ["preferences", "best_of_n", "scores", "verdicts"]
+    assert 'load_dataset("someone/labels", "preferences", split="train")' in text
+    assert f"| {report['pairs']['made']}, mean margin {report['pairs']['margin']:.2f} |" in text
+    assert str(folder.parent) not in text and "{{" not in text and "\n\n\n" not in text
+    assert any(f"{report['pairs']['made']}, mean margin" in line for line in report_lines(report))
+
+
+def train(trainer_class, config_class, judge, folder, rows, **options):
+    args = config_class(
+        str(folder), max_steps=2, per_device_train_batch_size=2, learning_rate=0.1, use_cpu=True, bf16=False,
+        report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, **options,
+    )  # fmt: skip
+    trainer = trainer_class(judge, args=args, train_dataset=rows)
+    before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    changed = [name for name, weight in trainer.model.named_parameters() if not weight.equal(before[name])]
+    assert trainer.state.global_step == 2 and changed
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_trl_trains_on_them_as_they_are(labels, judges, judge, tmp_path, no_cache, messages):
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    folder, _ = labels
+    if messages:
+        rows = prepare_rows(rows_of(12))
+        write_labels(rows, collected(judge, rows, folder / "verdicts"), tmp_path, messages=True)
+        folder = tmp_path
+    parts = {
+        name: load_dataset("parquet", data_files=f"{folder}/{name}/*.parquet", split="train")
+        for name in ("preferences", "best_of_n")
+    }
+    assert isinstance(parts["preferences"][0]["chosen"], list) is messages
+    train(DPOTrainer, DPOConfig, judges["mute"], tmp_path / "dpo", parts["preferences"])
+    train(SFTTrainer, SFTConfig, judges["mute"], tmp_path / "sft", parts["best_of_n"])
+
+
+def test_a_judge_that_cannot_be_read_makes_no_labels(judges, tmp_path, no_cache):
+    from transformers import pipeline
+
+    rows = prepare_rows(rows_of(3))
+    mute = pipeline("grm-reward", model=judges["mute"])
+    verdicts = collect_verdicts(mute, rows, 2, tmp_path / "verdicts", template="compact", max_new_tokens=4)
+    report = write_labels(rows, verdicts, tmp_path)
+    assert report["unscored"] == {"truncated": 3} and report["problems"] == {"truncated": 6}
+    assert report["unreadable"] == 1 and report["score"] is None and report["pairs"]["margin"] is None
+    write_labels_card(tmp_path, report, judging_protocol(mute, 2, template="compact", max_new_tokens=4))
+    card = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
+    assert [config["config_name"] for config in card["configs"]] == ["scores", "verdicts"]
+    scores = load_dataset(str(tmp_path), split="train")
+    assert scores["scores"] == [None] * 3 and scores["problems"] == [["truncated"] * 2] * 3
+    assert any("(truncated 3)" in line for line in report_lines(report))
+
+
+def test_what_is_pushed(labels, monkeypatch):
+    """All that the card names, and not the manifest, which may name places on this machine."""
+    folder, _ = labels
+    asked = []
+    monkeypatch.setattr(labeling, "push_folder", lambda *given: asked.append(given) or "address")
+    assert push_labels(folder, "someone/labels", private=True) == "address"
+    (_, repo_id, kind, _, names, private, token), *_ = asked
+    assert (repo_id, kind, private, token) == ("someone/labels", "dataset", True, None)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    pushed = {name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in names)}
+    parts = {f"{part}/data.parquet" for part in labeling.PARTS}
+    assert pushed == {*parts, "README.md", "report.json", "verdicts/shard-00000.parquet"}
+    assert "verdicts/manifest.json" in files
+
+
+PUSH = """
+import sys
+from trl_spct.labeling.labels import push_labels
+print(push_labels(sys.argv[1], "someone/labels", private=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_push_to_a_hub(labels, tmp_path):
+    from hub_server import HubServer
+
+    folder, _ = labels
+    with HubServer() as hub:
+        environment = {**os.environ, **hub.environment(tmp_path)}
+        command = [sys.executable, "-c", PUSH, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        assert done.returncode == 0, done.stderr[-3000:]
+        repository = hub.repositories["dataset", "someone/labels"]
+    assert repository.private and {"README.md", "scores/data.parquet"} <= set(repository.files)
+    assert not [name for name in repository.files if "manifest" in name or ".cache" in name]
+
+
+# The recipe
+
+
+def recipe():
+    spec = importlib.util.spec_from_file_location("label", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def label(*arguments):
+    module = recipe()
+    module.main(*module.make_parser().parse_args_and_config([str(argument) for argument in arguments]))
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
+    rows = written(tmp_path / "rows.jsonl", [*rows_of(6), {"prompt": "q", "responses": ["", "b"]}])
+    asked = ["--model_name_or_path", judges["writing"], "--dataset_name", rows, "--output_dir", tmp_path / "labels"]
+    asked += ["--template", "compact", "--max_new_tokens", 32, "--k", 2, "--rows_per_shard", 2]
+    with pytest.raises(InvalidPreference, match=r"rows.jsonl row 6: Response 1 is empty"):
+        label("--model_name_or_path", "not/there", *asked[2:])
+    label(*asked, "--invalid_rows", "drop")
+    report = json.loads((tmp_path / "labels" / "report.json").read_text())
+    assert report["rows"] == {"read": 7, "dropped": {"empty": 1}, "judged": 6, "cut": 0}
+    assert "7 rows read, 1 (empty 1) dropped, 6 judged" in capsys.readouterr().out
+    protocol = json.loads((tmp_path / "labels" / "README.md").read_text().split("```json\n")[1].split("```")[0])
+    assert protocol["model"] == "writing" and protocol["k"] == 2 and protocol["template"] == "compact"
+
+    monkeypatch.setattr(judging, "_judge", lambda *given: pytest.fail("judged again"))
+    more = ["--invalid_rows", "drop", "--pairs", "all", "--min_margin", 1000, "--messages", "--prefix", "judge_"]
+    label(*asked, *more)
+    report = json.loads((tmp_path / "labels" / "report.json").read_text())
+    assert report["pairs"]["made"] == 0 and report["pairs"]["min_margin"] == 1000
+    columns = load_dataset(str(tmp_path / "labels"), "scores", split="train").column_names
+    assert "judge_scores" in columns and "scores" not in columns
+
+
+def test_a_judge_on_a_server(judges, tmp_path, no_cache):
+    """It prefers what it reads first: the orders are balanced, so that all rows tie and none makes a pair."""
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return {"data": [{"id": "judge", "max_model_len": 4096}]}
+        return {"choices": [choice(r"\boxed{9, 2}", i, chat=False) for i in range(body.get("n", 1))]}
+
+    rows = written(tmp_path / "rows.jsonl", [*rows_of(3), {"prompt": "long", "responses": ["a" * 5000, "b"]}])
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        label(
+            *[
+                "--dataset_name",
+                rows,
+                "--base_url",
+                server.url,
+                "--tokenizer_name_or_path",
+                judges["writing"],
+                "--k",
+                4,
+            ],
+            *[
+                "--template",
+                "compact",
+                "--max_new_tokens",
+                16,
+                "--invalid_rows",
+                "drop",
+                "--output_dir",
+                tmp_path / "out",
+            ],
+        )
+        server.shutdown()
+        asked = server.bodies
+    assert sum(body["n"] for body in asked) == 12 and all(isinstance(body["prompt"][0], int) for body in asked)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["unscored"] == {"length": 1} and report["ties"] == 1 and report["score"] == 5.5
+    assert report["pairs"]["skipped"] == {"tie": 3, "unreadable": 1}
+    assert report["places"] == {"2": [1.0, 0.0]} and report["order_flips"]["flips"] == 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert server.url not in card and '"engine": "OpenAIEngine"' in card and "100.0 %, 0.0 %" in card
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--max_rows", "3"], "Found no `dataset_name`"),
+        (["--dataset_name", "ROWS"], "Found no judge"),
+        (["--dataset_name", "ROWS", "--min_margin", "-1"], "Found min_margin=-1"),
+        (["--dataset_name", "ROWS", "--dataset_train_split", "test"], r"expected \['test'\] among them"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, no_cache, arguments, told):
+    rows = written(tmp_path / "rows.jsonl", rows_of(2))
+    with pytest.raises(ValueError, match=told):
+        label(*[rows if argument == "ROWS" else argument for argument in arguments])
+
+
+def test_the_docstring_names_every_argument():
+    module = recipe()
+    for name, found in module.LabelArguments.__dataclass_fields__.items():
+        if found.metadata and name not in module.ScriptArguments.__dataclass_fields__:
+            assert f"{name} (`" in module.LabelArguments.__doc__ and found.metadata["help"], name
+    command = module.__doc__.split("recipes/label.py")[1].split("\n\n")[0].replace("\\\n", " ").split()
+    script_args, _ = module.make_parser().parse_args_and_config(command)
+    assert module.judging_options(script_args)["early_stopping"] == "exact"
+
+
+NOTING = """
+import os, sys
+from trl_spct.labeling import verdicts as judging
+from test_labels import label
+original = judging._judge
+def judge(pipe, rows, numbers, *given):
+    with open(os.path.join(os.environ["NOTES"], os.environ.get("RANK", "alone")), "a") as notes:
+        notes.writelines(f"{number}\\n" for number in numbers)
+    return original(pipe, rows, numbers, *given)
+judging._judge = judge
+label(*sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_and_two_processes(judges, tmp_path):
+    """Both name the same labels as one undisturbed process, and what was written is not judged again."""
+    rows = written(tmp_path / "rows.jsonl", rows_of(40))
+    (tmp_path / "noting.py").write_text(NOTING)
+    asked = ["--model_name_or_path", judges["writing"], "--dataset_name", str(rows), "--k", "4", "--template"]
+    asked += ["compact", "--max_new_tokens", "32", "--rows_per_shard", "1"]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+    def start(name, notes, *launcher):
+        (tmp_path / notes).mkdir()
+        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        environment = {
+            "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+            "NOTES": str(tmp_path / notes),
+            "PYTHONPATH": path,
+        }
+        return subprocess.Popen(
+            [sys.executable, *launcher, str(tmp_path / "noting.py"), *asked, "--output_dir", str(tmp_path / name)],
+            env={**os.environ, **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(name, notes, *launcher):
+        process = start(name, notes, *launcher)
+        _, told = process.communicate(timeout=300)
+        assert process.returncode == 0, told[-4000:]
+        return {path.name: list(map(int, path.read_text().split())) for path in (tmp_path / notes).iterdir()}
+
+    assert finish("one", "of_one") == {"alone": [*range(40)]}
+    process = start("killed", "of_killed")
+    folder = tmp_path / "killed" / "verdicts"
+    while process.poll() is None and len(list(folder.glob("shard-*.parquet"))) < 5:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    there = len(list(folder.glob("shard-*.parquet")))
+    assert 5 <= there < 40 and not (tmp_path / "killed" / "report.json").exists()
+    judged = finish("killed", "of_rest", *two)
+    assert sorted(judged["0"] + judged["1"]) == [*range(there, 40)]
+    assert finish("two", "of_two", *two) == {"0": [*range(0, 40, 2)], "1": [*range(1, 40, 2)]}
+    for name in ("killed", "two"):
+        for part in labeling.PARTS:
+            first, second = (Dataset.from_parquet(str(tmp_path / n / part / "data.parquet")) for n in ("one", name))
+            assert first.to_list() == second.to_list(), (name, part)

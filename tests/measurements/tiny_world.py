@@ -1,0 +1,120 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+The main job for three seeds, and once without principles: does the paper's shape show, and what is shuffling worth?
+
+python tests/measurements/tiny_world.py --output outputs/tiny_world
+
+About four minutes a run on two cores; finished runs in the folder are read, not repeated.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+
+from trl_spct.evaluation.guidance import describe
+from trl_spct.evaluation.judgments import credits_at, paired_interval, read_judgments
+from trl_spct.judge.voting import Guidance
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
+
+SEEDS = (0, 1, 2)
+STAGES = ("base", "rft", "spct")
+
+
+def run_all(folder: Path) -> dict[str, tuple[list[dict], dict]]:
+    """(results, report) by run: `"0"`, `"1"`, `"2"` and `"no principles"`."""
+    from tiny.job import run
+
+    runs = {str(seed): {"output_dir": str(folder / f"seed{seed}"), "seed": seed} for seed in SEEDS}
+    runs["no principles"] = {"output_dir": str(folder / "no_principles"), "seed": 0, "principles": False}
+    found = {}
+    for name, options in runs.items():
+        results = run(**options)
+        found[name] = results, json.loads((Path(options["output_dir"]) / "report.json").read_text())
+    return found
+
+
+def result(results: list[dict], stage: str, k: int, guided: bool = False, temperature: float = 0.5) -> dict:
+    wanted = {"stage": stage, "k": k, "guided": guided, "temperature": temperature}
+    return next(r for r in results if all(r[name] == value for name, value in wanted.items()))
+
+
+def table(found: dict[str, tuple[list[dict], dict]]) -> str:
+    """Accuracy in percent with 95 % intervals, as Markdown."""
+    lines = [
+        "| seed | stage | greedy | Voting@1 | @8 | @32 | guided@32 | by | gained | names the wanted principle "
+        "| right if it does / if not | told the wanted / unwanted one |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, (results, report) in found.items():
+        for stage in STAGES:
+            cells = [_interval(result(results, stage, 1, temperature=0.0))]
+            cells += [_interval(result(results, stage, k)) for k in (1, 8, 32)]
+            cells.append(_interval(result(results, stage, 32, guided=True)))
+            said = report[stage]
+            cells += [describe(Guidance.of(said["guided"]["chosen"])), _gain(said["guided"]["chosen"])]
+            if "accuracy_told_the_wanted_principle" in said:
+                cells.append(_percent(said["names_the_wanted_principle"]))
+                cells.append(_pair(said, "accuracy_with_wanted_principle", "accuracy_with_another_principle"))
+                cells.append(_pair(said, "accuracy_told_the_wanted_principle", "accuracy_told_the_unwanted_principle"))
+            else:
+                cells += ["–"] * 3
+            lines.append(f"| {name} | {stage} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shuffling(folder: Path) -> str:
+    """What shuffling gains the base judge's Voting@8 over reading each row in its own order: paired, in points."""
+    lines, shuffled, fixed = [], [], []
+    for seed in SEEDS:
+        judgments = folder / f"seed{seed}" / "judgments"
+        by_row = [
+            [statistics.mean(credits_at(judgment, 8)) for judgment in read_judgments(judgments / name)]
+            for name in ("base-k8-T0.5-fixed", "base-k32-T0.5-random")
+        ]
+        fixed, shuffled = fixed + by_row[0], shuffled + by_row[1]
+        lines.append(f"seed {seed}: {_difference(paired_interval(*by_row))}")
+    return "\n".join((*lines, f"all rows: {_difference(paired_interval(fixed, shuffled))}"))
+
+
+def _difference(found: tuple[float, float, float]) -> str:
+    gained, low, high = (100 * value for value in found)
+    return f"{gained:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _interval(found: dict) -> str:
+    return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+
+
+def _gain(line: dict) -> str:
+    """What the chosen guidance gained over plain voting on the same rows."""
+    if line["k_meta"] == 1:
+        return "–"
+    return _difference((line["difference"], line["difference_low"], line["difference_high"]))
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _pair(report: dict, first: str, second: str) -> str:
+    return f"{_percent(report[first])} / {_percent(report[second])}"
+
+
+def main() -> None:
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("outputs/tiny_world"))
+    output = parser.parse_args().output
+    found = run_all(output)
+    console = Console(width=200)
+    console.print(table(found))
+    console.print(f"Voting@8 of the base judges, shuffled against unshuffled:\n{shuffling(output)}")
+
+
+if __name__ == "__main__":
+    main()

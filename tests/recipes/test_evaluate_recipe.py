@@ -1,0 +1,228 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""`recipes/evaluate.py` from flags: benchmarks, every kind of judge, and what is written."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from paths import RECIPES
+from test_benchmarks import SECRET, realmistake, rewardbench
+from test_engines import MODELS, Server, choice
+from tiny_models import save_tiny, save_writing, tiny_config, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from trl_spct import MetaRMForSequenceClassification
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RECIPE = RECIPES / "evaluate.py"
+
+
+def evaluate(*arguments):
+    spec = importlib.util.spec_from_file_location("evaluate", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(*module.make_parser().parse_args_and_config([str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=1)).save_pretrained(folder / "rm")
+    tokenizer.save_pretrained(folder / "rm")
+    return {"judge": save_tiny(folder / "judge"), "rm": folder / "rm"}
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text())
+
+
+def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("datasketch")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
+    rewardbench(tmp_path / "rb")
+    realmistake(tmp_path / "rm")
+    train = tmp_path / "train.jsonl"
+    train.write_text(json.dumps({"query": SECRET, "responses": ["new", "worth 3"], "labels": [0, 1]}) + "\n")
+    arguments = [
+        *["--benchmarks", f"rewardbench={tmp_path / 'rb'}", f"realmistake={tmp_path / 'rm'}", "--allow_changed"],
+        *["--model_name_or_path", models["judge"], "--template", "compact", "--max_new_tokens", "4", "--k", "1", "3"],
+        *["--greedy", "--scalar_rm", models["rm"], "--llm_judge", models["judge"], "--max_rows", "4"],
+        *["--contamination_dataset", train, "--output_dir", tmp_path / "out"],
+    ]
+    evaluate(*arguments)
+    out = tmp_path / "out"
+    results = read(out, "results.json")
+    lines = {(r["stage"], r["benchmark"], r["k"], r.get("temperature")) for r in results}
+    for benchmark in ("rewardbench", "realmistake"):
+        for stage in ("first", "random", "longest", "shortest", "rm"):
+            assert (stage, benchmark, 1, None) in lines
+        judge = {line for line in lines if line[:2] == ("judge", benchmark)}
+        assert judge == {("judge", benchmark, 1, 0.0), ("judge", benchmark, 1, 0.5), ("judge", benchmark, 3, 0.5)}
+    assert ("LLM-as-a-judge", "rewardbench", 3, 0.5) in lines
+    assert not [line for line in lines if line[:2] == ("LLM-as-a-judge", "realmistake")], "nothing to select from"
+    assert {r["n"] for r in results} == {4}
+
+    report = read(out, "report.json")
+    protocol = report["protocol"]["rewardbench"]
+    assert protocol["template"] == "compact" and protocol["max_new_tokens"] == 4 and protocol["k"] == 3
+    assert protocol["model"] == "judge", "no place on this machine"
+    assert report["diagnosis"]["rewardbench"]["all"]["unreadable"] == 1.0
+    assert report["items"]["rewardbench"]["differences"]
+    assert report["contamination"]["realmistake"]["overlaps"][0]["row"] == 0
+    (entry,) = read(out, "model-index.json")
+    assert {found["dataset"]["name"] for found in entry["results"]} == {"rewardbench", "realmistake"}
+    for name in ("scaling.png", "cost.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    table = (out / "table.md").read_text()
+    assert "| judge | greedy | 1 |" in table and "| longest | – | 1 |" in table
+    for path in out.rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("shard-*.parquet")}
+    with pytest.raises(ValueError, match="out has judged other rows of rewardbench; expected those of the same rows"):
+        evaluate(*arguments, "--compare_with", out, "--max_rows", "3")
+    evaluate(*arguments, "--compare_with", out)
+    assert len(before) == 15 and {path: path.stat().st_mtime_ns for path in before} == before, (
+        "nothing is judged twice"
+    )
+    comparison = read(out, "report.json")["comparison"]["rewardbench"]["judge (out)"]
+    assert comparison["difference"] == 0 and comparison["p"] == 1 and comparison["k"] == 3
+    assert "against judge (out): +0.0 points" in capsys.readouterr().out
+    assert "| judge (out) | plain | 3 |" in (out / "table.md").read_text()
+    (again,) = read(out, "model-index.json")
+    assert again == entry, "of one judge"
+
+
+def test_without_a_model(tmp_path, monkeypatch):
+    """Changed benchmarks stop the run before anything is judged; own rows need no flag."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
+    rewardbench(tmp_path / "rb")
+    with pytest.raises(ValueError, match="RewardBench has 5 rows instead of 2985"):
+        evaluate("--benchmarks", f"rewardbench={tmp_path / 'rb'}", "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    rows = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"q{i}", "completion": "a" * (i + 1), "label": i > 2, "kind": "x"} for i in range(6)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in made))
+    arguments = ["--dataset_name", rows, "--metric", "roc_auc", "--group_column", "kind"]
+    evaluate(*arguments, "--output_dir", tmp_path / "own")
+    found = {result["stage"]: result["accuracy"] for result in read(tmp_path / "own", "results.json")}
+    assert found["longest"] == 1 and found["shortest"] == 0 and found["first"] == 0.5
+    assert not (tmp_path / "own" / "scaling.png").exists()
+
+
+def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
+    """Without a model here: its name is the server's, and the address stays out of what is written."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return MODELS
+        return {"choices": [choice(r"\boxed{7, 7}", i, chat=False) for i in range(body.get("n", 1))]}
+
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "aa", "rejected": "b"}) + "\n" for i in range(4)))
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        evaluate(
+            *["--dataset_name", rows, "--base_url", server.url, "--tokenizer_name_or_path", models["judge"]],
+            *["--template", "compact", "--max_new_tokens", "16", "--k", "4", "--output_dir", tmp_path / "out"],
+        )
+        server.shutdown()
+        asked = server.bodies
+    report = read(tmp_path / "out", "report.json")
+    protocol = report["protocol"]["rows"]
+    assert (protocol["model"], protocol["engine"], protocol["context"]) == ("judge", "OpenAIEngine", 2048)
+    assert server.url not in json.dumps(report) and sum(body["n"] for body in asked) == 16
+    assert all(isinstance(body["prompt"][0], int) for body in asked), "prompts go as token ids"
+    judged = [result for result in read(tmp_path / "out", "results.json") if result["stage"] == "judge"]
+    assert [(result["k"], result["accuracy"], result["ties"]) for result in judged] == [(k, 0.5, 1) for k in (1, 2, 4)]
+    diagnosis = report["diagnosis"]["rows"]["all"]
+    assert diagnosis["ties"] == {"single": 1, "vote": 1} and diagnosis["order_flips"]["flips"] == 0
+    assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]} and diagnosis["length"]["slope"] == 0
+
+
+def test_ways_to_guide_are_ways_to_read(tmp_path, monkeypatch):
+    """As stored with the Meta RM, or as asked for, from the same judgments; plain voting is not shown twice."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
+    torch.manual_seed(0)
+    meta_rm = MetaRMForSequenceClassification(tiny_config("llama"))
+    meta_rm.config.meta_rm = {"k_meta": 1.0}
+    meta_rm.save_pretrained(tmp_path / "meta_rm")
+    tiny_tokenizer().save_pretrained(tmp_path / "meta_rm")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "aa", "rejected": "b"}) + "\n" for i in range(4)))
+    arguments = [
+        *["--dataset_name", rows, "--model_name_or_path", save_writing(tmp_path / "judge"), "--template", "compact"],
+        *["--meta_rm", tmp_path / "meta_rm", "--max_new_tokens", "24", "--k", "4", "--output_dir", tmp_path / "out"],
+    ]
+
+    def told(*more):
+        evaluate(*arguments, *more)
+        results, report = read(tmp_path / "out", "results.json"), read(tmp_path / "out", "report.json")
+        return {result["guided"] for result in results}, report["protocol"]["rows"]["guidance"], report
+
+    guided, guidance, report = told()
+    assert (guided, guidance) == ({False}, "top 1.0") and "comparison" not in report
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.parquet")}
+    for more, expected in (
+        (["--k_meta", "0.5"], "top 0.5"),
+        (["--k_meta", "3"], "top 3"),
+        (["--guide", "soft"], "soft"),
+    ):
+        guided, guidance, report = told(*more)
+        assert (guided, guidance) == ({False, True}, expected)
+        assert report["comparison"]["rows"]["plain voting"]["k"] == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is judged again"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--k", "0"], "expected numbers of votes from 1 on"),
+        (["--k", "4", "-1"], "expected numbers of votes from 1 on"),
+        (["--k_meta", "1.5"], "k_meta=1.5; expected at least 1 critique"),
+        (["--k_meta", "2", "--guide", "soft"], "under which all critiques vote"),
+    ],
+)
+def test_options_that_cannot_be(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        evaluate("--dataset_name", tmp_path, *options)
+
+
+@pytest.mark.slow
+def test_two_processes_judge_what_one_does(tmp_path):
+    """On a machine without a GPU as well, and each row once."""
+    judge = save_writing(tmp_path / "judge")
+    rows = [{"query": f"q{i}", "responses": ["a" * (i + 1), "b"], "labels": [i % 2, 1 - i % 2]} for i in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = [
+        *[RECIPE, "--dataset_name", tmp_path / "rows.jsonl", "--model_name_or_path", judge, "--template", "compact"],
+        *["--max_new_tokens", "24", "--k", "2", "--rows_per_shard", "2", "--greedy"],
+    ]
+    found, shown = {}, {}
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+             *map(str, arguments), "--output_dir", str(out)],
+            capture_output=True, text=True, timeout=600, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(RECIPE.parent.parent)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = [{**result, "seconds": 0.0} for result in read(out, "results.json")]
+        shown[processes] = done.stdout
+        assert json.loads((out / "report.json").read_text())["processes"] == processes
+    assert found[1] == found[2] and shown[1] == shown[2], "and told once"

@@ -1,0 +1,671 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+import inspect
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, concatenate_datasets, disable_progress_bars, enable_progress_bars
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paths import TESTS
+from peft import LoraConfig
+from tiny_models import save_tiny, tiny_config, tiny_tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from trl import RewardTrainer
+
+from trl_spct.evaluation.classification import calibration_error, roc_auc
+from trl_spct.evaluation.guidance import store_guidance
+from trl_spct.judge.meta_fit import tokenizer_digest
+from trl_spct.judge.meta_scoring import encode_meta, meta_scores
+from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
+from trl_spct.judge.outcomes import credit
+from trl_spct.judge.preferences import Preference, restore_order
+from trl_spct.judge.prompts import judge_template, meta_messages
+from trl_spct.judge.voting import Guidance, guided_vote, vote
+from trl_spct.trainers.meta_rm_config import MetaRMTrainingConfig
+from trl_spct.trainers.meta_rm_trainer import (
+    MetaRMTrainer,
+    class_balance,
+    classification_metrics,
+    encode_row,
+    report_balance,
+)
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    disable_progress_bars()
+    yield
+    enable_progress_bars()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory):
+    """A judge whose random features are strong enough to be separated in a few steps."""
+    return save_tiny(tmp_path_factory.mktemp("judge"), "llama", tiny_tokenizer(True), initializer_range=0.2)
+
+
+def row(i, **changes):
+    critique = ("good " if i % 2 else "bad ") * 4 + "x" * (i % 3)
+    return {"query": f"q{i % 5}", "responses": ["a", "b"], "critique": critique, "label": i % 2, **changes}
+
+
+def rows(n=32, **changes):
+    return Dataset.from_list([row(i, **changes) for i in range(n)])
+
+
+def config(output_dir, **changes):
+    values = {
+        "use_cpu": True,
+        "bf16": False,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 16,
+        "max_steps": 12,
+        "logging_steps": 4,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        **changes,
+    }
+    return MetaRMTrainingConfig(output_dir=str(output_dir), **values)
+
+
+def trainer_of(model, output_dir, train=None, eval=None, **changes):
+    keys = ("processing_class", "peft_config", "quantization_config", "compute_metrics")
+    others = {name: changes.pop(name) for name in keys if name in changes}
+    return MetaRMTrainer(
+        model,
+        args=config(output_dir, **changes),
+        train_dataset=train or rows(),
+        eval_dataset=eval or rows(12),
+        **others,
+    )
+
+
+# --- training ---
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+def test_training_separates_the_classes(judge, tmp_path, gradient_checkpointing):
+    trainer = trainer_of(judge, tmp_path, gradient_checkpointing=gradient_checkpointing)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    untrained = trainer.evaluate()
+    trainer.train()
+    trained = trainer.evaluate()
+    for name, parameter in trainer.model.named_parameters():
+        assert not torch.equal(parameter, before[name]), f"Parameter {name} has not changed."
+    assert trained["eval_loss"] < 0.5 * untrained["eval_loss"]
+    assert trained["eval_roc_auc"] == 1 > untrained["eval_roc_auc"]
+    assert trained["eval_accuracy"] == 1 and trained["eval_positive_share"] == 0.5
+    logged = trainer.state.log_history[0]
+    assert {"loss", "accuracy", "positive_share", "num_tokens"} <= set(logged)
+
+
+def test_scores_of_a_trained_model_survive_saving(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, max_steps=4)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "meta"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "meta")
+    conversations = [meta_messages(Preference("q", ("a", "b")), text) for text in ("good", "bad bad", "other")]
+    expected = meta_scores(trainer.model, trainer.processing_class, conversations)
+    model = MetaRMForSequenceClassification.from_pretrained(tmp_path / "meta")
+    assert meta_scores(model, tokenizer, conversations) == pytest.approx(expected, abs=1e-6)
+    assert json.loads((tmp_path / "meta" / "config.json").read_text())["architectures"] == [
+        "LlamaForSequenceClassification"
+    ]
+
+
+def test_first_step_has_the_loss_of_the_scores(judge, tmp_path):
+    """Trainer and scoring read the same tokens: the logged loss follows from the scores."""
+    data = rows(16)
+    trainer = trainer_of(judge, tmp_path, data, max_steps=1, logging_steps=1, pos_weight=3.0)
+    conversations = [meta_messages(Preference(r["query"], r["responses"]), r["critique"]) for r in data]
+    scores = meta_scores(trainer.model, trainer.processing_class, conversations)
+    expected = meta_loss(torch.tensor(scores), torch.tensor(data["label"]), pos_weight=3.0).item()
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_accumulated_batches_make_the_same_step(judge, tmp_path):
+    heads = []
+    for size, steps in ((16, 1), (4, 4)):
+        trainer = trainer_of(
+            judge,
+            tmp_path,
+            rows(16),
+            max_steps=1,
+            logging_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+        )
+        trainer.train()
+        heads.append((trainer.state.log_history[0]["grad_norm"], trainer.model.score.weight))
+    assert heads[0][0] == pytest.approx(heads[1][0], rel=1e-3)
+    torch.testing.assert_close(heads[0][1], heads[1][1], atol=1e-3, rtol=1e-2)
+
+
+def test_lora(judge, tmp_path):
+    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear")
+    trainer = trainer_of(judge, tmp_path, peft_config=lora, eval_strategy="steps", eval_steps=6, max_steps=24)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    untrained = trainer.evaluate()
+    trainer.train()
+    trained = trainer.evaluate()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+    assert trained["eval_loss"] < untrained["eval_loss"] and trained["eval_roc_auc"] > untrained["eval_roc_auc"]
+    trainer.save_model(str(tmp_path / "adapter"))
+    reloaded = MetaRMForSequenceClassification.from_pretrained(tmp_path / "adapter")
+    conversations = [meta_messages(Preference("q", ("a", "b")), text) for text in ("good", "bad bad")]
+    expected = meta_scores(trainer.model, trainer.processing_class, conversations)
+    assert meta_scores(reloaded, trainer.processing_class, conversations) == pytest.approx(expected, abs=1e-5)
+
+
+def test_qlora_keeps_training_after_an_evaluation(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    judge = save_tiny(tmp_path / "judge", "qwen2", tiny_tokenizer(), hidden_size=64, initializer_range=0.2)
+    trainer = trainer_of(
+        judge,
+        tmp_path,
+        peft_config=LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear"),
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        ),
+    )
+    assert trainer.model.is_loaded_in_4bit
+    untrained = trainer.evaluate()
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    unchanged = [n for n, p in trainer.model.named_parameters() if p.requires_grad and torch.equal(p, before[n])]
+    assert not unchanged
+    assert trainer.evaluate()["eval_loss"] < untrained["eval_loss"]
+
+
+def test_best_model_by_auc(judge, tmp_path):
+    trainer = trainer_of(
+        judge,
+        tmp_path,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=2,
+        save_steps=2,
+        max_steps=4,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_roc_auc",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.best_metric is not None
+    card = (tmp_path / "checkpoint-4" / "..").resolve() / "README.md"
+    text = card.read_text()
+    assert "2504.02495" in text and "meta-rm" in text and "liu2025inference" in text and "Meta RM" in text
+
+
+@pytest.mark.parametrize("kind", ["instance", "native", "peft"])
+def test_model_instances(kind, tmp_path):
+    config_ = tiny_config("gemma2", num_labels=1)
+    if kind == "native":
+        model = AutoModelForSequenceClassification.from_config(config_)
+    else:
+        model = MetaRMForSequenceClassification(config_)
+    if kind == "peft":
+        from peft import get_peft_model
+
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear"))
+    trainer = trainer_of(model, tmp_path, processing_class=tiny_tokenizer(), max_steps=1)
+    base = trainer.model.get_base_model() if kind == "peft" else trainer.model
+    assert isinstance(base, MetaRMForSequenceClassification)
+    trainer.train()
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+
+
+def test_models_and_adapters_that_cannot_learn(judge, tmp_path):
+    two = AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=2))
+    with pytest.raises(ValueError, match="num_labels=2; expected a Meta RM with one"):
+        trainer_of(two, tmp_path, processing_class=tiny_tokenizer())
+    with pytest.raises(ValueError, match="task_type='CAUSAL_LM'; expected 'SEQ_CLS'"):
+        trainer_of(judge, tmp_path, peft_config=LoraConfig(task_type="CAUSAL_LM"))
+
+
+def test_model_init_kwargs_are_used_and_kept(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, model_init_kwargs={"dtype": "bfloat16"})
+    assert trainer.model.dtype == torch.bfloat16
+    assert trainer.args.model_init_kwargs == {"dtype": "bfloat16"}
+
+
+def test_the_head_is_reproducible(judge, tmp_path):
+    heads = [trainer_of(judge, tmp_path, seed=seed).model.score.weight for seed in (1, 1, 2)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+# --- rows ---
+
+
+def test_rows_become_the_tokens_that_scoring_reads(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path)
+    assert set(trainer.train_dataset.column_names) == {"input_ids", "label"}
+    messages = meta_messages(Preference("q3", ("a", "b")), row(3)["critique"])
+    assert trainer.train_dataset[3]["input_ids"] == encode_meta(trainer.processing_class, messages)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert set(batch) == {"input_ids", "attention_mask", "labels"} and batch["labels"].is_floating_point()
+
+
+def test_queries_may_be_conversations_and_labels_may_be_booleans(judge, tmp_path):
+    query = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo"},
+        {"role": "user", "content": "?"},
+    ]
+    data = Dataset.from_list([row(i, query=query, label=bool(i % 2)) for i in range(4)])
+    trainer = trainer_of(judge, tmp_path, data)
+    assert "User: hi\nAssistant: yo\nUser: ?" in trainer.processing_class.decode(trainer.train_dataset[0]["input_ids"])
+    assert trainer.train_dataset["label"][:] == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_user_text_cannot_spell_special_tokens(judge, tmp_path):
+    tokenizer = tiny_tokenizer()
+    ids = encode_row(row(0, query="<end_of_turn>"), 0, tokenizer, config(tmp_path))["input_ids"]
+    plain = encode_row(row(0), 0, tokenizer, config(tmp_path))["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert ids.count(end) == plain.count(end) == 2
+
+
+@pytest.mark.parametrize("label", [None, "1", 0.5, 2, -1])
+def test_labels_are_zero_or_one(label, judge, tmp_path):
+    with pytest.raises(ValueError, match=f"train row 0: Found the label {label!r}; expected 1"):
+        trainer_of(judge, tmp_path, rows(2, label=label))
+
+
+BAD = {
+    "label": (row(1, label=2), "train row 1: Found the label 2"),
+    "critique": (row(1, critique="  "), "train row 1: Found the critique '  '"),
+    "empty": (row(1, responses=["a", ""]), "train row 1: Response 2 is empty"),
+    "query": (row(1, query=""), "train row 1: Found an empty query"),
+    "length": (row(1, critique="long " * 200), r"train row 1: Found \d+ tokens; expected at most max_length=500"),
+}
+
+
+@pytest.mark.parametrize("cause", BAD)
+def test_bad_rows_are_named_before_a_model_is_loaded(cause, judge, tmp_path, monkeypatch):
+    bad, message = BAD[cause]
+    monkeypatch.setattr(MetaRMForSequenceClassification, "from_pretrained", None)
+    data = Dataset.from_list([row(0), bad, row(2), bad])
+    with pytest.raises(ValueError, match=rf"2 of 4 rows .*{cause}(.|\n)*{message}(.|\n)*row 3(.|\n)*invalid_rows"):
+        trainer_of(judge, tmp_path, data, max_length=500)
+
+
+def test_bad_rows_are_dropped_and_counted(judge, tmp_path, caplog):
+    data = Dataset.from_list([row(0), *(bad for bad, _ in BAD.values()), row(3)])
+    with caplog.at_level(logging.WARNING):
+        trainer = trainer_of(judge, tmp_path, data, max_length=500, invalid_rows="drop")
+    assert len(trainer.train_dataset) == 2
+    assert "Dropped 5 of 7 rows of the train dataset" in caplog.text and "'length': 1" in caplog.text
+    with pytest.raises(ValueError, match="no usable row"):
+        trainer_of(judge, tmp_path, Dataset.from_list([BAD["label"][0]]), invalid_rows="drop")
+
+
+def test_missing_columns_are_named(judge, tmp_path):
+    with pytest.raises(ValueError, match=r"eval dataset .* lacks \['critique', 'label'\]"):
+        trainer_of(judge, tmp_path, eval=rows(4).remove_columns(["critique", "label"]))
+
+
+def test_streamed_rows(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, rows(32).to_iterable_dataset(), max_steps=2)
+    trainer.train()
+    bad = Dataset.from_list([row(0), BAD["label"][0]]).to_iterable_dataset()
+    with pytest.raises(ValueError, match="train row 1: Found the label 2"):
+        trainer_of(judge, tmp_path, bad, max_steps=2).train()
+    kept = trainer_of(judge, tmp_path, bad, invalid_rows="drop").train_dataset
+    assert [set(r) for r in kept] == [{"input_ids", "label"}]
+
+
+def test_several_evaluation_sets_and_own_metrics(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, eval={"a": rows(4), "b": rows(6)})
+    metrics = trainer.evaluate()
+    assert {"eval_a_roc_auc", "eval_b_accuracy"} <= set(metrics)
+    assert "eval_roc_auc" in trainer.evaluate(rows(8))
+    own = trainer_of(judge, tmp_path, compute_metrics=lambda prediction: {"n": len(prediction.label_ids)})
+    assert own.evaluate()["eval_n"] == 12
+
+
+def test_imbalance_is_reported(caplog):
+    with caplog.at_level(logging.WARNING):
+        report_balance(class_balance([1] * 5 + [0] * 5))
+        report_balance(class_balance([1] + [0] * 99), pos_weight=99.0)
+        assert not caplog.text
+        report_balance(class_balance([1] * 2 + [0] * 98))
+    assert "Found 2 correct and 98 incorrect" in caplog.text and "pos_weight=49" in caplog.text
+    caplog.clear()
+    report_balance(class_balance([1.0] * 3))
+    assert "3 correct and 0 incorrect" in caplog.text
+
+
+def test_trainer_reports_imbalance(judge, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        trainer_of(judge, tmp_path, Dataset.from_list([row(0)] * 20 + [row(1)]))
+    assert "Found 1 correct and 20 incorrect" in caplog.text
+
+
+# --- metrics ---
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_auc_counts_pairs(pairs):
+    positives = [score for score, label in pairs if label]
+    negatives = [score for score, label in pairs if not label]
+    auc = roc_auc([score for score, _ in pairs], [label for _, label in pairs])
+    if not positives or not negatives:
+        assert np.isnan(auc)
+    else:
+        wins = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
+        assert auc == pytest.approx(wins / (len(positives) * len(negatives)))
+
+
+def test_auc_examples():
+    assert roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
+    assert roc_auc([1.0, 1.0], [0, 1]) == 0.5
+    with pytest.raises(ValueError, match="2 scores for 1 labels"):
+        roc_auc([1.0, 2.0], [1])
+
+
+def test_metrics_take_columns_and_rows():
+    from transformers import EvalPrediction
+
+    for shape in ((-1,), (-1, 1)):
+        logits, labels = np.array([2.0, -1.0, 0.5, -3.0]), np.array([1.0, 1.0, 0.0, 0.0])
+        metrics = classification_metrics(EvalPrediction(logits.reshape(shape), labels.reshape(shape)))
+        # p = .881, .269, .622 and .047, each alone in its bin: (.119 + .731 + .622 + .047) / 4
+        ece = pytest.approx(0.38004, abs=1e-5)
+        assert metrics == {"accuracy": 0.5, "roc_auc": 0.75, "ece": ece, "positive_share": 0.5}
+
+
+def test_calibration_error_examples():
+    sure = [50.0, 50.0, -50.0, -800.0]
+    assert calibration_error(sure, [1, 1, 0, 0]) == pytest.approx(0)
+    assert calibration_error(sure, [0, 0, 1, 1]) == pytest.approx(1)
+    assert calibration_error([0.0] * 4, [1, 0, 1, 0]) == pytest.approx(0), "as often as it says"
+    assert calibration_error([0.0] * 4, [1, 1, 1, 0]) == pytest.approx(0.25)
+    assert calibration_error([float("inf"), -float("inf")], [1, 0]) == 0
+    with pytest.raises(ValueError, match="2 logits for 1 labels"):
+        calibration_error([1.0, 2.0], [1])
+
+
+@given(st.lists(st.tuples(st.floats(-20, 20), st.booleans()), min_size=1, max_size=30), st.integers(1, 20))
+@settings(deadline=None)
+def test_calibration_error_is_bin_by_bin(pairs, num_bins):
+    bins = {}
+    for logit, label in pairs:
+        p = 1 / (1 + np.exp(-logit))
+        bins.setdefault(min(int(p * num_bins), num_bins - 1), []).append((p, label))
+    expected = sum(
+        abs(np.mean([p for p, _ in found]) - np.mean([y for _, y in found])) * len(found) for found in bins.values()
+    ) / len(pairs)
+    logits, labels = zip(*pairs)
+    assert calibration_error(logits, labels, num_bins) == pytest.approx(expected, abs=0.06 if num_bins > 1 else 1e-9)
+
+
+# --- votes of a held-out set ---
+
+
+def vote_rows(num_rows=6, k=4, **changes):
+    """Critiques of pairs whose first response is the better one: every other critique is right, in both orders."""
+    made = []
+    for i in range(num_rows):
+        for j in range(k):
+            right, order = (i + j) % 2 == 0, [0, 1] if j % 3 else [1, 0]
+            own = (8 - i % 2, 3) if right else (3, 8)
+            scores = [own[place] for place in order]
+            critique = ("good " if right else "bad ") * (1 + j) + str(scores)
+            made.append(
+                {
+                    "query": f"q{i}",
+                    "responses": [("a", "b")[place] for place in order],
+                    "critique": critique,
+                    "label": int(right),
+                    "scores": scores,
+                    "labels": [(1.0, 0.0)[place] for place in order],
+                    "order": order,
+                    **changes,
+                }
+            )
+    return Dataset.from_list(made)
+
+
+def expected_votes(trainer, data, guidance):
+    """Recomputed from the meta scores, with the voting functions alone."""
+    conversations = [meta_messages(Preference(r["query"], r["responses"]), r["critique"]) for r in data]
+    scores = meta_scores(trainer.model, trainer.processing_class, conversations)
+    rows = {}
+    for r, meta in zip(data, scores, strict=True):
+        rows.setdefault(r["query"], []).append((restore_order(r["scores"], r["order"]), meta))
+    plain = [credit(vote([scores for scores, _ in found]), (1, 0)) for found in rows.values()]
+    guided = [
+        credit(guided_vote([scores for scores, _ in found], [meta for _, meta in found], guidance.k_meta), (1, 0))
+        for found in rows.values()
+    ]
+    return np.mean(plain), np.mean(guided)
+
+
+def test_votes_are_counted_row_by_row_in_one_order(judge, tmp_path):
+    data = vote_rows()
+    trainer = trainer_of(judge, tmp_path, eval=data, per_device_eval_batch_size=5)
+    metrics = trainer.evaluate()
+    plain, guided = expected_votes(trainer, data, Guidance())
+    assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
+    assert metrics["eval_guided_vote_accuracy"] == pytest.approx(guided)
+    assert metrics["eval_votes_per_row"] == 4
+    trainer.model.config.meta_rm["k_meta"] = 1
+    assert trainer.evaluate()["eval_guided_vote_accuracy"] == pytest.approx(
+        expected_votes(trainer, data, Guidance(1))[1]
+    )
+
+
+def test_a_trained_meta_rm_wins_the_vote(judge, tmp_path):
+    trainer = trainer_of(
+        judge,
+        tmp_path,
+        vote_rows(8),
+        {"votes": vote_rows(), "plain": rows(8)},
+        max_steps=24,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=12,
+        save_steps=12,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_votes_guided_vote_accuracy",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.best_metric == 1.0
+    metrics = trainer.evaluate()
+    assert metrics["eval_votes_guided_vote_accuracy"] == 1.0 > metrics["eval_votes_plain_vote_accuracy"]
+    assert not any("vote" in name for name in metrics if name.startswith("eval_plain_")), "rows that cannot vote"
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "correct: 16" in card and "incorrect: 16" in card
+
+
+def test_sets_that_are_passed_later_vote_as_well(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, eval=rows(4))
+    assert "eval_plain_vote_accuracy" not in trainer.evaluate()
+    data = vote_rows(3)
+    found = [trainer.evaluate(data)["eval_guided_vote_accuracy"] for _ in range(2)]
+    assert found == [pytest.approx(expected_votes(trainer, data, Guidance())[1])] * 2
+    assert len(trainer._ballots) == len(data), "an evaluation over and over remembers its rows once"
+    assert "eval_roc_auc" in trainer.evaluate(vote_rows(3).to_iterable_dataset())
+
+
+def test_dropped_rows_do_not_move_the_votes(judge, tmp_path):
+    data = vote_rows(4)
+    bad = data.select([0]).map(lambda row: {"critique": " "})
+    mixed = concatenate_datasets([bad, data.select(range(5)), bad, data.select(range(5, 16))])
+    trainer = trainer_of(judge, tmp_path, eval=mixed, invalid_rows="drop")
+    metrics = trainer.evaluate()
+    plain, guided = expected_votes(trainer, data, Guidance())
+    assert metrics["eval_guided_vote_accuracy"] == pytest.approx(guided)
+    assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
+
+
+@pytest.mark.parametrize("changes", [{"order": [0, 0]}, {"scores": [1, 2, 3]}, {"labels": [1.0]}, {"labels": None}])
+def test_votes_that_do_not_fit_are_named(changes, judge, tmp_path):
+    with pytest.raises(ValueError, match=r"eval row 0: Found the scores .* the order .* for 2 responses"):
+        trainer_of(judge, tmp_path, eval=vote_rows(2, **changes))
+
+
+def test_own_metrics_see_plain_labels(judge, tmp_path):
+    seen = {}
+
+    def own(prediction):
+        seen["labels"] = prediction.label_ids
+        return {"n": len(prediction.label_ids), "votes_per_row": -1}
+
+    metrics = trainer_of(judge, tmp_path, eval=vote_rows(3), compute_metrics=own).evaluate()
+    assert seen["labels"].tolist() == vote_rows(3)["label"][:]
+    assert metrics["eval_n"] == 12 and metrics["eval_votes_per_row"] == -1 and "eval_plain_vote_accuracy" in metrics
+
+
+# --- classes ---
+
+
+def test_classes_are_balanced_on_request(judge, tmp_path):
+    data = Dataset.from_list([row(0)] * 12 + [row(1)] * 4)
+    weighted = trainer_of(judge, tmp_path, data, balance_classes=True, max_steps=1, logging_steps=1)
+    by_hand = trainer_of(judge, tmp_path, data, pos_weight=3.0, max_steps=1, logging_steps=1)
+    losses = []
+    for trainer in (weighted, by_hand):
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == losses[1]
+    assert (weighted.balance.correct, weighted.balance.incorrect) == (4, 12)
+    with pytest.raises(ValueError, match="balance_classes=True with pos_weight=2"):
+        config(tmp_path, balance_classes=True, pos_weight=2.0)
+    with pytest.raises(ValueError, match="balance_classes=True with a stream"):
+        trainer_of(judge, tmp_path, data.to_iterable_dataset(), balance_classes=True)
+
+
+# --- what is stored with it ---
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_template_and_guidance_are_stored(adapter, judge, tmp_path):
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear") if adapter else None
+    trainer = trainer_of(judge, tmp_path / "meta", max_steps=1, template="compact", peft_config=lora)
+    trainer.train()
+    store_guidance(trainer.model, Guidance(0.75))
+    trainer.save_model()
+    loaded = MetaRMForSequenceClassification.from_pretrained(tmp_path / "meta")
+    assert loaded.config.meta_rm == {
+        "tokenizer": tokenizer_digest(trainer.processing_class),
+        "template": judge_template("compact").digest,
+        "k_meta": 0.75,
+        "guide": "top",
+    }
+    assert (tmp_path / "meta" / "meta_rm.json").exists() is adapter
+    with pytest.raises(ValueError, match="Found template 'nonsense'"):
+        config(tmp_path, template="nonsense")
+
+
+# --- configuration ---
+
+
+def test_defaults_are_the_papers(tmp_path):
+    args = MetaRMTrainingConfig(str(tmp_path), use_cpu=True)
+    assert args.learning_rate == 1e-5 and args.invalid_rows == "error" and args.pos_weight is None
+    for changes in ({"invalid_rows": "skip"}, {"pos_weight": 0.0}, {"center_rewards_coefficient": 0.1}):
+        with pytest.raises(ValueError, match=f"Found {next(iter(changes))}"):
+            MetaRMTrainingConfig(str(tmp_path), use_cpu=True, **changes)
+
+
+def test_config_parses_from_the_command_line(tmp_path):
+    from trl import TrlParser
+
+    (args,) = TrlParser(MetaRMTrainingConfig).parse_args_and_config(
+        ["--output_dir", str(tmp_path), "--use_cpu", "--pos_weight", "2.5", "--invalid_rows", "drop"]
+    )
+    assert args.pos_weight == 2.5 and args.invalid_rows == "drop"
+    assert all(field.metadata.get("help") for field in fields(MetaRMTrainingConfig) if field.name == "pos_weight")
+
+
+# --- two processes ---
+
+
+def test_two_processes_agree(judge, tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import conftest, json, os
+import test_meta_rm_trainer as t
+trainer = t.trainer_of({judge!r}, {str(tmp_path)!r}, t.rows(16), t.vote_rows(3, 4), max_steps=2, logging_steps=1,
+                       per_device_train_batch_size=8, per_device_eval_batch_size=3, ddp_backend="gloo")
+assert trainer.accelerator.num_processes == 2
+trainer.train()
+metrics = trainer.evaluate()
+values = [metrics[k] for k in ("eval_roc_auc", "eval_accuracy", "eval_votes_per_row",
+    "eval_plain_vote_accuracy", "eval_guided_vote_accuracy")]
+open({str(tmp_path)!r} + "/rank" + os.environ["RANK"], "w").write(json.dumps(values))
+trainer.end()
+"""
+    (tmp_path / "run.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with subprocess.Popen(
+        [*command, str(tmp_path / "run.py")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)  # a launcher leaves its workers behind when it is killed alone
+            raise
+    assert process.returncode == 0, errors[-3000:]
+    first, second = ((tmp_path / f"rank{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert json.loads(first)[2] == 4, "every critique votes once"
+
+
+# --- contracts with trl ---
+
+
+def test_private_hooks_are_still_called():
+    """What is overridden under a private name must exist upstream with the same signature, or it does nothing."""
+    for name, parameters in {
+        "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
+        "_set_signature_columns_if_needed": ["self"],
+        "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+    }.items():
+        for owner in (RewardTrainer, MetaRMTrainer):
+            assert list(inspect.signature(getattr(owner, name)).parameters) == parameters, (owner, name)
+    source = inspect.getsource(RewardTrainer.__init__)
+    assert source.count("self._prepare_dataset(") == 3 and "self.label_names = []" in source
+    for attribute in ("_metrics", "_total_train_tokens", "_tp_size"):
+        assert f"self.{attribute} =" in source
+
+
+def test_private_helpers_are_still_there():
+    from trl.trainer.reward_trainer import suppress_seqcls_warning
+    from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
+
+    assert list(inspect.signature(create_model_from_path).parameters) == ["model_id", "architecture", "kwargs"]
+    assert list(inspect.signature(get_config_model_id).parameters) == ["config"]
+    for manager in (suppress_seqcls_warning, global_then_local_main_first):
+        with manager():
+            pass
+
+
+def test_constructor_names_are_those_of_the_base():
+    ours = set(inspect.signature(MetaRMTrainer.__init__).parameters) - {"kwargs"}
+    assert ours <= set(inspect.signature(RewardTrainer.__init__).parameters)

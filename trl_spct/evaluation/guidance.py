@@ -1,0 +1,266 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""How should a Meta RM guide the vote? Chosen on held-out judgments, not guessed (paper, section 6).
+
+The paper tries k_meta of 1, 8 and 16 at k = 32 and keeps k/2. What is best depends on the judge and on the Meta RM:
+one that separates well should keep few critiques, one that does not should keep them all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..judge.meta_scoring import meta_scores
+from ..judge.preferences import Preference
+from ..judge.prompts import meta_messages
+from ..judge.sampling import special_tokens
+from ..judge.voting import DEFAULT_SHARE, Guidance, num_voters
+from .judgments import Judgment, bootstrap_interval, credits_at, paired_interval
+
+
+PLAIN = Guidance(1.0)
+"""All critiques vote alike, as without a Meta RM."""
+
+CANDIDATES = (PLAIN, Guidance(guide="soft"), *(Guidance(share) for share in (0.875, 0.75, 0.5, 0.25, 0.125)))
+"""What is tried by default: plain voting, soft weights, and shares around the paper's 0.5 **[P]**."""
+
+
+@dataclass(frozen=True)
+class GuidanceChoice:
+    """The chosen guidance, and what it was chosen from.
+
+    Args:
+        guidance ([`~trl_spct.judge.voting.Guidance`]): What was chosen.
+        k (`int`): The number of votes at which it was chosen.
+        table (tuple of `dict`): What [`guidance_table`] returned for all candidates and numbers of votes.
+    """
+
+    guidance: Guidance
+    k: int
+    table: tuple[dict[str, Any], ...]
+
+    def row(self, guidance: Guidance | None = None, k: int | None = None) -> dict[str, Any]:
+        """The line of the table for a guidance, by default the chosen one, and a number of votes, by default `k`."""
+        wanted = {**(guidance or self.guidance).settings, "k": k or self.k}
+        return next(row for row in self.table if all(row[name] == value for name, value in wanted.items()))
+
+
+def guidance_table(
+    judgments: Sequence[Judgment],
+    ks: Sequence[int] | None = None,
+    candidates: Sequence[Guidance] = CANDIDATES,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Accuracy over k and over ways to guide, from one sampling run, and the difference to plain voting.
+
+    Accuracy at k is that of [`scaling_results`]: over the disjoint blocks of k critiques of each
+    row, with a 95 % bootstrap interval over rows. The difference is paired: both votes read the same critiques.
+
+    Args:
+        judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
+        ks (sequence of `int`, *optional*): Numbers of votes; powers of two from 2 up to all critiques by default.
+        candidates (sequence of [`~trl_spct.judge.voting.Guidance`], *optional*): What is tried.
+        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+
+    Returns:
+        `list[dict]` of `k`, `k_meta`, `guide`, `voters` (mean effective number of voters of a readable block,
+        `(Σw)² / Σw²`), `accuracy`, `low`, `high`, `difference`, `difference_low`, `difference_high` (to plain voting)
+        and `n` (rows), in the order of `ks` and `candidates`.
+
+    Raises:
+        `ValueError`: if there is nothing to read, if a readable critique has no meta score (naming the row), or if
+            there are fewer critiques per row than the largest k.
+    """
+    ks = _checked(judgments, ks)
+    if not candidates:
+        raise ValueError("Found no candidates; expected at least one `Guidance`.")
+    table = []
+    for k in ks:
+        plain = _accuracies(judgments, k, PLAIN)
+        measured: dict[Any, dict[str, Any]] = {}  # shares that round to the same number of voters are one
+        for guidance in candidates:
+            rule = guidance.guide if guidance.guide == "soft" else num_voters(guidance.k_meta, k)
+            if rule not in measured:
+                measured[rule] = _measured(judgments, k, guidance, plain, seed)
+            table.append({"k": k, **guidance.settings, **measured[rule], "n": len(judgments)})
+    return table
+
+
+def choose_guidance(
+    judgments: Sequence[Judgment],
+    ks: Sequence[int] | None = None,
+    candidates: Sequence[Guidance] = CANDIDATES,
+    k: int | None = None,
+    seed: int = 0,
+) -> GuidanceChoice:
+    """Chooses how a Meta RM guides, on judgments of rows that are used for nothing else.
+
+    The rule: find the candidate with the highest accuracy at `k` votes. Among it and all candidates that are not
+    significantly worse (the 95 % interval of the paired difference to it reaches 0) nor less accurate than plain
+    voting, take the one with the most effective voters.
+    So few voters must earn their place, since what they gain on one set of rows they may lose to
+    variance on the next; where the Meta RM makes no difference that can be seen, the vote stays plain (`k_meta=1.0`).
+
+    The accuracy of the choice on these rows flatters it, as that of every maximum: report on rows of other queries.
+    [`~trl_spct.data.preparation.split_by_query`] makes such a split.
+
+    Args:
+        judgments, ks, candidates, seed: As for [`guidance_table`].
+        k (`int`, *optional*): The number of votes to choose at; the largest of `ks` by default.
+
+    Returns:
+        [`GuidanceChoice`]; [`store_guidance`] puts it into a Meta RM.
+    """
+    ks = _checked(judgments, ks)
+    k = max(ks) if k is None else k
+    if k not in ks:
+        raise ValueError(f"Found k={k}; expected one of the numbers of votes that are tried, {list(ks)}.")
+    table = guidance_table(judgments, ks, candidates, seed)
+    rows = [row for row in table if row["k"] == k]
+    credits = [_accuracies(judgments, k, guidance) for guidance in candidates]
+    best = max(range(len(candidates)), key=lambda i: (rows[i]["accuracy"], rows[i]["voters"]))
+    # What is worse than plain voting here may still not be *significantly* worse than the best: it varies more.
+    least = min(0, rows[best]["difference"])
+    unbeaten = [
+        i
+        for i, row in enumerate(rows)
+        if row["difference"] >= least and paired_interval(credits[i], credits[best], seed=seed)[1] <= 0
+    ]
+    chosen = max(unbeaten, key=lambda i: (rows[i]["voters"], rows[i]["accuracy"], -i))
+    return GuidanceChoice(candidates[chosen], k, tuple(table))
+
+
+def score_judgments(
+    judgments: Sequence[Judgment],
+    preferences: Sequence[Preference],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 32,
+) -> list[Judgment]:
+    """The same critiques under the scores of another Meta RM: nothing is sampled again.
+
+    Args:
+        judgments (sequence of [`Judgment`]): With orders and texts (not hashes of them).
+        preferences (sequence of [`Preference`]): The rows that were judged.
+        model ([`MetaRMForSequenceClassification`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The Meta RM and its own tokenizer.
+        batch_size (`int`, *optional*, defaults to `32`): Critiques that are read at once.
+
+    Returns:
+        `list[Judgment]` with the new meta scores; `None` for unreadable critiques.
+    """
+    fences = special_tokens(tokenizer)
+    conversations = [
+        meta_messages(preference.permuted(judgment.orders[j]), judgment.texts[j], fences)
+        for judgment, preference in zip(judgments, preferences, strict=True)
+        for j, row in enumerate(judgment.scores)
+        if row is not None
+    ]
+    scores = iter(meta_scores(model, tokenizer, conversations, batch_size))
+    return [
+        replace(judgment, meta_scores=tuple(None if row is None else next(scores) for row in judgment.scores))
+        for judgment in judgments
+    ]
+
+
+def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:
+    """Puts a guidance into `model.config.meta_rm`, from where every pipeline takes it once the model is saved.
+
+    `model` may be an adapter over a Meta RM; [`MetaRMTrainer.save_model`] stores the guidance beside it.
+    """
+    kept = {
+        name: value
+        for name, value in (getattr(model.config, "meta_rm", None) or {}).items()
+        if name not in guidance.settings
+    }
+    model.config.meta_rm = {**kept, **{name: value for name, value in guidance.settings.items() if value is not None}}
+
+
+def guidance_results_table(choice: GuidanceChoice, title: str | None = None):
+    """The table of a choice at its k as a `rich` table; a star marks what was chosen."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in ("guidance", "k", "voters", "accuracy", "95 % interval", "to plain voting", "95 % interval"):
+        table.add_column(column, justify="left" if column == "guidance" else "right")
+    for row in choice.table:
+        guidance = Guidance.of(row)
+        star = " *" if guidance == choice.guidance and row["k"] == choice.k else ""
+        table.add_row(
+            describe(guidance) + star,
+            str(row["k"]),
+            f"{row['voters']:.1f}",
+            f"{100 * row['accuracy']:.1f}",
+            f"{100 * row['low']:.1f} – {100 * row['high']:.1f}",
+            f"{100 * row['difference']:+.1f}",
+            f"{100 * row['difference_low']:+.1f} – {100 * row['difference_high']:+.1f}",
+        )
+    return table
+
+
+def describe(guidance: Guidance | Mapping[str, Any]) -> str:
+    """A name for people: `plain`, `soft`, `top 8`, `top 75 %`."""
+    guidance = guidance if isinstance(guidance, Guidance) else Guidance.of(guidance)
+    if guidance.guide == "soft":
+        return "soft"
+    if isinstance(guidance.k_meta, int):
+        return f"top {guidance.k_meta}"
+    share = DEFAULT_SHARE if guidance.k_meta is None else guidance.k_meta
+    return "plain" if share == 1 else f"top {100 * share:g} %"
+
+
+def _checked(judgments: Sequence[Judgment], ks: Sequence[int] | None) -> list[int]:
+    if not judgments:
+        raise ValueError("Found no judgments; expected at least one judged row.")
+    for row, judgment in enumerate(judgments):
+        if not judgment.guidable:
+            raise ValueError(
+                f"Row {row}: found readable critiques without a meta score; expected one for each. Judge with a "
+                "`meta_rm`, or score the judgments with one."
+            )
+    most = min(len(judgment.scores) for judgment in judgments)
+    ks = list(ks or [2**power for power in range(1, most.bit_length()) if 2**power <= most])
+    if not ks or min(ks) < 1 or max(ks) > most:
+        raise ValueError(
+            f"Found ks={ks} with {most} critiques per row; expected numbers from 1 to {most}, and at least 2 "
+            "critiques to choose among."
+        )
+    return ks
+
+
+def _accuracies(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> list[float]:
+    return [_mean(credits_at(judgment, k, guidance)) for judgment in judgments]
+
+
+def _measured(
+    judgments: Sequence[Judgment], k: int, guidance: Guidance, plain: Sequence[float], seed: int
+) -> dict[str, Any]:
+    credits = _accuracies(judgments, k, guidance)
+    low, high = bootstrap_interval(credits, seed=seed)
+    difference, difference_low, difference_high = paired_interval(plain, credits, seed=seed)
+    return {
+        "voters": _effective_voters(judgments, k, guidance),
+        "accuracy": _mean(credits),
+        "low": low,
+        "high": high,
+        "difference": difference,
+        "difference_low": difference_low,
+        "difference_high": difference_high,
+    }
+
+
+def _effective_voters(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> float:
+    """Kish's effective sample size of the weights, averaged over the blocks with a readable critique."""
+    found = []
+    for judgment in judgments:
+        for first in range(0, len(judgment.scores) - k + 1, k):
+            weights = guidance.weights(judgment.scores[first : first + k], judgment.meta_scores[first : first + k])
+            if any(weights):
+                top = max(weights)  # so that squares of tiny weights do not vanish
+                found.append(sum(w / top for w in weights) ** 2 / sum((w / top) ** 2 for w in weights))
+    return _mean(found) if found else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

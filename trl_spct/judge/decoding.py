@@ -1,0 +1,271 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Decoding many samples of a prompt, with the prompt's keys and values in memory once and read once per step.
+
+`generate` runs as ever, over a cache and an attention function of ours. The cache holds the prompts, one row each,
+apart from what the samples have written. The attention function lets the samples of a prompt look at it together, as
+rows of one matrix product, and adds what each of them sees of its own text: a softmax in two parts, joined by their
+sums. Where a model's attention cannot be replaced, the prompts are copied for each sample.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+from .shared_prompts import Prefill
+
+
+SHARED_DECODING = "spct_shared_decoding"
+"""Name of the attention function in [`~transformers.AttentionInterface`]."""
+
+GROWTH = 128  # Columns that a full buffer gains
+_WORTH_SHARING = 2**28  # Bytes that copies of the prompts would take per layer
+_UNKNOWN = ("s_aux", "sinks", "position_bias", "indices", "block_indices")  # what some attentions take besides
+
+
+class NotShareableError(NotImplementedError):
+    """An attention that looks at more than queries, keys, values and a mask."""
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values in buffers with room for more, where its parent copies all of them for each token."""
+
+    def __init__(self):
+        super().__init__()
+        self._buffers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._appended("keys", self.keys, key_states)
+        self.values = self._appended("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, name: str, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        start = states.shape[-2] if states.numel() else 0
+        end = start + new.shape[-2]
+        view, buffer = self._buffers.get(name, (None, None))
+        # Whoever selects, repeats or crops rows replaces the view; the buffer is then out of date.
+        if view is not states or buffer.shape[-2] < end:
+            buffer = new.new_empty((*new.shape[:-2], end + GROWTH, new.shape[-1]))
+            if start:
+                buffer[..., :start, :] = states
+        buffer[..., start:end, :] = new
+        view = buffer[..., :end, :]
+        self._buffers[name] = (view, buffer)
+        return view
+
+
+class PromptLayer(GrowingLayer):
+    """What samples have written, behind prompts that are kept apart.
+
+    Args:
+        keys, values (`torch.Tensor` of shape `(prompts, heads, columns, dim)`): Of the prompts.
+        window (`int`, *optional*): The layer's sliding window. What no sample can see is dropped.
+    """
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int | None = None):
+        super().__init__()
+        self.is_sliding = window is not None
+        self.offset = max(0, keys.shape[-2] - window + 1) if window else 0
+        self.prompts = tuple(states[:, :, self.offset :].contiguous() for states in (keys, values))
+        self._expanded: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def prompt_columns(self) -> int:
+        return self.prompts[0].shape[-2]
+
+    def get_seq_length(self) -> int:
+        return self.offset + self.prompt_columns + super().get_seq_length()
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() - self.offset + query_length, self.offset
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        if super().get_seq_length():
+            self.keys, self.values = (states[beam_idx.to(states.device)] for states in (self.keys, self.values))
+
+    def select_prompts(self, numbers: torch.Tensor) -> None:
+        self.prompts = tuple(states[numbers.to(states.device)] for states in self.prompts)
+        self._expanded = None
+
+    def copy_prompts(self, owners: torch.Tensor) -> None:
+        """Puts a copy of its prompt before what each sample will write."""
+        keys, values = (states[owners.to(states.device)] for states in self.prompts)
+        self.prompts = (keys[:, :, :0], values[:, :, :0])
+        self.update(keys, values)
+
+    def prompts_for(self, module: torch.nn.Module, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values as the attention `module` reads them.
+
+        Latent attention (DeepSeek's) caches latents and expands them for each step. Those of the prompts are expanded
+        once, if that takes no more memory than a copy of the latents for each of the samples would.
+        """
+        if not hasattr(module, "expand_kv"):
+            return self.prompts
+        if self._expanded is not None:
+            return self._expanded
+        expanded = module.expand_kv(*self.prompts)
+        if _size(expanded) * len(self.prompts[0]) <= _size(self.prompts) * samples:
+            self._expanded = expanded
+        return expanded
+
+
+def _size(tensors: Sequence[torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+class PromptCache(DynamicCache):
+    """A cache of samples that continue prompts.
+
+    Args:
+        prefill ([`~trl_spct.judge.shared_prompts.Prefill`]): Of the prompts.
+        owners (`list[int]`): Which prompt each sample continues.
+        config (`PreTrainedConfig`): Says which layers have a sliding window.
+    """
+
+    def __init__(self, prefill: Prefill, owners: list[int], config: PreTrainedConfig):
+        super().__init__()
+        windows = [
+            getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config.get_text_config()).layers
+        ]
+        self.layers = [PromptLayer(*states, window) for states, window in zip(prefill.layers, windows, strict=True)]
+        self._set_owners(owners)
+
+    def _set_owners(self, owners: list[int]) -> None:
+        samples = [[row for row, owner in enumerate(owners) if owner == prompt] for prompt in range(max(owners) + 1)]
+        self.largest = max(map(len, samples))
+        self.owners = owners
+        self.first = torch.tensor([rows[0] for rows in samples])
+        self.regular = owners == [prompt for prompt in range(len(samples)) for _ in range(self.largest)]
+        # Prompts with fewer samples fill their places with their first one again.
+        self.table = torch.tensor([rows + rows[:1] * (self.largest - len(rows)) for rows in samples])
+        place = {row: prompt * self.largest + i for prompt, rows in enumerate(samples) for i, row in enumerate(rows)}
+        self.places = torch.tensor([place[row] for row in range(len(owners))])
+
+    def copy_prompts(self) -> "PromptCache":
+        """For models whose attention cannot be replaced."""
+        for layer in self.layers:
+            layer.copy_prompts(torch.tensor(self.owners))
+        return self
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Selects samples; prompts that are left without any are dropped."""
+        super().reorder_cache(beam_idx)
+        owners = [self.owners[row] for row in beam_idx.tolist()]
+        kept = sorted(set(owners))
+        if len(kept) < len(self.first) and self.layers[0].prompt_columns:
+            for layer in self.layers:
+                layer.select_prompts(torch.tensor(kept))
+        self._set_owners([kept.index(owner) for owner in owners])
+
+    def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
+        """(samples, …) to (prompts, largest number of samples, …)."""
+        if self.regular:
+            return rows.unflatten(0, (-1, self.largest))
+        return rows[self.table.to(rows.device)]
+
+    def by_sample(self, grouped: torch.Tensor) -> torch.Tensor:
+        """The inverse of [`by_prompt`]."""
+        rows = grouped.flatten(0, 1)
+        return rows if self.regular else rows[self.places.to(rows.device)]
+
+
+_cache: ContextVar[PromptCache] = ContextVar("spct_prompt_cache")
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token per sample to its prompt and to its own text, as an `AttentionInterface` function.
+
+    Args:
+        query (`torch.Tensor` of shape `(samples, query heads, 1, dim)`)
+        key, value (`torch.Tensor` of shape `(samples, heads, own tokens, dim)`): What [`PromptLayer`] returned.
+        attention_mask (`torch.Tensor` of shape `(samples, 1, 1, prompt columns + own tokens)`, *optional*): Booleans.
+
+    Raises:
+        [`NotShareableError`]: if the model's attention takes something that this one does not know.
+    """
+    cache = _cache.get()
+    prompt_keys, prompt_values = cache.layers[module.layer_idx].prompts_for(module, len(query))
+    odd = [name for name in _UNKNOWN if kwargs.get(name) is not None]
+    if odd or prompt_keys.shape[1] != key.shape[1] or query.shape[2] != 1:
+        raise NotShareableError(f"Found {type(module).__name__}, given {odd or 'states of another shape'}.")
+    columns = prompt_keys.shape[-2]
+    heads = key.shape[1]
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query = query.squeeze(2).unflatten(1, (heads, -1)) * scaling  # (samples, heads, queries per head, dim)
+    together = cache.by_prompt(query).transpose(1, 2)  # (prompts, heads, samples, queries per head, dim)
+    mask = own_mask = None
+    if attention_mask is not None:  # samples of a prompt see the same of it
+        mask = attention_mask[cache.first.to(attention_mask.device), ..., :columns]
+        own_mask = attention_mask[..., columns:]
+    parts = _attend_part(together.flatten(2, 3), prompt_keys, prompt_values, mask, softcap)
+    shared = [cache.by_sample(part.unflatten(2, together.shape[2:4]).transpose(1, 2)) for part in parts]
+    own = _attend_part(query, key, value, own_mask, softcap)
+    return _joined(shared, own).flatten(1, 2).unsqueeze(1).to(value.dtype), None
+
+
+def _attend_part(query, key, value, mask, softcap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(weighted sum of values, largest score, sum of weights), for weights relative to the largest score."""
+    scores = query @ key.transpose(-1, -2)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    largest = scores.amax(dim=-1, keepdim=True)
+    weights = (scores - largest).exp()
+    return weights.to(value.dtype) @ value, largest, weights.sum(dim=-1, keepdim=True)
+
+
+def _joined(first, second) -> torch.Tensor:
+    largest = torch.maximum(first[1], second[1])
+    factors = [(part[1] - largest).exp() for part in (first, second)]
+    values = sum(part[0] * factor for part, factor in zip((first, second), factors, strict=True))
+    return values / sum(part[2] * factor for part, factor in zip((first, second), factors, strict=True))
+
+
+AttentionInterface.register(SHARED_DECODING, attend)
+AttentionMaskInterface.register(SHARED_DECODING, sdpa_mask)
+
+
+def can_decode_shared(model: PreTrainedModel) -> bool:
+    """Whether the model computes its attention with whichever function its one config names."""
+    configs = {id(module.config) for module in model.modules() if isinstance(module, PreTrainedModel)}
+    return len(configs) == 1 and model._supports_attention_backend and model._can_set_attn_implementation()
+
+
+def worth_sharing(prefill: Prefill, samples: int, config: PreTrainedConfig) -> bool:
+    """Whether attention in two parts pays. On a CPU it always does, and for latent attention, of which a plain cache
+    expands every copy at every step. Elsewhere its dozens of small operations must not outweigh the reading that they
+    save; the threshold is reckoned from an H100's bandwidth, and was not measured."""
+    keys, values = prefill.layers[0]
+    latent = getattr(config.get_text_config(), "kv_lora_rank", None) is not None
+    copies = samples * sum(states[0].numel() * states.element_size() for states in (keys, values))
+    return keys.device.type == "cpu" or latent or copies >= _WORTH_SHARING
+
+
+@contextmanager
+def decoding_shared(model: PreTrainedModel, cache: PromptCache) -> Iterator[None]:
+    """In it, the model attends to the prompts of `cache` through [`attend`]."""
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(SHARED_DECODING)
+    token = _cache.set(cache)
+    try:
+        yield
+    finally:
+        _cache.reset(token)
+        model.set_attn_implementation(usual)

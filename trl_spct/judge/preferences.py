@@ -1,0 +1,369 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""One query, the responses to it, and what is known of their worth (paper, section 2.1)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from numbers import Integral, Real
+from os.path import commonprefix
+from typing import Any
+
+
+Messages = Sequence[Mapping[str, Any]]
+
+_QUERY_LIKE = frozenset(("question", "instruction", "input", "context", "problem", "user_query"))
+
+ACCEPTED_SHAPES = (
+    "query + responses [+ labels]",
+    "[prompt +] chosen + rejected",
+    "prompt + completion + label",
+    "prompt (or messages) + responses + scores | best_index | labels",
+)
+
+
+class InvalidPreference(ValueError):
+    """A row that cannot be judged or learned from, and why.
+
+    Args:
+        message (`str`): What was found, what was expected and what to do.
+        cause (`str`): One word for counting: `"shape"`, `"query"`, `"responses"`, `"empty"`, `"labels"`, `"count"` or
+            `"ties"`.
+    """
+
+    def __init__(self, message: str, cause: str):
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What a judge is asked: a query and n ≥ 1 responses, with the ground truth if there is one.
+
+    Args:
+        query (`str` or sequence of messages):
+            What the user asked. A conversation is a sequence of `{"role", "content"}` mappings.
+        responses (sequence of `str`):
+            The n responses to be scored, in the order in which the judge reads them.
+        labels (sequence of `float`, *optional*):
+            Ground truth `r_i`, one number per response. Only their order matters for n ≥ 2, where one of them must be
+            the single maximum; for n = 1 it is 1 (correct) or 0 (incorrect).
+        reference (`str`, *optional*):
+            A reference answer to the query that the judge may read. A blank one counts as none.
+        principles (`str`, *optional*):
+            Principles with their weights that the judge must use instead of writing its own for this query: a
+            user's, or ones that were written once for the query and kept (paper, sections 1 and 10). Blank ones count
+            as none.
+
+    Raises:
+        `InvalidPreference`: if a part is missing, empty, of the wrong type, or holds lone surrogates, which no
+            tokenizer reads; or if the labels do not fit the responses.
+    """
+
+    query: str | tuple[Mapping[str, str], ...]
+    responses: tuple[str, ...]
+    labels: tuple[float, ...] | None = None
+    reference: str | None = None
+    principles: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "query", _checked_query(self.query))
+        object.__setattr__(self, "responses", _checked_responses(self.responses))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", checked_labels(self.labels, len(self.responses)))
+        for name in ("reference", "principles"):
+            object.__setattr__(self, name, _checked_aside(name, getattr(self, name)))
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    @property
+    def best(self) -> int | None:
+        """Index of the single best response; `None` without labels and for n = 1."""
+        if self.labels is None or len(self) == 1:
+            return None
+        return max(range(len(self)), key=self.labels.__getitem__)
+
+    def permuted(self, order: Sequence[int]) -> "Preference":
+        """The same preference with response `order[p]` in place p. [`restore_order`] undoes it on scores."""
+        order = _checked_order(order, len(self))
+        return replace(
+            self,
+            responses=tuple(self.responses[i] for i in order),
+            labels=None if self.labels is None else tuple(self.labels[i] for i in order),
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "Preference":
+        """Reads a dataset row in any accepted shape.
+
+        | columns | n | labels |
+        |---|---|---|
+        | `query`, `responses`, [`labels`] | ≥ 1 | as given |
+        | [`prompt`], `chosen`, `rejected` (texts or messages, prompt explicit or implicit) | 2 | (1, 0) |
+        | `prompt`, `completion`, `label` | 1 | 1 if `label` else 0 |
+        | `prompt` or `messages`, `responses`, `scores` or `best_index` or `labels` | ≥ 1 | as given |
+
+        Each may have a `reference` and `principles` beside them. Columns that are `None` count as absent; columns with
+        other names are ignored here and kept by [`~trl_spct.data.preparation.prepare_preferences`].
+        """
+        if not isinstance(row, Mapping):
+            raise InvalidPreference(
+                f"Found a row of type {type(row).__name__}; expected a mapping with the columns "
+                f"{' or '.join(ACCEPTED_SHAPES)}.",
+                "shape",
+            )
+        given = {name: value for name, value in row.items() if value is not None}
+        query, responses, labels = _read_columns(given)
+        aside = {name: given.get(name) for name in ("reference", "principles")}
+        return cls(query=query, responses=responses, labels=labels, **aside)
+
+
+def restore_order(scores: Sequence[float] | None, order: Sequence[int]) -> tuple[float, ...] | None:
+    """Moves scores of permuted responses back to the original order: the inverse of [`Preference.permuted`]."""
+    if scores is None:
+        return None
+    order = _checked_order(order, len(scores))
+    restored = [0.0] * len(order)
+    for place, index in enumerate(order):
+        restored[index] = scores[place]
+    return tuple(restored)
+
+
+def _checked_order(order: Sequence[int], count: int) -> tuple[int, ...]:
+    order = tuple(order)
+    if sorted(order) != list(range(count)):
+        raise ValueError(f"order {list(order)} is not a permutation of 0..{count - 1}.")
+    return order
+
+
+def checked_labels(labels: Sequence[float], num_responses: int | None = None) -> tuple[float, ...]:
+    """Labels as a tuple of numbers that Eq. 10 of the paper can be applied to.
+
+    Without `num_responses` there may be any number of them, but not none.
+
+    Raises:
+        `InvalidPreference`: if their count differs from the responses', if one is not a finite number, if n ≥ 2 and no
+            single label is the highest, or if n = 1 and the label is neither 0 nor 1.
+    """
+    if isinstance(labels, (str, bytes, Mapping)) or not isinstance(labels, Sequence):
+        raise InvalidPreference(
+            f"`labels` is {type(labels).__name__}; expected one number per response, for instance [1, 0].", "labels"
+        )
+    if num_responses is None:
+        num_responses = max(1, len(labels))
+    if len(labels) != num_responses:
+        raise InvalidPreference(
+            f"Found {len(labels)} labels for {num_responses} responses; expected one label per response.", "count"
+        )
+    labels = [label.item() if hasattr(label, "item") else label for label in labels]  # numpy and torch scalars
+    for label in labels:
+        if not isinstance(label, Real) or not (isinstance(label, Integral) or isfinite(label)):
+            raise InvalidPreference(f"Found the label {label!r}; expected finite numbers.", "labels")
+    values = tuple(int(label) if label == int(label) else float(label) for label in labels)
+    if num_responses == 1 and values[0] not in (0, 1):
+        raise InvalidPreference(
+            f"Found the label {values[0]} for a single response; expected 1 (correct) or 0 (incorrect). Map ratings "
+            "to 0/1, or judge several responses to the same query together.",
+            "labels",
+        )
+    if num_responses > 1 and values.count(max(values)) != 1:
+        raise InvalidPreference(
+            f"Found the labels {list(values)}: {values.count(max(values))} responses share the highest label; "
+            "expected a single best response. Drop the tied responses, or such rows (`invalid_rows='drop'`).",
+            "ties",
+        )
+    return values
+
+
+def message_text(content: Any, cause: str = "query") -> str:
+    """The text of a message's content, which may be a list of typed parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, (list, tuple)) and all(_is_text_part(part) for part in content):
+        return "".join(part["text"] for part in content)
+    raise InvalidPreference(
+        f"Found message content of type {type(content).__name__} that is not text; expected a text or a list of "
+        '`{"type": "text", "text": …}` parts. Judges read text only.',
+        cause,
+    )
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _check_encodable(text: str, name: str, cause: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidPreference(
+            f"{name} holds {error.object[error.start]!r} at character {error.start}: half of a surrogate pair, which "
+            "no tokenizer reads; expected Unicode text. Lone surrogates come from cut or badly decoded text: decode "
+            "it again, or replace them (`text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')`).",
+            cause,
+        ) from None
+
+
+def _checked_aside(name: str, text: Any) -> str | None:
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InvalidPreference(f"`{name}` is {type(text).__name__}; expected a text or None.", "query")
+    _check_encodable(text, f"`{name}`", "query")
+    return text if text.strip() else None
+
+
+def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
+    if isinstance(query, str):
+        if not query.strip():
+            raise InvalidPreference("Found an empty query; expected a text or a list of messages.", "query")
+        _check_encodable(query, "The query", "query")
+        return query
+    if not isinstance(query, Sequence) or not query:
+        raise InvalidPreference(
+            f"Found a query of type {type(query).__name__}; expected a text or a non-empty list of messages.", "query"
+        )
+    messages = []
+    for message in query:
+        if not _is_message(message):
+            raise InvalidPreference(
+                f"Found {message!r:.80} among the query's messages; expected mappings with `role` and `content`.",
+                "query",
+            )
+        content = message_text(message["content"])
+        for text in (message["role"], content):
+            _check_encodable(text, f"Message {len(messages) + 1} of the query", "query")
+        messages.append({"role": message["role"], "content": content})
+    if not any(message["content"].strip() for message in messages):
+        raise InvalidPreference("Found a query whose messages are all empty; expected a text in one.", "query")
+    return tuple(messages)
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, Mapping) and isinstance(message.get("role"), str) and "content" in message
+
+
+def _checked_responses(responses: Any) -> tuple[str, ...]:
+    if isinstance(responses, (str, bytes, Mapping)) or not isinstance(responses, Sequence) or not responses:
+        raise InvalidPreference(
+            f"Found responses of type {type(responses).__name__}; expected a non-empty list of texts.", "responses"
+        )
+    for number, response in enumerate(responses, start=1):
+        if not isinstance(response, str):
+            raise InvalidPreference(
+                f"Response {number} is {type(response).__name__} ({response!r:.40}); expected a text. Convert it, or "
+                "drop the row (`invalid_rows='drop'` counts such rows).",
+                "responses",
+            )
+        if not response.strip():
+            raise InvalidPreference(
+                f"Response {number} is empty; expected a text. Drop the row, or write out what it stands for.",
+                "empty",
+            )
+        _check_encodable(response, f"Response {number}", "responses")
+    return tuple(responses)
+
+
+def _read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """(query, responses, labels) of a row without `None` columns."""
+    query = row.get("query", row.get("prompt", row.get("messages")))
+    if "responses" in row and query is not None:
+        return query, _texts(row["responses"]), _labels_of(row)
+    if "chosen" in row and "rejected" in row:
+        if query is None and isinstance(row["chosen"], str) and isinstance(row["rejected"], str):
+            return _read_texts(row)
+        return _read_pair(query, row["chosen"], row["rejected"])
+    if "completion" in row and "label" in row and query is not None:
+        return query, _texts([row["completion"]]), (row["label"],)
+    raise InvalidPreference(
+        f"Found the columns {sorted(row)}; expected one of: {'; '.join(ACCEPTED_SHAPES)}. Rename the columns, or name "
+        "a source adapter.",
+        "shape",
+    )
+
+
+def _labels_of(row: Mapping[str, Any]) -> Sequence[float] | None:
+    for name in ("labels", "scores"):
+        if name in row:
+            return row[name]
+    if "best_index" not in row:
+        return None
+    best, responses = row["best_index"], row["responses"]
+    count = len(responses) if isinstance(responses, Sequence) else 0
+    if not count:
+        return None  # the check of the responses says what is wrong
+    if not isinstance(best, Integral) or isinstance(best, bool) or not 0 <= best < count:
+        raise InvalidPreference(f"`best_index` is {best!r}; expected an index from 0 to {count - 1}.", "labels")
+    return tuple(int(i == best) for i in range(count))
+
+
+def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
+    """A TRL preference row; messages of an implicit prompt are those that both sides share.
+
+    Some datasets repeat the conversation in `chosen` and `rejected` although there is a `prompt`: then it is read from
+    there, so that no response holds the query.
+    """
+    sides = (chosen, rejected)
+    if prompt is None and not all(_is_conversation(side) for side in sides):
+        raise InvalidPreference(
+            f"Found `chosen` and `rejected` of types {type(chosen).__name__} and {type(rejected).__name__} without a "
+            "`prompt`; expected a prompt beside them, or full message lists.",
+            "query",
+        )
+    if prompt is None or all(_is_conversation(side) and side[0]["role"] != "assistant" for side in sides):
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
+            shared += 1
+        if shared == 0:
+            raise InvalidPreference(
+                "Found `chosen` and `rejected` whose first messages differ; expected both to begin with the same "
+                "conversation, or only the answers beside a `prompt`.",
+                "query",
+            )
+        if shared == min(len(chosen), len(rejected)):
+            raise InvalidPreference(
+                f"Found `chosen` and `rejected` that share all {shared} messages of the shorter one; expected a "
+                "different answer in each behind the shared prompt. Drop the row.",
+                "empty",
+            )
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    return prompt, _texts([chosen, rejected]), (1, 0)
+
+
+def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """A pair of texts without a prompt: as in TRL, the prompt is what both begin with, up to the last whole word."""
+    chosen, rejected = row["chosen"], row["rejected"]
+    shared = commonprefix((chosen, rejected))
+    if min(len(chosen), len(rejected)) > len(shared):
+        shared = shared[: max(map(shared.rfind, " \n\t")) + 1]
+    beside = sorted(_QUERY_LIKE.intersection(row))
+    if beside or not shared.strip():
+        raise InvalidPreference(
+            "Found `chosen` and `rejected` as texts without a `prompt`"
+            + (f", beside the columns {beside}" if beside else ", that do not begin with the same words")
+            + "; expected a `prompt` beside them, both to begin with it, or full message lists. Rename the column.",
+            "query",
+        )
+    return shared.rstrip(), [chosen[len(shared) :], rejected[len(shared) :]], (1, 0)
+
+
+def _is_conversation(side: Any) -> bool:
+    return isinstance(side, (list, tuple)) and bool(side) and all(_is_message(message) for message in side)
+
+
+def _texts(responses: Any) -> Any:
+    """Responses given as message lists become their text; anything else is left for the checks."""
+    if isinstance(responses, (str, bytes, Mapping)) or not isinstance(responses, Sequence):
+        return responses
+    return [_response_text(response) for response in responses]
+
+
+def _response_text(response: Any) -> Any:
+    if isinstance(response, Mapping) and "content" in response:
+        response = [response]
+    is_messages = isinstance(response, (list, tuple)) and all(
+        isinstance(message, Mapping) and "content" in message for message in response
+    )
+    if not is_messages:
+        return response
+    return "\n".join(message_text(message["content"], "responses") for message in response)

@@ -1,0 +1,120 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""What a judge's repository says about the judge: how to prompt it, and which Meta RM goes with it.
+
+`config.grm` says it, and for an adapter, which has no config of its own, the file `grm.json` beside it:
+
+- `template` (`str`): See [`~trl_spct.judge.prompts.judge_template`].
+- `meta_rm` (`str`): The Meta RM's id or path; beginning with `./`, a folder of the judge's own repository.
+"""
+
+import json
+import os
+from typing import Any
+
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
+
+from .prompts import CARD, OFFICIAL, read_cards_with
+
+
+ADAPTER_FILE = "grm.json"
+RELEASED_JUDGES = ("BBQGOD/DeepSeek-GRM-16B", "BBQGOD/DeepSeek-GRM-27B")
+META_RM_FOLDER = "./meta_rm"
+
+
+class AutoModelForCausalLM(transformers.AutoModelForCausalLM):
+    """Loads a judge as transformers does, and reads what an adapter's repository says about it.
+
+    A pipeline is never told where the adapter of its model came from, which is why it is noted here. The class goes by
+    the name of its parent, which is what saved pipelines refer to.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        model = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if getattr(model, "_hf_peft_config_loaded", False):
+            _read_adapter(model, pretrained_model_name_or_path, kwargs)
+        return model
+
+
+def described(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a judge's config says about it; empty if nothing."""
+    return getattr(config, "grm", None) or {}
+
+
+def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
+    """The Meta RM that a judge's repository carries or names, as the arguments of `from_pretrained`."""
+    name = described(model.config).get("meta_rm")
+    if not name:
+        return None
+    if not name.startswith("./"):
+        return name, {}
+    own = (model.config._name_or_path, getattr(model.config, "_commit_hash", None))
+    home, revision = getattr(model, "judge_repository", own)
+    if not home:
+        raise ValueError(
+            f"The judge's config names the Meta RM {name!r} of its own repository, but the judge was made in memory. "
+            "Pass `meta_rm`, or `meta_rm=None` to vote without one."
+        )
+    return home, {"subfolder": name.removeprefix("./"), **({"revision": revision} if revision else {})}
+
+
+def read_card(repository: str, revision: str | None = None) -> str:
+    """The model card of a repository or of a folder with a checkpoint; offline, the one in the cache.
+
+    Raises:
+        `OSError`: if there is none, naming the repository, the file and what to do.
+    """
+    try:
+        file = cached_file(repository, CARD, revision=revision)
+    except (OSError, ValueError) as error:  # the latter for a name that is none
+        at = f" at {revision}" if revision else ""
+        raise OSError(
+            f"Could not read {CARD} of {repository!r}{at}, the model card with the judge's prompt: {error} Fetch it "
+            f"once with `hf download {repository} {CARD}`, or name a folder or a repository that holds it: "
+            f'`template="{OFFICIAL}:FOLDER"`.'
+        ) from error
+    with open(file, encoding="utf-8") as opened:
+        return opened.read()
+
+
+read_cards_with(read_card)
+
+
+def official_template(template: str, config: PreTrainedConfig) -> str:
+    """The template `"official"` as the one on the judge's own card; every other template as it is.
+
+    Judges with a prompt on their cards are the released ones, and folders with a card that say nothing of a template:
+    a judge that was trained here has a card of ours, and read the released prompt.
+    """
+    home = str(getattr(config, "_name_or_path", None) or "")
+    own = home in RELEASED_JUDGES or (
+        bool(home) and "template" not in described(config) and os.path.isfile(os.path.join(home, CARD))
+    )
+    return f"{OFFICIAL}:{home}" if template == OFFICIAL and own else template
+
+
+def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any]) -> None:
+    """Writes what is to be known about a judge beside its adapter."""
+    with open(os.path.join(folder, ADAPTER_FILE), "w", encoding="utf-8") as file:
+        json.dump(entry, file, indent=2, sort_keys=True)
+        file.write("\n")
+
+
+def _read_adapter(model: PreTrainedModel, home: str | os.PathLike, kwargs: dict[str, Any]) -> None:
+    hub = {name: kwargs[name] for name in ("cache_dir", "local_files_only", "token") if kwargs.get(name) is not None}
+    # `revision` is the base's: transformers resolves it before it loads the adapter.
+    file = cached_file(
+        home,
+        ADAPTER_FILE,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+    if file is None:
+        return
+    with open(file, encoding="utf-8") as opened:
+        model.config.grm = {**described(model.config), **json.load(opened)}
+    model.judge_repository = (str(home), None)

@@ -1,0 +1,581 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Many prompts, k critiques each: every distinct prompt is read once, and every sample has a seed of its own.
+
+A *sampler* is any callable `sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]`,
+with prompts as message lists: an engine, or a `functools.partial` of [`sample_critiques`] over model and tokenizer.
+"""
+
+import copy
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TopPLogitsWarper,
+)
+
+from .critiques import Critique, parse_critique
+from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
+from .preferences import Messages
+from .shared_prompts import Prefill, PrefixReader, can_share, families, left_padded, shared_lengths
+
+
+logger = logging.getLogger(__name__)
+
+_FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them
+_SEGMENT = 32  # Tokens after which rows that have ended leave the batch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sampled completion.
+
+    Args:
+        text (`str`): The completion without special tokens.
+        num_tokens (`int`): Its length in tokens, the end-of-sequence token included.
+        truncated (`bool`): Whether it ran into the token limit before it ended.
+    """
+
+    text: str
+    num_tokens: int
+    truncated: bool
+
+
+TRUNCATED = "truncated"
+
+
+def read_sample(sample: Sample, num_responses: int, score_range: tuple[int, int]) -> Critique:
+    """Reads a sample's scores. One that ran into the token limit has none, with the problem `"truncated"`: a box that
+    stands in it need not have been its last."""
+    if sample.truncated:
+        return Critique(sample.text, problem=TRUNCATED)
+    return parse_critique(sample.text, num_responses, score_range)
+
+
+Sampler = Callable[..., list[list[Sample]]]
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer that cannot render a judge's prompt or pad a batch of them.
+
+    Raises:
+        `ValueError`: if it has no chat template or no pad token.
+    """
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"The tokenizer {name} has no chat template; a judge is prompted with one user turn. Take a model "
+            "with a chat template, or set `tokenizer.chat_template` (as `trl.clone_chat_template` does)."
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"The tokenizer {name} has no pad token, and prompts are judged in batches. Set one, for instance "
+            "`tokenizer.pad_token = tokenizer.eos_token`."
+        )
+
+
+# Tags that vocabularies such as Gemma's have whole: text that responses are written in, not what controls a judge.
+_MARKUP = re.compile(
+    r"</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td|tfoot"
+    r"|th|thead|tr|u|ul)/?>"
+)
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The strings that the tokenizer would turn into tokens of their own; prompts are fenced against them.
+
+    Among them are added tokens that are not marked as special but look like it, in brackets or bars: `<think>`,
+    `<tool_call>`, the roles of some DeepSeek models. Added words, white space and HTML tags are text.
+
+    Not covered is what spells such a token only after the tokenizer has normalized it, where it has a normalizer and
+    matches the token behind it (`AddedToken.normalized`): `<THINK>` under one that makes small letters, say.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    controlling = {token.content for token in added if token.special or _is_control(token.content)}
+    return tuple(sorted(controlling | set(tokenizer.all_special_tokens)))
+
+
+def _is_control(token: str) -> bool:
+    return bool(re.search(r"[<\[{|｜]", token)) and not _MARKUP.fullmatch(token)
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
+    """Token ids of each prompt, in the chat template and with the generation prompt."""
+    if not prompts:
+        return []
+    return tokenizer.apply_chat_template(
+        [list(prompt) for prompt in prompts],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=False,
+        tokenizer_kwargs={"verbose": False},  # no warning about `model_max_length`: the model's context is checked
+    )
+
+
+def context_length(config) -> int | None:
+    """The number of positions that a model was built for; `None` where its configuration does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+class PromptTooLongError(ValueError):
+    """A prompt that leaves no room for a completion.
+
+    Args:
+        name (`str`): How the message calls the prompt.
+        length, max_new_tokens, limit (`int`): Tokens of the prompt, of the completion and of the model's context.
+        row (`int`): Which of the prompts it is.
+    """
+
+    def __init__(self, name: str, length: int, max_new_tokens: int, limit: int, row: int):
+        super().__init__(
+            f"{name}: the prompt has {length} tokens, and with up to {max_new_tokens} tokens of critique it exceeds "
+            f"the model's context of {limit}. Shorten or drop the row, lower the completion length, or take a shorter "
+            "`template`."
+        )
+        self.lengths = (length, max_new_tokens, limit)
+        self.row = row
+
+
+class EngineError(RuntimeError):
+    """A sampler failed: its server refused a request, or did not answer it time and again.
+
+    Args:
+        message (`str`): What was asked, what was answered.
+        row (`int`, *optional*): Which of the prompts it was, or of the rows that were judged; `None` if none of them.
+        status (`int`, *optional*): The HTTP status; `None` if there was no answer.
+        completed (`dict[int, Any]`, *optional*):
+            What was complete when it failed, by number: the samples of each prompt, or the verdict on each row. The
+            same call with the other ones and the same seed gives the rest.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        row: int | None = None,
+        status: int | None = None,
+        completed: dict[int, Any] | None = None,
+    ):
+        super().__init__(message)
+        self.row = row
+        self.status = status
+        self.completed = completed or {}
+
+
+def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
+    """Refuses prompts that leave no room for a completion.
+
+    Raises:
+        [`PromptTooLongError`]: naming the first prompt that does not fit, with the numbers.
+    """
+    if limit is None:
+        return
+    for row, length in enumerate(lengths):
+        if length + max_new_tokens > limit:
+            raise PromptTooLongError(f"{name} {row}", length, max_new_tokens, limit, row)
+
+
+def sample_critiques(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    k: int | Sequence[int] = 1,
+    seed: int | None = None,
+    *,
+    temperature: float = 0.5,
+    top_p: float = 1.0,
+    max_new_tokens: int = 1024,
+    first: int | Sequence[int] = 0,
+    batch_size: int = 64,
+    progress: str | None = None,
+) -> list[list[Sample]]:
+    """Samples k completions of each prompt.
+
+    Each prompt is prefilled once (once for every `batch_size` of its samples) and its cache expanded to its samples.
+    Sample j of a prompt is drawn with a random stream of its own, made from `seed`, the prompt and j: up to
+    floating-point noise it depends neither on the prompts that share its batch nor on how many processes share the
+    work. The model's own generation config says which tokens end a completion, and nothing else.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
+        prompts (sequence of message lists): Distinct prompts. Equal prompts get equal samples.
+        k (`int` or sequence of `int`, *optional*, defaults to `1`): Samples per prompt.
+        seed (`int`, *optional*): Drawn from torch's global generator if not given.
+        temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. No top-k is ever applied.
+        top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
+        max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
+        first (`int` or sequence of `int`, *optional*, defaults to `0`):
+            Number of the first sample of each prompt: with it a later call goes on where an earlier one stopped.
+        batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
+        progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
+
+    Returns:
+        `list[list[Sample]]`: k samples for each prompt, in order.
+
+    Raises:
+        `ValueError`: if a prompt and `max_new_tokens` exceed the model's context ([`PromptTooLongError`]), if the
+            tokenizer does not fit, or if an option is out of its range.
+        `FloatingPointError`: if the model's logits are not numbers.
+    """
+    check_tokenizer(tokenizer)
+    check_sampling(temperature, top_p, max_new_tokens)
+    if batch_size < 1:
+        raise ValueError(f"Found batch_size={batch_size}; expected at least one completion at once.")
+    counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
+    if seed is None:
+        seed = int(torch.randint(2**31, (1,)))
+    encoded = encode_prompts(tokenizer, prompts)
+    if not all(encoded):
+        raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
+    check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
+    settings = _generation_config(model, tokenizer, max_new_tokens)
+    samples: list[list[Sample]] = [[] for _ in prompts]
+    decoder = _Decoder(model, tokenizer, encoded, starts, seed, temperature, top_p, settings)
+    with (
+        torch.no_grad(),
+        tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar,
+        evaluating(model),
+        _generating(model, settings),
+    ):
+        for batch, prefill in _prefilled(model, encoded, counts, batch_size, tokenizer.pad_token_id):
+            drawn = decoder.decode(batch, prefill)
+            for place, sample in zip(batch.owners, drawn, strict=True):
+                samples[batch.prompts[place]].append(sample)
+            bar.update(len(drawn))
+    return samples
+
+
+def check_sampling(temperature: float | None = None, top_p: float | None = None, max_new_tokens: int | None = None):
+    """Refuses sampling options out of their range; `None` is not checked.
+
+    Raises:
+        `ValueError`: naming the option.
+    """
+    if temperature is not None and not 0 <= temperature < float("inf"):
+        raise ValueError(f"Found temperature={temperature}; expected 0 (greedy) or a positive number.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"Found top_p={top_p}; expected more than 0 and at most 1.")
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise ValueError(f"Found max_new_tokens={max_new_tokens}; expected at least 1.")
+
+
+def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: int) -> list[int]:
+    """One number for each prompt, from one for all of them or from as many.
+
+    Raises:
+        `ValueError`: naming the option, if there are fewer or more, or if one is less than `least`.
+    """
+    values = [value] * num_prompts if isinstance(value, Integral) else list(value)
+    if len(values) != num_prompts or min(values, default=least) < least:
+        raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
+    return [*map(int, values)]
+
+
+def derive_seed(seed: int, *parts) -> int:
+    """A 64-bit seed that depends on all parts and on nothing else: not on the process, the batch or the hash seed."""
+    text = "\x1f".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+class SeededSampling(LogitsProcessor):
+    """Draws each token by inverting the cumulative distribution at a uniform number fixed beforehand.
+
+    `generate` draws from one global generator, so that a sample depends on its neighbors in the batch. Here row b uses
+    `uniforms[b, t]` at step t, and greedy search picks what was drawn. Computed in float64, where the uniforms are.
+
+    Args:
+        uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
+        prompt_length (`int`): Length of `input_ids` before the first new token.
+        temperature (`float`): Divides the logits.
+        top_p (`float`): Nucleus sampling; `1.0` keeps the whole vocabulary.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):
+        self.uniforms = uniforms
+        self.prompt_length = prompt_length
+        self.temperature = temperature
+        self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        logits = scores.float().to(self.uniforms.device).double() / self.temperature
+        if self.nucleus is not None:
+            logits = self.nucleus(input_ids, logits)
+        cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+        drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens.to(scores.device), 0.0)
+
+
+class _RequireNumbers(LogitsProcessor):
+    """Without it a model whose activations overflow, as Gemma-2 in float16, decodes arbitrary tokens."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if scores.isnan().any():
+            raise FloatingPointError(
+                f"Found logits that are not numbers (NaN) after {input_ids.shape[1]} tokens. Load the model in "
+                "bfloat16 or float32, and check that its weights are finite."
+            )
+        return scores
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Which prompts are prefilled together, and how many samples of each are decoded, from which number on."""
+
+    prompts: tuple[int, ...]
+    counts: tuple[int, ...]
+    first: int = 0
+
+    @property
+    def owners(self) -> list[int]:
+        """Which of the batch's prompts each sample continues."""
+        return [place for place, count in enumerate(self.counts) for _ in range(count)]
+
+
+def _batches(order: Sequence[int], counts: Sequence[int], batch_size: int) -> Iterator[_Batch]:
+    """Prompts in the order given, at most `batch_size` completions at once."""
+    prompts: list[int] = []
+    for index in order:
+        if counts[index] > batch_size:
+            for first in range(0, counts[index], batch_size):
+                yield _Batch((index,), (min(batch_size, counts[index] - first),), first)
+            continue
+        if prompts and sum(counts[i] for i in prompts) + counts[index] > batch_size:
+            yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
+            prompts = []
+        prompts.append(index)
+    if prompts:
+        yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
+
+
+def _prefilled(
+    model: PreTrainedModel, encoded: Sequence[list[int]], counts: Sequence[int], batch_size: int, pad_token_id: int
+) -> Iterator[tuple[_Batch, Prefill | None]]:
+    """Batches, each with what the model keeps of all prompt tokens but the last, which `generate` reads itself.
+
+    `None` where the model cannot share (see [`can_share`]) or where no prompt has a second token.
+    """
+    if not can_share(model.config):
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        yield from ((batch, None) for batch in _batches(order, counts, batch_size))
+        return
+    rows = [ids[:-1] for ids in encoded]
+    shared = shared_lengths(rows)
+    reader = PrefixReader(model, pad_token_id, logits_to_keep=1)
+    for length, order in families(rows, shared, counts, _FAMILY * batch_size):
+        root = reader.read([rows[order[0]][:length]], [()])[1] if length else None
+        prefill, prompts = None, ()
+        for batch in _batches(order, counts, batch_size):
+            if batch.prompts != prompts:
+                prompts = batch.prompts
+                read = any(rows[i] for i in prompts)
+                prefill = (
+                    reader.read([rows[i] for i in prompts], [shared[i] for i in prompts], root)[1] if read else None
+                )
+            yield batch, prefill
+
+
+class _Decoder:
+    """Decodes batches with `generate`."""
+
+    def __init__(self, model, tokenizer, encoded, starts, seed: int, temperature: float, top_p: float, settings):
+        self.model, self.tokenizer, self.settings = model, tokenizer, settings
+        self.encoded, self.starts = encoded, starts
+        self.seed, self.temperature, self.top_p = seed, temperature, top_p
+        self.owner = _base_model(model)
+        self.shares = can_decode_shared(self.owner)
+
+    def decode(self, batch: _Batch, prefill: Prefill | None) -> list[Sample]:
+        prompts = [self.encoded[i] for i in batch.prompts]
+        input_ids, mask = left_padded(prompts, self.tokenizer.pad_token_id, self.model.device)
+        rows = torch.tensor(batch.owners, device=input_ids.device)
+        uniforms = None
+        if self.temperature > 0:
+            uniforms = _uniforms(self.encoded, self.starts, batch, self.seed, self.settings.max_new_tokens)
+            if input_ids.device.type != "mps":  # which has no float64
+                uniforms = uniforms.to(input_ids.device)
+        if prefill is None:
+            cache = self._plain_cache(input_ids, mask)
+            cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
+            return self._generate(input_ids[rows], mask[rows], cache, uniforms)
+        cache = PromptCache(prefill, batch.owners, self.model.config)
+        if self.shares and worth_sharing(prefill, len(rows), self.model.config):
+            try:
+                with decoding_shared(self.owner, cache):
+                    return self._generate(input_ids[rows], mask[rows], cache, uniforms)
+            except NotShareableError as error:
+                logger.info("Prompts are copied for each of their samples. %s", error)
+                self.shares = False
+                cache = PromptCache(prefill, batch.owners, self.model.config)
+        cache.copy_prompts()
+        return self._generate(input_ids[rows], mask[rows], cache, uniforms)
+
+    def _plain_cache(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        if input_ids.shape[1] > 1:
+            positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+            self.model(
+                input_ids=input_ids[:, :-1],
+                attention_mask=attention_mask[:, :-1],
+                position_ids=positions[:, :-1],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return cache
+
+    def _generate(self, ids: torch.Tensor, mask: torch.Tensor, cache, uniforms: torch.Tensor | None) -> list[Sample]:
+        chosen = (self.settings, uniforms, self.temperature, self.top_p)
+        return _read_samples(
+            self.tokenizer, generate_in_segments(self.model, ids, mask, cache, *chosen), self.settings
+        )
+
+
+def generate_in_segments(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    settings: GenerationConfig,
+    uniforms: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> list[list[int]]:
+    """Calls `generate` for some tokens at a time, and goes on with the rows that have not ended.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
+        ids, mask (`torch.Tensor` of shape `(rows, length)`): Prompts, padded on the left.
+        cache ([`~transformers.DynamicCache`]): What the model keeps of all their tokens but the last.
+        settings ([`~transformers.GenerationConfig`]): Greedy: `uniforms` decide.
+        uniforms (`torch.Tensor` of shape `(rows, max_new_tokens)`, *optional*):
+            See [`SeededSampling`]. Greedy decoding without.
+        temperature, top_p (`float`, *optional*, defaults to `1.0`): Of the sampling.
+
+    Returns:
+        `list[list[int]]`: the new tokens of each row, up to and including the first one that ends it.
+
+    Raises:
+        `FloatingPointError`: if the model's logits are not numbers.
+    """
+    start, longest = ids.shape[1], settings.max_new_tokens
+    ends = torch.tensor(settings.eos_token_id, device=ids.device)
+    completions: list[list[int]] = [[] for _ in ids]
+    running = torch.arange(len(ids), device=ids.device)
+    segment = copy.copy(settings)
+    while len(running):
+        segment.max_new_tokens = min(_SEGMENT, start + longest - ids.shape[1])
+        processors = LogitsProcessorList([_RequireNumbers()])
+        if uniforms is not None:
+            processors.append(SeededSampling(uniforms[running.to(uniforms.device)], start, temperature, top_p))
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+            past_key_values=cache,
+            generation_config=segment,
+            logits_processor=processors,
+        )
+        ended = torch.isin(ids[:, start:], ends)
+        going = ~ended.any(dim=1) & (ids.shape[1] - start < longest)
+        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
+        for row in (~going).nonzero().flatten().tolist():
+            completions[running[row]] = ids[row, start : start + lengths[row]].tolist()
+        if not going.all() and going.any():
+            kept = going.nonzero().flatten()
+            cache.reorder_cache(kept)
+            ids, mask = ids[kept], mask[kept]
+        running = running[going]
+    return completions
+
+
+def _uniforms(encoded, starts, batch: _Batch, seed: int, length: int) -> torch.Tensor:
+    """(completions, length) numbers in [0, 1): one stream per sample, from the seed, its prompt and its number."""
+    streams = []
+    for index, count in zip(batch.prompts, batch.counts, strict=True):
+        prompt = derive_seed(seed, *encoded[index])
+        begin = starts[index] + batch.first
+        for number in range(begin, begin + count):
+            streams.append(np.random.Generator(np.random.Philox(key=derive_seed(prompt, number))).random(length))
+    return torch.from_numpy(np.stack(streams))
+
+
+def _generation_config(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=sorted(_end_tokens(model, tokenizer)),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        disable_compile=True,
+    )
+
+
+def _end_tokens(model, tokenizer) -> set[int]:
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = named if isinstance(named, (list, tuple)) else [named]
+    return {token for token in (*named, tokenizer.eos_token_id) if token is not None}
+
+
+def _read_samples(tokenizer, completions: Sequence[list[int]], settings: GenerationConfig) -> list[Sample]:
+    ends = set(settings.eos_token_id)
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [
+        Sample(text, len(ids), truncated=ids[-1] not in ends) for text, ids in zip(texts, completions, strict=True)
+    ]
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
+
+    Training repacked weights crashes, or silently loses gradients on layers without a bias. Trainers call this, since
+    they evaluate between training steps.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module):
+    """Evaluation mode, and back to what was before; what can be trained stays trainable."""
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        keep_trainable(model)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _generating(model: torch.nn.Module, settings: GenerationConfig):
+    """Hides the model's own generation config, from which `generate` fills in whatever `settings` leave open: a
+    repetition penalty, beams, another cache."""
+    owner = _base_model(model)
+    hidden = owner.generation_config
+    owner.generation_config = settings
+    try:
+        yield
+    finally:
+        owner.generation_config = hidden
+
+
+def _base_model(model: torch.nn.Module) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,0 +1,149 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Rows that a judge is to label: of any shape, without labels, and with all of their columns."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value
+
+from ..data.preparation import InvalidRows, Rows, prepare_preferences
+from ..judge.preferences import Preference
+
+
+_QUERIES = ("query", "prompt", "messages")
+_ASIDE = ("reference", "principles")
+_READ = ("query", "responses", *_ASIDE)
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """Rows to be judged, all of whose columns are kept. Item i is the i-th row as a [`Preference`] without labels.
+
+    Args:
+        originals ([`~datasets.Dataset`]): The rows as they came, without those that were dropped.
+        preferences ([`~datasets.Dataset`]): `query` and `responses` of the same rows, and `reference` and `principles`
+            if they have any.
+        num_read (`int`): Rows that were read.
+        dropped (`dict[str, int]`): Rows that were dropped, by cause.
+        row_numbers (`tuple[int, ...]`): For each row, its number among those that were read.
+    """
+
+    originals: Dataset
+    preferences: Dataset
+    num_read: int
+    dropped: dict[str, int]
+    row_numbers: tuple[int, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.preferences)
+
+    def __getitem__(self, number: int) -> Preference:
+        return self._preference(self.preferences[number])
+
+    def __iter__(self) -> Iterator[Preference]:
+        return map(self._preference, self.preferences)
+
+    @staticmethod
+    def _preference(row: Mapping[str, Any]) -> Preference:
+        return Preference(row["query"], row["responses"], None, row.get("reference"), row.get("principles"))
+
+    @property
+    def have_messages(self) -> bool:
+        """Whether queries are messages and not texts."""
+        return not isinstance(self.preferences.features["query"], Value)
+
+
+def prepare_rows(
+    dataset: Rows, source: str | None = None, invalid_rows: InvalidRows = "error", name: str = "dataset"
+) -> LabelRows:
+    """Reads rows that need no labels, and checks them all.
+
+    | columns | n |
+    |---|---|
+    | `query`, `prompt` or `messages`, and `responses` or `completions` | ≥ 1 |
+    | [`prompt`], `chosen`, `rejected` (prompt explicit or implicit) | 2 |
+    | `query`, `prompt` or `messages`, and `completion` | 1 |
+    | `messages` that end with the assistant's | 1 |
+    | those of a source of [`~trl_spct.data.sources.SOURCES`], which then become `query` and `responses` | ≥ 1 |
+
+    Texts may be messages everywhere. Labels of any kind are not read, but kept like all other columns.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or sequence of mappings): The rows.
+        source, invalid_rows, name: See [`~trl_spct.data.preparation.prepare_preferences`].
+
+    Returns:
+        [`LabelRows`]
+
+    Raises:
+        [`InvalidPreference`]: for a row that cannot be judged, with its number.
+    """
+    if isinstance(dataset, Sequence) and source is None:
+        dataset = _as_dataset(dataset)
+    judged = _judged_columns(dataset) if isinstance(dataset, Dataset) and source is None else None
+    given = dataset if judged is None else judged
+    prepared = prepare_preferences(given, source, invalid_rows, name, require_labels=False)
+    if judged is None:
+        originals = prepared.dataset
+    else:
+        numbers = prepared.row_numbers
+        originals = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
+    kept = [column for column in prepared.dataset.column_names if column in _READ]
+    preferences = prepared.dataset.select_columns(kept)
+    return LabelRows(originals, preferences, prepared.num_read, dict(prepared.dropped), prepared.row_numbers)
+
+
+def _as_dataset(rows: Rows) -> Rows:
+    """Rows as a dataset; as they are if their columns mix types, so that the row to blame is found."""
+    try:
+        columns = dict.fromkeys(column for row in rows for column in row)
+        return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, AttributeError):
+        return rows
+
+
+def _judged_columns(dataset: Dataset) -> Dataset | None:
+    """What a judge reads of rows in a shape of our own, as [`Preference.from_row`] does; `None` for other shapes."""
+    columns = dataset.column_names
+    used = [name for name in (*_QUERIES, *_ASIDE) if name in columns and _has_values(dataset[name])]
+    queries, aside = ([name for name in used if name in names] for names in (_QUERIES, _ASIDE))
+    answers = next((name for name in ("responses", "completions") if name in columns), None)
+    if queries and answers:
+        part = dataset.select_columns([*queries, answers, *aside])
+        return part if answers == "responses" else part.rename_column(answers, "responses")
+    if {"chosen", "rejected"} <= set(columns):
+        return dataset.select_columns([*queries, "chosen", "rejected", *aside])
+    if queries and "completion" in columns:
+        part = dataset.select_columns([*queries, "completion", *aside])
+        return _mapped(part, _alone, "completion", {"responses": List(dataset.features["completion"])})
+    if queries == ["messages"]:
+        part = dataset.select_columns(["messages", *aside])
+        made = {"prompt": dataset.features["messages"], "responses": List(dataset.features["messages"])}
+        return _mapped(part, _last_turns, "messages", made)
+    return None
+
+
+def _has_values(column: Iterable[Any]) -> bool:
+    return any(value is not None for value in column)
+
+
+def _mapped(part: Dataset, function: Callable, column: str, made: Mapping[str, Any]) -> Dataset:
+    features = {name: feature for name, feature in part.features.items() if name != column}
+    return part.with_format(None).map(
+        function, remove_columns=column, features=Features({**features, **made}), load_from_cache_file=False
+    )
+
+
+def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"responses": [row["completion"]]}
+
+
+def _last_turns(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A conversation as a prompt and the assistant's last turns, the one response to it."""
+    messages = list(row["messages"] or ())
+    end = len(messages)
+    while end and messages[end - 1]["role"] == "assistant":
+        end -= 1
+    return {"prompt": messages[:end] or None, "responses": [messages[end:]] if messages[end:] else None}

@@ -1,0 +1,357 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""GRPO that reads a prompt once per group: when it generates, for the reference, and for the policy's gradient."""
+
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from trl import GRPOTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from ..judge.decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
+from ..judge.sampling import derive_seed, evaluating, generate_in_segments
+from ..judge.shared_prompts import PrefixReader, left_padded, shared_lengths
+from .shared_prefix import (
+    UnusedLayout,
+    attending,
+    pack,
+    packed_log_probs,
+    packing_obstacle,
+    prefix_obstacle,
+    relative_work,
+)
+
+
+logger = logging.getLogger(__name__)
+
+WORTHWHILE = 0.85
+"""Share of the work of a batch up to which its packed form is read: above, prompts are too short to gain."""
+
+SHARED_TOKENS = 1024
+"""From how many tokens of copied prompts on completions grow behind one copy. Fewer are copied: attention over two
+caches costs more than that."""
+
+_PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
+_UNSHARED_LOSSES = ("bnpo",)
+_SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
+
+
+# What is overridden takes these parameters in trl 1.16; where they differ, TRL's own path is taken.
+SEAMS = {
+    "_get_per_token_logps_and_entropies": (
+        "self model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss pixel_values "
+        "image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles image_sizes token_type_ids "
+        "mm_token_type_ids image_position_ids"
+    ).split(),
+    "_generate_single_turn": ("self prompt_ids images multimodal_fields num_generations has_tool_images".split()),
+}
+
+
+def changed_seams() -> list[str]:
+    """The overridden methods of [`~trl.GRPOTrainer`] whose parameters are not those that are known."""
+    methods = {name: getattr(GRPOTrainer, name, None) for name in SEAMS}
+    return [name for name, m in methods.items() if m is None or list(inspect.signature(m).parameters) != SEAMS[name]]
+
+
+class GroupedGRPOTrainer(GRPOTrainer):
+    """
+    [`~trl.GRPOTrainer`] that pays for a prompt once per group, with TRL's numbers.
+
+    Prompts are prefilled once per group, and sample j of a prompt has a random stream of its own, so that completions
+    depend neither on the number of processes nor on their neighbors, and a resumed run draws what an unbroken one
+    would. Log-probabilities of the completions of a group come from one forward pass over the prompt and all of them.
+
+    Where a model, an option or the shape of a batch does not allow it or does not gain by it, TRL's own path is taken.
+    That is decided by itself and logged once; `args.share_prompts=False` always takes TRL's path.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self._said: set[str] = set()
+        self._packing_works: bool | None = None
+        self._recomputing = ExitStack()
+        super().__init__(*args, **kwargs)
+
+    def _say_once(self, message: str, level: int = logging.INFO) -> None:
+        if message not in self._said and self.accelerator.is_main_process:
+            logger.log(level, message)
+        self._said.add(message)
+
+    # Training: one forward pass per group.
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model,
+        input_ids,
+        attention_mask,
+        logits_to_keep,
+        batch_size=None,
+        compute_entropy=False,
+        compute_aux_loss=False,
+        **images,
+    ):
+        plain = not compute_aux_loss and all(value is None for value in images.values())
+        if plain and self._may_pack(model):
+            packed = pack(input_ids, attention_mask, logits_to_keep, batch_size)
+            work = relative_work(packed, attention_mask, self._causal_lm(model).config.hidden_size)
+            if work <= WORTHWHILE and self._packs_exactly(model, input_ids, attention_mask, logits_to_keep):
+                logps, entropies = self._packed(model, packed, input_ids, logits_to_keep)
+                return logps, entropies if compute_entropy else None, None
+        return super()._get_per_token_logps_and_entropies(
+            model,
+            input_ids,
+            attention_mask,
+            logits_to_keep,
+            batch_size=batch_size,
+            compute_entropy=compute_entropy,
+            compute_aux_loss=compute_aux_loss,
+            **images,
+        )
+
+    def _may_pack(self, model: torch.nn.Module) -> bool:
+        if not self.args.share_prompts or self._packing_works is False:
+            return False
+        reason = self._setup_obstacle() or packing_obstacle(self._causal_lm(model))
+        if reason is not None:
+            self._say_once(f"Prompts are read once per completion in training, as by TRL: {reason}.", logging.WARNING)
+        return reason is None
+
+    def _setup_obstacle(self) -> str | None:
+        if changed_seams():
+            return f"this version of TRL has changed {', '.join(changed_seams())}"
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return "the model is sharded"
+        if self.args.torch_compile:
+            return "the model is compiled"
+        config = getattr(self.accelerator.unwrap_model(self.model), "active_peft_config", None)
+        if config is not None and config.is_prompt_learning:
+            return f"{config.peft_type} learns a prompt"
+        return None
+
+    def _causal_lm(self, model: torch.nn.Module) -> PreTrainedModel:
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def _packed(self, model, packed, input_ids, logits_to_keep) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self._recomputing.close()
+        config = self._causal_lm(model).config
+        inner = config._attn_implementation
+        with self._attending(model), self.accelerator.autocast():
+            found = [packed_log_probs(model, config, inner, row, input_ids, logits_to_keep) for row in packed]
+        logps, entropies = zip(*found, strict=True)
+        return sum(logps), None if entropies[0] is None else sum(entropies)
+
+    @contextmanager
+    def _attending(self, model: torch.nn.Module) -> Iterator[None]:
+        causal_lm = self._causal_lm(model)
+        if torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in causal_lm.modules()):
+            # The backward pass computes the layers again and must find the same attention.
+            self._recomputing.enter_context(attending(causal_lm.config))
+            yield
+        else:
+            with attending(causal_lm.config):
+                yield
+
+    def training_step(self, model, inputs, num_items_in_batch):
+        try:
+            return super().training_step(model, inputs, num_items_in_batch)
+        finally:
+            self._recomputing.close()
+
+    def _packs_exactly(self, model, input_ids, attention_mask, logits_to_keep) -> bool:
+        """Compares both ways once on a few tokens, since a layer of any architecture may look across tokens."""
+        if self._packing_works is None:
+            probe = _probe(input_ids, attention_mask, logits_to_keep)
+            with torch.no_grad():
+                expected, _, _ = super()._get_per_token_logps_and_entropies(model, *probe)
+                try:
+                    found, _ = self._packed(model, pack(*probe), probe[0], probe[2])
+                    difference = (found - expected).abs().mean().item()
+                    reason = f"log-probabilities differ by {difference:.2g} on average"
+                except (UnusedLayout, TypeError) as error:
+                    difference, reason = float("inf"), str(error)
+            single = expected.dtype == torch.float32 and not torch.is_autocast_enabled(input_ids.device.type)
+            self._packing_works = difference <= (1e-4 if single and self.model.dtype == torch.float32 else 3e-2)
+            if self._packing_works:
+                self._say_once("Prompts are read once per group in training.")
+            else:
+                self._say_once(
+                    f"Prompts are read once per completion in training, as by TRL: {reason}.", logging.WARNING
+                )
+        return self._packing_works
+
+    def _prepare_inputs(self, generation_batch):
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is before or not self.model.training or not self._regroups():
+            return inputs
+        step_size = min(self.args.gradient_accumulation_steps, self.args.steps_per_generation)
+        self._buffered_inputs = [
+            batch
+            for first in range(0, self.args.steps_per_generation, step_size)
+            for batch in regrouped(self._buffered_inputs[first : first + step_size])
+        ]
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _regroups(self) -> bool:
+        """Whether completions may change places among the batches of one optimizer step: the loss is their sum."""
+        accumulation, generation = self.args.gradient_accumulation_steps, self.args.steps_per_generation
+        return (
+            generation > 1
+            and (accumulation % generation == 0 or generation % accumulation == 0)
+            and self.loss_type not in _UNSHARED_LOSSES
+            and self.top_entropy_quantile == 1.0
+            and not self._entropy_bonus_enabled
+            and self._may_pack(self.model)
+        )
+
+    # Generation: one prefill per group.
+
+    def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        reason = self._generation_obstacle()
+        if reason is None and images is None and not multimodal_fields:
+            self._say_once("Prompts are prefilled once per group in generation.")
+            return self._generate_groups(prompt_ids, num_generations), None
+        if reason is not None and self.args.share_prompts:
+            self._say_once(f"Critiques are generated as by TRL: {reason}.")
+        return super()._generate_single_turn(
+            prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
+        )
+
+    def _generation_obstacle(self) -> str | None:
+        args = self.args
+        if not args.share_prompts:
+            return "`share_prompts=False`"
+        if self.use_vllm:
+            return "vLLM generates"
+        if self.use_transformers_continuous_batching:
+            return "continuous batching"
+        if self.tools:
+            return "tools"
+        if args.top_k or args.min_p or args.repetition_penalty != 1.0 or self.temperature == 0:
+            return "`top_k`, `min_p` or `repetition_penalty` is set"
+        if args.generation_kwargs or args.cache_implementation:
+            return "`generation_kwargs` or `cache_implementation` is set"
+        return self._setup_obstacle() or prefix_obstacle(self._causal_lm(self.model))
+
+    def _generate_groups(self, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> list[list[int]]:
+        training = self.model.training
+        # An evaluation of the same weights draws the same completions; every step of training draws others.
+        seed = derive_seed(self.args.seed, *(["train", self.state.global_step] if training else ["eval"]))
+        uniforms = group_uniforms(
+            prompt_ids, num_generations, self.accelerator.process_index, seed, self.max_completion_length
+        )
+        settings = {name: value for name, value in self.generation_kwargs.items() if name not in _SAMPLING_OPTIONS}
+        settings = GenerationConfig(**{**settings, "do_sample": False, "num_beams": 1, "disable_compile": True})
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            evaluating(model),  # so that nothing is dropped out
+        ):
+            return complete_groups(model, prompt_ids, uniforms, settings, self.temperature, self.top_p)
+
+
+def _probe(input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int) -> tuple:
+    """The end of the first prompt, and the beginnings of the completions of its group; two of them."""
+    width = input_ids.shape[1] - logits_to_keep
+    same = ((input_ids == input_ids[0]) & (attention_mask == attention_mask[0]))[:, :width].all(dim=1)
+    rows = same.nonzero()[:2, 0]
+    columns = slice(max(0, width - _PROBE_PROMPT), width + _PROBE_COMPLETION)
+    return input_ids[rows, columns], attention_mask[rows, columns], min(_PROBE_COMPLETION, logits_to_keep)
+
+
+def regrouped(batches: Sequence[Mapping[str, torch.Tensor | None]]) -> list[dict[str, torch.Tensor | None]]:
+    """The same completions in as many batches of the same size, with those of a prompt side by side.
+
+    Args:
+        batches (sequence of `dict`): Of tensors, whose first dimension counts completions, or that are scalars.
+
+    Returns:
+        `list[dict]`
+    """
+    prompts = torch.cat([torch.where(batch["prompt_mask"].bool(), batch["prompt_ids"], -1) for batch in batches])
+    order = torch.argsort(torch.unique(prompts, dim=0, return_inverse=True)[1], stable=True)
+    size = len(batches[0]["prompt_ids"])
+    made: list[dict] = [{} for _ in batches]
+    for name, value in batches[0].items():
+        shared = value is None or value.ndim == 0
+        whole = None if shared else torch.cat([batch[name] for batch in batches])[order]
+        for place, batch in enumerate(made):
+            batch[name] = value if shared else whole[place * size : (place + 1) * size]
+    return made
+
+
+def group_uniforms(
+    prompt_ids: Sequence[Sequence[int]], num_generations: int, process_index: int, seed: int, length: int
+) -> torch.Tensor:
+    """Random numbers in [0, 1) of shape `(completions, length)`, a stream for each completion.
+
+    A stream is made of the seed, the prompt and the completion's number in its group, which may lie in several
+    processes; a prompt that comes again is another group.
+    """
+    first = process_index * len(prompt_ids)
+    streams, seen = [], Counter()
+    for place, ids in enumerate(map(tuple, prompt_ids)):
+        member = (first + place) % num_generations
+        number = member + num_generations * seen[ids, member]
+        seen[ids, member] += 1
+        generator = np.random.Generator(np.random.Philox(key=derive_seed(seed, number, *ids)))
+        streams.append(generator.random(length))
+    return torch.from_numpy(np.stack(streams))
+
+
+def complete_groups(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Sequence[int]],
+    uniforms: torch.Tensor,
+    settings: GenerationConfig,
+    temperature: float,
+    top_p: float,
+) -> list[list[int]]:
+    """A completion of each prompt; equal prompts are read once, and long ones kept once while their completions grow.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
+        prompt_ids (sequence of token lists): One per completion.
+        uniforms (`torch.Tensor` of shape `(completions, max_new_tokens)`): See [`SeededSampling`].
+        settings ([`~transformers.GenerationConfig`]): Greedy; the uniforms decide.
+        temperature, top_p (`float`): Of the sampling.
+
+    Returns:
+        `list[list[int]]`: token ids up to and including the first one that ends a completion.
+    """
+    distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
+    places = {ids: place for place, ids in enumerate(distinct)}
+    owners = [places[tuple(ids)] for ids in prompt_ids]
+    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    beginnings = [list(ids[:-1]) for ids in distinct]  # `generate` reads the last token itself
+    prefill = None
+    if any(beginnings):
+        reader = PrefixReader(model, settings.pad_token_id, logits_to_keep=1)
+        prefill = reader.read(beginnings, shared_lengths(beginnings))[1]
+    ids, mask = left_padded(prompt_ids, settings.pad_token_id, model.device)
+    if model.device.type != "mps":  # which has no float64
+        uniforms = uniforms.to(model.device)
+
+    def generate(cache: DynamicCache) -> list[list[int]]:
+        return generate_in_segments(model, ids, mask, cache, settings, uniforms, temperature, top_p)
+
+    if prefill is None:
+        return generate(DynamicCache(config=model.config))
+    copied = sum(map(len, prompt_ids)) - sum(map(len, distinct))
+    if copied >= SHARED_TOKENS and can_decode_shared(causal_lm):
+        cache = PromptCache(prefill, owners, model.config)
+        try:
+            with decoding_shared(causal_lm, cache):
+                return generate(cache)
+        except NotShareableError as error:
+            logger.info("Prompts are copied for each of their completions. %s", error)
+    return generate(PromptCache(prefill, owners, model.config).copy_prompts())

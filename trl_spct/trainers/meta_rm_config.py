@@ -1,0 +1,76 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import dataclass, field
+
+from trl import RewardConfig
+
+from ..judge.prompts import judge_template
+
+
+@dataclass
+class MetaRMTrainingConfig(RewardConfig):
+    r"""
+    Configuration class for the [`MetaRMTrainer`].
+
+    This class includes only the parameters that are specific to Meta RM training, and those whose defaults differ from
+    [`~trl.RewardConfig`]. Values marked [P] are the paper's (section 6 of arXiv 2504.02495), [?] are stated nowhere
+    and are ours.
+
+    Args:
+        max_length (`int`, *optional*, defaults to `8192`):
+            Longest conversation in tokens: query, responses and critique. Longer rows are invalid, and never
+            truncated, since the scores stand at the end. The default is Gemma-2's context. `None` for no limit. [?]
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used, or are too long: `"error"` names the first ones, `"drop"` counts
+            them by cause.
+        pos_weight (`float`, *optional*):
+            How much more a correct critique weighs in the loss than an incorrect one, for unbalanced data; incorrect
+            over correct rows balances the classes. `None` weighs all alike. [?]
+        balance_classes (`bool`, *optional*, defaults to `False`):
+            Sets `pos_weight` to incorrect over correct rows of the training set. The ranking of critiques gains where
+            one class is rare; the logits no longer stand for probabilities, on which soft voting relies. [?]
+        template (`str`, *optional*):
+            Name of the judge template whose critiques these are. Its digest is stored with the model, and a judge that
+            reads another template is then refused by the pipeline.
+
+    Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?].
+
+    The paper's batch size of 512 [P] is a global figure: `per_device_train_batch_size` × `gradient_accumulation_steps`
+    × processes. The default is [`~transformers.TrainingArguments`]'s 8 per device.
+    """
+
+    learning_rate: float = field(
+        default=1e-5, metadata={"help": "Initial learning rate. The paper's value is 1e-5 at batch size 512."}
+    )
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data; the paper does not say."})
+    max_length: int | None = field(
+        default=8192, metadata={"help": "Longest conversation in tokens. Longer rows are invalid, never truncated."}
+    )
+    invalid_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    pos_weight: float | None = field(
+        default=None, metadata={"help": "Weight of a correct critique in the loss, relative to an incorrect one."}
+    )
+    balance_classes: bool = field(
+        default=False, metadata={"help": "Weigh the classes alike: sets `pos_weight` from the training set."}
+    )
+    template: str | None = field(
+        default=None, metadata={"help": "Name of the judge template whose critiques these are; stored as a digest."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.invalid_rows not in ("error", "drop"):
+            raise ValueError(f"Found invalid_rows={self.invalid_rows!r}; expected 'error' or 'drop'.")
+        if self.pos_weight is not None and self.pos_weight <= 0:
+            raise ValueError(f"Found pos_weight={self.pos_weight}; expected a positive number, or None.")
+        if self.pos_weight is not None and self.balance_classes:
+            raise ValueError(f"Found balance_classes=True with pos_weight={self.pos_weight}; expected one of them.")
+        if self.template is not None:
+            judge_template(self.template)
+        if self.center_rewards_coefficient is not None:
+            raise ValueError(
+                f"Found center_rewards_coefficient={self.center_rewards_coefficient}; expected None. It centers "
+                "pairwise rewards, while a Meta RM's logits are fixed by binary cross-entropy. Leave it out."
+            )

@@ -1,0 +1,117 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Which sampled trajectories are worth learning from (paper, section 3.1: the unified rejection strategy)."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from ..judge.outcomes import is_correct
+
+
+class Verdict(str, Enum):
+    """What becomes of a trajectory."""
+
+    KEPT = "kept"
+    INCORRECT = "incorrect"
+    UNREADABLE = "unreadable"
+    TOO_EASY = "too_easy"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One sampled critique as the rejection rule sees it.
+
+    Args:
+        row (hashable): Which preference row it belongs to.
+        scores (sequence of `float` or `None`): What was read from it; `None` if it could not be read.
+        labels (sequence of `float`): Ground truth in the same response order as the scores.
+        hinted (`bool`, *optional*, defaults to `False`): Whether the judge was told the best response.
+    """
+
+    row: Hashable
+    scores: Sequence[float] | None
+    labels: Sequence[float]
+    hinted: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The verdict on each trajectory, in order, and how many got which."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Indices of the trajectories to learn from."""
+        return tuple(i for i, verdict in enumerate(self.verdicts) if verdict is Verdict.KEPT)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of trajectories per verdict; every verdict is present."""
+        counted = Counter(self.verdicts)
+        return {verdict.value: counted[verdict] for verdict in Verdict}
+
+
+def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: bool = True) -> Selection:
+    """Applies the rejection rule of rejective fine-tuning.
+
+    A trajectory is rejected if it cannot be read or is incorrect (Eq. 10). A row whose *unhinted* trajectories are all
+    correct is too easy, and they are rejected as well; this second rule does not touch hinted trajectories.
+
+    Args:
+        trajectories (iterable of [`Trajectory`]): All samples of all rows, in any order.
+        reject_too_easy (`bool`, *optional*, defaults to `True`): Whether rows without a failure are rejected.
+
+    Returns:
+        [`Selection`]: one [`Verdict`] per trajectory.
+    """
+    trajectories = list(trajectories)
+    correct = [is_correct(trajectory.scores, trajectory.labels) for trajectory in trajectories]
+    failed = {t.row for t, right in zip(trajectories, correct, strict=True) if not right and not t.hinted}
+    return Selection(
+        tuple(
+            _verdict(trajectory, right, reject_too_easy and not trajectory.hinted and trajectory.row not in failed)
+            for trajectory, right in zip(trajectories, correct, strict=True)
+        )
+    )
+
+
+def cap_hinted(
+    rows: Sequence[Hashable], hinted: Sequence[bool], verdicts: Sequence[str], max_share: float, seed: int = 0
+) -> list[int]:
+    """The kept trajectories, with at most that share of hinted ones among them.
+
+    A judge that is told the best response may take a short cut to it, as the paper saw above all on reasoning. The
+    hinted trajectories of rows that were solved without a hint go first, since the other rows have nothing else;
+    among equals a random stream made from `seed` decides.
+
+    Args:
+        rows, hinted, verdicts (sequences of equal length): Of all trajectories; see [`Trajectory`] and [`Verdict`].
+        max_share (`float`): From 0 (none hinted) to 1 (no cap).
+        seed (`int`, *optional*, defaults to `0`): Of the draw.
+
+    Returns:
+        `list[int]`: indices of the trajectories to learn from, in order.
+    """
+    kept = [i for i, verdict in enumerate(verdicts) if verdict == Verdict.KEPT]
+    told = [i for i in kept if hinted[i]]
+    own = len(kept) - len(told)
+    limit = len(told) if max_share >= 1 else math.floor(max_share * own / (1 - max_share) + 1e-9)
+    if len(told) <= limit:
+        return kept
+    right = (Verdict.KEPT, Verdict.TOO_EASY)
+    solved = {row for row, hint, verdict in zip(rows, hinted, verdicts, strict=True) if not hint and verdict in right}
+    draw = random.Random(seed)
+    dropped = set(sorted(told, key=lambda i: (rows[i] in solved, draw.random()))[limit:])
+    return [i for i in kept if i not in dropped]
+
+
+def _verdict(trajectory: Trajectory, correct: bool, too_easy: bool) -> Verdict:
+    if trajectory.scores is None:
+        return Verdict.UNREADABLE
+    if not correct:
+        return Verdict.INCORRECT
+    return Verdict.TOO_EASY if too_easy else Verdict.KEPT

@@ -1,0 +1,449 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Stage 1 of SPCT: sample critiques, reject, fine-tune on what is left (paper, section 4)."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from trl import SFTTrainer
+from trl.models.utils import unwrap_model_for_generation
+
+from .. import __version__
+from ..cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_trajectories_card
+from ..data.instructions import instruction_rows
+from ..engines import OpenAIEngine
+from ..judge.preferences import Preference
+from ..judge.prompts import TEMPLATES, judge_messages, judge_template
+from ..judge.sampling import Sampler, context_length, keep_trainable, sample_critiques
+from ..manifests import rows_digest, write_json
+from ..shards import ShardedJob
+from .loading import (
+    check_arguments,
+    load_adapter,
+    load_config,
+    load_sampler,
+    load_tokenizer,
+    name_template,
+    rows_for,
+    saved_weights_digest,
+)
+from .rejection import Verdict, cap_hinted
+from .rejection_report import plot_rejection, rejection_metrics, rejection_report
+from .rejective_sampler_config import RejectiveSamplerConfig
+from .trajectories import TrajectoryCollector, check_sampler, name_of
+
+
+logger = get_logger(__name__)
+
+
+class NothingKeptError(RuntimeError):
+    """No trajectory survived rejection, so that there is nothing to fine-tune on."""
+
+
+class RejectiveSampler(JudgeCards, SFTTrainer):
+    """
+    Trainer for rejective fine-tuning (RFT), the cold start of Self-Principled Critique Tuning.
+
+    [`~RejectiveSampler.collect`] samples `num_generations` critiques per row, and one more with the ground truth as a
+    hint, and rejects those that are unreadable or incorrect, and the rows that are too easy.
+    [`~RejectiveSampler.train`] collects if that has not been done, and fine-tunes on the kept critiques with the
+    unhinted prompts and completion-only loss. Everything else is [`~trl.SFTTrainer`]. Two jobs do what one does: what
+    `collect()` left in its folder, read by [`~datasets.load_dataset`], is a `train_dataset` for `train()`.
+
+    ```python
+    >>> from trl_spct import RejectiveSampler, RejectiveSamplerConfig
+
+    >>> trainer = RejectiveSampler(
+    ...     model="google/gemma-2-2b-it",
+    ...     args=RejectiveSamplerConfig(output_dir="judge-rft"),
+    ...     train_dataset=load_dataset("trl-lib/ultrafeedback_binarized", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+
+    A judge may sample for itself again after it was trained, in rounds. Each is a run of its own, with a folder and a
+    seed of its own, so that the responses are shuffled anew:
+
+    ```python
+    >>> judge = "google/gemma-2-2b-it"
+    >>> for number in range(3):
+    ...     args = RejectiveSamplerConfig(output_dir=f"judge-rft-{number}", seed=number)
+    ...     trainer = RejectiveSampler(model=judge, args=args, train_dataset=rows)
+    ...     trainer.train()
+    ...     trainer.save_model()
+    ...     judge = args.output_dir
+    ```
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
+            The judge to fine-tune, as for [`~trl.SFTTrainer`].
+        args ([`RejectiveSamplerConfig`], *optional*):
+            Configuration.
+        train_dataset ([`~datasets.Dataset`]):
+            Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads, or trajectories that an earlier
+            `collect()` returned.
+        eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
+            Trajectories of held-out rows, whose kept ones give the evaluation loss, or instruction data. Preference
+            rows hold no critique to compute a loss on and are refused.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
+        sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
+            Who samples. The model itself by default; the paper samples with a stronger one. The path or id of another
+            model, which is loaded with its own tokenizer for the time of sampling; another model that shares the
+            tokenizer; an [`~trl_spct.engines.OpenAIEngine`]; or any callable
+
+                sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]
+
+            that returns k [`~trl_spct.judge.sampling.Sample`]s for each of the prompts, which are message lists. The
+            options come from the configuration. If it raises a `RuntimeError` with an attribute `completed`, the
+            samples by number of the prompts that are done, these are kept and not asked for again.
+        general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
+            Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
+            trajectory that is trained on. Without general data the paper loses 5 points.
+        **kwargs: Passed to [`~trl.SFTTrainer`].
+    """
+
+    _tag_names = ["trl", "rft", "spct", "generative-reward-model"]
+    _name = "RFT"
+    _paper = PAPER
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel",
+        args: RejectiveSamplerConfig | None = None,
+        train_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        sampler: "str | PreTrainedModel | Sampler | None" = None,
+        general_dataset: Dataset | Sequence[Dataset] | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        **kwargs,
+    ):
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is required: preference rows, or trajectories from `collect()`.")
+        config = load_config(model, args)
+        if args is None:
+            args = RejectiveSamplerConfig(f"{config._name_or_path.split('/')[-1]}-RFT")
+        check_arguments(args, RejectiveSamplerConfig)
+        processing_class = processing_class or load_tokenizer(model, config, args)
+        _read_chat_template(processing_class, args.chat_template_path)
+        is_processor = isinstance(processing_class, ProcessorMixin)
+        self.judge_tokenizer = processing_class.tokenizer if is_processor else processing_class
+        check_sampler(sampler)
+        self.sampler = sampler
+        self.general_dataset = None
+        if general_dataset is not None:
+            self.general_dataset = instruction_rows(general_dataset, self.judge_tokenizer)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {
+                key: _eval_rows(rows, self.judge_tokenizer, f"eval_dataset[{key!r}]")
+                for key, rows in eval_dataset.items()
+            }
+        elif eval_dataset is not None:
+            eval_dataset = _eval_rows(eval_dataset, self.judge_tokenizer, "eval_dataset")
+        self.trajectories = self.rows = self.report = None
+        self.mixture: dict[str, int] = {}
+        self.sampled_by = model if isinstance(model, str) else config._name_or_path
+        self.context_length = context_length(config)
+        if _are_trajectories(train_dataset):
+            _check_trajectories(train_dataset, args.template)
+            self.trajectories = train_dataset
+            prompt = train_dataset[0]["prompt"]
+        else:
+            self.rows = rows_for(train_dataset, processing_class, args, config, "train_dataset")
+            prompt = self.rows[0]["prompt"]
+        # `SFTTrainer` prepares its data before it has an accelerator; one row in the final format tells it the kind.
+        placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
+        super().__init__(
+            model=load_adapter(model, args, kwargs),
+            args=args,
+            train_dataset=placeholder,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        keep_trainable(self.model)
+        name_template(self.model.config, args.template)
+        self._check_stop_token(prompt)
+
+    def collect(self) -> Dataset:
+        """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
+
+        Returns:
+            [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
+            `query`, `responses`, `labels` and `scores`, all in the order that the judge read; `order`; `hinted`;
+            `verdict` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
+            `row`, `sample`, `num_tokens`; and the other columns of the preference rows. If they could not be pushed to
+            `trajectories_hub_repo`, this is logged and stands in `push_errors`, and training goes on.
+
+        Raises:
+            `FileExistsError`: if the folder holds trajectories of another configuration.
+            `RuntimeError`: if the model itself is to sample and will be sharded by FSDP or ZeRO-3.
+        """
+        if self.rows is None:
+            raise ValueError("This trainer was given collected trajectories; there are no preference rows to sample.")
+        folder = Path(self.args.trajectories_dir or os.path.join(self.args.output_dir, "trajectories"))
+        settings = self._settings()
+        with self.accelerator.main_process_first():
+            job = ShardedJob(
+                folder,
+                len(self.rows),
+                self.args.rows_per_shard,
+                self._trajectory_features(),
+                settings,
+                recorded={"versions": _versions()},
+            )
+        if job.num_missing:
+            self._sample(job)
+        self.accelerator.wait_for_everyone()
+        with self.accelerator.main_process_first():
+            self.trajectories = job.read()
+        self._report(folder, settings)
+        return self.trajectories
+
+    def train(self, *args, **kwargs):
+        """Collects trajectories unless there are some, then fine-tunes on the kept ones.
+
+        Raises:
+            `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
+        """
+        if self.trajectories is None:
+            self.collect()
+        self.train_dataset = self._prepare_dataset(
+            self._training_rows(), self.processing_class, self.args, self.args.packing, None, "train"
+        )
+        self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
+        return super().train(*args, **kwargs)
+
+    def card_facts(self) -> dict[str, Any]:
+        if self.trajectories is None:
+            return {}
+        self.report = self.report or rejection_report(self.trajectories)
+        report = self.report
+        return {
+            "preference rows": report["rows"],
+            "trajectories": report["trajectories"],
+            **({} if self.rows is None else {"sampled by": self._sampler_name()}),
+            "unhinted, by verdict": _counts(report["verdicts"]),
+            "hinted, by verdict": _counts(report["hinted_verdicts"]),
+            "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
+            "unreadable, by cause": _counts(report["problems"]) or "none",
+            "rows by their correct unhinted critiques": ", ".join(
+                f"{rows} with {rate}" for rate, rows in report["pass_rates"].items()
+            ),
+            **{f"fine-tuned on, {name}": count for name, count in self.mixture.items()},
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What determines the trajectories."""
+        args = self.args
+        names = "num_generations hint reject_too_easy temperature top_p max_completion_length template seed".split()
+        sampler = self.sampled_by if self.sampler is None else self.sampler
+        return {
+            "kind": "trajectories",
+            "version": __version__,
+            "sampler": name_of(sampler),
+            "sampler_revision": self._revision(),
+            "sampler_weights": saved_weights_digest(sampler),
+            "data": rows_digest(
+                (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
+            ),
+            "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
+            **{name: getattr(args, name) for name in names},
+        }
+
+    def _sampler_name(self) -> str:
+        """For others: no place on this machine."""
+        name = name_of(self.sampled_by if self.sampler is None else self.sampler)
+        if not name:
+            return "the judge, made in memory"
+        return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
+
+    def _revision(self) -> str | None:
+        """The commit of a sampler from the Hub."""
+        if isinstance(self.sampler, str):
+            config = load_config(self.sampler, SimpleNamespace(trust_remote_code=self.args.trust_remote_code))
+        else:
+            config = getattr(self.model if self.sampler is None else self.sampler, "config", None)
+        return getattr(config, "_commit_hash", None)
+
+    def _trajectory_features(self) -> Features:
+        return Features(
+            {
+                **self.rows.features,
+                "completion": self.rows.features["prompt"],
+                "row": Value("int64"),
+                "sample": Value("int64"),
+                "hinted": Value("bool"),
+                "scores": List(Value("int64")),
+                "problem": Value("string"),
+                "num_tokens": Value("int64"),
+                "verdict": Value("string"),
+            }
+        )
+
+    def _sample(self, job: ShardedJob) -> None:
+        if self.sampler is None:
+            self._check_whole()
+            with unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model:
+                self._fill(job, self._in_process(model, self.judge_tokenizer), None, self.context_length)
+        elif isinstance(self.sampler, str):
+            model, tokenizer = load_sampler(self.sampler, self.args)
+            self._fill(job, self._in_process(model, tokenizer), tokenizer, context_length(model.config))
+        elif isinstance(self.sampler, torch.nn.Module):
+            sampler = self._in_process(self.sampler, self.judge_tokenizer)
+            self._fill(job, sampler, None, context_length(self.sampler.config))
+        else:
+            engine = self.sampler.func if isinstance(self.sampler, partial) else self.sampler
+            concurrency = self.args.concurrent_shards or (2 if isinstance(engine, OpenAIEngine) else 1)
+            self._fill(job, self.sampler, None, self.context_length, concurrency)
+
+    def _check_whole(self) -> None:
+        if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
+            raise RuntimeError(
+                "Found FSDP or ZeRO-3, under which the model is not whole on any device before it trains; expected "
+                "trajectories, or another `sampler`. Call `collect()` in a job without sharding and with the same "
+                "configuration; this one finds its trajectories."
+            )
+
+    def _check_stop_token(self, prompt: list[dict[str, str]]) -> None:
+        tokenizer = self.judge_tokenizer
+        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template([*prompt, *_assistant(".")], return_dict=False)
+        ends = self.model.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        if not ends.intersection(whole[len(before) :]):
+            logger.warning(
+                "The chat template ends the judge's turn (%r) without an end-of-sequence token, and the judge would "
+                "not learn to stop. Set `eos_token` to the token that ends it.",
+                tokenizer.decode(whole[len(before) :]),
+            )
+
+    def _in_process(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sampler:
+        model = model if model.device == self.accelerator.device else model.to(self.accelerator.device)
+        return partial(sample_critiques, model, tokenizer, batch_size=self.args.sampling_batch_size)
+
+    def _fill(self, job: ShardedJob, sampler: Sampler, tokenizer, limit: int | None, concurrency: int = 1) -> None:
+        collector = TrajectoryCollector(self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit)
+        if tokenizer is not None or limit != self.context_length:
+            collector.check_rows()
+        accelerator = self.accelerator
+
+        def work(rows: range) -> list[dict[str, Any]]:
+            return collector(rows, job.path_of(rows))
+
+        with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
+            for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
+                bar.update(len(rows) * accelerator.num_processes)
+
+    def _report(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.report = rejection_report(self.trajectories)
+        self.log(rejection_metrics(self.report))
+        if self.accelerator.is_main_process:
+            write_json(folder / "rejection.json", self.report)
+            plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)
+            write_trajectories_card(folder, self.report, settings, _versions())
+            if self.args.trajectories_hub_repo is not None:
+                with self.tolerating_push_errors():
+                    push_trajectories(
+                        folder, self.args.trajectories_hub_repo, self.args.hub_private_repo, self.args.hub_token
+                    )
+        for remark in self.report["remarks"]:
+            logger.warning(remark, main_process_only=True)
+
+    def _training_rows(self) -> Dataset:
+        rows = self._kept_rows()
+        self.mixture = {"trajectories": len(rows), "hinted": sum(rows["hinted"]), "general": 0}
+        rows = rows.select_columns(["prompt", "completion"])
+        if self.general_dataset is None:
+            return rows
+        limit = min(len(self.general_dataset), round(self.args.general_ratio * len(rows)))
+        general = self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
+        self.mixture["general"] = limit
+        return concatenate_datasets([rows.cast(general.features), general]) if limit else rows
+
+    def _kept_rows(self) -> Dataset:
+        columns = self.trajectories.select_columns(["row", "hinted", "verdict"]).to_dict()
+        kept = cap_hinted(
+            columns["row"], columns["hinted"], columns["verdict"], self.args.max_hinted_share, self.args.seed
+        )
+        if kept:
+            return self.trajectories.select(kept)
+        counts = dict(Counter(columns["verdict"]))
+        if Verdict.KEPT.value in counts:
+            raise NothingKeptError(
+                f"All kept trajectories out of {len(self.trajectories)} ({counts}) were hinted, and "
+                f"max_hinted_share={self.args.max_hinted_share} leaves none of them. Raise it, sample more "
+                "(`num_generations`), or let a stronger `sampler` sample."
+            )
+        raise NothingKeptError(
+            f"No trajectory was kept out of {len(self.trajectories)} ({counts}). If most are unreadable, raise "
+            "`max_completion_length` or let a stronger `sampler` sample; if most are incorrect, set `hint='all'` "
+            "or take an easier dataset; if most are too easy, take a harder one or set `reject_too_easy=False`."
+        )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def _assistant(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _are_trajectories(dataset: Any) -> bool:
+    return {"prompt", "completion", "verdict"} <= set(getattr(dataset, "column_names", None) or ())
+
+
+def _check_trajectories(trajectories: Dataset, template: str) -> None:
+    """Refuses trajectories that cannot be what `collect()` returned with this template."""
+    missing = sorted({"row", "hinted", "problem", "query", "responses"} - set(trajectories.column_names))
+    if missing or not len(trajectories):
+        found = f"the columns {sorted(trajectories.column_names)}" if missing else "no trajectories"
+        raise ValueError(f"train_dataset: found {found}; expected what `collect()` returned, whole.")
+    judge_template(template)
+    first = trajectories[0]
+    preference = Preference(first["query"], first["responses"], None, first.get("reference"), first.get("principles"))
+    asked = {name: judge_messages(preference, name, len(preference) == 1) for name in TEMPLATES}
+    used = [name for name, messages in asked.items() if messages == first["prompt"]]
+    if used and template not in used:
+        raise ValueError(
+            f"train_dataset: found trajectories that were prompted with the template {used[0]!r}; expected "
+            f"template={template!r} as in the configuration. Set `template={used[0]!r}`."
+        )
+
+
+def _eval_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
+    if not _are_trajectories(dataset):
+        return instruction_rows(dataset, tokenizer, name)
+    kept = [i for i, verdict in enumerate(dataset["verdict"]) if verdict == Verdict.KEPT.value]
+    if not kept:
+        raise ValueError(f"{name}: found no kept trajectory among {len(dataset)}; expected at least one.")
+    return dataset.select(kept).select_columns(["prompt", "completion"])
+
+
+def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
+    """Rows are measured in the chat template before TRL applies `chat_template_path`."""
+    if path is None:
+        return
+    if os.path.isfile(path) and path.endswith((".jinja", ".j2")):
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+    else:
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")}

@@ -1,0 +1,135 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+
+@dataclass
+class RejectiveSamplerConfig(SFTConfig):
+    r"""
+    Configuration class for the [`RejectiveSampler`].
+
+    This class includes only the parameters that are specific to rejective fine-tuning, and those whose defaults differ
+    from [`~trl.SFTConfig`]. Values marked [P] are the paper's (section 4 of arXiv 2504.02495), [?] are stated nowhere
+    and are ours.
+
+    Args:
+        num_generations (`int`, *optional*, defaults to `3`):
+            Unhinted trajectories per row, N_RFT. [P]
+        hint (`str`, *optional*, defaults to `"all"`):
+            Which rows are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (rows without a
+            correct unhinted trajectory) or `"none"`. One hinted trajectory per item is the paper's number [P]; whether
+            all items had one is not stated [?].
+        max_hinted_share (`float`, *optional*, defaults to `1.0`):
+            Cap on the share of hinted trajectories among those that are fine-tuned on: they may take short cuts. The
+            paper names the danger and no cap [?]. `collect()` keeps them all; [`cap_hinted`] says
+            which ones go.
+        reject_too_easy (`bool`, *optional*, defaults to `True`):
+            Reject the rows whose unhinted trajectories are all correct. [P]
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature. [?]
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Nucleus sampling. [?]
+        max_completion_length (`int`, *optional*, defaults to `1024`):
+            Longest critique in tokens. [?]
+        max_context_length (`int`, *optional*):
+            Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
+            which bounds memory where it is much longer. The model's own context by default. [?]
+        template (`str`, *optional*, defaults to `"paper"`):
+            Prompt template, see [`~trl_spct.judge.prompts.judge_template`].
+        shuffle_responses (`bool`, *optional*, defaults to `True`):
+            Whether each row's responses are put into a random order, drawn from `seed`. [?]
+        source (`str`, *optional*):
+            Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+        sampling_batch_size (`int`, *optional*, defaults to `64`):
+            Critiques decoded together on each device.
+        rows_per_shard (`int`, *optional*, defaults to `256`):
+            Rows whose trajectories are written at once. A restart repeats at most one unfinished shard per process.
+            At the end processes wait for each other for the time of one shard at most, which `ddp_timeout` must allow.
+        concurrent_shards (`int`, *optional*):
+            Shards that an engine samples at once, so that it need not wait for the last critique of each. By default 2
+            for an [`~trl_spct.engines.OpenAIEngine`], and 1 for any other `sampler`, which must be callable from
+            several threads to take more. A model in this process samples one.
+        trajectories_dir (`str`, *optional*):
+            Where trajectories are written. Defaults to `trajectories` in `output_dir`.
+        trajectories_hub_repo (`str`, *optional*):
+            Dataset repository on the Hub, such as `"username/reponame"`, that `collect()` pushes the trajectories to
+            with their card. Private if `hub_private_repo` says so.
+        general_ratio (`float`, *optional*, defaults to `5.75`):
+            Rows of `general_dataset` per trajectory that is trained on, at most. The paper's ratio is 1070K to 186K.
+            [P]
+    """
+
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS]
+
+    learning_rate: float = field(
+        default=5e-6, metadata={"help": "Initial learning rate. The paper's value is 5e-6 at batch size 1024."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Never truncates by default: a critique without its scores teaches nothing."},
+    )
+    num_generations: int = field(default=3, metadata={"help": "Unhinted trajectories per row (paper: 3)."})
+    hint: str = field(
+        default="all",
+        metadata={"help": "Rows sampled once more with a hint.", "choices": ["all", "failed", "none"]},
+    )
+    max_hinted_share: float = field(
+        default=1.0, metadata={"help": "Cap on the share of hinted trajectories among those that are trained on."}
+    )
+    reject_too_easy: bool = field(
+        default=True, metadata={"help": "Reject rows whose unhinted trajectories are all correct."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
+    max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    max_context_length: int | None = field(
+        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
+    )
+    template: str = field(default="paper", metadata={"help": "Prompt template: `paper`, `compact` or `official`."})
+    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
+    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
+    invalid_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
+    rows_per_shard: int = field(default=256, metadata={"help": "Rows whose trajectories are written at once."})
+    concurrent_shards: int | None = field(
+        default=None, metadata={"help": "Shards that an engine samples at once; 2 for a server by default."}
+    )
+    trajectories_dir: str | None = field(
+        default=None, metadata={"help": "Where trajectories are written; `{output_dir}/trajectories` by default."}
+    )
+    trajectories_hub_repo: str | None = field(
+        default=None, metadata={"help": "Dataset repository on the Hub that `collect()` pushes the trajectories to."}
+    )
+    general_ratio: float = field(
+        default=5.75, metadata={"help": "Rows of general data per kept trajectory, at most (paper: 1070K / 186K)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("num_generations", "max_completion_length", "sampling_batch_size", "rows_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Found {name}={getattr(self, name)}; expected at least 1.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.general_ratio < 0:
+            raise ValueError(
+                f"Found temperature={self.temperature}, top_p={self.top_p} and general_ratio={self.general_ratio}; "
+                "expected a temperature and a ratio of at least 0, and top_p in (0, 1]."
+            )
+        if not 0 <= self.max_hinted_share <= 1:
+            raise ValueError(f"Found max_hinted_share={self.max_hinted_share}; expected a share from 0 to 1.")
+        if self.concurrent_shards is not None and self.concurrent_shards < 1:
+            raise ValueError(f"Found concurrent_shards={self.concurrent_shards}; expected at least 1.")
+        if self.hint not in ("all", "failed", "none"):
+            raise ValueError(f"Found hint={self.hint!r}; expected 'all', 'failed' or 'none'.")
+        if self.temperature <= 0 and self.num_generations > 1:
+            raise ValueError("Greedy samples are all the same; expected temperature > 0 for num_generations > 1.")
+        if self.reject_too_easy and self.num_generations == 1:
+            raise ValueError(
+                "With num_generations=1 every correct trajectory counts as too easy; expected at least 2, or "
+                "reject_too_easy=False."
+            )

@@ -1,0 +1,127 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+
+
+@dataclass
+class SPCTConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`SPCTTrainer`].
+
+    This class includes only the parameters that are specific to SPCT, and those whose defaults differ from
+    [`~trl.GRPOConfig`], whose own defaults are not the original GRPO. Values marked [P] are the paper's (section 5 of
+    arXiv 2504.02495), [I] follow from it, [?] are stated nowhere and are ours.
+
+    Args:
+        max_context_length (`int`, *optional*):
+            Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
+            which bounds memory where it is much longer. The model's own context by default. [?]
+        template (`str`, *optional*, defaults to `"paper"`):
+            Prompt template, see [`~trl_spct.judge.prompts.judge_template`].
+        shuffle_responses (`bool`, *optional*, defaults to `True`):
+            Whether responses are put into a random order, recorded as `order`: in training a fresh one each time a row
+            is read, drawn from `seed`, the step and the row; in evaluation always the same. [I]
+        source (`str`, *optional*):
+            Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+        share_prompts (`bool`, *optional*, defaults to `True`):
+            Whether a prompt is read once for all critiques of its group, in generation and in training, wherever that
+            is possible and gains; see [`GroupedGRPOTrainer`]. `False` takes TRL's own path.
+        eval_votes (`int`, *optional*, defaults to `0`):
+            Critiques per row that vote at each evaluation, at T = 0.5 and in fresh orders (paper, section 6), beside
+            the `num_generations_eval` that the loss is computed on; `0` for none. Logged for every power of two up to
+            it, as `eval_spct/vote@8`.
+        eval_meta_rm (`str`, *optional*):
+            Path or id of a Meta RM that guides the votes, logged as `eval_spct/guided@8`.
+        easy_judge (`str`, *optional*):
+            Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
+            training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
+        refill_groups (`int`, *optional*, defaults to `0`):
+            How often, at most, groups of equal rewards are replaced by groups of other rows before a step: the dynamic
+            sampling of DAPO (arXiv 2503.14476), see [`refilling`]. `0` keeps them, as the paper does [?].
+            Each time is a generation of its own; where a share z of all groups has equal rewards, a share of about
+            z^(1 + `refill_groups`) is left. It saves optimizer steps, not generated tokens: as many of them as before
+            are of groups that have advantages (`tests/measurements/signal_tokens.py`). Logged as `spct/refilled`, the
+            share of groups that were replaced, and `spct/refill_rounds`. All other metrics stay those of the rows as
+            they come, so that runs compare, but `num_tokens` counts what is thrown away too, and the table of
+            `log_completions` shows what was drawn last.
+
+    Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
+    `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
+    inside the token loss, as in the original) [P], `top_k=0` (no hidden truncation) [?], `max_completion_length=1024`
+    [?], `vllm_importance_sampling_correction=False` [I]. Kept from TRL: `epsilon=0.2` [?], `num_iterations=1` [?],
+    `temperature=1.0` [?].
+    """
+
+    learning_rate: float = field(
+        default=4e-7, metadata={"help": "Initial learning rate. The paper's value is 4e-7 at batch size 512."}
+    )
+    beta: float = field(
+        default=0.08, metadata={"help": "KL coefficient. Paper: 0.08 for 27B (smaller ones collapse), 0.002 for 16B."}
+    )
+    num_generations: int | None = field(default=4, metadata={"help": "Critiques per row, G (paper: 4)."})
+    loss_type: str = field(
+        default="grpo", metadata={"help": "Original GRPO: mean over sequences of per-sequence token means."}
+    )
+    scale_rewards: str = field(
+        default="group", metadata={"help": "Advantage (r - mean) / std within the group, as in the original GRPO."}
+    )
+    use_bias_correction_kl: bool = field(
+        default=False, metadata={"help": "The original GRPO adds the plain k3 estimator to the token loss."}
+    )
+    top_k: int = field(default=0, metadata={"help": "No top-k: critiques are sampled from the whole distribution."})
+    max_completion_length: int | None = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    vllm_importance_sampling_correction: bool = field(
+        default=False, metadata={"help": "Not part of the original GRPO; only matters with vLLM."}
+    )
+    max_context_length: int | None = field(
+        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
+    )
+    template: str = field(default="paper", metadata={"help": "Prompt template: `paper`, `compact` or `official`."})
+    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
+    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
+    invalid_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    share_prompts: bool = field(
+        default=True, metadata={"help": "Read a prompt once for all critiques of its group where that gains."}
+    )
+    eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
+    eval_meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes."})
+
+    easy_judge: str | None = field(
+        default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed before training."}
+    )
+    refill_groups: int = field(
+        default=0, metadata={"help": "How often groups of equal rewards are replaced by those of other rows (DAPO)."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eval_votes < 0:
+            raise ValueError(f"Found eval_votes={self.eval_votes}; expected 0 for none, or how many critiques vote.")
+        if self.eval_meta_rm and not self.eval_votes:
+            raise ValueError("Found `eval_meta_rm` without `eval_votes`; expected how many critiques it is to guide.")
+        self._check_refill()
+
+    def _check_refill(self) -> None:
+        if self.refill_groups < 0:
+            raise ValueError(f"Found refill_groups={self.refill_groups}; expected 0 for none, or how often.")
+        if not self.refill_groups:
+            return
+        if self.scale_rewards == "batch" or self.multi_objective_aggregation != "sum_then_normalize":
+            raise ValueError(
+                f"Found refill_groups={self.refill_groups} with scale_rewards={self.scale_rewards!r} and "
+                f"multi_objective_aggregation={self.multi_objective_aggregation!r}; expected advantages that do not "
+                "depend on the other groups of a batch: `scale_rewards` 'group' or 'none', and 'sum_then_normalize'."
+            )
+        of_process = self.per_device_train_batch_size * self.steps_per_generation
+        if of_process % self.num_generations:
+            raise ValueError(
+                f"Found refill_groups={self.refill_groups} and {of_process} completions per process and generation; "
+                f"expected whole groups of {self.num_generations}. Change `per_device_train_batch_size` or "
+                "`steps_per_generation`."
+            )

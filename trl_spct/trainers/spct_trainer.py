@@ -1,0 +1,287 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Stage 2 of SPCT: rule-based online RL of the judge itself (paper, section 5)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, repeat
+from typing import Any
+
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..cards import PAPER, JudgeCards
+from ..data.preparation import response_order, score_range_of
+from ..evaluation.judgments import Judgment, PipelineJudge, scaling_results
+from ..judge.outcomes import outcome_reward
+from ..judge.pipelines import GRMRewardPipeline
+from ..judge.preferences import Preference, restore_order
+from ..judge.prompts import judge_messages
+from ..judge.sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
+from .critique_metrics import critique_metrics
+from .grouped_grpo import GroupedGRPOTrainer
+from .loading import check_arguments, load_adapter, load_config, load_tokenizer, name_template, rows_for
+from .monitoring import CollapseAlarms
+from .refilling import refill
+from .spct_config import SPCTConfig
+
+
+class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
+    """
+    Trainer for the rule-based reinforcement learning of Self-Principled Critique Tuning (SPCT).
+
+    It is [`~trl.GRPOTrainer`] with three things set: preference rows become judge prompts, the reward is +1 if the
+    critique's scores put the labeled best strictly first (for a single response: equal its label) and −1 otherwise
+    (Eq. 11 of the paper), and [`SPCTConfig`] asks for the original GRPO.
+
+    ```python
+    >>> from trl_spct import SPCTConfig, SPCTTrainer
+
+    >>> trainer = SPCTTrainer(
+    ...     model="judge-rft",
+    ...     args=SPCTConfig(output_dir="judge-spct"),
+    ...     train_dataset=load_dataset("trl-lib/ultrafeedback_binarized", split="train"),
+    ... )
+    >>> trainer.train()
+    ```
+
+    With full fine-tuning the KL reference is loaded again from where the model came from: hand a judge over by its
+    saved path. A `PeftModel`, or an adapter's path, gets a frozen copy of its adapter as reference.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
+            The judge, best one that rejective fine-tuning has started. The path or id of an adapter continues it.
+        reward_funcs (reward function or list of them, *optional*):
+            Rewards to add to the outcome reward, see [`~trl.GRPOTrainer`]. `reward_weights` of the configuration, and
+            `reward_processing_classes` if given as a list, begin with the outcome reward's (`1.0` and `None`).
+        args ([`SPCTConfig`], *optional*):
+            Configuration.
+        train_dataset, eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional* for evaluation):
+            Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads. Columns that are not part of a
+            preference are passed to the reward functions.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
+        **kwargs: Passed to [`~trl.GRPOTrainer`].
+    """
+
+    _tag_names = ["trl", "spct", "grpo", "generative-reward-model"]
+    _name = "SPCT"
+    _paper = PAPER
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel",
+        reward_funcs: Callable | list[Callable] | None = None,
+        args: SPCTConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs,
+    ):
+        config = load_config(model, args)
+        if args is None:
+            args = SPCTConfig(f"{config._name_or_path.split('/')[-1]}-SPCT")
+        check_arguments(args, SPCTConfig)
+        if args.beta != 0 and kwargs.get("peft_config") is None:
+            _check_reference(model)
+        processing_class = processing_class or load_tokenizer(model, config, args)
+
+        def rows(dataset, name):
+            return rows_for(dataset, processing_class, args, config, name)
+
+        if train_dataset is not None:
+            train_dataset = rows(train_dataset, "train_dataset")
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {key: rows(dataset, f"eval_dataset[{key!r}]") for key, dataset in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = rows(eval_dataset, "eval_dataset")
+        if reward_funcs is None:
+            reward_funcs = []
+        extra = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        self.outcome = OutcomeReward(args.template)
+        self._evaluated = ""
+        super().__init__(
+            model=load_adapter(model, args, kwargs),
+            reward_funcs=[self.outcome, *extra],
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.outcome.end_tokens = frozenset(self.eos_token_ids)
+        keep_trainable(self.model)
+        name_template(self.model.config, args.template)
+        self._special_tokens = special_tokens(self._tokenizer)
+        self._voting_judge: PipelineJudge | None = None
+        self.add_callback(CollapseAlarms())
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = self._batch_of(inputs)
+        return self._refilled(batch, inputs) if self.model.training and self.args.refill_groups else batch
+
+    def _batch_of(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.model.training and self.args.shuffle_responses:
+            seed = derive_seed(self.args.seed, "epochs", self.state.global_step)
+            rows = [
+                dict(other)
+                for row, group in groupby(rows)
+                for other in repeat(reordered(row, seed, self.args.template, self._special_tokens), len(list(group)))
+            ]
+        return super()._generate_and_score_completions(rows)
+
+    def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        metrics = self._metrics["train"]
+        as_drawn = {name: list(values) for name, values in metrics.items()}
+        refilled = refill(
+            batch,
+            inputs,
+            self.train_dataset,
+            self._batch_of,
+            self.accelerator,
+            rounds=self.args.refill_groups,
+            num_generations=self.num_generations,
+            pad_token_id=self._tokenizer.pad_token_id,
+            seed=derive_seed(self.args.seed, "refill", self.state.global_step),
+        )
+        # What is logged stays that of the rows as they come, so that runs compare; all tokens are counted.
+        as_drawn["num_tokens"] = metrics["num_tokens"]
+        metrics.clear()
+        metrics.update(as_drawn)
+        groups = len(inputs) // self.num_generations * self.accelerator.num_processes
+        metrics["spct/refilled"].append(refilled.replaced / groups)
+        metrics["spct/refill_rounds"].append(refilled.rounds)
+        return refilled.batch
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it.
+
+        With `args.eval_votes` the judge also votes on each set: `eval_spct/vote@{k}` and, with `args.eval_meta_rm`,
+        `eval_spct/guided@{k}` for every power of two k up to it, from one sampling.
+        """
+        self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        if self.args.eval_votes and isinstance(rows, Dataset):
+            for name, value in self._vote(rows).items():
+                self._metrics["eval"][f"spct/{name}"].append(value)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _vote(self, rows: Dataset) -> dict[str, float]:
+        """Accuracy of the vote of k critiques, the responses in a fresh order for each (paper, section 6)."""
+        if self._voting_judge is None:
+            pipe = GRMRewardPipeline(
+                model=self.accelerator.unwrap_model(self.model),
+                tokenizer=self._tokenizer,
+                meta_rm=self.args.eval_meta_rm,
+                device=self.accelerator.device,
+            )
+            self._voting_judge = PipelineJudge(
+                pipe,
+                self.args.eval_votes,
+                seed=self.args.seed,
+                template=self.args.template,
+                max_new_tokens=self.max_completion_length,
+            )
+        with self.accelerator.split_between_processes([unjudged(row) for row in rows]) as part:
+            judged = self._voting_judge(part) if part else []
+        judgments = [
+            Judgment(row.labels, tuple(c["scores"] for c in critiques), tuple(c["meta_score"] for c in critiques))
+            for row, critiques in zip(part, judged, strict=True)
+        ]
+        guidance = self._voting_judge.pipe.guidance
+        results = scaling_results(gather_object(judgments), seed=self.args.seed, guidance=guidance)
+        return {f"{'guided' if r['guided'] else 'vote'}@{r['k']}": r["accuracy"] for r in results}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        if "frac_reward_zero_std" in metrics:
+            metrics["spct/zero_signal"] = list(metrics["frac_reward_zero_std"])
+        # TRL logs the metrics of all evaluation sets as `eval_…`, where the last one overwrites the others.
+        if not self.model.training and self._evaluated:
+            renamed = {f"{self._evaluated}_{name}": values for name, values in metrics.items()}
+            metrics.clear()
+            metrics.update(renamed)
+        super().log(logs, start_time)
+
+
+def unjudged(row: Mapping[str, Any]) -> Preference:
+    """The preference of a row of [`~trl_spct.data.preparation.judge_rows`] in its own order."""
+    labels = restore_order(row["labels"], row["order"])
+    return Preference(row["query"], row["responses"], labels, row.get("reference"), row.get("principles"))
+
+
+def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence[str]) -> dict[str, Any]:
+    """A row of [`judge_rows`] with its responses in another order, drawn from the seed and the row.
+
+    Rows of a single response, and rows whose prompt is not what their columns make, as shortened ones, stay as they
+    are.
+    """
+
+    def prompt(order: Sequence[int]) -> list[dict[str, str]]:
+        return judge_messages(preference.permuted(order), template, len(preference) == 1, False, fences)
+
+    preference = unjudged(row)
+    if len(preference) == 1 or prompt(row["order"]) != row["prompt"]:
+        return dict(row)
+    order = response_order(len(preference), seed, preference.query, *preference.responses)
+    labels = list(preference.permuted(order).labels)
+    return {**row, "prompt": prompt(order), "order": list(order), "labels": labels}
+
+
+def _check_reference(model: "str | PreTrainedModel") -> None:
+    """With full fine-tuning TRL loads the KL reference again, from the path in the configuration."""
+    if isinstance(model, PreTrainedModel) and not model.config._name_or_path:
+        raise ValueError(
+            "Found a model that was made in memory, with beta != 0; expected one with a path, from which the KL "
+            "reference is loaded. Save it and pass its path, pass a `peft_config`, or set `beta=0`."
+        )
+
+
+class OutcomeReward:
+    """The outcome reward as TRL calls reward functions: lists in, one number per completion out.
+
+    Logs what [`critique_metrics`] computes as `spct/…`; the completions table gets the
+    columns `scores`, `labels`, `problem` and `order`.
+
+    Args:
+        template (`str`): Prompt template of the judge; it says which scores are in range.
+        end_tokens (set of `int`, *optional*): A completion that ends on none of them was truncated, and is worth −1.
+    """
+
+    __name__ = "outcome_reward"
+
+    def __init__(self, template: str = "paper", end_tokens: frozenset[int] = frozenset()):
+        self.template = template
+        self.end_tokens = end_tokens
+
+    def __call__(
+        self,
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        labels: Sequence[Sequence[float]],
+        order: Sequence[Sequence[int]] | None = None,
+        domain: Sequence[str | None] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list], None] | None = None,
+        **kwargs,
+    ) -> list[float]:
+        critiques = [
+            self._read(completion, ids, len(row))
+            for completion, ids, row in zip(completions, completion_ids, labels, strict=True)
+        ]
+        scores = [critique.scores for critique in critiques]
+        if log_metric is not None:
+            for name, value in critique_metrics(critiques, labels, [*map(len, completion_ids)], domain).items():
+                log_metric(f"spct/{name}", value)
+        if log_extra is not None:
+            log_extra("scores", [None if row is None else list(row) for row in scores])
+            log_extra("labels", [list(row) for row in labels])
+            log_extra("problem", [critique.problem for critique in critiques])
+            if order is not None:
+                log_extra("order", [list(row) for row in order])
+        return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
+
+    def _read(self, completion: Any, ids: Sequence[int], count: int):
+        text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
+        truncated = bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens)
+        return read_sample(Sample(text, len(ids), truncated), count, score_range_of(count, self.template))
