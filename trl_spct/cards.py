@@ -32,7 +32,6 @@ from .judge.hub import (
 )
 from .judge.repositories import describe_adapter, described
 from .shards import SHARDS
-from .trainers.rejection_report import trajectory_groups
 
 
 logger = logging.getLogger(__name__)
@@ -407,13 +406,18 @@ def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetC
 
 
 def write_trajectories_card(
-    folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any], versions: Mapping[str, str] | None = None
+    folder: Path,
+    report: Mapping[str, Any],
+    groups: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    versions: Mapping[str, str] | None = None,
 ) -> None:
     """The card of a folder of trajectories; it tells `load_dataset(folder)` to read the parquet files alone.
 
     Args:
         folder (`Path`): Where the trajectories are.
         report (mapping): Of [`~trl_spct.trainers.rejection_report.rejection_report`]. Its figure is `rejection.png`.
+        groups (mapping): Of [`~trl_spct.trainers.rejection_report.trajectory_groups`].
         settings (mapping): How they were sampled.
         versions (mapping, *optional*): Of the packages that sampled them.
     """
@@ -427,7 +431,7 @@ def write_trajectories_card(
             configs=[{"config_name": "default", "data_files": SHARDS}],
         ),
         report=report,
-        groups=trajectory_groups(report),
+        groups=groups,
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
         versions=versions or {},
         sampler=sampler,

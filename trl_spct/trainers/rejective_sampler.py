@@ -38,7 +38,7 @@ from .loading import (
     saved_weights_digest,
 )
 from .rejection import Verdict, cap_hinted
-from .rejection_report import plot_rejection, rejection_metrics, rejection_report
+from .rejection_report import plot_rejection, rejection_metrics, rejection_report, trajectory_groups
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TrajectoryCollector, check_sampler, name_of
 
@@ -355,7 +355,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
             plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)
-            write_trajectories_card(folder, self.report, settings, _versions())
+            write_trajectories_card(folder, self.report, trajectory_groups(self.report), settings, _versions())
             if self.args.trajectories_hub_repo is not None:
                 with self.tolerating_push_errors():
                     push_trajectories(
