@@ -261,3 +261,26 @@ def test_time_is_linear_in_the_text(name, closed):
     quarter, whole = seconds(read, hostile(name, MEGABYTE // 4)), seconds(read, hostile(name, MEGABYTE))
     assert whole < max(10 * quarter, 0.25)  # 4 if linear, 16 if quadratic
     assert whole < 5
+
+
+def test_scores_move_into_the_order_of_the_row():
+    critique = parse_critique(r"\boxed{8, 3, 5}", 3).in_row_order((2, 0, 1))
+    assert critique.scores == (3, 5, 8) and critique.order == (2, 0, 1)
+    unreadable = parse_critique("none", 3).in_row_order([2, 0, 1])
+    assert unreadable == Critique("none", None, "missing", (2, 0, 1))
+
+
+def test_a_critique_and_its_dict_are_inverse():
+    critique = Critique("text", (3, 8), None, (1, 0), 0.5, True, 7)
+    fields = critique.to_dict()
+    assert fields == {
+        "text": "text",
+        "scores": [3, 8],
+        "problem": None,
+        "order": [1, 0],
+        "meta_score": 0.5,
+        "counted": True,
+        "num_tokens": 7,
+    }
+    assert Critique.from_dict({**fields, "other": 1}) == critique
+    assert Critique.from_dict(Critique("x", problem="value").to_dict()) == Critique("x", problem="value")

@@ -5,7 +5,11 @@ Only the last `\boxed{…}` of the judge's own completion counts. Whatever canno
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .preferences import restore_order
 
 
 MISSING, COUNT, RANGE, VALUE = "missing", "count", "range", "value"
@@ -20,19 +24,53 @@ _ANALYSIS = re.compile(r"^[^\w\n]*analysis\b", re.IGNORECASE | re.MULTILINE)
 
 @dataclass(frozen=True)
 class Critique:
-    """A judge's completion and what was read from it.
+    """One critique: what the judge wrote, and what was read from it.
 
     Args:
         text (`str`): The completion, whole and unchanged.
-        scores (`tuple[int, ...]`, *optional*): One score per response in the order that the judge read, or `None`.
+        scores (`tuple[int, ...]`, *optional*):
+            One score per response, or `None` if none could be read. From [`parse_critique`] they are in the order that
+            the judge read; [`Critique.in_row_order`] moves them into the order of the row, in which they are stored.
         problem (`str`, *optional*):
             Why there are no scores: `"missing"` (no closed, filled last box), `"count"` (not one score per response),
-            `"range"` (a number outside of the score range), `"value"` (something that is not a whole number).
+            `"range"` (a number outside of the score range), `"value"` (something that is not a whole number), or
+            `"truncated"` (the completion reached the token limit).
+        order (`tuple[int, ...]`, *optional*): `order[p]` is the response that the judge read as number p + 1.
+        meta_score (`float`, *optional*): The Meta RM's logit; `None` if it did not score the critique.
+        counted (`bool`, *optional*, defaults to `False`): Whether the critique votes.
+        num_tokens (`int`, *optional*): Length of the completion in tokens.
     """
 
     text: str
     scores: tuple[int, ...] | None = None
     problem: str | None = None
+    order: tuple[int, ...] | None = None
+    meta_score: float | None = None
+    counted: bool = False
+    num_tokens: int | None = None
+
+    def in_row_order(self, order: Sequence[int]) -> "Critique":
+        """The critique with its scores in the order of the row, and the `order` in which the judge read the responses.
+
+        Args:
+            order (sequence of `int`): `order[p]` is the response that the judge read as number p + 1.
+        """
+        return replace(self, scores=restore_order(self.scores, order), order=tuple(order))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-like values: scores and order as lists."""
+        fields = dict(vars(self))
+        for name in ("scores", "order"):
+            fields[name] = None if fields[name] is None else list(fields[name])
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Critique":
+        """The inverse of [`Critique.to_dict`]. Other keys are ignored."""
+        known = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
+        for name in ("scores", "order"):
+            known[name] = None if known.get(name) is None else tuple(known[name])
+        return cls(**known)
 
     @property
     def principles(self) -> str | None:
