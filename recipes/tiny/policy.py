@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from trl_spct import JudgeReward, __version__
-from trl_spct.evaluation.judgments import bootstrap_interval, paired_interval
+from trl_spct.evaluation.statistics import bootstrap_interval, paired_interval
 from trl_spct.judge.sampling import derive_seed, sample_critiques
 from trl_spct.manifests import MANIFEST, claim_folder, write_json
 

@@ -3,11 +3,9 @@
 
 import io
 import json
-import math
 import re
 
 import matplotlib
-import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -21,10 +19,8 @@ from trl_spct.evaluation.judgments import (
     Judgment,
     PipelineJudge,
     accuracy_by_place,
-    bootstrap_interval,
     collect_judgments,
     credits_at,
-    paired_interval,
     read_judgment,
     record_judgments,
     scaling_results,
@@ -136,42 +132,6 @@ def test_accuracy_by_place():
     single = Judgment((1,), ((1,),), orders=((0,),))
     assert accuracy_by_place([first, second, single]) == {0: (0.5, 2), 1: (0.25, 2), 2: (1.0, 1)}
     assert accuracy_by_place([single]) == {}
-
-
-# --- intervals ---
-
-
-def test_bootstrap_coverage():
-    """A 95 % interval of a mean holds the truth about 95 times in 100."""
-    generator = np.random.default_rng(0)
-    held, widths = 0, []
-    for i in range(200):
-        low, high = bootstrap_interval(generator.random(60) < 0.7, resamples=300, seed=i)
-        held += low <= 0.7 <= high
-        widths.append(high - low)
-    assert 178 <= held <= 199
-    assert np.mean(widths) == pytest.approx(2 * 1.96 * math.sqrt(0.7 * 0.3 / 60), rel=0.1)
-
-
-def test_bootstrap_properties():
-    values = [0, 1, 1, 0, 1, 1, 1, 0.5]
-    assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)
-    low, high = bootstrap_interval(values)
-    assert 0 <= low < np.mean(values) < high <= 1
-    narrow = bootstrap_interval(values, confidence=0.5)
-    assert low < narrow[0] < narrow[1] < high
-    assert bootstrap_interval([0.25] * 9) == (0.25, 0.25)
-
-
-def test_paired_interval():
-    generator = np.random.default_rng(0)
-    first = generator.random(80)
-    difference, low, high = paired_interval(first, first + 0.1)
-    assert (difference, low, high) == pytest.approx((0.1, 0.1, 0.1)), "what rows have in common cancels out"
-    difference, low, high = paired_interval([1, 0, 0, 1], [0, 1, 1, 1])
-    assert difference == 0.25 and low < 0.25 < high
-    with pytest.raises(ValueError):
-        paired_interval([1, 0], [1, 0, 1])
 
 
 # --- collecting ---

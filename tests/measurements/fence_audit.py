@@ -192,7 +192,7 @@ COLUMNS = {
 
 def report(found: dict[tuple[str, str], list[dict]]) -> str:
     """Markdown, in percent of critiques with 95 % bootstrap intervals over rows."""
-    from trl_spct.evaluation.judgments import bootstrap_interval, paired_interval
+    from trl_spct.evaluation.statistics import bootstrap_interval, paired_interval
 
     def by_row(cell: tuple[str, str], column: str) -> list[float]:
         rows: dict[int, list[bool]] = {}

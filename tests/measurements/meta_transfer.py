@@ -34,7 +34,8 @@ from trl_spct import (
 )
 from trl_spct.data.preparation import meta_rows, split_by_query
 from trl_spct.evaluation.guidance import PLAIN, choose_guidance, describe, guidance_table, score_judgments
-from trl_spct.evaluation.judgments import credits_at, paired_interval, read_judgment
+from trl_spct.evaluation.judgments import credits_at, read_judgment
+from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.voting import Guidance
 
 

@@ -59,7 +59,8 @@ def by_row(judged: list[list], value: Callable) -> list[float]:
 
 def report(found: dict[tuple[int, str], dict]) -> str:
     """Markdown: accuracy, its paired difference to random orders, how often two repeats agree, and the cost."""
-    from trl_spct.evaluation.judgments import accuracy_by_place, paired_interval
+    from trl_spct.evaluation.judgments import accuracy_by_place
+    from trl_spct.evaluation.statistics import paired_interval
 
     lines = [
         "| seed | order | "

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from trl_spct.evaluation.guidance import describe
-from trl_spct.evaluation.judgments import credits_at, paired_interval, read_judgments
+from trl_spct.evaluation.judgments import credits_at, read_judgments
+from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.voting import Guidance
 
 

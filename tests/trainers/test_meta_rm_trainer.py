@@ -20,8 +20,8 @@ from tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from trl import RewardTrainer
 
-from trl_spct.evaluation.classification import calibration_error, roc_auc
 from trl_spct.evaluation.guidance import store_guidance
+from trl_spct.evaluation.statistics import calibration_error, roc_auc
 from trl_spct.judge.meta_fit import tokenizer_digest
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..judge.outcomes import highest
+from .statistics import mean
 
 
 Scores = Sequence[float] | None
@@ -156,7 +157,7 @@ def accuracy(units: Units) -> dict[str, float]:
 def macro_accuracy(units: Units) -> dict[str, float]:
     """Like [`accuracy`], with the plain mean of the groups as the overall value."""
     values = accuracy(units)
-    return {**values, OVERALL: _mean(values[group] for group in units)}
+    return {**values, OVERALL: mean([values[group] for group in units])}
 
 
 def rewardbench(units: Units) -> dict[str, float]:
@@ -175,7 +176,7 @@ def rewardbench(units: Units) -> dict[str, float]:
         there = {name: count for name, count in counts.items() if name in subsets}
         if there:
             sections[section] = sum(subsets[name] * n for name, n in there.items()) / sum(there.values())
-    return {**sections, **subsets, OVERALL: _mean(sections.values())}
+    return {**sections, **subsets, OVERALL: mean([*sections.values()])}
 
 
 def rewardbench2(units: Units) -> dict[str, float]:
@@ -188,7 +189,7 @@ def rewardbench2(units: Units) -> dict[str, float]:
         group: ties_score(array) if group == "Ties" else float(array[:, 0].sum() / array[:, 1].sum())
         for group, array in units.items()
     }
-    return {**values, OVERALL: _mean(values.values())}
+    return {**values, OVERALL: mean([*values.values()])}
 
 
 def ties_score(prompts: np.ndarray) -> float:
@@ -230,7 +231,7 @@ def rm_bench(units: Units) -> dict[str, float]:
         for domain, mean in means.items()
         for level, value in zip(levels, mean, strict=True)
     }
-    return {**values, **levels, **detail, OVERALL: _mean(values.values())}
+    return {**values, **levels, **detail, OVERALL: mean([*values.values()])}
 
 
 def accuracy_by_name_part(units: Units) -> dict[str, float]:
@@ -246,8 +247,3 @@ def accuracy_by_name_part(units: Units) -> dict[str, float]:
 
 def _column_sum(units: Units, column: int) -> float:
     return sum(array[:, column].sum() for array in units.values())
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return float(sum(values) / len(values))

@@ -15,7 +15,7 @@ from ..judge.outcomes import credit
 from ..judge.preferences import InvalidPreference, Preference
 from . import benchmark_metrics as formulas
 from .benchmark_metrics import OVERALL, Scores, Units
-from .classification import roc_auc
+from .statistics import roc_auc
 
 
 Row = Mapping[str, Any]

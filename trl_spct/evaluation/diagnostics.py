@@ -11,8 +11,8 @@ from ..judge.outcomes import highest
 from ..judge.preferences import Preference
 from .benchmark_loading import LoadedBenchmark
 from .benchmark_metrics import pick_credit
-from .classification import roc_auc
 from .judgments import Judgment, accuracy_by_place, tie_share, votes_at
+from .statistics import roc_auc
 
 
 BINS = 10

@@ -16,7 +16,8 @@ from ..judge.preferences import Preference
 from ..judge.prompts import meta_messages
 from ..judge.sampling import special_tokens
 from ..judge.voting import DEFAULT_SHARE, Guidance, num_voters
-from .judgments import Judgment, bootstrap_interval, credits_at, paired_interval
+from .judgments import Judgment, credits_at
+from .statistics import bootstrap_interval, mean, paired_interval
 
 
 PLAIN = Guidance(1.0)
@@ -230,7 +231,7 @@ def _checked(judgments: Sequence[Judgment], ks: Sequence[int] | None) -> list[in
 
 
 def _accuracies(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> list[float]:
-    return [_mean(credits_at(judgment, k, guidance)) for judgment in judgments]
+    return [mean(credits_at(judgment, k, guidance)) for judgment in judgments]
 
 
 def _measured(
@@ -241,7 +242,7 @@ def _measured(
     difference, difference_low, difference_high = paired_interval(plain, credits, seed=seed)
     return {
         "voters": _effective_voters(judgments, k, guidance),
-        "accuracy": _mean(credits),
+        "accuracy": mean(credits),
         "low": low,
         "high": high,
         "difference": difference,
@@ -259,8 +260,4 @@ def _effective_voters(judgments: Sequence[Judgment], k: int, guidance: Guidance)
             if any(weights):
                 top = max(weights)  # so that squares of tiny weights do not vanish
                 found.append(sum(w / top for w in weights) ** 2 / sum((w / top) ** 2 for w in weights))
-    return _mean(found) if found else 0.0
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return mean(found) if found else 0.0

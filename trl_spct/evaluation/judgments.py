@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 import transformers
@@ -26,6 +25,7 @@ from ..judge.sampling import EngineError, PromptTooLongError, context_length
 from ..judge.voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
 from ..manifests import MANIFEST, rows_digest
 from ..shards import ShardedJob
+from .statistics import bootstrap_interval, mean
 
 
 HASHED = "blake2b:"
@@ -415,18 +415,18 @@ def scaling_results(
     for mode in guided_modes(judgments, guided):
         guide = (guidance or True) if mode else False
         for k in ks:
-            credits = [_mean(credits_at(judgment, k, guide)) for judgment in judgments]
+            credits = [mean(credits_at(judgment, k, guide)) for judgment in judgments]
             low, high = bootstrap_interval(credits, seed=seed)
             results.append(
                 {
                     **described,
                     "k": k,
                     "guided": mode,
-                    "accuracy": _mean(credits),
+                    "accuracy": mean(credits),
                     "low": low,
                     "high": high,
                     "n": len(judgments),
-                    "unreadable": _mean([row is None for judgment in judgments for row in judgment.scores]),
+                    "unreadable": mean([row is None for judgment in judgments for row in judgment.scores]),
                     "ties": tie_share(judgments, k, guide),
                     "seed": seed,
                 }
@@ -488,7 +488,7 @@ def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, i
         for scores, order in zip(judgment.scores, judgment.orders, strict=True):
             if scores is not None:
                 found.setdefault(order.index(best), []).append(credit(scores, judgment.labels))
-    return {place: (_mean(values), len(values)) for place, values in sorted(found.items())}
+    return {place: (mean(values), len(values)) for place, values in sorted(found.items())}
 
 
 def tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance = False) -> float:
@@ -500,28 +500,4 @@ def tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance = F
         for scores, _ in votes_at(judgment, k, guided)
         if scores is not None
     ]
-    return _mean(ties) if ties else 0.0
-
-
-def bootstrap_interval(
-    values: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over rows."""
-    values = np.asarray(values, dtype=float)
-    generator = np.random.default_rng(seed)
-    # One by one: all at once they would take resamples × rows × 16 bytes.
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    tail = 50 * (1 - confidence)
-    return float(np.percentile(means, tail)), float(np.percentile(means, 100 - tail))
-
-
-def paired_interval(
-    first: Sequence[float], second: Sequence[float], confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean difference `second - first` over the same rows, with its bootstrap interval: (difference, low, high)."""
-    difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
-    return float(difference.mean()), *bootstrap_interval(difference, confidence, resamples, seed)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return mean(ties) if ties else 0.0

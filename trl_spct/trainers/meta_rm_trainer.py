@@ -28,9 +28,9 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from ..cards import PAPER, JudgeCards
-from ..evaluation.classification import calibration_error, roc_auc
 from ..evaluation.guidance import describe
 from ..evaluation.judgments import Judgment, credits_at
+from ..evaluation.statistics import calibration_error, roc_auc
 from ..judge.meta_fit import tokenizer_digest
 from ..judge.meta_scoring import encode_meta
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
