@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, concatenate_datasets, disable_progress_bars, enable_progress_bars
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from paths import TESTS
 from peft import LoraConfig
 from tiny_models import save_tiny, tiny_config, tiny_tokenizer
@@ -21,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 from trl import RewardTrainer
 
 from trl_spct.evaluation.guidance import store_guidance
-from trl_spct.evaluation.statistics import calibration_error, roc_auc
 from trl_spct.judge.meta_fit import tokenizer_digest
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
@@ -359,26 +356,6 @@ def test_trainer_reports_imbalance(judge, tmp_path, caplog):
 # --- metrics ---
 
 
-@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=30))
-@settings(max_examples=200, deadline=None)
-def test_auc_counts_pairs(pairs):
-    positives = [score for score, label in pairs if label]
-    negatives = [score for score, label in pairs if not label]
-    auc = roc_auc([score for score, _ in pairs], [label for _, label in pairs])
-    if not positives or not negatives:
-        assert np.isnan(auc)
-    else:
-        wins = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
-        assert auc == pytest.approx(wins / (len(positives) * len(negatives)))
-
-
-def test_auc_examples():
-    assert roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
-    assert roc_auc([1.0, 1.0], [0, 1]) == 0.5
-    with pytest.raises(ValueError, match="2 scores for 1 labels"):
-        roc_auc([1.0, 2.0], [1])
-
-
 def test_metrics_take_columns_and_rows():
     from transformers import EvalPrediction
 
@@ -388,31 +365,6 @@ def test_metrics_take_columns_and_rows():
         # p = .881, .269, .622 and .047, each alone in its bin: (.119 + .731 + .622 + .047) / 4
         ece = pytest.approx(0.38004, abs=1e-5)
         assert metrics == {"accuracy": 0.5, "roc_auc": 0.75, "ece": ece, "positive_share": 0.5}
-
-
-def test_calibration_error_examples():
-    sure = [50.0, 50.0, -50.0, -800.0]
-    assert calibration_error(sure, [1, 1, 0, 0]) == pytest.approx(0)
-    assert calibration_error(sure, [0, 0, 1, 1]) == pytest.approx(1)
-    assert calibration_error([0.0] * 4, [1, 0, 1, 0]) == pytest.approx(0), "as often as it says"
-    assert calibration_error([0.0] * 4, [1, 1, 1, 0]) == pytest.approx(0.25)
-    assert calibration_error([float("inf"), -float("inf")], [1, 0]) == 0
-    with pytest.raises(ValueError, match="2 logits for 1 labels"):
-        calibration_error([1.0, 2.0], [1])
-
-
-@given(st.lists(st.tuples(st.floats(-20, 20), st.booleans()), min_size=1, max_size=30), st.integers(1, 20))
-@settings(deadline=None)
-def test_calibration_error_is_bin_by_bin(pairs, num_bins):
-    bins = {}
-    for logit, label in pairs:
-        p = 1 / (1 + np.exp(-logit))
-        bins.setdefault(min(int(p * num_bins), num_bins - 1), []).append((p, label))
-    expected = sum(
-        abs(np.mean([p for p, _ in found]) - np.mean([y for _, y in found])) * len(found) for found in bins.values()
-    ) / len(pairs)
-    logits, labels = zip(*pairs)
-    assert calibration_error(logits, labels, num_bins) == pytest.approx(expected, abs=0.06 if num_bins > 1 else 1e-9)
 
 
 # --- votes of a held-out set ---
