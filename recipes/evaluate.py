@@ -194,7 +194,7 @@ class Evaluation:
 
         for blind in CONTENT_BLIND if self.args.baselines else ():
             for name, found in self.loaded.items():
-                judge = ContentBlindJudge(blind, self.args.seed, found.benchmark.verdict)
+                judge = ContentBlindJudge(blind, self.args.seed, found.benchmark.binary)
                 judgments = self.judged(judge, f"baselines/{blind}", name, 4096)
                 self.add(name, judgments, blind, baseline=True)
 
@@ -226,7 +226,7 @@ class Evaluation:
         for name, found in self.loaded.items():
             for folder, k, temperature in runs:
                 options = self.options(found.benchmark, temperature)
-                judge = PipelineJudge(pipe, k, self.args.batch_size, verdict=found.benchmark.verdict, **options)
+                judge = PipelineJudge(pipe, k, self.args.batch_size, binary=found.benchmark.binary, **options)
                 judgments = self.judged(judge, folder, name)
                 modes = {"guided": False} if temperature == 0 and k == 1 else guided
                 self.add(name, judgments, self.args.stage, temperature=temperature, **modes)

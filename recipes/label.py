@@ -54,7 +54,7 @@ class LabelArguments(ScriptArguments):
         max_new_tokens (`int`, *optional*): Longest critique in tokens.
         template (`str`, *optional*): Prompt template; the one that the judge's configuration names by default.
         order (`str`, *optional*): In which order responses are read, see the pipeline.
-        verdict (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
+        binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
         early_stopping (`str`, *optional*):
             `"exact"`, or a probability of error such as 0.05: stop sampling for a row whose winner is decided. The
             margins of such rows are of fewer votes.
@@ -88,7 +88,7 @@ class LabelArguments(ScriptArguments):
     max_new_tokens: int | None = field(default=None, metadata={"help": "Longest critique in tokens."})
     template: str | None = field(default=None, metadata={"help": "Prompt template."})
     order: str | None = field(default=None, metadata={"help": "In which order responses are read."})
-    verdict: bool = field(default=False, metadata={"help": "Ask for 0 or 1 for single responses."})
+    binary: bool = field(default=False, metadata={"help": "Ask for 0 or 1 for single responses."})
     early_stopping: str | None = field(default=None, metadata={"help": "'exact', or a probability of error."})
     max_responses_per_prompt: str | None = field(default=None, metadata={"help": "'auto' or a number: blocks."})
     truncation: str | None = field(default=None, metadata={"help": "'fair' cuts rows that are too long."})
@@ -201,7 +201,7 @@ def load_judge(script_args: LabelArguments, model_args, device):
 
 def judging_options(script_args: LabelArguments) -> dict:
     """What was asked of the pipeline."""
-    names = ("k", "verdict", "temperature", "max_new_tokens", "template", "order", "truncation", "seed")
+    names = ("k", "binary", "temperature", "max_new_tokens", "template", "order", "truncation", "seed")
     options = {name: getattr(script_args, name) for name in names}
     stopping, most = script_args.early_stopping, script_args.max_responses_per_prompt
     options["early_stopping"] = stopping if stopping in (None, "exact") else float(stopping)

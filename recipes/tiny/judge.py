@@ -31,8 +31,8 @@ def fixed_phrases() -> list[str]:
         phrases += [f"[The Begin of Response {i}]\n", f"\n[The End of Response {i}]", f" Response {i} is"]
         phrases += [f"; Response {i} is", f"The best response is: Response {i}"]
     phrases += [f"#### {title} ####" for title in (CONTEXT, RESPONSES, FORMAT)]
-    for verdict in (False, True):
-        template = judge_template(TEMPLATE, verdict)
+    for binary in (False, True):
+        template = judge_template(TEMPLATE, binary)
         phrases += [template.instructions, template.output_format]
     return sorted(set(phrases), key=len, reverse=True)
 

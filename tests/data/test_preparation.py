@@ -303,7 +303,7 @@ class TestJudgeRows:
 
     def test_single_responses_are_asked_for_a_verdict(self, tokenizer):
         made = judge_rows(prepare_preferences([SINGLE, PAIR]).dataset, tokenizer)
-        assert made[0]["prompt"] == judge_messages(Preference(**SINGLE), verdict=True)
+        assert made[0]["prompt"] == judge_messages(Preference(**SINGLE), binary=True)
         assert made[0]["order"] == [0] and made[0]["labels"] == [1]
         assert "The score is 1 if it is correct and 0 if not" in made[0]["prompt"][0]["content"]
         assert (score_range_of(1), score_range_of(2), score_range_of(1, "compact")) == ((0, 1), (1, 10), (0, 1))

@@ -31,10 +31,10 @@ def test_content_blind_judges(name, expected, single):
 
 def test_lengths_are_no_verdicts():
     for name in ("longest", "shortest"):
-        pair, single = (critiques[0] for critiques in ContentBlindJudge(name, verdict=True)([ROW, SINGLE]))
+        pair, single = (critiques[0] for critiques in ContentBlindJudge(name, binary=True)([ROW, SINGLE]))
         assert pair["scores"] is not None
         assert single["scores"] is None and single["problem"] == "no verdict"
-    assert scores(ContentBlindJudge("first", verdict=True), SINGLE) == [[1]]
+    assert scores(ContentBlindJudge("first", binary=True), SINGLE) == [[1]]
 
 
 def test_a_coin():

@@ -459,7 +459,7 @@ def test_rows_of_ones_own(tmp_path):
 def test_single_responses_by_their_ranking(tmp_path):
     rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i > 1} for i in range(4)]
     loaded = load_rows(rows_benchmark("mine", "roc_auc"), rows)
-    assert loaded.benchmark.verdict is False and rows_benchmark("mine").verdict is True
+    assert loaded.benchmark.binary is False and rows_benchmark("mine").binary is True
     (result,) = benchmark_results(loaded, judge_benchmark(Worth(), loaded, tmp_path / "a"))
     assert result["accuracy"] == 1
     (result,) = benchmark_results(loaded, judge_benchmark(Worth(wrong=[0]), loaded, tmp_path / "b"))

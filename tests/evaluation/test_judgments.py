@@ -303,7 +303,7 @@ def test_the_protocol_of_a_judge():
     assert (protocol["k"], protocol["temperature"], protocol["max_new_tokens"], protocol["seed"]) == (4, 0.7, 9, 3)
     assert protocol["guidance"] == "top half" and protocol["engine"] == "transformers"
     assert "trl_spct" in protocol["versions"] and "torch" in protocol["versions"]
-    assert {"revision", "meta_rm", "meta_rm_revision", "truncation", "order", "verdict", "context"} <= set(protocol)
+    assert {"revision", "meta_rm", "meta_rm_revision", "truncation", "order", "binary", "context"} <= set(protocol)
     assert json.loads(json.dumps(protocol)) == protocol
 
 

@@ -302,13 +302,13 @@ def test_row_shapes(shape, pipe, monkeypatch):
 def test_single_responses(pipe, monkeypatch):
     script = Script(monkeypatch, lambda responses, j: box(1))
     row = {"prompt": "Name a prime.", "completion": "7", "label": True}
-    assert pipe(row)["scores"] == [1] == pipe(row, verdict=True)["scores"]
+    assert pipe(row)["scores"] == [1] == pipe(row, binary=True)["scores"]
     scored, judged = (messages[0]["content"] for messages in script.prompts)
     assert "from 1 to 10" in scored and "[The Begin of Response 1]" in scored
     assert "1 if it is correct and 0 if not" in judged and "[The Begin of Response]" in judged
     Script(monkeypatch, lambda responses, j: box(0))
-    assert pipe(row, verdict=True)["scores"] == [0] and pipe(row)["critiques"][0]["problem"] == "range"
-    mixed = pipe([row, PAIR], verdict=True, batch_size=2)
+    assert pipe(row, binary=True)["scores"] == [0] and pipe(row)["critiques"][0]["problem"] == "range"
+    mixed = pipe([row, PAIR], binary=True, batch_size=2)
     assert [result["critiques"][0]["problem"] for result in mixed] == [None, "count"]
 
 
@@ -558,7 +558,7 @@ def test_early_stopping_of_single_and_of_unreadable_rows(pipe, monkeypatch):
     Script(monkeypatch, lambda responses, j: box(1))
     single = {"query": "?", "responses": ["a"]}
     assert pipe(single, k=9, early_stopping="exact")["drawn"] == 9
-    assert pipe(single, k=9, early_stopping="exact", verdict=True)["drawn"] == 5
+    assert pipe(single, k=9, early_stopping="exact", binary=True)["drawn"] == 5
     Script(monkeypatch, lambda responses, j: "I cannot say.")
     result = pipe(PAIR, k=9, early_stopping="exact")
     assert (result["drawn"], result["votes"], result["best"], result["problems"]) == (9, 0, None, {"missing": 9})

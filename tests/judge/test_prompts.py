@@ -98,16 +98,16 @@ def test_the_paper_s_instructions():
 
 
 def test_the_single_response_training_template():
-    template = judge_template("paper", verdict=True)
+    template = judge_template("paper", binary=True)
     assert template.score_range == (0, 1)
     assert "points" not in template.instructions
     for criterion in ("Instruction Adherence", "Clarity", "Accuracy"):
         assert criterion in template.instructions
-    text = content(SINGLE, verdict=True)
+    text = content(SINGLE, binary=True)
     assert "[The Begin of Response]\nIt is 9.9.\n[The End of Response]" in text
     assert text.endswith(r"\boxed{x}.")
-    with pytest.raises(ValueError, match="one response"):
-        judge_messages(PAIR, verdict=True)
+    with pytest.raises(ValueError, match="2 responses"):
+        judge_messages(PAIR, binary=True)
 
 
 def test_a_single_response_at_test_time_uses_the_default_template():
@@ -126,19 +126,19 @@ def test_the_hint_is_the_last_line_and_names_the_best_in_the_shown_order():
     shown = PAIR.permuted((1, 0))
     assert content(shown, hint=True) == content(shown) + "\n\nThe best response is: Response 2"
     assert hint_line(SINGLE) == "The correct score is: 1"
-    with pytest.raises(ValueError, match="verdict=True"):
+    with pytest.raises(ValueError, match="binary=True"):
         judge_messages(SINGLE, hint=True)
     with pytest.raises(ValueError, match="labels"):
         judge_messages(Preference(Q, ("a", "b")), hint=True)
 
 
-@pytest.mark.parametrize("verdict", [False, True])
+@pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_principles_and_a_reference_stand_between_the_query_and_the_responses(template, verdict):
-    bare = Preference(Q, ("a",) if verdict else ("a", "b"))
-    before, after = content(bare, template=template, verdict=verdict).split(f"\n\n#### {RESPONSES} ####\n")
+def test_principles_and_a_reference_stand_between_the_query_and_the_responses(template, binary):
+    bare = Preference(Q, ("a",) if binary else ("a", "b"))
+    before, after = content(bare, template=template, binary=binary).split(f"\n\n#### {RESPONSES} ####\n")
     told = Preference(Q, bare.responses, principles="1. Right (weight 1)\n2. Brief", reference="9.9")
-    text = content(told, template=template, verdict=verdict)
+    text = content(told, template=template, binary=binary)
     assert text.startswith(before + f"\n\n#### {GIVEN} ####\n") and text.endswith(
         f"\n\n#### {RESPONSES} ####\n{after}"
     )
@@ -221,7 +221,7 @@ def test_templates_are_named_and_told_apart():
         ValueError, match=r"Found template 'card'; expected one of \['compact', 'paper'\].*add_template"
     ):
         judge_template("card")
-    digests = {judge_template(name, verdict).digest for name in TEMPLATES for verdict in (False, True)}
+    digests = {judge_template(name, binary).digest for name in TEMPLATES for binary in (False, True)}
     assert len(digests) == 2 * len(TEMPLATES)
     assert all(re.fullmatch("[0-9a-f]{12}", digest) for digest in digests)
 

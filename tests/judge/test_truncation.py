@@ -65,7 +65,7 @@ def test_a_prompt_s_length_is_what_the_sampler_encodes():
                 messages = judge_messages(preference, template, False, hint, special_tokens(tokenizer))
                 expected = len(encode_prompts(tokenizer, [messages])[0])
                 assert prompt_length(preference, tokenizer, template, hint=hint) == expected
-    assert prompt_length(Preference("q", ("a",)), WORDS, verdict=True) != prompt_length(Preference("q", ("a",)), WORDS)
+    assert prompt_length(Preference("q", ("a",)), WORDS, binary=True) != prompt_length(Preference("q", ("a",)), WORDS)
 
 
 @pytest.mark.parametrize(
@@ -262,8 +262,8 @@ def test_the_hint_and_the_verdict_are_counted():
     single = Preference("q", (words(400),), (1,))
     for preference, how in (
         (pair, {"hint": True}),
-        (single, {"verdict": True}),
-        (single, {"verdict": True, "hint": True}),
+        (single, {"binary": True}),
+        (single, {"binary": True, "hint": True}),
     ):
         limit = prompt_length(preference, WORDS, **how) - 100
         fitted, _ = fit_preference(preference, WORDS, limit, **how)

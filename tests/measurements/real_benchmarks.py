@@ -130,7 +130,7 @@ def chance(benchmark: LoadedBenchmark) -> float:
 def coin_results(loaded: dict[str, LoadedBenchmark], output: Path, k: int) -> dict[str, list[dict]]:
     found = {}
     for name, benchmark in loaded.items():
-        judge = PipelineJudge(GRMRewardPipeline(coin), k, verdict=benchmark.benchmark.verdict, template="compact")
+        judge = PipelineJudge(GRMRewardPipeline(coin), k, binary=benchmark.benchmark.binary, template="compact")
         judgments = judge_benchmark(judge, benchmark, output / "coin" / name, rows_per_shard=1000)
         found[name] = benchmark_results(benchmark, judgments, stage="coin", temperature=0.5)
     return found
@@ -161,7 +161,7 @@ def tiny_judge(loaded: dict[str, LoadedBenchmark], data: Path, output: Path, row
     for name, benchmark in loaded.items():
         few = benchmark.sampled(rows)
         judge = PipelineJudge(
-            pipe, k, verdict=few.benchmark.verdict, template="compact", max_new_tokens=64, truncation="fair"
+            pipe, k, binary=few.benchmark.binary, template="compact", max_new_tokens=64, truncation="fair"
         )
         judgments = judge_benchmark(judge, few, output / "judgments" / name, rows_per_shard=4, progress=name)
         results += benchmark_results(few, judgments, stage="tiny judge", temperature=0.5)

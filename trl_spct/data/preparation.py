@@ -287,7 +287,7 @@ def response_order(num_responses: int, seed: int, *parts) -> tuple[int, ...]:
 
 def score_range_of(num_responses: int, template: str = "paper") -> tuple[int, int]:
     """The lowest and highest score that the prompts of [`judge_rows`] allow for that many responses."""
-    return judge_template(template, verdict=num_responses == 1).score_range
+    return judge_template(template, binary=num_responses == 1).score_range
 
 
 @dataclass(frozen=True)

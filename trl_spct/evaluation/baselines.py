@@ -67,23 +67,23 @@ class ContentBlindJudge:
     Args:
         name (`str`): Which one.
         seed (`int`, *optional*, defaults to `0`): Of the random one.
-        verdict (`bool`, *optional*, defaults to `False`):
+        binary (`bool`, *optional*, defaults to `False`):
             Whether single responses are to be called right or wrong. Lengths cannot tell: they have no scores then,
             with the problem `"no verdict"`.
     """
 
-    def __init__(self, name: str, seed: int = 0, verdict: bool = False):
+    def __init__(self, name: str, seed: int = 0, binary: bool = False):
         if name not in CONTENT_BLIND:
             raise ValueError(f"Found {name!r}; expected one of {sorted(CONTENT_BLIND)}.")
-        self.name, self.seed, self.verdict = name, seed, verdict
-        self.settings = {"judge": name, "verdict": verdict, **({"seed": seed} if name == "random" else {})}
+        self.name, self.seed, self.binary = name, seed, binary
+        self.settings = {"judge": name, "binary": binary, **({"seed": seed} if name == "random" else {})}
 
     def __call__(self, rows: Sequence[Preference]) -> Critiques:
         return [[self._critique(row)] for row in rows]
 
     def _critique(self, row: Preference) -> dict[str, Any]:
         found = _critique(CONTENT_BLIND[self.name](row, self.seed))
-        if self.verdict and len(row) == 1 and self.name in ("longest", "shortest"):
+        if self.binary and len(row) == 1 and self.name in ("longest", "shortest"):
             return {**found, "scores": None, "problem": "no verdict"}
         return found
 

@@ -98,7 +98,7 @@ class Benchmark:
         metric ([`Metric`]): How its authors measure.
         balance_of (`Callable`, *optional*): The value of a row that [`Part.balance`] counts.
         order (`str`, *optional*): In which order responses are read, if its metric decides that; see the pipeline.
-        verdict (`bool`, *optional*, defaults to `False`): Whether single responses are asked for 0 or 1.
+        binary (`bool`, *optional*, defaults to `False`): Whether single responses are asked for 0 or 1.
         private (`bool`, *optional*, defaults to `False`): Whether its rows must never be published in plain text.
     """
 
@@ -111,7 +111,7 @@ class Benchmark:
     metric: Metric
     balance_of: Callable[[Row], str] | None = None
     order: str | None = None
-    verdict: bool = False
+    binary: bool = False
     private: bool = False
 
 
@@ -514,7 +514,7 @@ def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:
         frozenset(),
         lambda part, rows: preference_items(rows),
         METRICS[metric],
-        verdict=metric == "accuracy",
+        binary=metric == "accuracy",
     )
 
 

@@ -104,14 +104,14 @@ class PipelineJudge:
         k (`int`): Critiques per row; every smaller number can be read from them.
         batch_size (`int`, *optional*):
             Rows judged together, which does not change the result. By default as many as make 256 critiques.
-        verdict (`bool`, *optional*, defaults to `True`):
+        binary (`bool`, *optional*, defaults to `True`):
             Whether single responses are asked for 0 or 1, as their labels say, instead of a score from 1 to 10.
         **parameters: Passed to the pipeline: `seed` (0 if neither given here nor to the pipeline), `temperature`,
             `template` and the like.
     """
 
-    def __init__(self, pipe, k: int, batch_size: int | None = None, verdict: bool = True, **parameters):
-        self.pipe, self.k, self.verdict = pipe, k, verdict
+    def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters):
+        self.pipe, self.k, self.binary = pipe, k, binary
         self.batch_size = batch_size or max(1, 256 // k)
         self.parameters = {"seed": 0, **_preset(pipe), **parameters}
         for name in ("early_stopping", "max_responses_per_prompt"):
@@ -120,7 +120,7 @@ class PipelineJudge:
                     f"Found {name}={self.parameters[name]!r}; expected none, since every number of votes is read from "
                     "k critiques of each whole row."
                 )
-        self.settings = {"k": k, "verdict": verdict, **_described(pipe), **self.parameters}
+        self.settings = {"k": k, "binary": binary, **_described(pipe), **self.parameters}
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class PipelineJudge:
             "context": context_length(pipe.model.config),
             "truncation": options.get("truncation"),
             "order": options.get("order", ORDERS[0]),
-            "verdict": self.verdict,
+            "binary": self.binary,
             "seed": options["seed"],
             **_run_by(pipe),
             "versions": f"trl_spct {version('trl-spct')}, transformers {transformers.__version__}, torch "
@@ -153,7 +153,7 @@ class PipelineJudge:
         guidance = {}
         if self.pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys():
             guidance = self.pipe.guidance.settings  # asked for, so that critiques are scored under plain voting, too
-        options = {"k": self.k, "verdict": self.verdict, "batch_size": self.batch_size, **guidance, **self.parameters}
+        options = {"k": self.k, "binary": self.binary, "batch_size": self.batch_size, **guidance, **self.parameters}
         return [output["critiques"] for output in self.pipe(list(rows), **options)]
 
 
@@ -330,7 +330,7 @@ def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
 def _preset(pipe) -> dict[str, Any]:
     """What the pipeline was made with: it decides about the judgments as much as what a call says."""
     preset = {**pipe._preprocess_params, **pipe._forward_params}
-    return {name: value for name, value in preset.items() if name not in ("k", "verdict")}
+    return {name: value for name, value in preset.items() if name not in ("k", "binary")}
 
 
 def _described(pipe) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class GRMRewardPipeline(Pipeline):
             left could change the winner. A `float` such as 0.05: when another winner is that improbable, see
             [`decided`]. The critiques are the first of those that would have been sampled otherwise,
             and `best` is meant to be the same; `scores` are sums over those that were. A single response stops early
-            only with a `verdict`, rows in blocks never do. With random orders at k = 32 three stages of judges of the
+            only with `binary`, rows in blocks never do. With random orders at k = 32 three stages of judges of the
             tiny world needed 12, 17 and 31 % fewer critiques with `"exact"`, and 29, 40 and 67 % fewer with 0.05, with
             which 0.13, 0.07 and 0 % of 1536 rows got another winner (`tests/measurements/deciding.py`).
         guide (`str`, *optional*):
@@ -152,7 +152,7 @@ class GRMRewardPipeline(Pipeline):
             Prompt template, see [`judge_template`]. Defaults to the one that the judge's config names, else `"paper"`.
             `"official"` is the one on the judge's own model card if it is a released one or a folder with its card,
             else the one on the card of `BBQGOD/DeepSeek-GRM-27B`.
-        verdict (`bool`, *optional*, defaults to `False`):
+        binary (`bool`, *optional*, defaults to `False`):
             For single responses: ask for 0 or 1, as in training, instead of a score from 1 to 10.
         max_responses_per_prompt (`int` or `str`, *optional*):
             Judge rows with more responses in blocks with a shared anchor (ours). `"auto"`: as many as fit into the
@@ -321,7 +321,7 @@ class GRMRewardPipeline(Pipeline):
         k_meta=None,
         guide=None,
         template=None,
-        verdict=None,
+        binary=None,
         early_stopping=None,
         max_responses_per_prompt=None,
         truncation=None,
@@ -347,7 +347,7 @@ class GRMRewardPipeline(Pipeline):
             "top_p": top_p,
             "max_new_tokens": max_new_tokens,
             "template": template,
-            "verdict": verdict,
+            "binary": binary,
             "early_stopping": early_stopping,
             "max_responses_per_prompt": max_responses_per_prompt,
             "truncation": truncation,
@@ -422,7 +422,7 @@ class GRMRewardPipeline(Pipeline):
         top_p: float = 1.0,
         max_new_tokens: int | None = None,
         template: str | None = None,
-        verdict: bool = False,
+        binary: bool = False,
         early_stopping: str | float | None = None,
         max_responses_per_prompt: int | str | None = None,
         truncation: str | None = None,
@@ -440,7 +440,7 @@ class GRMRewardPipeline(Pipeline):
         }
         for row, item in enumerate(inputs):
             item["row"] = row
-            item["parts"] = self._parts(item, template, verdict, options, max_responses_per_prompt, truncation)
+            item["parts"] = self._parts(item, template, binary, options, max_responses_per_prompt, truncation)
             for part in item["parts"]:
                 part["row"], part["error"] = row, error if len(item["parts"]) == 1 else None
         parts = [part for item in inputs for part in item["parts"]]
@@ -453,10 +453,10 @@ class GRMRewardPipeline(Pipeline):
                 raise _Interrupted(*failure, done)
         return inputs
 
-    def _parts(self, item, template: str, verdict: bool, options, most: int | str | None, truncation: str | None):
+    def _parts(self, item, template: str, binary: bool, options, most: int | str | None, truncation: str | None):
         """What is judged in one prompt each: the whole row, or its blocks; cut if need be and asked for."""
         preference, responses, seed = item["preference"], item["preference"].responses, item["seed"]
-        verdict = verdict and len(preference) == 1
+        binary = binary and len(preference) == 1
         limit, room = context_length(self.model.config), options["max_new_tokens"]
         if (most == "auto" or truncation) and self.tokenizer is None:
             raise ValueError(
@@ -469,7 +469,7 @@ class GRMRewardPipeline(Pipeline):
             return [(block, replace(preference, responses=tuple(responses[i] for i in block))) for block in blocks]
 
         def fits(block: Preference) -> bool:
-            return limit is None or prompt_length(block, self.tokenizer, template, verdict) + room <= limit
+            return limit is None or prompt_length(block, self.tokenizer, template, binary) + room <= limit
 
         blocks = blocks_of(len(responses) if most in (None, "auto") else most)
         while most == "auto" and len(blocks[0][0]) > 2 and not all(fits(block) for _, block in blocks):
@@ -480,9 +480,9 @@ class GRMRewardPipeline(Pipeline):
             cuts = None
             if truncation:
                 block, cuts = fit_preference(
-                    block, self.tokenizer, limit, room, template=template, verdict=verdict, row=item["row"]
+                    block, self.tokenizer, limit, room, template=template, binary=binary, row=item["row"]
                 )
-            fixed = {"verdict": verdict, "score_range": judge_template(template, verdict).score_range}
+            fixed = {"binary": binary, "score_range": judge_template(template, binary).score_range}
             parts.append({**part, **fixed, "preference": block, "members": members, "cuts": cuts, "critiques": []})
         return parts
 
@@ -501,7 +501,7 @@ class GRMRewardPipeline(Pipeline):
             requests += [(part, order, new.count(order), past.count(order)) for order in dict.fromkeys(new)]
         fences = self._fences()
         prompts = [
-            judge_messages(part["preference"].permuted(order), template, part["verdict"], False, fences)
+            judge_messages(part["preference"].permuted(order), template, part["binary"], False, fences)
             for part, order, _, _ in requests
         ]
         counts, firsts = ([request[place] for request in requests] for place in (2, 3))
@@ -545,7 +545,7 @@ class GRMRewardPipeline(Pipeline):
         """The name of the template: what was asked for, or what the judge learned with."""
         stored = described(self.model.config)
         template = official_template(asked or stored.get("template", "paper"), self.model.config)
-        digests = [judge_template(template, verdict).digest for verdict in (False, True)]
+        digests = [judge_template(template, binary).digest for binary in (False, True)]
         if asked is None and stored.get("template_digests", digests) != digests:
             raise ValueError(
                 f"Found the template {template!r} with the digests {digests}; the judge learned with another text of "

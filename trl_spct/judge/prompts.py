@@ -243,7 +243,7 @@ _PAPER_CRITERIA = f"""{_heading(CRITERIA)}
    - 1-2 points: off topic.
    Example: the query asks about one product, and the response does not wander to others."""
 
-_VERDICT_CRITERIA = f"""{_heading(CRITERIA)}
+_BINARY_CRITERIA = f"""{_heading(CRITERIA)}
 1. Instruction Adherence: does the response do what the query asks, in content and in form? Fully, partly, or not.
 2. Clarity: is every step stated plainly and in order? Clear, partly clear, or unclear.
 3. Accuracy: are all facts, steps and results right? Right throughout, wrong in minor steps only, or wrong."""
@@ -252,7 +252,7 @@ _PAPER_FORMAT = r"""Specific Criteria: the further criteria for this query, each
 Analysis: compare the responses, step by step, against the criteria.
 Scores: the overall scores of all responses in order, separated by commas, as in \boxed{x, x}."""
 
-_VERDICT_FORMAT = r"""Specific Criteria: the further criteria for this query, each with its weight.
+_BINARY_FORMAT = r"""Specific Criteria: the further criteria for this query, each with its weight.
 Analysis: examine the response, step by step, against the criteria.
 Scores: the overall score of the response, as in \boxed{x}."""
 
@@ -266,8 +266,8 @@ TEMPLATES: dict[str, tuple[JudgeTemplate, JudgeTemplate]] = {
         JudgeTemplate(
             _TASK.format(what="the response an overall score", scale="The score is 1 if it is correct and 0 if not.")
             + "\n\n"
-            + _VERDICT_CRITERIA,
-            _VERDICT_FORMAT,
+            + _BINARY_CRITERIA,
+            _BINARY_FORMAT,
             score_range=(0, 1),
             numbered=False,
         ),
@@ -301,13 +301,13 @@ CHOICE = JudgeTemplate(_CHOICE_TASK + "\n\n" + re.sub(r"[0-9]+-[0-9]+ points: ",
 """The LLM-as-a-Judge baseline (paper, section 2.5): no scores, see [`choice_messages`]."""
 
 
-def add_template(name: str, template: JudgeTemplate, verdict: JudgeTemplate | None = None) -> None:
+def add_template(name: str, template: JudgeTemplate, binary: JudgeTemplate | None = None) -> None:
     """Makes a template available by name, wherever a `template` is asked for in this process.
 
     Args:
         name (`str`): Its name, which a judge's config will hold.
         template ([`JudgeTemplate`]): For scoring n responses; [`JudgeTemplate.from_text`] makes one from a prompt.
-        verdict ([`JudgeTemplate`], *optional*): For a 0/1 verdict on a single response. Defaults to the paper's.
+        binary ([`JudgeTemplate`], *optional*): For 0 or 1 on a single response. Defaults to the paper's.
 
     Raises:
         `ValueError`: if another template has that name.
@@ -319,13 +319,13 @@ def add_template(name: str, template: JudgeTemplate, verdict: JudgeTemplate | No
     >>> add_template("brief", JudgeTemplate.from_text("{conversation}\\n{responses}\\nScores: "))
     ```
     """
-    pair = (template, TEMPLATES["paper"][1] if verdict is None else verdict)
+    pair = (template, TEMPLATES["paper"][1] if binary is None else binary)
     if TEMPLATES.setdefault(name, pair) != pair:
         raise ValueError(f"Found another template of the name {name!r}; expected a new name.")
 
 
-def judge_template(template: str = "paper", verdict: bool = False) -> JudgeTemplate:
-    """The template for scoring from 1 to 10, or with `verdict=True` the one for a 0/1 verdict on a single response.
+def judge_template(template: str = "paper", binary: bool = False) -> JudgeTemplate:
+    """The template for scoring from 1 to 10, or with `binary=True` the one for 0 or 1 on a single response.
 
     Args:
         template (`str`, *optional*, defaults to `"paper"`):
@@ -335,7 +335,7 @@ def judge_template(template: str = "paper", verdict: bool = False) -> JudgeTempl
             checkpoint `BBQGOD/DeepSeek-GRM-27B`, which is read from its model card: from the Hub, from the cache, or
             with `"official:FOLDER_OR_REPOSITORY"` from another card; see [`JudgeTemplate.from_model_card`]. Or a name
             that was given to [`add_template`].
-        verdict (`bool`, *optional*, defaults to `False`): Whether the single-response training template is meant.
+        binary (`bool`, *optional*, defaults to `False`): Whether the single-response training template is meant.
     """
     if template not in TEMPLATES and template.partition(":")[0] == OFFICIAL:
         add_template(template, JudgeTemplate.from_model_card(template.partition(":")[2] or RELEASED))
@@ -344,13 +344,13 @@ def judge_template(template: str = "paper", verdict: bool = False) -> JudgeTempl
             f"Found template {template!r}; expected one of {sorted(TEMPLATES)}, or {OFFICIAL!r} for the released "
             "judge's own. Others are made known by `trl_spct.judge.prompts.add_template`."
         )
-    return TEMPLATES[template][int(verdict)]
+    return TEMPLATES[template][int(binary)]
 
 
 def judge_messages(
     preference: Preference,
     template: str = "paper",
-    verdict: bool = False,
+    binary: bool = False,
     hint: bool = False,
     special_tokens: Iterable[str] = (),
 ) -> list[dict[str, str]]:
@@ -361,7 +361,7 @@ def judge_messages(
             What is judged; its response order is the order that the judge reads. Its principles and its reference
             stand in blocks of their own between the conversation and the responses (ours).
         template (`str`, *optional*, defaults to `"paper"`): See [`judge_template`].
-        verdict (`bool`, *optional*, defaults to `False`):
+        binary (`bool`, *optional*, defaults to `False`):
             Ask for 0 or 1 on a single response, as in training (section 2.2), instead of a score from 1 to 10.
         hint (`bool`, *optional*, defaults to `False`):
             Append `The best response is: Response {j}` (section 2.3). For n = 1 the line names the label (ours).
@@ -371,11 +371,11 @@ def judge_messages(
     Returns:
         `list[dict]` with a single `{"role": "user", "content": …}`, behind the template's system turn if it has one.
     """
-    if verdict and len(preference) != 1:
-        raise ValueError(f"A verdict template reads one response; found {len(preference)}.")
-    if hint and not verdict and len(preference) == 1:
-        raise ValueError("A hint on a single response names its 0/1 label; expected `verdict=True` with it.")
-    chosen = judge_template(template, verdict)
+    if binary and len(preference) != 1:
+        raise ValueError(f"Found `binary=True` with {len(preference)} responses; expected a single one.")
+    if hint and not binary and len(preference) == 1:
+        raise ValueError("A hint on a single response names its 0/1 label; expected `binary=True` with it.")
+    chosen = judge_template(template, binary)
     content = _rendered(chosen, preference, Fence(special_tokens, chosen.marks))
     if hint:
         content += f"\n\n{hint_line(preference, chosen)}"

@@ -40,7 +40,7 @@ def prompt_length(
     preference: Preference,
     tokenizer: PreTrainedTokenizerBase,
     template: str = "paper",
-    verdict: bool = False,
+    binary: bool = False,
     hint: bool = False,
 ) -> int:
     """Tokens of the judge's prompt, chat template and generation prompt included.
@@ -48,10 +48,10 @@ def prompt_length(
     Args:
         preference ([`Preference`]): What is judged.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The judge's, with a chat template and a pad token.
-        template, verdict, hint: See [`~trl_spct.judge_messages`].
+        template, binary, hint: See [`~trl_spct.judge_messages`].
     """
     check_tokenizer(tokenizer)
-    messages = judge_messages(preference, template, verdict, hint, special_tokens(tokenizer))
+    messages = judge_messages(preference, template, binary, hint, special_tokens(tokenizer))
     return len(encode_prompts(tokenizer, [messages])[0])
 
 
@@ -62,7 +62,7 @@ def fit_preference(
     max_new_tokens: int = 0,
     *,
     template: str = "paper",
-    verdict: bool = False,
+    binary: bool = False,
     hint: bool = False,
     query_share: float = 0.25,
     min_tokens: int = 64,
@@ -84,7 +84,7 @@ def fit_preference(
             The judge's, with a chat template and a pad token; a fast one, which tells where in a text its tokens are.
         limit (`int`, *optional*): Positions of the judge, see [`context_length`]. `None`: no limit.
         max_new_tokens (`int`, *optional*, defaults to `0`): How many of them are kept free for the critique.
-        template, verdict, hint: See [`~trl_spct.judge_messages`].
+        template, binary, hint: See [`~trl_spct.judge_messages`].
         query_share (`float`, *optional*, defaults to `0.25`):
             The least share of the room for texts that the query may use, if it needs it.
         min_tokens (`int`, *optional*, defaults to `64`): No text is cut to less, the mark included.
@@ -102,7 +102,7 @@ def fit_preference(
     room = None if limit is None else limit - max_new_tokens
 
     def length(candidate: Preference) -> int:
-        return prompt_length(candidate, tokenizer, template, verdict, hint)
+        return prompt_length(candidate, tokenizer, template, binary, hint)
 
     if room is None or length(preference) <= room:
         return preference, Cuts(0, (0,) * len(preference))

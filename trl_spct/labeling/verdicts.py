@@ -61,7 +61,7 @@ def collect_verdicts(
     invalid_rows: InvalidRows = "error",
     rows_per_shard: int = 64,
     batch_size: int | None = None,
-    verdict: bool = False,
+    binary: bool = False,
     progress: str | None = None,
     process_index: int = 0,
     num_processes: int = 1,
@@ -80,7 +80,7 @@ def collect_verdicts(
             judged, `"drop"` leaves them without scores, with the cause `"length"`.
         rows_per_shard (`int`, *optional*, defaults to `64`): Rows written at once; what a kill costs at most.
         batch_size (`int`, *optional*): Rows judged together; by default as many as make 256 critiques.
-        verdict (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
+        binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
         progress (`str`, *optional*): Title of a progress bar over rows.
         process_index, num_processes (`int`, *optional*): This process's share of the rows.
         wait (`Callable`, *optional*): A barrier among the processes.
@@ -95,10 +95,10 @@ def collect_verdicts(
     """
     stops = {name: parameters.pop(name) for name in _STOPS if parameters.get(name)}
     batch_size = batch_size or max(1, 256 // (k * _most_blocks(rows, stops.get("max_responses_per_prompt"))))
-    judge = PipelineJudge(pipe, k, batch_size, verdict, **parameters)
+    judge = PipelineJudge(pipe, k, batch_size, binary, **parameters)
     settings = {"kind": "verdicts", **judge.settings, **stops, "data": _digest(rows)}
     job = ShardedJob(folder, len(rows), rows_per_shard, VERDICT_FEATURES, settings)
-    options = {"k": k, "verdict": verdict, "batch_size": judge.batch_size, **judge.parameters, **stops}
+    options = {"k": k, "binary": binary, "batch_size": judge.batch_size, **judge.parameters, **stops}
     measure = None if stops.get("max_responses_per_prompt") else _measure(judge)
     drop = invalid_rows == "drop"
     if measure is not None and not drop:
@@ -118,11 +118,11 @@ def collect_verdicts(
 
 
 def judging_protocol(
-    pipe, k: int, batch_size: int | None = None, verdict: bool = False, **parameters
+    pipe, k: int, batch_size: int | None = None, binary: bool = False, **parameters
 ) -> dict[str, Any]:
     """How the critiques of [`collect_verdicts`] come about, for cards: see [`PipelineJudge.protocol`]."""
     stops = {name: parameters.pop(name, None) for name in _STOPS}
-    return {**PipelineJudge(pipe, k, batch_size, verdict, **parameters).protocol, **stops}
+    return {**PipelineJudge(pipe, k, batch_size, binary, **parameters).protocol, **stops}
 
 
 def _most_blocks(rows: LabelRows, most: int | str | None) -> int:
@@ -145,7 +145,7 @@ def _measure(judge: PipelineJudge) -> Callable[[Preference], tuple[int, int, int
         return None
 
     def measure(row: Preference) -> tuple[int, int, int]:
-        length = prompt_length(row, tokenizer, protocol["template"], judge.verdict and len(row) == 1)
+        length = prompt_length(row, tokenizer, protocol["template"], judge.binary and len(row) == 1)
         return length, protocol["max_new_tokens"], protocol["context"]
 
     return measure

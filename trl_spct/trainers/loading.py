@@ -185,5 +185,5 @@ def name_template(config: PreTrainedConfig, template: str) -> None:
     named = (getattr(config, "grm", None) or {}).get("template", template)
     if named != template:
         logger.warning("The judge was trained with the template %r, and now goes on with %r.", named, template)
-    digests = [judge_template(template, verdict).digest for verdict in (False, True)]
+    digests = [judge_template(template, binary).digest for binary in (False, True)]
     config.grm = {**(getattr(config, "grm", None) or {}), "template": template, "template_digests": digests}

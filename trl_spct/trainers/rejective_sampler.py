@@ -257,7 +257,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "data": rows_digest(
                 (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
             ),
-            "template_digest": [judge_template(args.template, verdict).digest for verdict in (False, True)],
+            "template_digest": [judge_template(args.template, binary).digest for binary in (False, True)],
             **{name: getattr(args, name) for name in names},
         }
 

@@ -131,7 +131,7 @@ class TrajectoryCollector:
     def _hinted_prompt(self, row: Mapping[str, Any]) -> Messages:
         *before, turn = self._prompt(row)
         preference = judged(row)
-        template = judge_template(self.args.template, verdict=len(preference) == 1)
+        template = judge_template(self.args.template, binary=len(preference) == 1)
         hint = hint_line(preference, template, row.get("preference_strength"))
         return [*before, {**turn, "content": f"{turn['content']}\n\n{hint}"}]
 
