@@ -976,7 +976,7 @@ class TestVLLM:
             str(tmp_path / "rft"), template="compact", max_completion_length=24, use_cpu=True, bf16=False, seed=3
         )
         trajectories = RejectiveSampler(model, args=config, train_dataset=rows, sampler=engine).collect()
-        assert len(trajectories) == 24 and {*trajectories["verdict"]} == {"unreadable"}
+        assert len(trajectories) == 24 and {*trajectories["outcome"]} == {"unreadable"}
         assert len({row["completion"][0]["content"] for row in trajectories}) > 20
         unhinted = trajectories.filter(lambda row: row["row"] == 2 and not row["hinted"])
         again = engine([unhinted[0]["prompt"]], 3, 3, temperature=1.0, max_new_tokens=24)[0]

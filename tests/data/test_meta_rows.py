@@ -32,7 +32,7 @@ def trajectory(query, right=True, **changes):
         "completion": [{"role": "assistant", "content": f"{query}: {right}"}],
         "hinted": False,
         "scores": [8, 3] if right else [3, 8],
-        "verdict": "kept",
+        "outcome": "kept",
         **changes,
     }
     return record

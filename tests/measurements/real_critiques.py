@@ -57,10 +57,10 @@ def judged_trajectories(rows: list[dict]) -> Dataset:
                 "scores": critique.scores,
                 "problem": critique.problem,
                 "num_tokens": len(critique.text.split()),
-                "verdict": verdict.value,
+                "outcome": outcome.value,
             }
-            for i, (preference, critique, verdict) in enumerate(
-                zip(preferences, critiques, selection.verdicts, strict=True)
+            for i, (preference, critique, outcome) in enumerate(
+                zip(preferences, critiques, selection.outcomes, strict=True)
             )
         ]
     )
@@ -79,7 +79,7 @@ def main() -> None:
         trajectories.to_parquet(options.output / "shard-00000.parquet")
         plot_rejection(report).savefig(options.output / "rejection.png")
         (options.output / "rejection.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    shown = ("trajectories", "verdicts", "problems", "shares", "by_domain", "tokens")
+    shown = ("trajectories", "outcomes", "problems", "shares", "by_domain", "tokens")
     sys.stdout.write(json.dumps({name: report[name] for name in shown}, indent=2) + "\n")
 
 

@@ -125,7 +125,7 @@ def measure(source: str, rows: list[dict], judge: Path, folder: Path, count: int
         "false",
     )
     report = json.loads((rft / "trajectories" / "rejection.json").read_text())
-    measured["rft"] = {name: report[name] for name in ("rows", "verdicts", "hinted_verdicts", "problems")}
+    measured["rft"] = {name: report[name] for name in ("rows", "outcomes", "hinted_outcomes", "problems")}
     run("spct", "--model_name_or_path", rft, *data, *judging, *training, "--output_dir", spct, "--logging_steps", 1)
     run(
         "meta_rm", "--model_name_or_path", rft, "--trajectories", rft / "trajectories", *training, "--output_dir", meta

@@ -209,7 +209,7 @@ def check(path):
         assert tokenizer.eos_token == recipe.model.turn_end and tokenizer.eos_token_id in ends
     if recipe.stage == "rft":
         report = json.loads((output / "trajectories" / "rejection.json").read_text())
-        assert report["verdicts"]["kept"] > 0
+        assert report["outcomes"]["kept"] > 0
     if recipe.stage == "spct":
         assert any("eval_reward" in log for log in state["log_history"])
     if recipe.stage == "meta_rm":

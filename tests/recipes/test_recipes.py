@@ -201,7 +201,7 @@ def test_training_from_trajectories_that_are_there(judge, rows, tmp_path, monkey
         assert (tmp_path / "rft" / name).exists()
     card = (tmp_path / "rft" / "README.md").read_text()
     assert "on rows.jsonl" in card
-    assert "unhinted, by verdict: 8 kept, 8 incorrect" in card
+    assert "unhinted, by outcome: 8 kept, 8 incorrect" in card
     assert json.loads((tmp_path / "rft" / "config.json").read_text())["grm"]["template"] == "compact"
     # An adapter through the same script, and then its reinforcement learning by path.
     rft(judge, rows, tmp_path / "lora", *more, "--use_peft", "--lora_target_modules", "q_proj", "v_proj")

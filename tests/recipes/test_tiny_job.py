@@ -173,7 +173,7 @@ def test_trajectories_are_a_dataset_with_the_kept_and_the_rejected(tiny_run, tmp
     report = json.loads((folder / "rejection.json").read_text())
     assert len(rows) == report["trajectories"] == 48 * 4
     for row in rows:
-        if row["verdict"] in ("kept", "too_easy"):
+        if row["outcome"] in ("kept", "too_easy"):
             assert is_correct(row["scores"], row["labels"])
         assert "The best response is" not in row["prompt"][0]["content"]
 

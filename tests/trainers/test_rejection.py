@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trl_spct.trainers.rejection import Selection, Trajectory, Verdict, cap_hinted, select_trajectories
+from trl_spct.trainers.rejection import Outcome, Selection, Trajectory, cap_hinted, select_trajectories
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
@@ -17,7 +17,7 @@ def row(name, *scores, hinted=()):
 
 
 def values(trajectories, **kwargs):
-    return [verdict.value for verdict in select_trajectories(trajectories, **kwargs).verdicts]
+    return [outcome.value for outcome in select_trajectories(trajectories, **kwargs).outcomes]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_each_trajectory_has_the_labels_of_its_own_order():
     assert values([Trajectory(0, (8, 3), (1, 0)), Trajectory(0, (8, 3), (0, 1))]) == ["kept", "incorrect"]
 
 
-def test_selection_counts_every_verdict_and_indexes_the_kept():
+def test_selection_counts_every_outcome_and_indexes_the_kept():
     selection = select_trajectories(iter(row(0, RIGHT, WRONG, NONE, hinted=[RIGHT]) + row(1, RIGHT)))
     assert selection.kept == (0, 3)
     assert selection.counts == {"kept": 2, "incorrect": 1, "unreadable": 1, "too_easy": 1}
@@ -89,22 +89,22 @@ trajectories = st.lists(
 @patient
 @given(trajectories, st.randoms())
 def test_the_order_of_trajectories_does_not_matter(items, random):
-    verdicts = select_trajectories(items).verdicts
+    outcomes = select_trajectories(items).outcomes
     order = list(range(len(items)))
     random.shuffle(order)
-    assert select_trajectories([items[i] for i in order]).verdicts == tuple(verdicts[i] for i in order)
+    assert select_trajectories([items[i] for i in order]).outcomes == tuple(outcomes[i] for i in order)
 
 
 @patient
 @given(trajectories)
 def test_what_is_kept_is_correct_and_its_row_was_failed_once(items):
     selection = select_trajectories(items)
-    assert sum(selection.counts.values()) == len(items) == len(selection.verdicts)
+    assert sum(selection.counts.values()) == len(items) == len(selection.outcomes)
     for i in selection.kept:
         best = items[i].labels.index(1)
         assert items[i].scores[best] > items[i].scores[1 - best]
-        others = [v for t, v in zip(items, selection.verdicts) if t.row == items[i].row and not t.hinted]
-        assert items[i].hinted or {Verdict.INCORRECT, Verdict.UNREADABLE} & set(others)
+        others = [v for t, v in zip(items, selection.outcomes) if t.row == items[i].row and not t.hinted]
+        assert items[i].hinted or {Outcome.INCORRECT, Outcome.UNREADABLE} & set(others)
 
 
 # --- the cap on hinted trajectories ---
@@ -113,7 +113,7 @@ K, W, E = "kept", "incorrect", "too_easy"
 
 
 def capped(trajectories, share, seed=0):
-    """From (row, hinted, verdict) triples."""
+    """From (row, hinted, outcome) triples."""
     return cap_hinted(*zip(*trajectories), share, seed) if trajectories else cap_hinted([], [], [], share, seed)
 
 
@@ -158,7 +158,7 @@ def test_hints_alone_exceed_every_cap_below_one():
 )
 def test_the_cap_holds_and_no_hint_more_than_needed_goes(trajectories, share, seed):
     indices = capped(trajectories, share, seed)
-    kept = [i for i, (_, _, verdict) in enumerate(trajectories) if verdict == K]
+    kept = [i for i, (_, _, outcome) in enumerate(trajectories) if outcome == K]
     own = [i for i in kept if not trajectories[i][1]]
     told = [i for i in indices if trajectories[i][1]]
     assert indices == sorted(indices) and set(own) <= set(indices) <= set(kept)

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from trl_spct.trainers.rejection_report import MAX_DOMAINS, plot_rejection, rejection_metrics, rejection_report
 
 
-def record(row, verdict, hinted=False, best=0, n=2, tokens=10, problem=None, domain="math", lengths=None):
+def record(row, outcome, hinted=False, best=0, n=2, tokens=10, problem=None, domain="math", lengths=None):
     lengths = lengths or [5] * n
     labels = [float(place == best) for place in range(n)] if n > 1 else [1.0]
     return {
         "row": row,
         "sample": 0,
         "hinted": hinted,
-        "verdict": verdict,
+        "outcome": outcome,
         "problem": problem,
         "num_tokens": tokens,
         "responses": ["x" * length for length in lengths],
@@ -55,10 +55,10 @@ def report():
     return rejection_report(trajectories())
 
 
-def test_verdicts_and_causes(report):
+def test_outcomes_and_causes(report):
     assert (report["trajectories"], report["rows"]) == (16, 4)
-    assert report["verdicts"] == {"kept": 1, "incorrect": 6, "unreadable": 2, "too_easy": 3}
-    assert report["hinted_verdicts"] == {"kept": 2, "incorrect": 1, "unreadable": 1, "too_easy": 0}
+    assert report["outcomes"] == {"kept": 1, "incorrect": 6, "unreadable": 2, "too_easy": 3}
+    assert report["hinted_outcomes"] == {"kept": 2, "incorrect": 1, "unreadable": 1, "too_easy": 0}
     assert report["problems"] == {"missing": 2, "truncated": 1}
     assert report["shares"] == pytest.approx(
         {
@@ -169,9 +169,9 @@ def test_without_domains_hints_or_rows():
 def test_the_figure(report, tmp_path):
     figure = plot_rejection(report)
     assert isinstance(figure, Figure)
-    rates, verdicts, tokens, places = figure.axes
+    rates, outcomes, tokens, places = figure.axes
     assert [bar.get_height() for bar in rates.patches] == [2, 1, 0, 1]
-    assert len(verdicts.get_yticklabels()) == 5, "three numbers of responses and two domains"
+    assert len(outcomes.get_yticklabels()) == 5, "three numbers of responses and two domains"
     assert len(tokens.patches) == 4
     assert [label.get_text() for label in places.get_legend().get_texts()] == ["n = 2", "n = 3"]
     figure.savefig(tmp_path / "report.png")

@@ -22,7 +22,7 @@ from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig
 from trl_spct.judge.sampling import Sample, sample_critiques
-from trl_spct.trainers.rejection import Verdict
+from trl_spct.trainers.rejection import Outcome
 from trl_spct.trainers.rejective_sampler import NothingKeptError, rejection_report
 
 
@@ -114,11 +114,11 @@ def weights(model):
     return {name: value.detach().clone() for name, value in model.named_parameters()}
 
 
-def test_verdicts_are_those_counted_by_hand(collected):
+def test_outcomes_are_those_counted_by_hand(collected):
     trajectories, trainer = collected
     by_row = {row: [] for row in range(4)}
     for record in trajectories:
-        by_row[record["row"]].append((record["hinted"], record["verdict"], record["problem"]))
+        by_row[record["row"]].append((record["hinted"], record["outcome"], record["problem"]))
     assert by_row == {
         0: [(False, "too_easy", None)] * 3 + [(True, "kept", None)],
         1: [
@@ -136,8 +136,8 @@ def test_verdicts_are_those_counted_by_hand(collected):
         3: [(False, "unreadable", "missing")] * 2 + [(False, "kept", None), (True, "kept", None)],
     }
     report = trainer.report
-    assert report["verdicts"] == {"kept": 2, "incorrect": 3, "unreadable": 4, "too_easy": 3}
-    assert report["hinted_verdicts"] == {"kept": 3, "incorrect": 1, "unreadable": 0, "too_easy": 0}
+    assert report["outcomes"] == {"kept": 2, "incorrect": 3, "unreadable": 4, "too_easy": 3}
+    assert report["hinted_outcomes"] == {"kept": 3, "incorrect": 1, "unreadable": 0, "too_easy": 0}
     assert report["problems"] == {"missing": 3, "truncated": 1}
     assert (report["trajectories"], report["rows"]) == (16, 4)
     assert report["shares"]["accuracy"] == pytest.approx(5 / 12)
@@ -152,7 +152,7 @@ def test_sampled_and_scored_in_the_order_that_the_judge_read(collected):
         assert record["responses"] == [original[place] for place in record["order"]]
         assert BLOCK.findall(record["prompt"][-1]["content"]) == record["responses"]
         assert record["labels"] == [[2.0, 1.0, 0.0][place] for place in record["order"]]
-        if record["verdict"] in ("kept", "too_easy"):
+        if record["outcome"] in ("kept", "too_easy"):
             assert record["scores"].index(9) == record["responses"].index("GOOD")
         orders.add(tuple(record["order"]))
     assert len(orders) > 1
@@ -201,7 +201,7 @@ def test_hint_policies(hint, hinted, judge, tmp_path):
 
 def test_too_easy_rows_can_be_kept(judge, tmp_path):
     trajectories = trainer_of(tmp_path, judge, changes={"reject_too_easy": False}).collect()
-    assert [record["verdict"] for record in trajectories if record["row"] == 0] == ["kept"] * 4
+    assert [record["outcome"] for record in trajectories if record["row"] == 0] == ["kept"] * 4
 
 
 def test_training_changes_parameters_and_learns_completions_only(judge, tmp_path):
@@ -212,7 +212,7 @@ def test_training_changes_parameters_and_learns_completions_only(judge, tmp_path
         assert not torch.equal(before[n], parameter), f"Parameter {n} has not changed."
     assert len(trainer.train_dataset) == 5
     tokenizer = tiny_tokenizer()
-    kept = [record for record in trainer.trajectories if record["verdict"] == "kept"]
+    kept = [record for record in trainer.trajectories if record["outcome"] == "kept"]
     for row, record in zip(trainer.train_dataset, kept, strict=True):
         learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
         assert tokenizer.decode(learned) == record["completion"][0]["content"] + f"{TURN_END}\n"
@@ -395,7 +395,7 @@ def test_rounds_of_self_improvement(judge, tmp_path):
         texts = [sample.text for samples in expected for sample in samples]
         assert [record["completion"][0]["content"] for record in trajectories] == texts
         # So small a judge is never right: what it wrote is taken as if it were.
-        trainer.trajectories = trajectories.map(lambda row: {"verdict": "kept"})
+        trainer.trajectories = trajectories.map(lambda row: {"outcome": "kept"})
         trainer.train()
         trainer.save_model()
         manifest = json.loads((tmp_path / f"round-{number}" / "trajectories" / "manifest.json").read_text())
@@ -662,7 +662,7 @@ def test_evaluation_on_trajectories_uses_the_kept_ones(collected, judge, tmp_pat
     assert len(trainer.eval_dataset["held"]) == 5
     metrics = trainer.evaluate()
     assert metrics["eval_held_loss"] > 0
-    wrong = collected[0].filter(lambda row: row["verdict"] != "kept")
+    wrong = collected[0].filter(lambda row: row["outcome"] != "kept")
     with pytest.raises(ValueError, match="eval_dataset: found no kept trajectory among 11"):
         trainer_of(tmp_path, judge, rows=collected[0], eval_dataset=wrong)
 
@@ -688,7 +688,7 @@ def test_single_responses_are_judged_right_or_wrong(judge, tmp_path):
     )
     trainer = trainer_of(tmp_path, judge, rows=rows)
     trajectories = trainer.collect()
-    assert [record["verdict"] for record in trajectories] == [
+    assert [record["outcome"] for record in trajectories] == [
         *["kept", "incorrect", "unreadable", "kept"],
         *["unreadable", "unreadable", "kept", "kept"],
     ]
@@ -1045,6 +1045,6 @@ def test_impossible_configurations_are_refused(changes, message, tmp_path):
         config(tmp_path, **changes)
 
 
-def test_every_verdict_is_reported(collected):
-    assert set(collected[1].report["verdicts"]) == {verdict.value for verdict in Verdict}
+def test_every_outcome_is_reported(collected):
+    assert set(collected[1].report["outcomes"]) == {outcome.value for outcome in Outcome}
     assert Preference.from_row(collected[0][0]).labels is not None

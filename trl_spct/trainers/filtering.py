@@ -13,7 +13,7 @@ from datasets import Dataset
 from ..data.preparation import score_range_of
 from ..judge.sampling import Sample, Sampler, derive_seed, read_sample, sample_critiques
 from .loading import load_sampler, rows_for
-from .rejection import Trajectory, Verdict, select_trajectories
+from .rejection import Outcome, Trajectory, select_trajectories
 
 
 logger = logging.getLogger(__name__)
@@ -121,5 +121,5 @@ def too_easy(
         for sample in samples:
             scores = read_sample(sample, len(truth), score_range_of(len(truth), template)).scores
             trajectories.append(Trajectory(row, scores, truth))
-    verdicts: Sequence[Any] = select_trajectories(trajectories).verdicts
-    return {t.row for t, verdict in zip(trajectories, verdicts, strict=True) if verdict is Verdict.TOO_EASY}
+    outcomes: Sequence[Any] = select_trajectories(trajectories).outcomes
+    return {t.row for t, outcome in zip(trajectories, outcomes, strict=True) if outcome is Outcome.TOO_EASY}

@@ -11,7 +11,7 @@ from enum import Enum
 from ..judge.outcomes import is_correct
 
 
-class Verdict(str, Enum):
+class Outcome(str, Enum):
     """What becomes of a trajectory."""
 
     KEPT = "kept"
@@ -39,20 +39,20 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Selection:
-    """The verdict on each trajectory, in order, and how many got which."""
+    """The outcome of each trajectory, in order, and how many got which."""
 
-    verdicts: tuple[Verdict, ...]
+    outcomes: tuple[Outcome, ...]
 
     @property
     def kept(self) -> tuple[int, ...]:
         """Indices of the trajectories to learn from."""
-        return tuple(i for i, verdict in enumerate(self.verdicts) if verdict is Verdict.KEPT)
+        return tuple(i for i, outcome in enumerate(self.outcomes) if outcome is Outcome.KEPT)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of trajectories per verdict; every verdict is present."""
-        counted = Counter(self.verdicts)
-        return {verdict.value: counted[verdict] for verdict in Verdict}
+        """Number of trajectories per outcome; every outcome is present."""
+        counted = Counter(self.outcomes)
+        return {outcome.value: counted[outcome] for outcome in Outcome}
 
 
 def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: bool = True) -> Selection:
@@ -66,21 +66,21 @@ def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: boo
         reject_too_easy (`bool`, *optional*, defaults to `True`): Whether rows without a failure are rejected.
 
     Returns:
-        [`Selection`]: one [`Verdict`] per trajectory.
+        [`Selection`]: one [`Outcome`] per trajectory.
     """
     trajectories = list(trajectories)
     correct = [is_correct(trajectory.scores, trajectory.labels) for trajectory in trajectories]
     failed = {t.row for t, right in zip(trajectories, correct, strict=True) if not right and not t.hinted}
     return Selection(
         tuple(
-            _verdict(trajectory, right, reject_too_easy and not trajectory.hinted and trajectory.row not in failed)
+            _outcome(trajectory, right, reject_too_easy and not trajectory.hinted and trajectory.row not in failed)
             for trajectory, right in zip(trajectories, correct, strict=True)
         )
     )
 
 
 def cap_hinted(
-    rows: Sequence[Hashable], hinted: Sequence[bool], verdicts: Sequence[str], max_share: float, seed: int = 0
+    rows: Sequence[Hashable], hinted: Sequence[bool], outcomes: Sequence[str], max_share: float, seed: int = 0
 ) -> list[int]:
     """The kept trajectories, with at most that share of hinted ones among them.
 
@@ -89,29 +89,29 @@ def cap_hinted(
     among equals a random stream made from `seed` decides.
 
     Args:
-        rows, hinted, verdicts (sequences of equal length): Of all trajectories; see [`Trajectory`] and [`Verdict`].
+        rows, hinted, outcomes (sequences of equal length): Of all trajectories; see [`Trajectory`] and [`Outcome`].
         max_share (`float`): From 0 (none hinted) to 1 (no cap).
         seed (`int`, *optional*, defaults to `0`): Of the draw.
 
     Returns:
         `list[int]`: indices of the trajectories to learn from, in order.
     """
-    kept = [i for i, verdict in enumerate(verdicts) if verdict == Verdict.KEPT]
+    kept = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.KEPT]
     told = [i for i in kept if hinted[i]]
     own = len(kept) - len(told)
     limit = len(told) if max_share >= 1 else math.floor(max_share * own / (1 - max_share) + 1e-9)
     if len(told) <= limit:
         return kept
-    right = (Verdict.KEPT, Verdict.TOO_EASY)
-    solved = {row for row, hint, verdict in zip(rows, hinted, verdicts, strict=True) if not hint and verdict in right}
+    right = (Outcome.KEPT, Outcome.TOO_EASY)
+    solved = {row for row, hint, outcome in zip(rows, hinted, outcomes, strict=True) if not hint and outcome in right}
     draw = random.Random(seed)
     dropped = set(sorted(told, key=lambda i: (rows[i] in solved, draw.random()))[limit:])
     return [i for i in kept if i not in dropped]
 
 
-def _verdict(trajectory: Trajectory, correct: bool, too_easy: bool) -> Verdict:
+def _outcome(trajectory: Trajectory, correct: bool, too_easy: bool) -> Outcome:
     if trajectory.scores is None:
-        return Verdict.UNREADABLE
+        return Outcome.UNREADABLE
     if not correct:
-        return Verdict.INCORRECT
-    return Verdict.TOO_EASY if too_easy else Verdict.KEPT
+        return Outcome.INCORRECT
+    return Outcome.TOO_EASY if too_easy else Outcome.KEPT

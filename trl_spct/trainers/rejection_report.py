@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 
-from .rejection import Verdict
+from .rejection import Outcome
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_RIGHT = (Verdict.KEPT.value, Verdict.TOO_EASY.value)
-_COLUMNS = ("row", "hinted", "verdict", "problem", "num_tokens", "responses", "labels", "domain")
+_RIGHT = (Outcome.KEPT.value, Outcome.TOO_EASY.value)
+_COLUMNS = ("row", "hinted", "outcome", "problem", "num_tokens", "responses", "labels", "domain")
 _LENGTH_GROUPS = ("kept", "kept_unhinted", "kept_hinted", "rejected")
 MAX_DOMAINS = 20
 """Domains with metrics, a line in the card and a bar in the figure; the largest ones. The report has all."""
@@ -27,7 +27,7 @@ MAX_DOMAINS = 20
 class _Critique:
     """What the report counts of a trajectory; few distinct ones occur, however many trajectories there are."""
 
-    verdict: str
+    outcome: str
     hinted: bool
     problem: str | None
     n: int
@@ -37,7 +37,7 @@ class _Critique:
 
     @property
     def right(self) -> bool:
-        return self.verdict in _RIGHT
+        return self.outcome in _RIGHT
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def rejection_report(trajectories: Dataset) -> dict[str, Any]:
         `dict`, which JSON can hold:
 
         - `trajectories`, `rows` (`int`);
-        - `verdicts`, `hinted_verdicts`: unhinted and hinted trajectories by verdict;
+        - `outcomes`, `hinted_outcomes`: unhinted and hinted trajectories by outcome;
         - `problems`: unreadable ones by cause;
         - `shares`: `kept`, `incorrect`, `unreadable`, `too_easy` of all trajectories; `accuracy`; `hinted_kept`, the
           hinted among the kept;
@@ -92,8 +92,8 @@ def rejection_report(trajectories: Dataset) -> dict[str, Any]:
     report = {
         "trajectories": total,
         "rows": counts.rows.total(),
-        "verdicts": _by_verdict(counts.critiques, lambda c: not c.hinted),
-        "hinted_verdicts": _by_verdict(counts.critiques, lambda c: c.hinted),
+        "outcomes": _by_outcome(counts.critiques, lambda c: not c.hinted),
+        "hinted_outcomes": _by_outcome(counts.critiques, lambda c: c.hinted),
         "problems": _sums(counts.critiques, lambda c: c.problem),
         "shares": _shares(counts.critiques),
         "pass_rates": _pass_rates(counts.rows),
@@ -127,7 +127,7 @@ def rejection_metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def plot_rejection(report: Mapping[str, Any]) -> "Figure":
-    """Pass rates, verdicts, lengths and the place of the best response in one figure.
+    """Pass rates, outcomes, lengths and the place of the best response in one figure.
 
     Args:
         report (mapping): Of [`rejection_report`].
@@ -138,9 +138,9 @@ def plot_rejection(report: Mapping[str, Any]) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), layout="constrained")  # not `pyplot`, whose backend is the user's
-    (rates, verdicts), (tokens, places) = figure.subplots(2, 2)
+    (rates, outcomes), (tokens, places) = figure.subplots(2, 2)
     _bars(rates, report["pass_rates"], "correct unhinted critiques", "rows")
-    _stacked(verdicts, trajectory_groups(report))
+    _stacked(outcomes, trajectory_groups(report))
     _bars(tokens, {name: t["mean"] for name, t in report["tokens"].items()}, "critiques", "tokens, mean")
     for n, found in report["places"].items():
         accuracies = [float("nan") if place["accuracy"] is None else 100 * place["accuracy"] for place in found]
@@ -186,7 +186,7 @@ def _critique(record: Mapping[str, Any]) -> _Critique:
     place = labels.index(max(labels)) if len(labels) > 1 else None
     domain = record.get("domain")
     return _Critique(
-        verdict=record["verdict"],
+        outcome=record["outcome"],
         hinted=record["hinted"],
         problem=record["problem"],
         n=len(responses),
@@ -197,7 +197,7 @@ def _critique(record: Mapping[str, Any]) -> _Critique:
 
 
 def _length_groups(critique: _Critique) -> tuple[str, ...]:
-    if critique.verdict != Verdict.KEPT.value:
+    if critique.outcome != Outcome.KEPT.value:
         return ("rejected",)
     return ("kept", "kept_hinted" if critique.hinted else "kept_unhinted")
 
@@ -215,18 +215,18 @@ def _where(counter: Counter, condition: Callable[[Any], bool]) -> Counter:
     return Counter({item: count for item, count in counter.items() if condition(item)})
 
 
-def _by_verdict(critiques: Counter, condition: Callable[[_Critique], bool]) -> dict[str, int]:
-    found = _sums(_where(critiques, condition), lambda c: c.verdict)
-    return {verdict.value: found.get(verdict.value, 0) for verdict in Verdict}
+def _by_outcome(critiques: Counter, condition: Callable[[_Critique], bool]) -> dict[str, int]:
+    found = _sums(_where(critiques, condition), lambda c: c.outcome)
+    return {outcome.value: found.get(outcome.value, 0) for outcome in Outcome}
 
 
 def _shares(critiques: Counter) -> dict[str, float]:
-    verdicts = _by_verdict(critiques, lambda c: True)
-    shares: dict[str, Any] = {name: _share(count, critiques.total()) for name, count in verdicts.items()}
+    outcomes = _by_outcome(critiques, lambda c: True)
+    shares: dict[str, Any] = {name: _share(count, critiques.total()) for name, count in outcomes.items()}
     own = _where(critiques, lambda c: not c.hinted)
     shares["accuracy"] = _accuracy(own)
-    told = _where(critiques, lambda c: c.hinted and c.verdict == Verdict.KEPT.value).total()
-    shares["hinted_kept"] = _share(told, verdicts[Verdict.KEPT.value])
+    told = _where(critiques, lambda c: c.hinted and c.outcome == Outcome.KEPT.value).total()
+    shares["hinted_kept"] = _share(told, outcomes[Outcome.KEPT.value])
     return shares
 
 
@@ -268,11 +268,11 @@ def _lengths(lengths: Counter) -> dict[str, float]:
 
 
 def _compared(critiques: Counter) -> Counter:
-    return _where(critiques, lambda c: not c.hinted and c.n > 1 and c.verdict != Verdict.UNREADABLE.value)
+    return _where(critiques, lambda c: not c.hinted and c.n > 1 and c.outcome != Outcome.UNREADABLE.value)
 
 
 def _part(critiques: Counter) -> dict[str, Any]:
-    kept = _where(critiques, lambda c: c.verdict == Verdict.KEPT.value).total()
+    kept = _where(critiques, lambda c: c.outcome == Outcome.KEPT.value).total()
     return {"critiques": critiques.total(), "accuracy": _accuracy(critiques), "kept": kept}
 
 
@@ -350,9 +350,9 @@ def _bars(axes, values: Mapping[str, float], xlabel: str, ylabel: str) -> None:
 def _stacked(axes, groups: Mapping[str, Mapping[str, Any]]) -> None:
     names: Sequence[str] = list(groups)[::-1]
     left = [0.0] * len(names)
-    for verdict in Verdict:
-        widths = [100 * groups[name][verdict.value] for name in names]
-        axes.barh(names, widths, left=left, label=verdict.value.replace("_", " "))
+    for outcome in Outcome:
+        widths = [100 * groups[name][outcome.value] for name in names]
+        axes.barh(names, widths, left=left, label=outcome.value.replace("_", " "))
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set(xlabel="trajectories (%)", xlim=(0, 100))
     axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))

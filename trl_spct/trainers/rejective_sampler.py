@@ -37,7 +37,7 @@ from .loading import (
     rows_for,
     saved_weights_digest,
 )
-from .rejection import Verdict, cap_hinted
+from .rejection import Outcome, cap_hinted
 from .rejection_report import plot_rejection, rejection_metrics, rejection_report, trajectory_groups
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TrajectoryCollector, check_sampler, name_of
@@ -181,7 +181,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         Returns:
             [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
             `query`, `responses`, `labels` and `scores`, all in the order that the judge read; `order`; `hinted`;
-            `verdict` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
+            `outcome` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
             `row`, `sample`, `num_tokens`; and the other columns of the preference rows. If they could not be pushed to
             `trajectories_hub_repo`, this is logged and stands in `push_errors`, and training goes on.
 
@@ -233,8 +233,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
             **({} if self.rows is None else {"sampled by": self._sampler_name()}),
-            "unhinted, by verdict": _counts(report["verdicts"]),
-            "hinted, by verdict": _counts(report["hinted_verdicts"]),
+            "unhinted, by outcome": _counts(report["outcomes"]),
+            "hinted, by outcome": _counts(report["hinted_outcomes"]),
             "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
             "unreadable, by cause": _counts(report["problems"]) or "none",
             "rows by their correct unhinted critiques": ", ".join(
@@ -287,7 +287,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 "scores": List(Value("int64")),
                 "problem": Value("string"),
                 "num_tokens": Value("int64"),
-                "verdict": Value("string"),
+                "outcome": Value("string"),
             }
         )
 
@@ -376,14 +376,14 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return concatenate_datasets([rows.cast(general.features), general]) if limit else rows
 
     def _kept_rows(self) -> Dataset:
-        columns = self.trajectories.select_columns(["row", "hinted", "verdict"]).to_dict()
+        columns = self.trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
         kept = cap_hinted(
-            columns["row"], columns["hinted"], columns["verdict"], self.args.max_hinted_share, self.args.seed
+            columns["row"], columns["hinted"], columns["outcome"], self.args.max_hinted_share, self.args.seed
         )
         if kept:
             return self.trajectories.select(kept)
-        counts = dict(Counter(columns["verdict"]))
-        if Verdict.KEPT.value in counts:
+        counts = dict(Counter(columns["outcome"]))
+        if Outcome.KEPT.value in counts:
             raise NothingKeptError(
                 f"All kept trajectories out of {len(self.trajectories)} ({counts}) were hinted, and "
                 f"max_hinted_share={self.args.max_hinted_share} leaves none of them. Raise it, sample more "
@@ -405,7 +405,7 @@ def _assistant(text: str) -> list[dict[str, str]]:
 
 
 def _are_trajectories(dataset: Any) -> bool:
-    return {"prompt", "completion", "verdict"} <= set(getattr(dataset, "column_names", None) or ())
+    return {"prompt", "completion", "outcome"} <= set(getattr(dataset, "column_names", None) or ())
 
 
 def _check_trajectories(trajectories: Dataset, template: str) -> None:
@@ -429,7 +429,7 @@ def _check_trajectories(trajectories: Dataset, template: str) -> None:
 def _eval_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
     if not _are_trajectories(dataset):
         return instruction_rows(dataset, tokenizer, name)
-    kept = [i for i, verdict in enumerate(dataset["verdict"]) if verdict == Verdict.KEPT.value]
+    kept = [i for i, outcome in enumerate(dataset["outcome"]) if outcome == Outcome.KEPT.value]
     if not kept:
         raise ValueError(f"{name}: found no kept trajectory among {len(dataset)}; expected at least one.")
     return dataset.select(kept).select_columns(["prompt", "completion"])

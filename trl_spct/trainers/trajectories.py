@@ -93,8 +93,8 @@ class TrajectoryCollector:
         selection = select_trajectories(
             [Trajectory(r["row"], r["scores"], r["labels"], r["hinted"]) for r in records], self.args.reject_too_easy
         )
-        for record, verdict in zip(records, selection.verdicts, strict=True):
-            record["verdict"] = verdict.value
+        for record, outcome in zip(records, selection.outcomes, strict=True):
+            record["outcome"] = outcome.value
         return sorted(records, key=lambda record: (record["row"], record["sample"]))
 
     def _unhinted(self, numbers: range, rows: list[dict], kept: "_Samples") -> list[dict[str, Any]]:
