@@ -27,7 +27,7 @@ MODULES = {
 
 STANDARD_LIBRARY_ONLY = {
     "judge.blocks", "judge.card_prompts", "judge.critiques", "judge.orders", "judge.outcomes", "judge.preferences",
-    "judge.prompts", "judge.voting", "trainers.rejection",
+    "judge.prompts", "judge.stopping", "judge.voting", "trainers.rejection",
 }  # fmt: skip
 # A module imports from its own floor and the floors before it.
 FLOORS = [

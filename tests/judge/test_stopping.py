@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from trl_spct.judge.outcomes import highest
-from trl_spct.judge.voting import Guidance, critiques_to_go, decided, vote, weighted_vote
+from trl_spct.judge.stopping import critiques_to_go, decided
+from trl_spct.judge.voting import Guidance, vote, weighted_vote
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine

@@ -6,7 +6,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trl_spct.judge.preferences import restore_order
-from trl_spct.judge.voting import Guidance, guided_selection, guided_vote, num_voters, vote, weighted_vote
+from trl_spct.judge.voting import (
+    Guidance,
+    guided_selection,
+    guided_vote,
+    mean_scores,
+    num_voters,
+    vote,
+    weighted_vote,
+)
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
@@ -252,3 +260,35 @@ def test_a_meta_rm_that_knows_nothing_leaves_the_vote_as_it_is(case):
     soft = weighted_vote(rows, Guidance(guide="soft").weights(rows, [0.0] * len(rows)))
     assert soft == (None if vote(rows) is None else tuple(0.5 * total for total in vote(rows)))
     assert weighted_vote(rows, Guidance(1.0).weights(rows, [0.0] * len(rows))) == vote(rows)
+
+
+# --- exact sums and means ---
+
+
+@given(st.floats(1e-300, 1), st.floats(1e-300, 1), st.integers(1, 10), st.integers(1, 12))
+def test_the_mean_of_equal_scores_is_that_score(first, second, score, k):
+    """7 * w / w is not always 7 in floating point."""
+    assert mean_scores([(score,)] * k, [first] * k) == mean_scores([(score,)] * k, [second] * k) == (score,)
+    assert mean_scores([(score,), None, (score,)], [first, 1.0, second]) == (score,)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_equal_weighted_sums_are_equal_in_any_order(weights, draw):
+    rows = [(draw.randint(1, 10), draw.randint(1, 10)) for _ in weights]
+    mirrored = [*rows, *((second, first) for first, second in rows)]
+    both = weighted_vote(mirrored, [*weights, *weights])
+    assert both is None or both[0] == both[1]
+    shuffled = draw.sample(range(len(mirrored)), len(mirrored))
+    doubled = [*weights, *weights]
+    assert weighted_vote([mirrored[j] for j in shuffled], [doubled[j] for j in shuffled]) == both
+    assert mean_scores([mirrored[j] for j in shuffled], [doubled[j] for j in shuffled]) == mean_scores(
+        mirrored, doubled
+    )
+
+
+def test_means_by_hand():
+    assert mean_scores([(1, 5), (5, 6), None, (4, 8), (7, 6)]) == (17 / 4, 25 / 4)
+    assert mean_scores([(2, 4), (8, 4)], [0.25, 0.75]) == (6.5, 4.0)
+    assert mean_scores([None]) is None is mean_scores([(1, 2)], [0])
+    with pytest.raises(ValueError, match="1 weights for 2 critiques"):
+        mean_scores([(1,), (2,)], [1])

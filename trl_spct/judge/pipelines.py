@@ -55,8 +55,9 @@ from .sampling import (
     sample_critiques,
     special_tokens,
 )
+from .stopping import critiques_to_go, decided
 from .truncation import Cuts, fit_preference, prompt_length
-from .voting import VOTING_TEMPERATURE, Guidance, critiques_to_go, decided, weighted_vote
+from .voting import VOTING_TEMPERATURE, Guidance, weighted_vote
 
 
 logger = logging.getLogger(__name__)
