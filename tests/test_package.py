@@ -26,7 +26,7 @@ MODULES = {
 }
 
 STANDARD_LIBRARY_ONLY = {
-    "judge.blocks", "judge.card_prompts", "judge.critiques", "judge.orders", "judge.outcomes", "judge.preferences",
+    "judge.card_prompts", "judge.critiques", "judge.orders", "judge.outcomes", "judge.preferences",
     "judge.prompts", "judge.stopping", "judge.voting", "trainers.rejection",
 }  # fmt: skip
 # A module imports from its own floor and the floors before it.

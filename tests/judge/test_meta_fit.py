@@ -8,7 +8,7 @@ from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline
 from trl_spct.judge.configuration_meta_rm import MetaRMConfig
-from trl_spct.judge.meta_fit import check_fit, check_template, tokenizer_digest
+from trl_spct.judge.meta_scoring import check_fit, check_template, tokenizer_digest
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
 from trl_spct.judge.prompts import judge_template
 

@@ -19,8 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 from trl import RewardTrainer
 
 from trl_spct.evaluation.guidance import store_guidance
-from trl_spct.judge.meta_fit import tokenizer_digest
-from trl_spct.judge.meta_scoring import encode_meta, meta_scores
+from trl_spct.judge.meta_scoring import encode_meta, meta_scores, tokenizer_digest
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
 from trl_spct.judge.outcomes import credit
 from trl_spct.judge.preferences import Preference, restore_order

@@ -1,26 +1,80 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""In which order each of k critiques reads the n responses; the paper shuffles before each sample (section 6)."""
+"""Orders and blocks in which responses are read, and the seeds they are drawn with.
 
+All draws about a row depend on the seed, on the row and on the number of equal rows before it, never on its batch.
+"""
+
+import hashlib
+import json
 import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from .preferences import Preference
 
 
 ORDERS = ("balanced", "random", "fixed")
 
+SAMPLES_PER_ROW = 2**20
+"""Equal rows share prompts: the samples of the i-th of them have numbers from i times this one."""
+
+
+def derive_seed(seed: int, *parts) -> int:
+    """A 64-bit seed that depends on all parts and on nothing else: not on the process, the batch or the hash seed."""
+    text = "\x1f".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def row_seed(seed: int, row: Preference, occurrence: int = 0) -> int:
+    """The seed of all draws about a row: its orders, blocks and tie-breaks.
+
+    Args:
+        seed (`int`): Seed of the run.
+        row ([`Preference`]): Query, responses, reference and principles count; labels do not.
+        occurrence (`int`, *optional*, defaults to `0`):
+            Number of equal rows before it in the dataset, see [`count_occurrences`]. Without it equal rows would share
+            their draws, and the vote of a judge that does not read them would be far from chance.
+    """
+    return derive_seed(seed, row_key(row), *([occurrence] if occurrence else []))
+
+
+def row_key(row: Preference) -> str:
+    """A digest of what the judge may read of a row; equal for equal rows, whatever their labels."""
+    fields = {name: value for name, value in vars(row).items() if name != "labels" and value is not None}
+    text = json.dumps(fields, sort_keys=True, default=_plain)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def count_occurrences(rows: Iterable[Preference], seen: Counter[str] | None = None) -> list[int]:
+    """For each row, the number of equal rows before it.
+
+    Args:
+        rows (iterable of [`Preference`]): All rows of a dataset, in order.
+        seen (`Counter`, *optional*): Counts of earlier rows by [`row_key`], which are updated.
+    """
+    seen = Counter() if seen is None else seen
+    occurrences = []
+    for row in rows:
+        key = row_key(row)
+        occurrences.append(seen[key])
+        seen[key] += 1
+    return occurrences
+
 
 def draw_orders(n: int, k: int, kind: str, draw: random.Random) -> list[tuple[int, ...]]:
-    """The orders of k critiques. The first k of more critiques are what k critiques would have been.
+    """Draws the orders of k critiques. Those of fewer critiques are the first of those of more.
 
     Args:
         n, k (`int`): Numbers of responses and of critiques.
         kind (`str`):
-            `"random"`: each order is drawn from all n! alike, as in the paper; k of them are up to k distinct prompts.
+            `"random"`: each order is uniform over all n!, as in the paper (section 6); up to k distinct prompts.
 
-            `"balanced"` (ours): the n rotations of one random order, each n critiques of them in an order of their
-            own. After any number of critiques each response has stood in each place equally often, or once more or
-            less; there are no more than n distinct prompts.
+            `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques.
+            After any number of critiques the counts of a response in each place differ by at most 1; there are at most
+            n distinct prompts.
 
-            `"fixed"`: the row's own order.
-        draw (`random.Random`): Where the orders are drawn from.
+            `"fixed"`: the order of the row.
+        draw (`random.Random`): Source of randomness.
 
     Returns:
         `list[tuple[int, ...]]` of length k: `order[p]` is the response that is read as number p + 1.
@@ -37,3 +91,53 @@ def draw_orders(n: int, k: int, kind: str, draw: random.Random) -> list[tuple[in
     while len(orders) < k:
         orders += [(*base[turn:], *base[:turn]) for turn in draw.sample(places, n)]
     return orders[:k]
+
+
+def split_blocks(n: int, most: int, draw: random.Random) -> list[tuple[int, ...]]:
+    """Splits n responses into the fewest blocks of at most `most`, of nearly the same size, that share one response.
+
+    Scores of different prompts do not compare, since a judge scores a response relative to the others. The shared
+    response, the anchor, relates them: see [`align_blocks`].
+
+    Args:
+        n (`int`): Number of responses.
+        most (`int`): Responses per prompt, the anchor included: at least 2.
+        draw (`random.Random`): Draws the anchor, and which response is in which block.
+
+    Returns:
+        `list[tuple[int, ...]]`: the responses of each block, the anchor first. A single block if all fit.
+    """
+    if n <= most:
+        return [tuple(range(n))]
+    if most < 2:
+        raise ValueError(f"Found {most} responses per prompt; expected at least 2, since blocks share one.")
+    anchor, *others = draw.sample(range(n), n)
+    count = -(-len(others) // (most - 1))
+    return [(anchor, *sorted(others[start::count])) for start in range(count)]
+
+
+def align_blocks(blocks: Sequence[Sequence[int]], means: Sequence[Sequence[float] | None]) -> tuple[float, ...] | None:
+    """Brings the scores of all blocks to one scale: each block is shifted so that the anchor gets its average score.
+
+    Args:
+        blocks (sequence of index sequences): From [`split_blocks`].
+        means (sequence of sequences of `float`):
+            The mean score of each response of each block, in the block's order; `None` for an unreadable block.
+
+    Returns:
+        `tuple[float, ...]` of length n, rounded to 9 decimals so that equal scores tie, or `None` if a block is
+        unreadable, since its responses have no scores.
+    """
+    readable = [block for block in means if block is not None]
+    if len(readable) < len(means):
+        return None
+    level = sum(block[0] for block in readable) / len(readable)
+    aligned: dict[int, float] = {}
+    for members, block in zip(blocks, readable, strict=True):
+        aligned.update({member: score - (block[0] - level) for member, score in zip(members, block, strict=True)})
+    return tuple(round(aligned[member], 9) for member in sorted(aligned))
+
+
+def _plain(value: object) -> object:
+    """Mappings that JSON does not know, as those of a dataset."""
+    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -24,13 +24,11 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import CONFIG_NAME, cached_file
 
-from .blocks import align_blocks, split_blocks
 from .critiques import read_principles
 from .hub import pushing, upload
-from .meta_fit import check_fit, check_template
-from .meta_scoring import meta_scores
+from .meta_scoring import check_fit, check_template, meta_scores
 from .modeling_meta_rm import MetaRMForSequenceClassification
-from .orders import ORDERS, draw_orders
+from .orders import ORDERS, align_blocks, derive_seed, draw_orders, split_blocks
 from .outcomes import highest
 from .preferences import InvalidPreference, Messages, Preference, restore_order
 from .prompts import OFFICIAL, judge_messages, judge_template, meta_messages, principle_messages
@@ -50,7 +48,6 @@ from .sampling import (
     check_sampling,
     check_tokenizer,
     context_length,
-    derive_seed,
     read_sample,
     sample_critiques,
     special_tokens,
@@ -106,7 +103,7 @@ class GRMRewardPipeline(Pipeline):
     - `truncated` (`dict` or `None`): tokens that were left out of the `query`, of each of the `responses` and of the
       `reference`.
     - `blocks` (`dict` or `None`): the `responses` of each block, the `anchor` that stands in all of them, and its mean
-      score in each of them (`anchor_scores`). See [`~trl_spct.judge.blocks.align_blocks`].
+      score in each of them (`anchor_scores`). See [`~trl_spct.judge.orders.align_blocks`].
 
     Args:
         model ([`~transformers.PreTrainedModel`] or a sampler):

@@ -6,7 +6,6 @@ with prompts as message lists: an engine, or a `functools.partial` of [`sample_c
 """
 
 import copy
-import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from transformers import (
 
 from .critiques import Critique, parse_critique
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
+from .orders import derive_seed
 from .preferences import Messages
 from .shared_prompts import Prefill, PrefixReader, can_share, families, left_padded, shared_lengths
 
@@ -284,12 +284,6 @@ def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: i
     if len(values) != num_prompts or min(values, default=least) < least:
         raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
     return [*map(int, values)]
-
-
-def derive_seed(seed: int, *parts) -> int:
-    """A 64-bit seed that depends on all parts and on nothing else: not on the process, the batch or the hash seed."""
-    text = "\x1f".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 class SeededSampling(LogitsProcessor):
