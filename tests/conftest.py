@@ -4,16 +4,18 @@
 import logging
 import os
 import sys
-from pathlib import Path
 
 import pytest
+from paths import RECIPES, ROOT, TESTS
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-RECIPES = Path(__file__).parent.parent / "recipes"
+# Processes that tests start import the project and the tests' modules as pytest does.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    map(str, (ROOT, TESTS, *(path for path in TESTS.iterdir() if path.is_dir())))
+)
 
 
 @pytest.fixture(autouse=True)

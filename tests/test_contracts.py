@@ -27,6 +27,7 @@ from trl import GRPOConfig, GRPOTrainer, RewardTrainer, SFTConfig, SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path, pad
 
+from trl_spct.judge.compat import CACHE
 from trl_spct.judge.hub import LEFT_OUT
 from trl_spct.trainers.grouped_grpo import changed_seams
 from trl_spct.trainers.refilling import PADDING
@@ -159,10 +160,10 @@ def test_generate_goes_on_from_a_filled_cache():
     )
     cache = DynamicCache(config=model.config.get_text_config())
     with torch.no_grad():
-        model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
+        model(input_ids=ids[:, :-1], use_cache=True, **{CACHE: cache})
         cache.reorder_cache(torch.tensor([0, 0]))
         ids2 = ids.repeat(2, 1)
-        filled = model.generate(ids2, attention_mask=ids2 * 0 + 1, past_key_values=cache, generation_config=settings)
+        filled = model.generate(ids2, attention_mask=ids2 * 0 + 1, generation_config=settings, **{CACHE: cache})
         fresh = model.generate(ids2, attention_mask=ids2 * 0 + 1, generation_config=settings)
     assert torch.equal(filled, fresh)
     assert filled.shape == (2, 25)

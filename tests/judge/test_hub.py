@@ -20,10 +20,9 @@ from pathlib import Path
 import pytest
 import yaml
 from hub_server import TOKEN, USER, HubServer
-from paths import TESTS
+from paths import RECIPES
 
 
-HERE = TESTS
 ROW = {"query": "Name a prime number.", "responses": ["Four.", "Seven."]}
 CPU = {
     "use_cpu": True,
@@ -44,7 +43,7 @@ def run(hub, function, home, *arguments, check=True, **environment):
         text=True,
         timeout=300,
         cwd=home,
-        env={**os.environ, **hub.environment(home), "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}", **environment},
+        env={**os.environ, **hub.environment(home), **environment},
     )
     if not check:
         return done
@@ -372,7 +371,7 @@ FLAGS += ["--max_steps", "1", "--dtype", "float32", "--template", "compact", "--
 
 
 def run_recipe(name, *arguments, parse=True):
-    spec = importlib.util.spec_from_file_location(name, HERE.parent / "recipes" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     parser, given = module.make_parser(), [str(argument) for argument in arguments]
@@ -504,7 +503,7 @@ def test_a_push_that_is_interrupted_loses_nothing(hub, tmp_path):
     """Ctrl-C while the Hub lets one wait."""
     hub.fail("POST /api/models/.*waiting/commit", 500, "too late", seconds=60)
     code = "import test_hub; test_hub.client_train('waiting')"
-    environment = {**os.environ, **hub.environment(tmp_path), "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
+    environment = {**os.environ, **hub.environment(tmp_path)}
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=-1
     )

@@ -11,6 +11,7 @@ from tiny_models import ARCHITECTURES, tiny_causal_lm, tiny_config, tiny_tokeniz
 from transformers import AutoModelForCausalLM, GptOssConfig, Qwen3NextConfig
 
 from trl_spct.judge import shared_prompts as prefixes
+from trl_spct.judge.compat import CACHE
 from trl_spct.judge.decoding import PromptCache, can_decode_shared, decoding_shared
 from trl_spct.judge.sampling import sample_critiques
 from trl_spct.judge.shared_prompts import (
@@ -154,7 +155,7 @@ def write(model, cache, owners, written, start=0):
                 input_ids=written[:, step, None],
                 attention_mask=torch.nn.functional.pad(mask, (0, step + 1), value=True),
                 position_ids=(lengths + step)[:, None],
-                past_key_values=cache,
+                **{CACHE: cache},
             ).logits[:, 0]
         )
     return torch.stack(logits, dim=1)

@@ -17,7 +17,7 @@ import yaml
 from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paths import RECIPES, TESTS
+from paths import RECIPES
 from test_engines import Server, choice
 from tiny_models import save_tiny, save_writing
 
@@ -691,11 +691,9 @@ def test_a_kill_and_two_processes(judges, tmp_path):
 
     def start(name, notes, *launcher):
         (tmp_path / notes).mkdir()
-        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
         environment = {
             "HF_DATASETS_CACHE": str(tmp_path / "cache"),
             "NOTES": str(tmp_path / notes),
-            "PYTHONPATH": path,
         }
         return subprocess.Popen(
             [sys.executable, *launcher, str(tmp_path / "noting.py"), *asked, "--output_dir", str(tmp_path / name)],

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, load_dataset
-from paths import TESTS
 from peft import LoraConfig
 from tiny_models import ON_CPU, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, TrainerCallback
@@ -519,8 +518,7 @@ KILLED = """
 
 
 def run_python(arguments, **kwargs):
-    tests = str(TESTS)
-    environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{Path(tests).parent}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, **kwargs)

@@ -20,6 +20,7 @@ from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import cached_file, can_return_tuple, find_adapter_config_file
 
+from .compat import CACHE
 from .configuration_meta_rm import MetaRMConfig, native_config, require_one_label
 
 
@@ -131,7 +132,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any | None = None,
+        cache: Any | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -151,26 +152,27 @@ class MetaRMForSequenceClassification(PreTrainedModel):
             [`~transformers.modeling_outputs.SequenceClassifierOutputWithPast`] with unbounded `logits` of shape
             `(B, 1)` and, given labels, their binary cross-entropy as `loss`.
         """
+        cache = kwargs.pop("past_key_values", cache)  # its name before transformers 5.24
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
+            CACHE: cache,
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
         }
         # Some decoders do not know every name, so that only what is given is passed on.
         outputs = self.base_model(**{name: value for name, value in given.items() if value is not None}, **kwargs)
-        if past_key_values is not None and attention_mask is not None:  # it covers the cached tokens, too
+        if cache is not None and attention_mask is not None:  # it covers the cached tokens, too
             attention_mask = attention_mask[:, -outputs.last_hidden_state.shape[1] :]
         pooled = last_attended(outputs.last_hidden_state, attention_mask)
         logits = self.score(pooled.to(self.score.weight.dtype))
         return SequenceClassifierOutputWithPast(
             loss=None if labels is None else meta_loss(logits, labels),
             logits=logits,
-            past_key_values=getattr(outputs, "past_key_values", None),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE, None)},
         )
 
 

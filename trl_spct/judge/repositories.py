@@ -11,9 +11,10 @@ import json
 import os
 from typing import Any
 
+import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils import cached_file, find_adapter_config_file
 
 from .prompts import CARD, OFFICIAL, read_cards_with
 
@@ -21,21 +22,41 @@ from .prompts import CARD, OFFICIAL, read_cards_with
 ADAPTER_FILE = "grm.json"
 RELEASED_JUDGES = ("BBQGOD/DeepSeek-GRM-16B", "BBQGOD/DeepSeek-GRM-27B")
 META_RM_FOLDER = "./meta_rm"
+_HUB_KWARGS = ("cache_dir", "local_files_only", "revision", "token")
 
 
 class AutoModelForCausalLM(transformers.AutoModelForCausalLM):
-    """Loads a judge as transformers does, and reads what an adapter's repository says about it.
+    """Loads full models as transformers does, and adapters as a `PeftModel` whose config holds `grm.json`.
 
-    A pipeline is never told where the adapter of its model came from, which is why it is noted here. The class goes by
-    the name of its parent, which is what saved pipelines refer to.
+    Transformers loads adapters as well, but then saves them with the newest PEFT only. Saved pipelines refer to the
+    name of this class, which is that of its parent.
     """
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        model = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if getattr(model, "_hf_peft_config_loaded", False):
-            _read_adapter(model, pretrained_model_name_or_path, kwargs)
+        hub = {name: kwargs[name] for name in _HUB_KWARGS if kwargs.get(name) is not None}
+        # A pipeline resolves the revision to a commit of the base; the adapter's is the one that was asked for.
+        hub["revision"] = getattr(kwargs.get("revision"), "initial", kwargs.get("revision"))
+        base = adapter_base(pretrained_model_name_or_path, **hub)
+        if base is None:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        from peft import PeftModel  # needed for adapters only
+
+        model = super().from_pretrained(base, *model_args, **kwargs)
+        model = PeftModel.from_pretrained(model, pretrained_model_name_or_path, **hub)
+        _read_adapter(model, pretrained_model_name_or_path, hub)
         return model
+
+
+def adapter_base(home: str | os.PathLike, **hub: Any) -> str | None:
+    """The base model that an adapter names; `None` for a full model."""
+    if os.path.isfile(os.path.join(home, "config.json")):
+        return None
+    file = find_adapter_config_file(str(home), **hub)
+    if file is None:
+        return None
+    with open(file, encoding="utf-8") as opened:
+        return json.load(opened)["base_model_name_or_path"]
 
 
 def described(config: PreTrainedConfig) -> dict[str, Any]:
@@ -102,9 +123,7 @@ def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any]) -> None:
         file.write("\n")
 
 
-def _read_adapter(model: PreTrainedModel, home: str | os.PathLike, kwargs: dict[str, Any]) -> None:
-    hub = {name: kwargs[name] for name in ("cache_dir", "local_files_only", "token") if kwargs.get(name) is not None}
-    # `revision` is the base's: transformers resolves it before it loads the adapter.
+def _read_adapter(model: torch.nn.Module, home: str | os.PathLike, hub: dict[str, Any]) -> None:
     file = cached_file(
         home,
         ADAPTER_FILE,
@@ -117,4 +136,4 @@ def _read_adapter(model: PreTrainedModel, home: str | os.PathLike, kwargs: dict[
         return
     with open(file, encoding="utf-8") as opened:
         model.config.grm = {**described(model.config), **json.load(opened)}
-    model.judge_repository = (str(home), None)
+    model.judge_repository = (str(home), hub.get("revision"))

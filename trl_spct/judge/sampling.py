@@ -28,6 +28,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from .compat import CACHE
 from .critiques import Critique, parse_critique
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
 from .orders import derive_seed
@@ -427,9 +428,9 @@ class _Decoder:
                 input_ids=input_ids[:, :-1],
                 attention_mask=attention_mask[:, :-1],
                 position_ids=positions[:, :-1],
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{CACHE: cache},
             )
         return cache
 
@@ -480,9 +481,9 @@ def generate_in_segments(
         ids = model.generate(
             input_ids=ids,
             attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
-            past_key_values=cache,
             generation_config=segment,
             logits_processor=processors,
+            **{CACHE: cache},
         )
         ended = torch.isin(ids[:, start:], ends)
         going = ~ended.any(dim=1) & (ids.shape[1] - start < longest)

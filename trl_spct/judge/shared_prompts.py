@@ -15,6 +15,8 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from .compat import CACHE
+
 
 Tokens = Sequence[int]
 MOST_LEVELS = 3
@@ -236,12 +238,13 @@ class PrefixReader:
         longest = max(map(len, rows))
         cached = longest - max(1, *(len(row) - length for row, length in zip(rows, known, strict=True)))
         input_ids, mask = left_padded(rows, self.pad_token_id, self.model.device)
+        cache = self._cache(above, owners, [len(row) for row in rows], cached, keep)
         outputs = self.model(
             input_ids=input_ids[:, cached:],
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, cached:],
-            past_key_values=(cache := self._cache(above, owners, [len(row) for row in rows], cached, keep)),
             use_cache=True,
+            **{CACHE: cache},
             **self.options,
         )
         if not keep:
