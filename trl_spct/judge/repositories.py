@@ -40,7 +40,12 @@ class AutoModelForCausalLM(transformers.AutoModelForCausalLM):
         base = adapter_base(pretrained_model_name_or_path, **hub)
         if base is None:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        from peft import PeftModel  # needed for adapters only
+        try:  # needed for adapters only; code on the Hub must not require it otherwise
+            from peft import PeftModel
+        except ImportError as error:
+            raise ImportError(
+                f"{pretrained_model_name_or_path} is an adapter, which needs PEFT: `pip install peft`"
+            ) from error
 
         model = super().from_pretrained(base, *model_args, **kwargs)
         model = PeftModel.from_pretrained(model, pretrained_model_name_or_path, **hub)
