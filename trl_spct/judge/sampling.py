@@ -139,17 +139,28 @@ class PromptTooLongError(ValueError):
     Args:
         name (`str`): How the message calls the prompt.
         length, max_new_tokens, limit (`int`): Tokens of the prompt, of the completion and of the model's context.
-        row (`int`): Which of the prompts it is.
+        row (`int`): Number of the prompt, or of the row.
+        advice (`str`, *optional*): What to do.
+        completed (`dict[int, Any]`, *optional*): As for [`EngineError`].
     """
 
-    def __init__(self, name: str, length: int, max_new_tokens: int, limit: int, row: int):
+    def __init__(
+        self,
+        name: str,
+        length: int,
+        max_new_tokens: int,
+        limit: int,
+        row: int,
+        advice: str = "Shorten or drop the row, lower the completion length, or take a shorter `template`.",
+        completed: dict[int, Any] | None = None,
+    ):
         super().__init__(
             f"{name}: the prompt has {length} tokens, and with up to {max_new_tokens} tokens of critique it exceeds "
-            f"the model's context of {limit}. Shorten or drop the row, lower the completion length, or take a shorter "
-            "`template`."
+            f"the model's context of {limit}. {advice}"
         )
         self.lengths = (length, max_new_tokens, limit)
         self.row = row
+        self.completed = completed or {}
 
 
 class EngineError(RuntimeError):
