@@ -360,7 +360,7 @@ class Evaluation:
         from huggingface_hub.repocard_data import eval_results_to_model_index
 
         from trl_spct.evaluation.reports import breakdown_table, markdown_table, mean_results, read_evaluation
-        from trl_spct.manifests import write_json
+        from trl_spct.jobs import write_json
 
         for label, other in self.others.items():
             names = {found.benchmark.name for found in self.loaded.values()}

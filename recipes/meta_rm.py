@@ -185,7 +185,7 @@ def choose(trainer, script_args, dataset_args, quantization_config=None):
     from trl_spct.data.preparation import split_by_query
     from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
     from trl_spct.evaluation.judgments import collect_judgments
-    from trl_spct.manifests import write_json
+    from trl_spct.jobs import write_json
 
     args, accelerator = trainer.args, trainer.accelerator
     _, rows = split_by_query(load_rows(script_args, args, dataset_args), script_args.eval_share, args.seed)

@@ -32,7 +32,7 @@ STANDARD_LIBRARY_ONLY = {
 # A module imports from its own floor and the floors before it.
 FLOORS = [
     {"judge"},
-    {"engines", "manifests", "shards"},
+    {"engines", "jobs"},
     {"cards"},
     {"data"},
     {"evaluation"},
@@ -169,7 +169,7 @@ def test_no_circles():
 def test_dependencies_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=~! ]", name)[0].replace("-", "_") for name in project["dependencies"]}
-    brought = {"torch", "numpy", "tqdm", "pyarrow"}  # by transformers, accelerate and datasets
+    brought = {"torch", "numpy", "tqdm", "pyarrow", "filelock"}  # by transformers, accelerate and datasets
     optional = {"bitsandbytes", "datasketch", "math_verify", "requests", "yaml", "vllm"}
     used = set().union(*map(absolute, MODULES)) - {"trl_spct"}
     assert {"trl", "transformers", "datasets"} <= used

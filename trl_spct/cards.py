@@ -20,6 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 from yaml import YAMLError
 
+from .jobs import SHARDS
 from .judge.hub import (
     LEFT_OUT,
     PushError,
@@ -31,7 +32,6 @@ from .judge.hub import (
     upload,
 )
 from .judge.repositories import describe_adapter, described
-from .shards import SHARDS
 
 
 logger = logging.getLogger(__name__)

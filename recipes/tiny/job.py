@@ -45,13 +45,13 @@ from trl_spct.evaluation.judgments import (
     scaling_results,
 )
 from trl_spct.evaluation.reports import plot_scaling, results_table
+from trl_spct.jobs import claim_folder, write_json
 from trl_spct.judge.critiques import parse_critique
 from trl_spct.judge.outcomes import credit
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_messages
 from trl_spct.judge.sampling import encode_prompts
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
-from trl_spct.manifests import claim_folder, write_json
 
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
 from .world import REFLECTION, Row, World, named_principle

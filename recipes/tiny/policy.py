@@ -27,8 +27,8 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from trl_spct import JudgeReward, __version__
 from trl_spct.evaluation.statistics import bootstrap_interval, paired_interval
+from trl_spct.jobs import MANIFEST, claim_folder, write_json
 from trl_spct.judge.sampling import derive_seed, sample_critiques
-from trl_spct.manifests import MANIFEST, claim_folder, write_json
 
 from .job import _common, _quiet, _trained
 from .judge import build_judge

@@ -170,7 +170,7 @@ def test_a_sampler_that_breaks_its_word(drawn):
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path):
-    collector(tmp_path)
+    list(collector(tmp_path).collect(Policy()))
     with pytest.raises(FileExistsError, match="temperature: 1.0 there, 0.5 now"):
         collector(tmp_path, temperature=0.5)
     changed = [{**problem, "answer": "3"} for problem in problems()]

@@ -25,8 +25,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from trl_spct import JudgeReward, Preference, judge_messages
+from trl_spct.jobs import MANIFEST
 from trl_spct.judge.prompts import principle_messages
-from trl_spct.manifests import MANIFEST
 
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))

@@ -20,11 +20,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from .. import __version__
 from ..cards import dataset_card
+from ..jobs import ShardedJob, in_one_step, rows_digest, write_json
 from ..judge.hub import push_folder
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.sampling import TRUNCATED, Sample, Sampler, derive_seed
-from ..manifests import in_one_step, rows_digest, write_json
-from ..shards import ShardedJob
 from .math_answers import (
     CORRECT,
     INCORRECT,

@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.loading import load_named
 from ..data.preparation import prepare_preferences
+from ..jobs import rows_digest
 from ..judge.preferences import InvalidPreference
-from ..manifests import rows_digest
 from .benchmarks import BENCHMARKS, Benchmark, Item, Part, preference_items
 
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from ..cards import dataset_card
+from ..jobs import SHARDS
 from ..judge.hub import push_folder
-from ..shards import SHARDS
 from .benchmarks import BENCHMARKS
 from .judgments import HASHED
 from .reports import JudgeEvaluation, read_evaluation

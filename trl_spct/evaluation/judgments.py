@@ -17,14 +17,13 @@ import transformers
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
+from ..jobs import MANIFEST, ShardedJob, rows_digest
 from ..judge.orders import ORDERS
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.prompts import judge_template
 from ..judge.sampling import EngineError, PromptTooLongError, context_length
 from ..judge.voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
-from ..manifests import MANIFEST, rows_digest
-from ..shards import ShardedJob
 from .statistics import bootstrap_interval, mean
 
 

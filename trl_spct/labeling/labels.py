@@ -19,11 +19,10 @@ from huggingface_hub import DatasetCardData
 from ..cards import dataset_card
 from ..evaluation.diagnostics import agreement, chosen_places, order_flips
 from ..evaluation.judgments import Judgment
+from ..jobs import SHARDS, in_one_step, write_json
 from ..judge.hub import push_folder
 from ..judge.prompts import conversation_text
 from ..judge.sampling import derive_seed
-from ..manifests import in_one_step, write_json
-from ..shards import SHARDS
 from .rows import LabelRows
 from .verdicts import batches
 

@@ -13,11 +13,10 @@ from tqdm.auto import tqdm
 
 from ..data.preparation import InvalidRows
 from ..evaluation.judgments import PipelineJudge
+from ..jobs import ShardedJob, rows_digest
 from ..judge.preferences import Preference
 from ..judge.sampling import PromptTooLongError
 from ..judge.truncation import prompt_length
-from ..manifests import rows_digest
-from ..shards import ShardedJob
 from .rows import LabelRows
 
 

@@ -31,13 +31,13 @@ from ..cards import PAPER, JudgeCards
 from ..evaluation.guidance import describe
 from ..evaluation.judgments import Judgment, credits_at
 from ..evaluation.statistics import calibration_error, roc_auc
+from ..jobs import write_json
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from ..judge.preferences import InvalidPreference, Preference, checked_labels, restore_order
 from ..judge.prompts import conversation_text, judge_template, meta_messages
 from ..judge.sampling import keep_trainable, special_tokens
 from ..judge.voting import Guidance
-from ..manifests import write_json
 from .meta_rm_config import MetaRMTrainingConfig
 
 

@@ -22,11 +22,10 @@ from .. import __version__
 from ..cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_trajectories_card
 from ..data.instructions import instruction_rows
 from ..engines import OpenAIEngine
+from ..jobs import ShardedJob, rows_digest, write_json
 from ..judge.preferences import Preference
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
 from ..judge.sampling import Sampler, context_length, keep_trainable, sample_critiques
-from ..manifests import rows_digest, write_json
-from ..shards import ShardedJob
 from .loading import (
     check_arguments,
     load_adapter,

@@ -15,11 +15,11 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.preparation import judged, score_range_of
+from ..jobs import rows_digest, write_json
 from ..judge.outcomes import is_correct
 from ..judge.preferences import Messages
 from ..judge.prompts import hint_line, judge_messages, judge_template
 from ..judge.sampling import Sample, Sampler, check_lengths, encode_prompts, read_sample, special_tokens
-from ..manifests import rows_digest, write_json
 from .rejection import Trajectory, select_trajectories
 
 

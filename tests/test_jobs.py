@@ -1,17 +1,18 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""A long job resumes, never mixes runs, and leaves nothing half written."""
+"""Jobs resume, never mix two runs in a folder, and leave nothing half written."""
 
 import json
 import os
+import socket
+import subprocess
+import sys
 import threading
 
 import pytest
 from datasets import Features, List, Value
-from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
-from trl_spct import shards
-from trl_spct.manifests import MANIFEST, claim_folder, write_json
-from trl_spct.shards import ShardedJob
+from trl_spct import jobs
+from trl_spct.jobs import MANIFEST, FolderInUseError, ShardedJob, claim_folder, locked, write_json
 
 
 FEATURES = Features({"row": Value("int64"), "scores": List(List(Value("int64"))), "text": Value("string")})
@@ -40,6 +41,7 @@ def test_a_folder_is_claimed_and_found_again(tmp_path):
 
 def test_other_settings_are_refused_by_name(tmp_path):
     claim_folder(tmp_path, {"k": 8, "model": "judge", "seed": 0})
+    (tmp_path / "results.json").write_text("{}")
     with pytest.raises(FileExistsError) as caught:
         claim_folder(tmp_path, {"k": 16, "model": "judge", "temperature": 0.5, "seed": 0})
     message = str(caught.value)
@@ -104,7 +106,7 @@ def test_a_killed_job_resumes(tmp_path):
 def test_a_kill_while_writing_leaves_no_shard(tmp_path, monkeypatch):
     claimed = job(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(shards.os, "replace", lambda *paths: 1 / 0)
+        patch.setattr(jobs.os, "replace", lambda *paths: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             list(claimed.run(records))
     assert not list(tmp_path.glob("*.parquet"))
@@ -160,10 +162,10 @@ def test_when_one_of_several_shards_fails_the_others_are_kept_and_no_more_are_be
 def test_records_are_mapped_from_disk_and_follow_the_shards(tmp_path):
     list(job(tmp_path).run(records))
     stored = job(tmp_path).read()
-    (arrow,) = (tmp_path / ".cache" / "huggingface").iterdir()
+    (arrow,) = (tmp_path / ".cache" / "huggingface").glob("*.arrow")
     assert [file["filename"] for file in stored.cache_files] == [str(arrow)]
     job(tmp_path).read()
-    assert list(arrow.parent.iterdir()) == [arrow], "made once"
+    assert list(arrow.parent.glob("*.arrow")) == [arrow], "made once"
     (tmp_path / "shard-00001.parquet").unlink()
     list(job(tmp_path).run(lambda rows: [{**record, "text": "again"} for record in records(rows)]))
     assert job(tmp_path).read()["text"][2:7] == ["é2\n", "again", "again", "again", "é6\n"]
@@ -180,13 +182,14 @@ def test_what_killed_starts_left_beside_a_shard_goes_with_it(tmp_path):
 def test_the_manifest_records_what_a_restart_may_change(tmp_path):
     claim_folder(tmp_path, {"k": 8}, recorded={"versions": {"torch": "2.0"}})
     claim_folder(tmp_path, {"k": 8}, recorded={"versions": {"torch": "2.1"}})
+    (tmp_path / "results.json").write_text("{}")
     assert json.loads((tmp_path / MANIFEST).read_text()) == {"k": 8, "recorded": {"versions": {"torch": "2.0"}}}
     with pytest.raises(FileExistsError, match=r"\(k: 8 there, 9 now\)"):
         claim_folder(tmp_path, {"k": 9}, recorded={"versions": {"torch": "2.1"}})
 
 
 def test_other_jobs_are_refused(tmp_path):
-    job(tmp_path, seed=0)
+    next(job(tmp_path, seed=0).run(records))
     for other, name in (
         (lambda: job(tmp_path, seed=1), "seed: 0 there, 1 now"),
         (lambda: job(tmp_path, num_rows=8, seed=0), "rows: 7 there, 8 now"),
@@ -208,12 +211,71 @@ def test_shards_hold_rows(rows_per_shard, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("shown", [True, False])
-def test_progress_bars_are_as_before(shown, tmp_path):
-    before = is_progress_bar_enabled()
-    try:
-        enable_progress_bar() if shown else disable_progress_bar()
-        list(job(tmp_path).run(records))
-        assert is_progress_bar_enabled() is shown
-    finally:
-        enable_progress_bar() if before else disable_progress_bar()
+def test_a_run_that_wrote_nothing_does_not_claim_its_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        list(job(tmp_path, option="a").run(lambda rows: 1 / 0))
+    list(job(tmp_path, option="b").run(records))
+    assert json.loads((tmp_path / MANIFEST).read_text())["option"] == "b"
+    with pytest.raises(FileExistsError, match="option: 'b' there, 'a' now"):
+        job(tmp_path, option="a")
+
+
+# --- locks ---
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    def second(rows):
+        since = r"since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+        holder = f"in use by process {os.getpid()} on {socket.gethostname()} {since}"
+        with pytest.raises(FolderInUseError, match=f"{holder}; .* Wait for that run, stop it, or choose another"):
+            list(job(tmp_path).run(lambda rows: pytest.fail("worked")))
+        return records(rows)
+
+    assert len(list(job(tmp_path).run(second))) == 3
+    assert len(list(job(tmp_path).run(records))) == 3, "released at the end"
+
+
+def test_a_failing_run_releases_its_folder(tmp_path):
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        1 / 0  # noqa: B018
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("held", "wanted"), [((1, 2), (1, 2)), ((1, 2), (0, 1)), ((3, 4), (1, 2)), ((0, 1), (0, 8))])
+def test_runs_with_different_numbers_of_processes(held, wanted, tmp_path):
+    with locked(tmp_path, *held):
+        with pytest.raises(FolderInUseError), locked(tmp_path, *wanted):
+            pass
+    with locked(tmp_path, 0, 2), locked(tmp_path, 1, 2):
+        pass
+
+
+HOLDER = """
+import sys, time
+from trl_spct.jobs import locked
+
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(FolderInUseError, match=f"process {holder.pid} on "), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path):
+        pass
+    holder.stdout.close()
+
+
+def test_a_holder_that_has_not_described_itself(tmp_path):
+    with locked(tmp_path):
+        (description,) = tmp_path.rglob("0.json")
+        description.unlink()
+        with pytest.raises(FolderInUseError, match="in use by another process;"), locked(tmp_path):
+            pass

@@ -1,0 +1,293 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Resumable jobs: folders that belong to one configuration and one run, and records written in shards."""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
+from filelock import FileLock, Timeout
+
+
+MANIFEST = "manifest.json"
+SHARDS = "shard-*.parquet"
+_CACHE = os.path.join(".cache", "huggingface")  # `upload_folder` ignores this folder
+
+
+class FolderInUseError(RuntimeError):
+    """Another run writes into the folder."""
+
+
+@contextmanager
+def in_one_step(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a temporary file, which replaces `path` when the block ends without an error."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file [`in_one_step`]."""
+    with in_one_step(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def rows_digest(rows: Iterable[Any]) -> str:
+    """Hash of the `repr` of rows, for a manifest."""
+    state = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        state.update(repr(row).encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+@contextmanager
+def locked(folder: str | os.PathLike, process_index: int = 0, num_processes: int = 1) -> Iterator[None]:
+    """Holds the exclusive right to write into a folder. The processes of one run hold a lock each.
+
+    The operating system releases the locks of a process that dies, so that a lock is never stale.
+
+    Args:
+        folder (`str` or path): Created if it does not exist.
+        process_index, num_processes (`int`): This process among those of the run.
+
+    Raises:
+        [`FolderInUseError`]: if a process of another run holds a lock of the folder, with its pid and host.
+    """
+    locks = Path(folder, _CACHE, "locks")
+    locks.mkdir(parents=True, exist_ok=True)
+    for path in locks.glob("*.lock"):
+        if int(path.stem) >= num_processes:  # of a run with more processes
+            _acquire(folder, path).release()
+    path = locks / f"{process_index}.lock"
+    lock = _acquire(folder, path)
+    try:
+        since = datetime.now(UTC).isoformat("T", "seconds")
+        write_json(path.with_suffix(".json"), {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(folder: str | os.PathLike, path: Path) -> FileLock:
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise FolderInUseError(
+            f"{folder} is in use by {_holder(path)}; expected one run at a time. Wait for that run, stop it, or "
+            "choose another output folder."
+        ) from None
+    return lock
+
+
+def _holder(path: Path) -> str:
+    try:
+        holder = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        return "process {pid} on {host} since {since}".format_map(holder)
+    except (OSError, ValueError, KeyError):  # acquired, and not described yet
+        return "another process"
+
+
+def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the manifest of a run with these settings.
+
+    A manifest with nothing beside it belongs to a run that wrote nothing, and does not count.
+
+    Raises:
+        `FileExistsError`: if the folder holds a run with other settings, naming each that differs.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).exists():
+        return False
+    present = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    present.pop("recorded", None)
+    settings = _as_json(settings)
+    differing = [name for name in {**present, **settings} if present.get(name) != settings.get(name)]
+    if not differing:
+        return True
+    if all(path.name == MANIFEST or path.name.startswith(".") for path in folder.iterdir()):
+        return False
+    changes = "; ".join(f"{name}: {present.get(name)!r} there, {settings.get(name)!r} now" for name in differing)
+    raise FileExistsError(
+        f"{folder} holds a run with another configuration ({changes}). Choose another output folder, delete this one, "
+        "or repeat the run with its configuration to resume it."
+    )
+
+
+def claim_folder(
+    folder: str | os.PathLike, settings: Mapping[str, Any], recorded: Mapping[str, Any] | None = None
+) -> Path:
+    """Creates a folder with the manifest of a run, or resumes the run with the same settings that it holds.
+
+    Args:
+        folder (`str` or path): Where the run writes.
+        settings (mapping): JSON-like values that determine what the run produces.
+        recorded (mapping, *optional*): Written as `recorded` by the start that creates the manifest; never compared.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        `FileExistsError`: see [`check_folder`].
+    """
+    folder = Path(folder)
+    if not check_folder(folder, settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MANIFEST, {**_as_json(settings), **({"recorded": dict(recorded)} if recorded else {})})
+    return folder
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, ensure_ascii=False))
+
+
+class ShardedJob:
+    """Records of the rows 0 … n−1, written in parquet shards by any number of processes, over any number of starts.
+
+    Process i of p writes the shards i, i + p, … A restart with the same settings writes the missing shards.
+
+    Args:
+        folder (`str` or path): Where the shards are written. All processes must see it.
+        num_rows (`int`): Number of rows.
+        rows_per_shard (`int`): Rows per shard: at most the work that a process loses when it is killed.
+        features ([`~datasets.Features`]): Columns and types of the records.
+        settings (mapping): What determines the records, see [`claim_folder`].
+        recorded (mapping, *optional*): See [`claim_folder`].
+
+    Raises:
+        `FileExistsError`: if the folder holds the records of a run with other settings.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        num_rows: int,
+        rows_per_shard: int,
+        features: Features,
+        settings: Mapping[str, Any],
+        recorded: Mapping[str, Any] | None = None,
+    ) -> None:
+        if rows_per_shard < 1:
+            raise ValueError(f"Found rows_per_shard={rows_per_shard}; expected at least 1.")
+        self.folder = Path(folder)
+        self.features = features
+        self.rows_per_shard = rows_per_shard
+        self.settings = {**settings, "rows": num_rows, "rows_per_shard": rows_per_shard}
+        self.recorded = recorded
+        check_folder(folder, self.settings)
+        starts = range(0, num_rows, rows_per_shard)
+        ranges = [range(first, min(first + rows_per_shard, num_rows)) for first in starts]
+        self.shards = [(self.path_of(rows), rows) for rows in ranges]
+
+    @property
+    def num_missing(self) -> int:
+        """Number of shards that are not written yet."""
+        return sum(not path.exists() for path, _ in self.shards)
+
+    def path_of(self, rows: range) -> Path:
+        """Path of the shard of these rows. Files `{stem}.*.partial` beside it are deleted when it is written."""
+        return self.folder / f"shard-{rows.start // self.rows_per_shard:05d}.parquet"
+
+    def run(
+        self,
+        work: Callable[[range], list[dict[str, Any]]],
+        process_index: int = 0,
+        num_processes: int = 1,
+        concurrency: int = 1,
+    ) -> Iterator[range]:
+        """Writes this process's missing shards, and yields the rows of each of its shards once it is written.
+
+        Args:
+            work (`Callable`): From a range of row numbers to the records to write.
+            process_index, num_processes (`int`): Which share of the shards to write.
+            concurrency (`int`, *optional*, defaults to `1`):
+                Shards in work at once, in threads. If one fails, no further one begins, and those in work are still
+                written before the error is raised.
+
+        Raises:
+            [`FolderInUseError`]: if another run writes into the folder.
+            `FileExistsError`: if the folder holds the records of a run with other settings.
+        """
+        with locked(self.folder, process_index, num_processes):
+            if num_processes == 1:
+                _delete(self.folder.glob(".*.partial"))  # left by starts that were killed while they wrote
+            claim_folder(self.folder, self.settings, self.recorded)
+            share = self.shards[process_index::num_processes]
+            if concurrency > 1:
+                yield from self._run_in_threads(work, share, concurrency)
+                return
+            for path, rows in share:
+                if not path.exists():
+                    _write(path, work(rows), self.features)
+                yield rows
+
+    def _run_in_threads(self, work, share: list[tuple[Path, range]], concurrency: int) -> Iterator[range]:
+        written = [path.exists() for path, _ in share]
+        yield from (rows for (_, rows), exists in zip(share, written, strict=True) if exists)
+        missing = iter([shard for shard, exists in zip(share, written, strict=True) if not exists])
+        running: dict[Future, tuple[Path, range]] = {}
+        failures: list[BaseException] = []
+        with ThreadPoolExecutor(concurrency, "shard") as executor:
+            while True:
+                for path, rows in islice(missing, 0 if failures else concurrency - len(running)):
+                    running[executor.submit(work, rows)] = (path, rows)
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    path, rows = running.pop(future)
+                    if (error := future.exception()) is not None:
+                        failures.append(error)
+                        continue
+                    _write(path, future.result(), self.features)
+                    yield rows
+        if failures:
+            raise failures[0]
+
+    def read(self) -> Dataset:
+        """All records in the order of the rows, mapped into memory. Every process may read once all have written."""
+        if not self.shards:
+            return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
+        paths = [path for path, _ in self.shards]
+        stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in paths for stat in (path.stat(),)]
+        digest = hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()  # changes with any shard
+        arrow = self.folder / _CACHE / f"{digest}.arrow"
+        if not arrow.exists():
+            arrow.parent.mkdir(parents=True, exist_ok=True)
+            _join(paths, arrow, self.features.arrow_schema)
+        return Dataset.from_file(str(arrow))
+
+
+def _join(paths: list[Path], arrow: Path, schema: pa.Schema) -> None:
+    with (
+        in_one_step(arrow) as partial,
+        pa.OSFile(str(partial), "wb") as file,
+        pa.ipc.new_stream(file, schema) as writer,
+    ):
+        for path in paths:
+            writer.write_table(pq.read_table(path).cast(schema))
+
+
+def _write(path: Path, records: list[dict[str, Any]], features: Features) -> None:
+    table = Dataset.from_list(records, features=features).with_format("arrow")[:]
+    with in_one_step(path) as partial:
+        pq.write_table(table.cast(features.arrow_schema), partial)
+    _delete(path.parent.glob(f"{path.stem}.*.partial"))
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
