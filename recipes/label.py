@@ -16,7 +16,7 @@ or `messages` that end with an answer; other columns are kept. Then
 
     trl dpo --dataset_name labels --dataset_config preferences …
 
-or `load_dataset("labels", "preferences")`, `"best_of_n"`, `"scores"`, `"verdicts"` (every critique). The card and
+or `load_dataset("labels", "preferences")`, `"best_of_n"`, `"scores"`, `"judgments"` (every critique). The card and
 `report.json` say what was counted. `--base_url http://localhost:8000` judges over a vLLM server instead. A command
 that was killed goes on where it stopped when it is given again, and with another `--pairs` or `--min_margin` judges
 nothing again.
@@ -65,7 +65,7 @@ class LabelArguments(ScriptArguments):
         batch_size (`int`, *optional*): Rows judged together; by default as many as make 256 critiques.
         pairs (`str`, *optional*, defaults to `"best-vs-worst"`): Which responses of a row make pairs.
         min_margin (`float`, *optional*, defaults to `0.0`): A pair's scores are further apart, in points per vote.
-        messages (`bool`, *optional*, defaults to `False`): Write prompts and answers as messages.
+        messages (`bool`, *optional*, defaults to `True`): Write prompts and answers as messages.
         prefix (`str`, *optional*, defaults to `""`): Put before the names of the judge's columns beside the rows'.
         push_to_hub (`bool`, *optional*, defaults to `False`): Push labels and card.
         hub_dataset_id (`str`, *optional*): Where to; the name of the output folder by default.
@@ -100,7 +100,7 @@ class LabelArguments(ScriptArguments):
         metadata={"help": "Which make pairs.", "choices": ["best-vs-worst", "best-vs-random", "all"]},
     )
     min_margin: float = field(default=0.0, metadata={"help": "A pair's scores are further apart than this."})
-    messages: bool = field(default=False, metadata={"help": "Write prompts and answers as messages."})
+    messages: bool = field(default=True, metadata={"help": "Write prompts and answers as messages."})
     prefix: str = field(default="", metadata={"help": "Put before the names of the judge's columns."})
     push_to_hub: bool = field(default=False, metadata={"help": "Push labels and card."})
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Where to."})
@@ -113,17 +113,17 @@ def main(script_args, model_args):
     from accelerate import PartialState
 
     from trl_spct.data.loading import push_or_exit
-    from trl_spct.labeling.labels import push_labels, write_labels, write_labels_card
-    from trl_spct.labeling.verdicts import collect_verdicts, judging_protocol
+    from trl_spct.labeling.judgments import judge_dataset, judging_protocol
+    from trl_spct.labeling.writing import push_labels, write_labels, write_labels_card
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     rows = load_rows(script_args)
     judge = load_judge(script_args, model_args, state.device)
     options = judging_options(script_args)
-    verdicts = collect_verdicts(
+    judgments = judge_dataset(
         judge,
         rows,
-        folder=os.path.join(script_args.output_dir, "verdicts"),
+        folder=os.path.join(script_args.output_dir, "judgments"),
         invalid_rows=script_args.invalid_rows,
         rows_per_shard=script_args.rows_per_shard,
         batch_size=script_args.batch_size,
@@ -136,7 +136,7 @@ def main(script_args, model_args):
     if state.is_main_process:
         output, repo_id = script_args.output_dir, repository(script_args)
         made = {name: getattr(script_args, name) for name in ("pairs", "min_margin", "seed", "messages", "prefix")}
-        report = write_labels(rows, verdicts, output, **made)
+        report = write_labels(rows, judgments, output, **made)
         write_labels_card(output, report, judging_protocol(judge, **options), script_args.dataset_name, repo_id)
         show(report, output)
     state.wait_for_everyone()
@@ -217,7 +217,7 @@ def show(report: dict, folder: str) -> None:
     """What a terminal shows."""
     from rich.console import Console
 
-    from trl_spct.labeling.labels import report_lines
+    from trl_spct.labeling.reports import report_lines
 
     lines = [*report_lines(report), f"Everything is in {os.path.abspath(folder)}"]
     Console().print("\n".join(lines), highlight=False, soft_wrap=True)

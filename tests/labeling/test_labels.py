@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Labels without labels: which rows are read, what the votes make of them, and that no row is judged twice."""
+"""Labels: the rows read, scores and pairs of the votes, resumed judging, and the files that TRL trains on."""
 
 import fnmatch
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,21 +24,21 @@ from tiny_models import save_tiny, save_writing
 
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import PromptTooLongError
-from trl_spct.labeling import labels as labeling
-from trl_spct.labeling import verdicts as judging
+from trl_spct.labeling import judgments as judging
+from trl_spct.labeling import writing
+from trl_spct.labeling.judgments import JUDGMENT_FEATURES, judge_dataset, judging_protocol
 from trl_spct.labeling.labels import (
+    COLUMNS,
+    PAIRS,
     best_of_n,
     check_columns,
     mean_scores,
     preference_pairs,
-    push_labels,
-    report_lines,
     score_columns,
-    write_labels,
-    write_labels_card,
 )
+from trl_spct.labeling.reports import NoScoresError, report_lines
 from trl_spct.labeling.rows import prepare_rows
-from trl_spct.labeling.verdicts import VERDICT_FEATURES, collect_verdicts, judging_protocol
+from trl_spct.labeling.writing import push_labels, write_labels, write_labels_card
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -172,8 +173,8 @@ def test_a_conversation_without_an_answer_is_named():
 # What the votes make of rows, by hand
 
 
-def verdict(totals, weight=2.0, **changed):
-    """A stored verdict of two critiques in the order of the row and its reverse."""
+def judgment(totals, weight=2.0, **changed):
+    """A stored judgment of two critiques in the order of the row and its reverse."""
     n = len(totals) if totals else 2
     record = {
         "row": 0,
@@ -196,8 +197,8 @@ def verdict(totals, weight=2.0, **changed):
     return {**record, **changed}
 
 
-def stored(*verdicts):
-    return Dataset.from_list([{**v, "row": i} for i, v in enumerate(verdicts)], features=VERDICT_FEATURES)
+def stored(*judgments):
+    return Dataset.from_list([{**v, "row": i} for i, v in enumerate(judgments)], features=JUDGMENT_FEATURES)
 
 
 def responses_of(*counts):
@@ -208,14 +209,14 @@ def responses_of(*counts):
 
 def test_columns():
     """Two critiques, (8, 2) and (3, 5), sum to (11, 7); the second one's own winner is the other response."""
-    split = verdict([11.0, 7.0], scores=[[8.0, 2.0], [3.0, 5.0]])
-    guided = verdict([8.0, 2.0], 1.0, scores=[[8.0, 2.0], [3.0, 5.0]], counted=[True, False])
-    partly = verdict([8.0, 2.0], 1.0, scores=[[8.0, 2.0], None], problems=[None, "count"], counted=[True, False])
-    single = verdict([9.0])
+    split = judgment([11.0, 7.0], scores=[[8.0, 2.0], [3.0, 5.0]])
+    guided = judgment([8.0, 2.0], 1.0, scores=[[8.0, 2.0], [3.0, 5.0]], counted=[True, False])
+    partly = judgment([8.0, 2.0], 1.0, scores=[[8.0, 2.0], None], problems=[None, "count"], counted=[True, False])
+    single = judgment([9.0])
     refused = {"refused": "length", "texts": [], "scores": [], "problems": [], "orders": [], "num_tokens": []}
     refused |= {"meta_scores": [], "counted": []}
     found = score_columns(
-        stored(split, guided, partly, single, verdict([4.0, 4.0]), verdict(None), verdict(None, **refused))
+        stored(split, guided, partly, single, judgment([4.0, 4.0]), judgment(None), judgment(None, **refused))
     )
     assert found["scores"] == [[5.5, 3.5], [8.0, 2.0], [8.0, 2.0], [4.5], [2.0, 2.0], None, None]
     assert found["best"] == [0, 0, 0, 0, 0, None, None]
@@ -226,76 +227,82 @@ def test_columns():
     assert score_columns(stored(split), "judge_").column_names[0] == "judge_scores"
 
 
-def pairs_of(rows, verdicts, *arguments, **options):
-    skipped = Counter()
-    made = list(preference_pairs(rows, stored(*verdicts), *arguments, skipped=skipped, **options))
+def pairs_of(rows, judgments, *arguments, **options):
+    skipped, options = Counter(), {"messages": False, **options}
+    made = list(preference_pairs(rows, stored(*judgments), *arguments, skipped=skipped, **options))
     return made, dict(skipped)
 
 
 def test_best_against_worst():
     rows = responses_of(3, 2, 2, 1, 2)
-    verdicts = [verdict([12.0, 16.0, 4.0]), verdict([7.0, 7.0]), verdict(None), verdict([9.0]), verdict([9.0, 8.0])]
-    made, skipped = pairs_of(rows, verdicts)
+    judgments = [
+        judgment([12.0, 16.0, 4.0]),
+        judgment([7.0, 7.0]),
+        judgment(None),
+        judgment([9.0]),
+        judgment([9.0, 8.0]),
+    ]
+    made, skipped = pairs_of(rows, judgments)
     assert made[0] == {
         "prompt": "q0",
         "chosen": "0-1",
         "rejected": "0-2",
         "score_chosen": 8.0,
         "score_rejected": 2.0,
-        "margin": 6.0,
+        "score_margin": 6.0,
         "row": 0,
     }
     assert [pair["row"] for pair in made] == [0, 4] and skipped == {"tie": 1, "unreadable": 1, "single": 1}
-    made, skipped = pairs_of(rows, verdicts, "best-vs-worst", 0.5)
+    made, skipped = pairs_of(rows, judgments, "best-vs-worst", 0.5)
     assert [pair["row"] for pair in made] == [0], "a margin of exactly 0.5 is not more than 0.5"
     assert skipped == {"tie": 1, "unreadable": 1, "single": 1, "margin": 1}
 
 
 def test_margins_of_three_votes_are_exact():
     """23/3 - 20/3 is not 1 in floating point; (23 - 20)/3 is."""
-    rows, votes = responses_of(2), [verdict([16.1, 13.1], 3.0)]
-    votes = [verdict([23.0, 20.0], 3.0)]
+    rows, votes = responses_of(2), [judgment([16.1, 13.1], 3.0)]
+    votes = [judgment([23.0, 20.0], 3.0)]
     assert pairs_of(rows, votes, "all", 1.0) == ([], {"margin": 1})
     ((pair,), _) = pairs_of(rows, votes, "all", 0.999)
-    assert pair["margin"] == 1.0
+    assert pair["score_margin"] == 1.0
 
 
 def test_any_two_responses():
-    made, skipped = pairs_of(responses_of(4), [verdict([8.0, 2.0, 8.0, 6.0])], "all", 1.0)
-    found = {(pair["chosen"][-1], pair["rejected"][-1], pair["margin"]) for pair in made}
+    made, skipped = pairs_of(responses_of(4), [judgment([8.0, 2.0, 8.0, 6.0])], "all", 1.0)
+    found = {(pair["chosen"][-1], pair["rejected"][-1], pair["score_margin"]) for pair in made}
     assert found == {("0", "1", 3.0), ("2", "1", 3.0), ("3", "1", 2.0)}
     assert skipped == {"tie": 1, "margin": 2}
 
 
 def test_the_place_decides_nothing_where_scores_are_shared():
     rows = responses_of(*[4] * 60)
-    verdicts = [verdict([8.0, 2.0, 4.0, 2.0])] * 60
-    worst = Counter(pair["rejected"][-1] for pair in pairs_of(rows, verdicts)[0])
+    judgments = [judgment([8.0, 2.0, 4.0, 2.0])] * 60
+    worst = Counter(pair["rejected"][-1] for pair in pairs_of(rows, judgments)[0])
     assert set(worst) == {"1", "3"} and min(worst.values()) > 15
-    other = Counter(pair["rejected"][-1] for pair in pairs_of(rows, verdicts, "best-vs-random")[0])
+    other = Counter(pair["rejected"][-1] for pair in pairs_of(rows, judgments, "best-vs-random")[0])
     assert set(other) == {"1", "2", "3"} and min(other.values()) > 8
-    assert pairs_of(rows, verdicts, seed=1) == pairs_of(rows, verdicts, seed=1) != pairs_of(rows, verdicts, seed=2)
-    far = Counter(pair["rejected"][-1] for pair in pairs_of(rows, verdicts, "best-vs-random", 2.5)[0])
+    assert pairs_of(rows, judgments, seed=1) == pairs_of(rows, judgments, seed=1) != pairs_of(rows, judgments, seed=2)
+    far = Counter(pair["rejected"][-1] for pair in pairs_of(rows, judgments, "best-vs-random", 2.5)[0])
     assert set(far) == {"1", "3"} and sum(far.values()) == 60, "among those that it may be paired with"
 
 
 def test_the_same_text_twice_makes_no_pair():
     rows = prepare_rows([{"prompt": "q", "responses": ["a", "a"]}])
-    assert pairs_of(rows, [verdict([8.0, 2.0])]) == ([], {"duplicate": 1})
+    assert pairs_of(rows, [judgment([8.0, 2.0])]) == ([], {"duplicate": 1})
 
 
 @given(
     st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=5) | st.none(), min_size=1, max_size=5),
-    st.sampled_from(labeling.PAIRS),
+    st.sampled_from(PAIRS),
     st.sampled_from([0.0, 0.5, 1.0, 3.0]),
 )
 @settings(max_examples=30, deadline=None)
 def test_every_candidate_is_a_pair_or_counted(sums, pairs, least):
     rows = responses_of(*[2 if totals is None else len(totals) for totals in sums])
-    verdicts = [verdict(None if totals is None else [float(total) for total in totals], 4.0) for totals in sums]
-    made, skipped = pairs_of(rows, verdicts, pairs, least)
+    judgments = [judgment(None if totals is None else [float(total) for total in totals], 4.0) for totals in sums]
+    made, skipped = pairs_of(rows, judgments, pairs, least)
     for pair in made:
-        assert pair["margin"] > least and pair["score_chosen"] > pair["score_rejected"]
+        assert pair["score_margin"] > least and pair["score_chosen"] > pair["score_rejected"]
         assert pair["chosen"] != pair["rejected"]
     several = [len(totals) for totals in sums if totals is not None and len(totals) > 1]
     candidates = sum(n * (n - 1) // 2 if pairs == "all" else 1 for n in several)
@@ -305,23 +312,23 @@ def test_every_candidate_is_a_pair_or_counted(sums, pairs, least):
 def test_what_pairs_do_not_know_is_refused():
     for arguments, told in ((("worst",), "Found pairs='worst'"), (("all", -1.0), "Found min_margin=-1.0")):
         with pytest.raises(ValueError, match=told):
-            pairs_of(responses_of(2), [verdict([8.0, 2.0])], *arguments)
+            pairs_of(responses_of(2), [judgment([8.0, 2.0])], *arguments)
 
 
 def test_best_of_n_and_messages():
     rows = responses_of(2, 1, 2)
-    verdicts = stored(verdict([2.0, 8.0]), verdict([9.0]), verdict(None))
-    assert list(best_of_n(rows, verdicts)) == [
+    judgments = stored(judgment([2.0, 8.0]), judgment([9.0]), judgment(None))
+    assert list(best_of_n(rows, judgments, messages=False)) == [
         {"prompt": "q0", "completion": "0-1", "score": 4.0, "row": 0},
         {"prompt": "q1", "completion": "1-0", "score": 4.5, "row": 1},
     ]
-    first = next(best_of_n(rows, verdicts, messages=True))
+    first = next(best_of_n(rows, judgments))
     assert (first["prompt"], first["completion"]) == ([said("q0", "user")], [said("0-1")])
 
 
 def test_columns_that_are_there_are_refused():
     rows = prepare_rows([{"prompt": "q", "responses": ["a", "b"], "scores": [1, 0], "votes": 3}])
-    with pytest.raises(ValueError, match=r"columns \['scores', 'votes'\] already.*prefix"):
+    with pytest.raises(ValueError, match=r"columns \['scores', 'votes'\] in the rows.*prefix"):
         check_columns(rows)
     check_columns(rows, "judge_")
 
@@ -330,16 +337,16 @@ def test_columns_that_are_there_are_refused():
 
 
 def collected(judge, rows, folder, k=2, **options):
-    return collect_verdicts(judge, rows, k, folder, **{**SHORT, **options})
+    return judge_dataset(judge, rows, k, folder, **{**SHORT, **options})
 
 
-def test_verdicts_are_those_of_the_pipeline(judge, tmp_path):
+def test_judgments_are_those_of_the_pipeline(judge, tmp_path):
     rows = prepare_rows(rows_of(5))
-    verdicts = collected(judge, rows, tmp_path, k=3, seed=4)
+    judgments = collected(judge, rows, tmp_path, k=3, seed=4)
     expected = judge(list(rows), k=3, seed=4, **SHORT)
-    assert verdicts["totals"] == [found["scores"] for found in expected]
-    assert verdicts["texts"] == [[critique["text"] for critique in found["critiques"]] for found in expected]
-    assert [mean_scores(v) for v in verdicts] == [[total / 3 for total in found["scores"]] for found in expected]
+    assert judgments["totals"] == [found["scores"] for found in expected]
+    assert judgments["texts"] == [[critique["text"] for critique in found["critiques"]] for found in expected]
+    assert [mean_scores(v) for v in judgments] == [[total / 3 for total in found["scores"]] for found in expected]
 
 
 def test_nothing_is_judged_twice(judge, tmp_path, monkeypatch):
@@ -355,8 +362,8 @@ def test_nothing_is_judged_twice(judge, tmp_path, monkeypatch):
     assert shared["totals"] == whole["totals"]
     (tmp_path / "whole" / "shard-00001.parquet").unlink()
     judged = []
-    original = judging._judge
-    monkeypatch.setattr(judging, "_judge", lambda *given: judged.extend(given[2]) or original(*given))
+    original = judging._Batch.judge
+    monkeypatch.setattr(judging._Batch, "judge", lambda *args: judged.extend(args[1]) or original(*args))
     again = collected(judge, rows, tmp_path / "whole", rows_per_shard=2)
     assert judged == [2, 3] and again["texts"] == whole["texts"]
 
@@ -389,11 +396,11 @@ def test_rows_that_do_not_fit(judge, tmp_path, monkeypatch):
     with pytest.raises(PromptTooLongError, match="Row 4: the prompt has"):
         collected(judge, rows, tmp_path / "error", rows_per_shard=1)
     assert not list((tmp_path / "error").glob("shard-*"))
-    verdicts = collected(judge, rows, tmp_path / "drop", invalid_rows="drop")
-    found = score_columns(verdicts)
+    judgments = collected(judge, rows, tmp_path / "drop", invalid_rows="drop")
+    found = score_columns(judgments)
     assert found["problems"] == [[], [], [], ["length"], []]
     assert [scores is None for scores in found["scores"]] == [False, False, False, True, False]
-    report = write_labels(rows, verdicts, tmp_path / "drop")
+    report = write_labels(rows, judgments, tmp_path / "drop")
     assert report["rows"]["dropped"] == {"empty": 1} and report["unscored"] == {"length": 1}
     assert report["pairs"]["skipped"] == {"unreadable": 1}
     cut = collected(judge, rows, tmp_path / "cut", truncation="fair")
@@ -402,12 +409,12 @@ def test_rows_that_do_not_fit(judge, tmp_path, monkeypatch):
 
 def test_rows_in_blocks(judge, tmp_path):
     rows = prepare_rows(rows_of(3, n=4))
-    verdicts = collected(judge, rows, tmp_path, max_responses_per_prompt=2)
+    judgments = collected(judge, rows, tmp_path, max_responses_per_prompt=2)
     expected = judge(list(rows), k=2, seed=0, max_responses_per_prompt=2, **SHORT)
-    for record, found in zip(verdicts, expected, strict=True):
+    for record, found in zip(judgments, expected, strict=True):
         assert record["blocks"] and mean_scores(record) == [total / 2 for total in found["scores"]]
-    assert score_columns(verdicts)["confidence"] == [None] * 3
-    report = write_labels(rows, verdicts, tmp_path / "labels", pairs="all")
+    assert score_columns(judgments)["confidence"] == [None] * 3
+    report = write_labels(rows, judgments, tmp_path / "labels", pairs="all")
     assert report["places"] == {} and report["order_flips"] is None
     assert judging_protocol(judge, 2, max_responses_per_prompt=2, **SHORT)["max_responses_per_prompt"] == 2
 
@@ -415,10 +422,10 @@ def test_rows_in_blocks(judge, tmp_path):
 def test_stopped_early(judge, tmp_path):
     """Means are of the votes that there are."""
     rows = prepare_rows(rows_of(12))
-    verdicts = collected(judge, rows, tmp_path, k=8, early_stopping=0.3)
-    drawn = [len(record["texts"]) for record in verdicts]
+    judgments = collected(judge, rows, tmp_path, k=8, early_stopping=0.3)
+    drawn = [len(record["texts"]) for record in judgments]
     assert min(drawn) < 8
-    for record, count in zip(verdicts, drawn, strict=True):
+    for record, count in zip(judgments, drawn, strict=True):
         assert record["weight"] == count
         columns = list(zip(*record["scores"], strict=True))
         assert mean_scores(record) == [sum(column) / count for column in columns]
@@ -432,8 +439,8 @@ def labels(judge, tmp_path_factory):
     """A finished folder of labels, and its report."""
     folder = tmp_path_factory.mktemp("made") / "labels"
     rows = prepare_rows(rows_of(12))
-    verdicts = collected(judge, rows, folder / "verdicts")
-    report = write_labels(rows, verdicts, folder)
+    judgments = collected(judge, rows, folder / "judgments")
+    report = write_labels(rows, judgments, folder)
     protocol = judging_protocol(judge, 2, **SHORT)
     write_labels_card(folder, report, protocol, "someone/prompts", "someone/labels")
     return folder, report
@@ -442,16 +449,17 @@ def labels(judge, tmp_path_factory):
 def test_a_folder_loads_by_the_names_on_its_card(labels, no_cache):
     folder, report = labels
     scores = load_dataset(str(folder), "scores", split="train")
-    assert scores.column_names == ["prompt", "responses", "kept", *labeling.COLUMNS] and scores["kept"] == [*range(12)]
+    assert scores.column_names == ["prompt", "responses", "kept", *COLUMNS] and scores["kept"] == [*range(12)]
     pairs = load_dataset(str(folder), split="train")
     assert pairs.column_names[:3] == ["prompt", "chosen", "rejected"], "pairs are the default"
-    assert len(pairs) == report["pairs"]["made"] and min(pairs["margin"]) > 0
+    assert len(pairs) == report["pairs"]["made"] and min(pairs["score_margin"]) > 0
     for pair in pairs:
         row = scores[pair["row"]]
-        assert pair["chosen"] == row["responses"][row["best"]]
-        assert pair["margin"] == pytest.approx(max(row["scores"]) - min(row["scores"]))
+        assert pair["prompt"] == [said(row["prompt"], "user")]
+        assert pair["chosen"] == [said(row["responses"][row["best"]])]
+        assert pair["score_margin"] == pytest.approx(max(row["scores"]) - min(row["scores"]))
     assert len(load_dataset(str(folder), "best_of_n", split="train")) == 12
-    assert load_dataset(str(folder), "verdicts", split="train")["row"] == [*range(12)]
+    assert load_dataset(str(folder), "judgments", split="train")["row"] == [*range(12)]
 
 
 def test_the_card_and_the_report_say_the_same(labels):
@@ -464,7 +472,7 @@ def test_the_card_and_the_report_say_the_same(labels):
     text = (folder / "README.md").read_text()
     card = yaml.safe_load(text.split("---")[1])
     assert card["source_datasets"] == ["someone/prompts"]
-    assert [config["config_name"] for config in card["configs"]] == ["preferences", "best_of_n", "scores", "verdicts"]
+    assert [config["config_name"] for config in card["configs"]] == ["preferences", "best_of_n", "scores", "judgments"]
     assert 'load_dataset("someone/labels", "preferences", split="train")' in text
     assert f"| {report['pairs']['made']}, mean margin {report['pairs']['margin']:.2f} |" in text
     assert str(folder.parent) not in text and "{{" not in text and "\n\n\n" not in text
@@ -472,70 +480,117 @@ def test_the_card_and_the_report_say_the_same(labels):
 
 
 def train(trainer_class, config_class, judge, folder, rows, **options):
+    """One step; returns what was logged of it."""
     args = config_class(
-        str(folder), max_steps=2, per_device_train_batch_size=2, learning_rate=0.1, use_cpu=True, bf16=False,
-        report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, **options,
+        str(folder), max_steps=1, per_device_train_batch_size=4, learning_rate=0.1, use_cpu=True, bf16=False,
+        report_to="none", save_strategy="no", disable_tqdm=True, gradient_checkpointing=False, logging_steps=1,
+        **options,
     )  # fmt: skip
     trainer = trainer_class(judge, args=args, train_dataset=rows)
     before = {name: weight.clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     changed = [name for name, weight in trainer.model.named_parameters() if not weight.equal(before[name])]
-    assert trainer.state.global_step == 2 and changed
+    assert trainer.state.global_step == 1 and changed
+    return trainer, trainer.state.log_history[0]
 
 
-@pytest.mark.parametrize("messages", [False, True])
+@pytest.mark.parametrize("messages", [True, False])
 def test_trl_trains_on_them_as_they_are(labels, judges, judge, tmp_path, no_cache, messages):
-    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+    """The first loss of a trainer that compares is about ln 2: no column shifts the comparison."""
+    from trl import (
+        DPOConfig,
+        DPOTrainer,
+        KTOConfig,
+        KTOTrainer,
+        RewardConfig,
+        RewardTrainer,
+        SFTConfig,
+        SFTTrainer,
+    )
 
     folder, _ = labels
-    if messages:
+    if not messages:
         rows = prepare_rows(rows_of(12))
-        write_labels(rows, collected(judge, rows, folder / "verdicts"), tmp_path, messages=True)
+        write_labels(rows, collected(judge, rows, folder / "judgments"), tmp_path, messages=False)
         folder = tmp_path
     parts = {
         name: load_dataset("parquet", data_files=f"{folder}/{name}/*.parquet", split="train")
         for name in ("preferences", "best_of_n")
     }
     assert isinstance(parts["preferences"][0]["chosen"], list) is messages
-    train(DPOTrainer, DPOConfig, judges["mute"], tmp_path / "dpo", parts["preferences"])
+    for trainer_class, config_class in ((DPOTrainer, DPOConfig), (KTOTrainer, KTOConfig)):
+        trainer, log = train(trainer_class, config_class, judges["mute"], tmp_path / "out", parts["preferences"])
+        assert 0.3 < log["loss"] < 0.8
+    reward, log = train(RewardTrainer, RewardConfig, judges["mute"], tmp_path / "rm", parts["preferences"])
+    assert log["loss"] == pytest.approx(math.log(2), abs=0.15)
     train(SFTTrainer, SFTConfig, judges["mute"], tmp_path / "sft", parts["best_of_n"])
+    if messages:
+        pair = parts["preferences"][0]
+        rendered = reward.processing_class.apply_chat_template(pair["prompt"] + pair["chosen"], tokenize=False)
+        (chosen,) = [row["chosen_ids"] for row in reward.train_dataset.select([0])]
+        assert reward.processing_class.decode(chosen) == rendered
 
 
-def test_a_judge_that_cannot_be_read_makes_no_labels(judges, tmp_path, no_cache):
-    from transformers import pipeline
+def test_a_judge_that_cannot_be_read_makes_no_labels(judges, tmp_path, no_cache, capsys):
+    """It ends with an error, keeps the judgments, and leaves labels of an earlier run as they were."""
+    rows = written(tmp_path / "rows.jsonl", rows_of(3))
+    label(
+        "--model_name_or_path", judges["writing"], "--dataset_name", rows, "--output_dir", tmp_path / "out",
+        "--template", "compact", "--max_new_tokens", 32, "--k", 2,
+    )  # fmt: skip
+    (tmp_path / "out" / "judgments").rename(tmp_path / "elsewhere")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with pytest.raises(NoScoresError, match=r"6 critiques of 3 rows.*\(truncated 6\).*max_new_tokens") as refused:
+        label(
+            "--model_name_or_path", judges["mute"], "--dataset_name", rows, "--output_dir", tmp_path / "out",
+            "--template", "compact", "--max_new_tokens", 4, "--k", 2,
+        )  # fmt: skip
+    folder = tmp_path / "out" / "judgments"
+    assert str(folder) in str(refused.value) and len(list(folder.glob("shard-*.parquet"))) == 1
+    assert {path: path.read_bytes() for path in before} == before
 
-    rows = prepare_rows(rows_of(3))
-    mute = pipeline("grm-reward", model=judges["mute"])
-    verdicts = collect_verdicts(mute, rows, 2, tmp_path / "verdicts", template="compact", max_new_tokens=4)
-    report = write_labels(rows, verdicts, tmp_path)
-    assert report["unscored"] == {"truncated": 3} and report["problems"] == {"truncated": 6}
-    assert report["unreadable"] == 1 and report["score"] is None and report["pairs"]["margin"] is None
-    write_labels_card(tmp_path, report, judging_protocol(mute, 2, template="compact", max_new_tokens=4))
+
+def test_without_a_pair_there_is_no_default(tmp_path, no_cache):
+    rows = responses_of(2, 2)
+    report = write_labels(rows, stored(judgment([4.0, 4.0]), judgment([4.0, 4.0])), tmp_path)
+    write_labels_card(tmp_path, report, {"model": "judge", "k": 2})
     card = yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])
-    assert [config["config_name"] for config in card["configs"]] == ["scores", "verdicts"]
-    scores = load_dataset(str(tmp_path), split="train")
-    assert scores["scores"] == [None] * 3 and scores["problems"] == [["truncated"] * 2] * 3
-    assert any("(truncated 3)" in line for line in report_lines(report))
+    assert [config["config_name"] for config in card["configs"]] == ["best_of_n", "scores"]
+    assert not any(config.get("default") for config in card["configs"])
+    assert len(load_dataset(str(tmp_path), "best_of_n", split="train")) == 2
+
+
+def test_agreement_with_labels_of_their_own(tmp_path):
+    """(1 + 0 + 1/2)/3: right, wrong, and a tie; a row without labels, and one without scores, do not count."""
+    given = [{"prompt": f"q{i}", "responses": ["a", "b"], "labels": [1, 0]} for i in range(4)]
+    given.append({"prompt": "q4", "responses": ["a", "b"], "labels": None})
+    totals = ([8.0, 2.0], [2.0, 8.0], [4.0, 4.0], None, [8.0, 2.0])
+    report = write_labels(prepare_rows(given), stored(*map(judgment, totals)), tmp_path)
+    assert report["labels"] == {"rows": 3, "accuracy": 0.5}
+    assert "agreement with the labels of 3 scored rows: 50.0 %" in report_lines(report)
+    pairs = prepare_rows([{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    assert write_labels(pairs, stored(judgment([8.0, 2.0])), tmp_path)["labels"] == {"rows": 1, "accuracy": 1.0}
+    assert write_labels(responses_of(2), stored(judgment([8.0, 2.0])), tmp_path)["labels"] is None
 
 
 def test_what_is_pushed(labels, monkeypatch):
     """All that the card names, and not the manifest, which may name places on this machine."""
     folder, _ = labels
     asked = []
-    monkeypatch.setattr(labeling, "push_folder", lambda *given: asked.append(given) or "address")
+    monkeypatch.setattr(writing, "push_folder", lambda *given: asked.append(given) or "address")
     assert push_labels(folder, "someone/labels", private=True) == "address"
     (_, repo_id, kind, _, names, private, token), *_ = asked
     assert (repo_id, kind, private, token) == ("someone/labels", "dataset", True, None)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     pushed = {name for name in files if any(fnmatch.fnmatch(name, pattern) for pattern in names)}
-    parts = {f"{part}/data.parquet" for part in labeling.PARTS}
-    assert pushed == {*parts, "README.md", "report.json", "verdicts/shard-00000.parquet"}
-    assert "verdicts/manifest.json" in files
+    parts = {f"{part}/data.parquet" for part in writing.PARTS}
+    assert pushed == {*parts, "README.md", "report.json", "judgments/shard-00000.parquet"}
+    assert "judgments/manifest.json" in files
 
 
 PUSH = """
 import sys
-from trl_spct.labeling.labels import push_labels
+from trl_spct.labeling.writing import push_labels
 print(push_labels(sys.argv[1], "someone/labels", private=True))
 """
 
@@ -588,7 +643,7 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
     protocol = json.loads((tmp_path / "labels" / "README.md").read_text().split("```json\n")[1].split("```")[0])
     assert protocol["model"] == "writing" and protocol["k"] == 2 and protocol["template"] == "compact"
 
-    monkeypatch.setattr(judging, "_judge", lambda *given: pytest.fail("judged again"))
+    monkeypatch.setattr(judging._Batch, "judge", lambda *args: pytest.fail("judged again"))
     more = ["--invalid_rows", "drop", "--pairs", "all", "--min_margin", 1000, "--messages", "--prefix", "judge_"]
     label(*asked, *more)
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
@@ -668,14 +723,14 @@ def test_the_docstring_names_every_argument():
 
 NOTING = """
 import os, sys
-from trl_spct.labeling import verdicts as judging
+from trl_spct.labeling import judgments as judging
 from test_labels import label
-original = judging._judge
-def judge(pipe, rows, numbers, *given):
+original = judging._Batch.judge
+def judge(batch, numbers):
     with open(os.path.join(os.environ["NOTES"], os.environ.get("RANK", "alone")), "a") as notes:
         notes.writelines(f"{number}\\n" for number in numbers)
-    return original(pipe, rows, numbers, *given)
-judging._judge = judge
+    return original(batch, numbers)
+judging._Batch.judge = judge
 label(*sys.argv[1:])
 """
 
@@ -711,7 +766,7 @@ def test_a_kill_and_two_processes(judges, tmp_path):
 
     assert finish("one", "of_one") == {"alone": [*range(40)]}
     process = start("killed", "of_killed")
-    folder = tmp_path / "killed" / "verdicts"
+    folder = tmp_path / "killed" / "judgments"
     while process.poll() is None and len(list(folder.glob("shard-*.parquet"))) < 5:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -722,6 +777,6 @@ def test_a_kill_and_two_processes(judges, tmp_path):
     assert sorted(judged["0"] + judged["1"]) == [*range(there, 40)]
     assert finish("two", "of_two", *two) == {"0": [*range(0, 40, 2)], "1": [*range(1, 40, 2)]}
     for name in ("killed", "two"):
-        for part in labeling.PARTS:
+        for part in writing.PARTS:
             first, second = (Dataset.from_parquet(str(tmp_path / n / part / "data.parquet")) for n in ("one", name))
             assert first.to_list() == second.to_list(), (name, part)

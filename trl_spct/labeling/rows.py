@@ -1,33 +1,35 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Rows that a judge is to label: of any shape, without labels, and with all of their columns."""
+"""Unlabeled rows of any shape, with all of their columns."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value
 
 from ..data.preparation import InvalidRows, Rows, prepare_preferences
-from ..judge.preferences import Preference
+from ..judge.preferences import InvalidPreference, Preference
 
 
 _QUERIES = ("query", "prompt", "messages")
 _ASIDE = ("reference", "principles")
 _READ = ("query", "responses", *_ASIDE)
+_LABELS = {"labels", "scores", "best_index", "chosen"}
 
 
 @dataclass(frozen=True)
 class LabelRows:
-    """Rows to be judged, all of whose columns are kept. Item i is the i-th row as a [`Preference`] without labels.
+    """Rows to judge. Item i is row i as a [`Preference`] without labels.
 
     Args:
-        originals ([`~datasets.Dataset`]): The rows as they came, without those that were dropped.
-        preferences ([`~datasets.Dataset`]): `query` and `responses` of the same rows, and `reference` and `principles`
-            if they have any.
-        num_read (`int`): Rows that were read.
-        dropped (`dict[str, int]`): Rows that were dropped, by cause.
-        row_numbers (`tuple[int, ...]`): For each row, its number among those that were read.
+        originals ([`~datasets.Dataset`]): The rows with all of their columns, without dropped ones.
+        preferences ([`~datasets.Dataset`]): `query` and `responses` of the same rows, `reference` and `principles` if
+            present.
+        num_read (`int`): Number of rows read.
+        dropped (`dict[str, int]`): Number of dropped rows by cause.
+        row_numbers (`tuple[int, ...]`): For each row, its number among the rows read.
     """
 
     originals: Dataset
@@ -49,16 +51,26 @@ class LabelRows:
     def _preference(row: Mapping[str, Any]) -> Preference:
         return Preference(row["query"], row["responses"], None, row.get("reference"), row.get("principles"))
 
+    def labels(self) -> Iterator[tuple[float, ...] | None]:
+        """Yields the labels that rows have of their own; `None` for rows without, or with other responses."""
+        known = bool(_LABELS & set(self.originals.column_names))
+        for row, original in zip(self, self.originals if known else repeat(None)):
+            try:
+                labeled = None if original is None else Preference.from_row(original)
+            except InvalidPreference:
+                labeled = None
+            yield labeled.labels if labeled is not None and labeled.responses == row.responses else None
+
     @property
     def have_messages(self) -> bool:
-        """Whether queries are messages and not texts."""
+        """Whether queries are messages."""
         return not isinstance(self.preferences.features["query"], Value)
 
 
 def prepare_rows(
     dataset: Rows, source: str | None = None, invalid_rows: InvalidRows = "error", name: str = "dataset"
 ) -> LabelRows:
-    """Reads rows that need no labels, and checks them all.
+    """Reads and checks rows without labels.
 
     | columns | n |
     |---|---|
@@ -68,7 +80,7 @@ def prepare_rows(
     | `messages` that end with the assistant's | 1 |
     | those of a source of [`~trl_spct.data.sources.SOURCES`], which then become `query` and `responses` | ≥ 1 |
 
-    Texts may be messages everywhere. Labels of any kind are not read, but kept like all other columns.
+    Texts may be messages everywhere. Labels are kept like all other columns, and never shown to the judge.
 
     Args:
         dataset ([`~datasets.Dataset`] or sequence of mappings): The rows.
@@ -83,8 +95,9 @@ def prepare_rows(
     if isinstance(dataset, Sequence) and source is None:
         dataset = _as_dataset(dataset)
     judged = _judged_columns(dataset) if isinstance(dataset, Dataset) and source is None else None
-    given = dataset if judged is None else judged
-    prepared = prepare_preferences(given, source, invalid_rows, name, require_labels=False)
+    prepared = prepare_preferences(
+        dataset if judged is None else judged, source, invalid_rows, name, require_labels=False
+    )
     if judged is None:
         originals = prepared.dataset
     else:
@@ -96,7 +109,7 @@ def prepare_rows(
 
 
 def _as_dataset(rows: Rows) -> Rows:
-    """Rows as a dataset; as they are if their columns mix types, so that the row to blame is found."""
+    """Rows as a dataset; unchanged if a column mixes types, so that the reader names the row."""
     try:
         columns = dict.fromkeys(column for row in rows for column in row)
         return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
@@ -105,7 +118,7 @@ def _as_dataset(rows: Rows) -> Rows:
 
 
 def _judged_columns(dataset: Dataset) -> Dataset | None:
-    """What a judge reads of rows in a shape of our own, as [`Preference.from_row`] does; `None` for other shapes."""
+    """Columns of the shapes that [`Preference.from_row`] reads; `None` for other shapes."""
     columns = dataset.column_names
     used = [name for name in (*_QUERIES, *_ASIDE) if name in columns and _has_values(dataset[name])]
     queries, aside = ([name for name in used if name in names] for names in (_QUERIES, _ASIDE))
@@ -120,8 +133,8 @@ def _judged_columns(dataset: Dataset) -> Dataset | None:
         return _mapped(part, _alone, "completion", {"responses": List(dataset.features["completion"])})
     if queries == ["messages"]:
         part = dataset.select_columns(["messages", *aside])
-        made = {"prompt": dataset.features["messages"], "responses": List(dataset.features["messages"])}
-        return _mapped(part, _last_turns, "messages", made)
+        features = {"prompt": dataset.features["messages"], "responses": List(dataset.features["messages"])}
+        return _mapped(part, _last_turns, "messages", features)
     return None
 
 
@@ -129,10 +142,10 @@ def _has_values(column: Iterable[Any]) -> bool:
     return any(value is not None for value in column)
 
 
-def _mapped(part: Dataset, function: Callable, column: str, made: Mapping[str, Any]) -> Dataset:
+def _mapped(part: Dataset, function: Callable, column: str, added: Mapping[str, Any]) -> Dataset:
     features = {name: feature for name, feature in part.features.items() if name != column}
     return part.with_format(None).map(
-        function, remove_columns=column, features=Features({**features, **made}), load_from_cache_file=False
+        function, remove_columns=column, features=Features({**features, **added}), load_from_cache_file=False
     )
 
 
@@ -141,7 +154,7 @@ def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_turns(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A conversation as a prompt and the assistant's last turns, the one response to it."""
+    """A conversation as a prompt and one response, the assistant's last turns."""
     messages = list(row["messages"] or ())
     end = len(messages)
     while end and messages[end - 1]["role"] == "assistant":

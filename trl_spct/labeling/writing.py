@@ -1,0 +1,179 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Folders of labels: parquet files, report, card, and their push to the Hub."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from huggingface_hub import DatasetCardData
+
+from ..cards import dataset_card
+from ..jobs import SHARDS, in_one_step, write_json
+from ..judge.hub import push_folder
+from .judgments import batches
+from .labels import best_of_n, check_columns, preference_pairs, score_columns
+from .reports import causes_text, check_scores, label_report
+from .rows import LabelRows
+
+
+PARTS = ("preferences", "best_of_n", "scores")
+"""Dataset configurations of a folder of labels, besides the judgments."""
+JUDGMENTS = "judgments"
+
+_MESSAGES = List({"role": Value("string"), "content": Value("string")})
+
+
+def write_labels(
+    rows: LabelRows,
+    judgments: Dataset,
+    folder: str | os.PathLike,
+    pairs: str = "best-vs-worst",
+    min_margin: float = 0.0,
+    seed: int = 0,
+    messages: bool = True,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Writes scores, the best of n and preference pairs as parquet, each into a sub-folder, and `report.json`.
+
+    Args:
+        rows ([`LabelRows`]), judgments ([`~datasets.Dataset`]): The rows and their judgments.
+        folder (`str` or path): Output folder. Files of an earlier call are replaced.
+        pairs, min_margin, seed: See [`preference_pairs`].
+        messages (`bool`, *optional*, defaults to `True`):
+            Write prompts and answers as messages, so that TRL's trainers apply the chat template of the model. Queries
+            that are messages are written as messages in any case.
+        prefix (`str`, *optional*, defaults to `""`): See [`score_columns`].
+
+    Returns:
+        `dict`: see [`label_report`].
+
+    Raises:
+        [`NoScoresError`]: if no row has scores. Nothing is written.
+    """
+    check_columns(rows, prefix)
+    folder, skipped = Path(folder), Counter[str]()
+    check_scores(judgments, os.path.abspath(folder / JUDGMENTS))
+    messages = messages or rows.have_messages
+    columns = score_columns(judgments, prefix)
+    (folder / "scores").mkdir(parents=True, exist_ok=True)
+    scored = concatenate_datasets([rows.originals.with_format(None), columns], axis=1)
+    with in_one_step(folder / "scores" / "data.parquet") as path:
+        scored.to_parquet(path)
+    num_best, _ = _write(folder / "best_of_n", best_of_n(rows, judgments, messages), _best_features(messages))
+    pair_rows = preference_pairs(rows, judgments, pairs, min_margin, seed, messages, skipped)
+    num_pairs, margins = _write(folder / "preferences", pair_rows, _pair_features(messages))
+    summary = {
+        "policy": pairs,
+        "min_margin": min_margin,
+        "made": num_pairs,
+        "margin": margins / num_pairs if num_pairs else None,
+        "skipped": dict(sorted(skipped.items())),
+    }
+    bare = columns.rename_columns({name: name.removeprefix(prefix) for name in columns.column_names})
+    report = label_report(rows, judgments, summary, num_best, bare)
+    write_json(folder / "report.json", report)
+    return report
+
+
+def _best_features(messages: bool) -> Features:
+    text = _MESSAGES if messages else Value("string")
+    return Features({"prompt": text, "completion": text, "score": Value("float64"), "row": Value("int64")})
+
+
+def _pair_features(messages: bool) -> Features:
+    text = _MESSAGES if messages else Value("string")
+    numbers = {name: Value("float64") for name in ("score_chosen", "score_rejected", "score_margin")}
+    return Features({"prompt": text, "chosen": text, "rejected": text, **numbers, "row": Value("int64")})
+
+
+def _write(folder: Path, records: Iterable[Mapping[str, Any]], features: Features) -> tuple[int, float]:
+    """Returns (number of records, sum of their margins); holds 1,000 records in memory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count, margins, schema = 0, 0.0, features.arrow_schema
+    with in_one_step(folder / "data.parquet") as path, pq.ParquetWriter(path, schema) as writer:
+        for batch in batches(records, 1000):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            count += len(batch)
+            margins += sum(record.get("score_margin", 0.0) for record in batch)
+    return count, margins
+
+
+def write_labels_card(
+    folder: str | os.PathLike,
+    report: Mapping[str, Any],
+    protocol: Mapping[str, Any],
+    dataset_name: str | None = None,
+    repo_id: str | None = None,
+) -> None:
+    """Writes the card of a folder of labels, which names its configurations for `load_dataset`.
+
+    The default configuration is `preferences`; without any pair there is no default.
+
+    Args:
+        folder (`str` or path): Output folder of [`write_labels`]. Judgments in `judgments/` are part of the card.
+        report (mapping): From [`write_labels`].
+        protocol (mapping): How the critiques were sampled, see [`PipelineJudge.protocol`].
+        dataset_name (`str`, *optional*): Dataset that was labeled.
+        repo_id (`str`, *optional*): Repository of the labels; the folder's name by default.
+    """
+    folder = Path(folder)
+    counts = {
+        "preferences": report["pairs"]["made"],
+        "best_of_n": report["best_of_n"],
+        "scores": report["rows"]["judged"],
+    }
+    configs: list[dict[str, Any]] = [
+        {"config_name": name, "data_files": f"{name}/*.parquet", **({"default": True} if name == PARTS[0] else {})}
+        for name in PARTS
+        if counts[name]
+    ]
+    if (folder / JUDGMENTS).is_dir():
+        configs.append({"config_name": JUDGMENTS, "data_files": f"{JUDGMENTS}/{SHARDS}"})
+    is_local = dataset_name is not None and (os.path.exists(dataset_name) or "*" in dataset_name)
+    shown_name = Path(dataset_name).name if dataset_name is not None and is_local else dataset_name
+    card = dataset_card(
+        "labels.md",
+        DatasetCardData(
+            tags=["trl", "spct", "generative-reward-model", "preference"],
+            source_datasets=None if is_local or dataset_name is None else [dataset_name],
+            configs=configs,
+        ),
+        report=report,
+        parts=[config["config_name"] for config in configs],
+        causes=causes_text,
+        protocol=json.dumps(dict(protocol), indent=2, ensure_ascii=False),
+        judge=protocol["model"],
+        k=protocol["k"],
+        dataset_name=shown_name,
+        repository=repo_id or folder.name,
+        versions={name: version(name) for name in ("trl-spct", "transformers", "torch", "datasets")},
+    )
+    card.save(folder / "README.md")
+
+
+def push_labels(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Pushes a folder of labels with its card to the Hub: scores, pairs, the best of n, and all critiques.
+
+    Manifests, which may hold local paths, are not pushed.
+
+    Args:
+        folder (`str` or path): Output folder of [`write_labels`] and [`write_labels_card`].
+        repo_id (`str`): Dataset repository, created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; the account's default otherwise.
+        token (`str`, *optional*): Access token; that of the login by default.
+
+    Returns:
+        `str`: address of the commit.
+
+    Raises:
+        [`~trl_spct.judge.hub.PushError`]: if the push fails, with the command that repeats it.
+    """
+    names = [*(f"{name}/data.parquet" for name in PARTS), f"{JUDGMENTS}/{SHARDS}", "README.md", "report.json"]
+    return push_folder(folder, repo_id, "dataset", "Upload labels", names, private, token)
