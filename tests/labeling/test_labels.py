@@ -393,7 +393,7 @@ def test_rows_that_do_not_fit(judge, tmp_path, monkeypatch):
     given[4]["responses"] = ["long " * 400, "b"]
     monkeypatch.setattr(judge.model.config, "max_position_embeddings", 2048)
     rows = prepare_rows(given, invalid_rows="drop")
-    with pytest.raises(PromptTooLongError, match="Row 4: the prompt has"):
+    with pytest.raises(PromptTooLongError, match='Row 4: the prompt has .*`truncation="fair"`.*"drop"'):
         collected(judge, rows, tmp_path / "error", rows_per_shard=1)
     assert not list((tmp_path / "error").glob("shard-*"))
     judgments = collected(judge, rows, tmp_path / "drop", invalid_rows="drop")

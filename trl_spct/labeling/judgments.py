@@ -189,8 +189,15 @@ def _check_lengths(rows: LabelRows, numbers: Iterable[int], lengths: _Lengths) -
             raise _too_long(rows, number, lengths.of_row(rows[number]))
 
 
-def _too_long(rows: LabelRows, number: int, lengths: Sequence[int]) -> PromptTooLongError:
-    return PromptTooLongError(f"Row {rows.row_numbers[number]}", *lengths, number)
+def _too_long(
+    rows: LabelRows, number: int, lengths: tuple[int, int, int], truncation: str | None = None
+) -> PromptTooLongError:
+    advice = (
+        'Set `truncation="fair"` to cut the longest texts, or `invalid_rows="drop"` to leave the row without scores.'
+    )
+    if truncation:
+        advice = 'Its texts are cut to the minimum already: lower `max_new_tokens`, or set `invalid_rows="drop"`.'
+    return PromptTooLongError(f"Row {rows.row_numbers[number]}", *lengths, number, advice)
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,8 @@ class _Batch:
                 break
             except PromptTooLongError as error:  # an order may take a token more, and blocks are measured here only
                 if not self.drop:
-                    raise _too_long(self.rows, remaining[error.row], error.lengths) from None
+                    number, truncation = remaining[error.row], self.options.get("truncation")
+                    raise _too_long(self.rows, number, error.lengths, truncation) from None
                 del remaining[error.row]
         seconds = (time.perf_counter() - started) / len(numbers)
         return [{"row": number, "seconds": seconds, **_record(judgments.get(number))} for number in numbers]
