@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trajectory(query, right=True, **changes):
-    """A critique of two responses that the judge read in reversed order; the second one, `b`, is the better one."""
+    """A critique of two responses that the judge read in reversed order; the first one, `b`, is the better one."""
     record = {
         "query": query,
         "responses": ["b", "a"],

@@ -15,7 +15,7 @@ from trl_spct.data.preparation import (
     RESERVED_COLUMNS,
     consumed_columns,
     judge_rows,
-    judged,
+    preference_of,
     prepare_judge_rows,
     prepare_preferences,
     response_order,
@@ -269,10 +269,10 @@ class TestJudgeRows:
                 name: given[name] for name in ("query", "responses", "domain")
             }
             assert sorted(order) == list(range(len(given["responses"])))
-            assert row["labels"] == [given["labels"][i] for i in order]
-            preference = Preference(given["query"], given["responses"], given["labels"]).permuted(order)
-            assert judged(row) == preference
-            assert row["prompt"] == judge_messages(preference, "compact")
+            assert row["labels"] == given["labels"]
+            preference = Preference(given["query"], given["responses"], given["labels"])
+            assert preference_of(row) == preference
+            assert row["prompt"] == judge_messages(preference.permuted(order), "compact")
             content = row["prompt"][0]["content"]
             places = [content.index(given["responses"][i]) for i in order]
             assert places == sorted(places)
@@ -311,7 +311,7 @@ class TestJudgeRows:
     def test_hint_names_the_place_after_the_shuffle(self, tokenizer):
         rows = numbered(20)
         for row in judge_rows(prepare_preferences(rows).dataset, tokenizer, "compact", hint=True):
-            place = row["labels"].index(1)
+            place = row["order"].index(row["labels"].index(1))
             assert row["prompt"][0]["content"].endswith(f"The best response is: Response {place + 1}")
 
     def test_special_tokens_are_fenced(self, tokenizer):
@@ -322,12 +322,12 @@ class TestJudgeRows:
     def test_reference_reaches_the_judge(self, tokenizer):
         made = judge_rows(prepare_preferences([{**PAIR, "reference": "It is four."}]).dataset, tokenizer)
         assert "It is four." in made[0]["prompt"][0]["content"]
-        assert judged(made[0]).reference == "It is four."
+        assert preference_of(made[0]).reference == "It is four."
 
     def test_rows_without_labels(self, tokenizer):
         prepared = prepare_preferences([{"query": "q", "responses": ["a", "b"]}], require_labels=False)
         [row] = judge_rows(prepared.dataset, tokenizer)
-        assert "labels" not in row and judged(row).labels is None
+        assert "labels" not in row and preference_of(row).labels is None
         with pytest.raises(ValueError, match="hint needs labels"):
             judge_rows(prepared.dataset, tokenizer, hint=True)
 
@@ -377,5 +377,5 @@ def test_references_and_principles_reach_the_judge(tokenizer):
     told = {**row, "reference": "Seven.", "principles": "Correctness (weight 5)."}
     made = prepare_judge_rows([told, row], tokenizer, template="compact", max_completion_length=8).dataset
     assert made["principles"] == ["Correctness (weight 5).", None]
-    assert judged(made[0]).principles == "Correctness (weight 5)."
+    assert preference_of(made[0]).principles == "Correctness (weight 5)."
     assert {"Correctness (weight 5).", "Seven."} <= set(made[0]["prompt"][0]["content"].splitlines())

@@ -52,6 +52,7 @@ def judged_trajectories(rows: list[dict]) -> Dataset:
                 "query": preference.query,
                 "responses": list(preference.responses),
                 "labels": list(preference.labels),
+                "order": [0],
                 "domain": "correct solutions" if preference.labels[0] else "incorrect solutions",
                 "completion": critique.text,
                 "scores": critique.scores,

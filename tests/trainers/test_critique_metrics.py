@@ -76,3 +76,12 @@ def test_what_does_not_occur_is_left_out():
     found = critique_metrics([critique((1,)), critique(problem="value")], [[1.0], [0.0]])
     assert {"margin", "score_entropy", "same_scores", "same_place", "length", "accuracy_place1"}.isdisjoint(found)
     assert found["accuracy_n1"] == found["accuracy"] == 0.5
+
+
+def test_places_are_those_in_which_the_judge_read():
+    labels = [[1.0, 0.0]] * 3
+    found = critique_metrics([Critique("", (9, 2), None, order) for order in ((0, 1), (1, 0), (1, 0))], labels)
+    assert (found["accuracy"], found["accuracy_place1"], found["accuracy_place2"]) == (1, 1, 1)
+    assert found["same_place"] == found["same_scores"] == 2 / 3, "2 of 3 wrote (2, 9)"
+    found = critique_metrics([Critique("", scores, None, (1, 0)) for scores in ((9, 2), (2, 9), (2, 9))], labels)
+    assert (found["accuracy"], found["accuracy_place2"]) == (1 / 3, 1 / 3) and "accuracy_place1" not in found

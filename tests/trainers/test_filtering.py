@@ -39,8 +39,10 @@ def test_rows_that_are_right_every_time_are_removed():
 
 def test_the_rule_by_hand():
     drawn = drawing(TEXTS)([None] * 4, 2, 0)
-    assert too_easy(drawn, [(0.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0,)], "compact") == {0, 3}
-    assert too_easy(drawn[:1], [(1.0, 0.0)], "compact") == set()
+    pair = [0, 1]
+    assert too_easy(drawn, [(0.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0,)], [pair, pair, pair, [0]], "compact") == {0, 3}
+    assert too_easy(drawn[:1], [(1.0, 0.0)], [pair], "compact") == set()
+    assert too_easy(drawn[:1], [(1.0, 0.0)], [[1, 0]], "compact") == {0}, "the judge read the second response first"
 
 
 def test_nothing_left_is_an_error():

@@ -22,7 +22,7 @@ from trl_spct.evaluation.guidance import store_guidance
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores, tokenizer_digest
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
 from trl_spct.judge.outcomes import credit
-from trl_spct.judge.preferences import Preference, restore_order
+from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_template, meta_messages
 from trl_spct.judge.voting import Guidance, guided_vote, vote
 from trl_spct.trainers.meta_rm_config import MetaRMTrainingConfig
@@ -376,16 +376,15 @@ def vote_rows(num_rows=6, k=4, **changes):
         for j in range(k):
             right, order = (i + j) % 2 == 0, [0, 1] if j % 3 else [1, 0]
             own = (8 - i % 2, 3) if right else (3, 8)
-            scores = [own[place] for place in order]
-            critique = ("good " if right else "bad ") * (1 + j) + str(scores)
+            critique = ("good " if right else "bad ") * (1 + j) + str([own[place] for place in order])
             made.append(
                 {
                     "query": f"q{i}",
-                    "responses": [("a", "b")[place] for place in order],
+                    "responses": ["a", "b"],
                     "critique": critique,
                     "label": int(right),
-                    "scores": scores,
-                    "labels": [(1.0, 0.0)[place] for place in order],
+                    "scores": list(own),
+                    "labels": [1.0, 0.0],
                     "order": order,
                     **changes,
                 }
@@ -395,11 +394,13 @@ def vote_rows(num_rows=6, k=4, **changes):
 
 def expected_votes(trainer, data, guidance):
     """Recomputed from the meta scores, with the voting functions alone."""
-    conversations = [meta_messages(Preference(r["query"], r["responses"]), r["critique"]) for r in data]
+    conversations = [
+        meta_messages(Preference(r["query"], r["responses"]).permuted(r["order"]), r["critique"]) for r in data
+    ]
     scores = meta_scores(trainer.model, trainer.processing_class, conversations)
     rows = {}
     for r, meta in zip(data, scores, strict=True):
-        rows.setdefault(r["query"], []).append((restore_order(r["scores"], r["order"]), meta))
+        rows.setdefault(r["query"], []).append((r["scores"], meta))
     plain = [credit(vote([scores for scores, _ in found]), (1, 0)) for found in rows.values()]
     guided = [
         credit(guided_vote([scores for scores, _ in found], [meta for _, meta in found], guidance.k_meta), (1, 0))
@@ -468,10 +469,23 @@ def test_dropped_rows_do_not_move_the_votes(judge, tmp_path):
     assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
 
 
-@pytest.mark.parametrize("changes", [{"order": [0, 0]}, {"scores": [1, 2, 3]}, {"labels": [1.0]}, {"labels": None}])
+@pytest.mark.parametrize("changes", [{"scores": [1, 2, 3]}, {"labels": [1.0]}, {"labels": None}])
 def test_votes_that_do_not_fit_are_named(changes, judge, tmp_path):
-    with pytest.raises(ValueError, match=r"eval row 0: Found the scores .* the order .* for 2 responses"):
+    with pytest.raises(ValueError, match=r"eval row 0: Found the scores .* the labels .* for 2 responses"):
         trainer_of(judge, tmp_path, eval=vote_rows(2, **changes))
+
+
+@pytest.mark.parametrize("order", [[0, 0], [1], [0, 1, 2], [1, 2]])
+def test_an_order_that_does_not_fit_is_named(order, judge, tmp_path):
+    with pytest.raises(ValueError, match=r"train row 0: Found the order \[.*\] for 2 responses"):
+        trainer_of(judge, tmp_path, vote_rows(2, order=order))
+
+
+def test_the_meta_rm_reads_the_responses_in_the_order_that_the_judge_read(tmp_path):
+    given = {**row(0), "responses": ["one", "two", "three"]}
+    shown = encode_row({**given, "order": [2, 0, 1]}, 0, tiny_tokenizer(), config(tmp_path))
+    assert shown == encode_row({**given, "responses": ["three", "one", "two"]}, 0, tiny_tokenizer(), config(tmp_path))
+    assert shown != encode_row(given, 0, tiny_tokenizer(), config(tmp_path))
 
 
 def test_own_metrics_see_plain_labels(judge, tmp_path):
@@ -554,7 +568,7 @@ def test_config_parses_from_the_command_line(tmp_path):
 def test_two_processes_agree(judge, tmp_path):
     code = f"""
 import sys
-sys.path.insert(0, {str(TESTS)!r})
+sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "trainers")!r}]
 import conftest, json, os
 import test_meta_rm_trainer as t
 trainer = t.trainer_of({judge!r}, {str(tmp_path)!r}, t.rows(16), t.vote_rows(3, 4), max_steps=2, logging_steps=1,

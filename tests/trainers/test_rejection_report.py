@@ -22,6 +22,7 @@ def record(row, outcome, hinted=False, best=0, n=2, tokens=10, problem=None, dom
         "num_tokens": tokens,
         "responses": ["x" * length for length in lengths],
         "labels": labels,
+        "order": list(range(n)),
         "domain": domain,
     }
 

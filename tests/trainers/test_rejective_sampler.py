@@ -19,7 +19,7 @@ from tiny_models import ON_CPU, TURN_END, save_tiny, tiny_causal_lm, tiny_tokeni
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, TrainerCallback
 from trl import SFTConfig
 
-from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig
+from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig, parse_critique
 from trl_spct.judge.sampling import Sample, sample_critiques
 from trl_spct.trainers.rejection import Outcome
 from trl_spct.trainers.rejective_sampler import NothingKeptError, rejection_report
@@ -148,11 +148,13 @@ def test_sampled_and_scored_in_the_order_that_the_judge_read(collected):
     orders = set()
     for record in trajectories:
         original = ["GOOD", "bad", "worse"]
-        assert record["responses"] == [original[place] for place in record["order"]]
-        assert BLOCK.findall(record["prompt"][-1]["content"]) == record["responses"]
-        assert record["labels"] == [[2.0, 1.0, 0.0][place] for place in record["order"]]
+        assert record["responses"] == original and record["labels"] == [2.0, 1.0, 0.0], "the order of the row"
+        shown = BLOCK.findall(record["prompt"][-1]["content"])
+        assert shown == [original[index] for index in record["order"]]
         if record["outcome"] in ("kept", "too_easy"):
-            assert record["scores"].index(9) == record["responses"].index("GOOD")
+            assert record["scores"][0] == 9
+            written = parse_critique(record["completion"][0]["content"], 3).scores
+            assert written[shown.index("GOOD")] == 9
         orders.add(tuple(record["order"]))
     assert len(orders) > 1
 

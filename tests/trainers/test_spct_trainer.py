@@ -124,7 +124,7 @@ def test_rows_become_judge_prompts(trained):
     orders = set()
     for number, row in enumerate(trainer.train_dataset):
         assert row["topic"] == f"t{number}"
-        assert row["labels"] == [[0.0, 1.0][place] for place in row["order"]]
+        assert row["labels"] == [0.0, 1.0]
         text = row["prompt"][0]["content"]
         assert [message["role"] for message in row["prompt"]] == ["user"]
         shown = [f"[The Begin of Response {i + 1}]\n{number + place}\n" for i, place in enumerate(row["order"])]
@@ -147,9 +147,9 @@ def test_the_completions_table_shows_how_rewards_came_about(trained):
     for record in records:
         text = record["completion"]
         text = text if isinstance(text, str) else text[-1]["content"]
-        assert record["labels"] == [[0.0, 1.0][place] for place in record["order"]]
+        assert record["labels"] == [0.0, 1.0]
         expected = parse_critique(text, 2).scores
-        assert record["scores"] is None or tuple(record["scores"]) == expected
+        assert record["scores"] is None or tuple(record["scores"][i] for i in record["order"]) == expected
         assert record["outcome_reward"] == (1.0 if is_correct(record["scores"], record["labels"]) else -1.0)
     assert {record["outcome_reward"] for record in records} == {1.0, -1.0}
 
@@ -218,6 +218,19 @@ def test_rewards_by_hand():
     assert logged["spct/unreadable_range"] == pytest.approx(1 / 7)
     assert tables["scores"] == [[2, 9], [9, 2], [5, 5], None, None, None, [1]]
     assert tables["order"][-1] == [0]
+
+
+def test_rewards_and_tables_are_in_the_order_of_the_row():
+    tables = {}
+    rewards = OutcomeReward(end_tokens=frozenset({7}))(
+        completions=["\\boxed{2, 9, 4}", "\\boxed{2, 9, 4}"],
+        completion_ids=[[3, 7]] * 2,
+        labels=[[0.0, 2.0, 1.0]] * 2,
+        order=[[0, 1, 2], [1, 2, 0]],
+        log_extra=tables.__setitem__,
+    )
+    assert rewards == [1.0, -1.0]
+    assert tables["scores"] == [[2, 9, 4], [4, 2, 9]] and tables["labels"] == [[0.0, 2.0, 1.0]] * 2
 
 
 @pytest.mark.parametrize(("ids", "reward"), [([3, 7], 1.0), ([7, 3], -1.0), ([3], -1.0), ([], -1.0)])
@@ -487,7 +500,7 @@ def test_responses_are_read_in_a_fresh_order_each_time(judge, tmp_path):
             number = int(turn["content"].split("Which is larger? ")[1].split("\n")[0])
             shown = [turn["content"].split(f"[The Begin of Response {i}]\n")[1].split("\n")[0] for i in (1, 2)]
             assert shown == [str(number + place) for place in record["order"]]
-            assert record["labels"] == [[0.0, 1.0][place] for place in record["order"]]
+            assert record["labels"] == [0.0, 1.0]
             orders.setdefault(number, {}).setdefault(record["step"], set()).add(tuple(record["order"]))
     assert all(len(of_step) == 1 for steps in orders.values() for of_step in steps.values())
     assert any(len(set.union(*steps.values())) == 2 for steps in orders.values())
@@ -500,7 +513,7 @@ def test_reordering_a_row_by_hand():
     found = [reordered(row, seed, "compact", special_tokens(tiny_tokenizer())) for seed in range(8)]
     assert {tuple(other["order"]) for other in found} == {(0, 1), (1, 0)}
     for other in found:
-        assert other["labels"] == [row["labels"][place] for place in other["order"]]
+        assert other["labels"] == row["labels"]
         assert (other["prompt"] == row["prompt"]) is (other["order"] == [0, 1])
         assert other["responses"] == row["responses"]
         back = reordered(other, 3, "compact", special_tokens(tiny_tokenizer()))

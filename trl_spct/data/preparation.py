@@ -136,8 +136,7 @@ def judge_rows(
     |---|---|
     | `prompt` | the judge's messages; a single response is asked for a 0/1 verdict (paper, section 2.2) |
     | `order` | `order[place]` is the index in `responses` of the response that the judge reads in that place |
-    | `labels` | moved to the order that the judge reads, as its scores will be |
-    | `query`, `responses`, … | as they were: `responses` in the original order. [`judged`] gives the judge's order |
+    | `query`, `responses`, `labels`, … | unchanged, in the order of the row |
 
     Args:
         dataset ([`~datasets.Dataset`]): Rows with `query` and `responses`.
@@ -168,15 +167,13 @@ def judge_rows(
     lengths: list[int] = []
 
     def render(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        made: dict[str, list] = {"prompt": [], "order": [], **({"labels": []} if "labels" in batch else {})}
+        made: dict[str, list] = {"prompt": [], "order": []}
         for place, index in enumerate(indices):
-            preference = _preference({column: values[place] for column, values in batch.items()})
+            preference = preference_of({column: values[place] for column, values in batch.items()})
             order = response_order(len(preference), seed, index) if shuffle_responses else range(len(preference))
-            preference = preference.permuted(order)
+            shown = preference.permuted(order)
             made["order"].append(list(order))
-            made["prompt"].append(judge_messages(preference, template, len(preference) == 1, hint, special))
-            if "labels" in made:
-                made["labels"].append(preference.labels)
+            made["prompt"].append(judge_messages(shown, template, len(shown) == 1, hint, special))
         if context_length is not None:
             lengths.extend(map(len, encode_prompts(tokenizer, made["prompt"])))
         return made
@@ -220,10 +217,9 @@ def prepare_judge_rows(
     return replace(prepared, dataset=rows, dropped=dropped)
 
 
-def judged(row: Mapping[str, Any]) -> Preference:
-    """The preference of a row of [`judge_rows`] in the order that the judge reads."""
-    responses = [row["responses"][index] for index in row["order"]]
-    return Preference(row["query"], responses, *map(row.get, _OPTIONAL))
+def preference_of(row: Mapping[str, Any]) -> Preference:
+    """The preference in a row of [`prepare_preferences`] or [`judge_rows`]."""
+    return Preference(row["query"], row["responses"], *map(row.get, _OPTIONAL))
 
 
 def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
@@ -236,9 +232,9 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
         source (`str`, *optional*): Where the trajectories come from: fills a column `source`.
 
     Returns:
-        [`~datasets.Dataset`] with `query`, `responses` (in the order that the judge read), `critique` and `label`
-        (1 if the critique is correct, else 0); and, with which a set that is held out can vote, `scores` and `labels`
-        in the same order, and `order`, which says which order it is.
+        [`~datasets.Dataset`] with `query`, `responses`, `order` (`order[p]` is the response that the judge read as
+        number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with
+        which a held-out set can vote. Responses, scores and labels are in the order of the row.
     """
     used = [
         i
@@ -496,7 +492,7 @@ def _check_judgeable(columns: Sequence[str], name: str) -> None:
     if present:
         raise ValueError(
             f"{name}: found the columns {present}, which hold what the judge reads. Rename or remove them; rows that "
-            "were prepared already have moved `labels` and must not be prepared again."
+            "were prepared already must not be prepared again."
         )
 
 
@@ -504,10 +500,6 @@ def _tokenizer_of(processing_class: PreTrainedTokenizerBase | ProcessorMixin) ->
     tokenizer = processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
     check_tokenizer(tokenizer)
     return tokenizer
-
-
-def _preference(row: Mapping[str, Any]) -> Preference:
-    return Preference(row["query"], row["responses"], *map(row.get, _OPTIONAL))
 
 
 def _without_long(rows: Dataset, lengths: Sequence[int], longest: int, name: str) -> Dataset:

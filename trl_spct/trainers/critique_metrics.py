@@ -32,8 +32,10 @@ def critique_metrics(
     """Shares and means over a batch of critiques.
 
     Args:
-        critiques (sequence of [`Critique`]): As the judge read the responses.
-        labels (sequence of label rows): In the same response order.
+        critiques (sequence of [`Critique`]):
+            With scores in the order of the row, and the `order` in which the judge read the responses; without it, as
+            they are.
+        labels (sequence of label rows): In the order of the row.
         lengths (sequence of `int`, *optional*): Tokens of each critique.
         domains (sequence of `str` or `None`, *optional*): Where each row comes from.
 
@@ -55,7 +57,7 @@ def critique_metrics(
     correct = [is_correct(critique.scores, row) for critique, row in zip(critiques, labels, strict=True)]
     problems = Counter(critique.problem for critique in critiques if critique.problem)
     several = [
-        (critique.scores, row, right)
+        (_as_read(critique.scores, critique.order), _as_read(row, critique.order), right)
         for critique, row, right in zip(critiques, labels, correct, strict=True)
         if critique.scores is not None and len(row) > 1
     ]
@@ -81,6 +83,11 @@ def critique_metrics(
         if places:
             metrics["same_place"] = _most_frequent(places)
     return metrics
+
+
+def _as_read(values: Sequence[float], order: Sequence[int] | None) -> tuple[float, ...]:
+    """One value for each response, moved to the order in which the judge read them."""
+    return tuple(values) if order is None else tuple(values[index] for index in order)
 
 
 def _means(prefix: str, keys: Sequence, values: Sequence[float]) -> dict[str, float]:

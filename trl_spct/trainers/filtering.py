@@ -49,7 +49,7 @@ def without_too_easy(
     ```
 
     Args:
-        rows ([`~datasets.Dataset`]): With `prompt` and `labels`, as [`judge_rows`] makes them.
+        rows ([`~datasets.Dataset`]): With `prompt`, `labels` and `order`, as [`judge_rows`] makes them.
         sampler (`Callable`):
             `sampler(prompts, k, seed, **sampling)`, see [`~trl_spct.judge.sampling`]; the paper takes a weak model.
         k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
@@ -69,7 +69,7 @@ def without_too_easy(
     with PartialState().split_between_processes(list(range(len(rows)))) as numbers:
         part = rows.select(numbers)
         drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal"), **sampling) if numbers else []
-        easy = {numbers[place] for place in too_easy(drawn, part["labels"], template)}
+        easy = {numbers[place] for place in too_easy(drawn, part["labels"], part["order"], template)}
     easy = set(gather_object(list(easy)))
     kept = [index for index in range(len(rows)) if index not in easy]
     if not kept:
@@ -113,13 +113,16 @@ def without_easy_for(
 
 
 def too_easy(
-    drawn: Sequence[Sequence[Sample]], labels: Sequence[Sequence[float]], template: str = "paper"
+    drawn: Sequence[Sequence[Sample]],
+    labels: Sequence[Sequence[float]],
+    orders: Sequence[Sequence[int]],
+    template: str = "paper",
 ) -> set[int]:
     """Indices of the rows whose samples are all correct."""
     trajectories: list[Trajectory] = []
-    for row, (samples, truth) in enumerate(zip(drawn, labels, strict=True)):
+    for row, (samples, truth, order) in enumerate(zip(drawn, labels, orders, strict=True)):
         for sample in samples:
-            scores = read_sample(sample, len(truth), score_range_of(len(truth), template)).scores
-            trajectories.append(Trajectory(row, scores, truth))
+            critique = read_sample(sample, len(truth), score_range_of(len(truth), template)).in_row_order(order)
+            trajectories.append(Trajectory(row, critique.scores, truth))
     outcomes: Sequence[Any] = select_trajectories(trajectories).outcomes
     return {t.row for t, outcome in zip(trajectories, outcomes, strict=True) if outcome is Outcome.TOO_EASY}

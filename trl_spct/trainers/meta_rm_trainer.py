@@ -34,7 +34,7 @@ from ..evaluation.statistics import calibration_error, roc_auc
 from ..jobs import write_json
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
-from ..judge.preferences import InvalidPreference, Preference, checked_labels, restore_order
+from ..judge.preferences import InvalidPreference, Preference, checked_labels
 from ..judge.prompts import conversation_text, judge_template, meta_messages
 from ..judge.sampling import keep_trainable, special_tokens
 from ..judge.voting import Guidance
@@ -90,15 +90,16 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             Rows with the columns
 
             - `query`: a text, or a list of messages;
-            - `responses`: the responses in the order in which the judge saw them, since critiques name them by number;
+            - `responses`: the responses;
+            - `order` (optional): `order[p]` is the response that the judge read as number p + 1, since critiques name
+              responses by number. Without it, `responses` are in the order that the judge read;
             - `critique`: the judge's whole text;
             - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.judge.outcomes.meta_label`]), else 0.
 
             Rows with `input_ids` and `label` are taken as they are.
         eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict`, *optional*):
-            The same kind of rows. They can vote if they also have `scores` and `labels`, in the order in which the
-            judge saw the responses, and `order`, which says which that was, as the rows of
-            [`~trl_spct.data.preparation.meta_rows`] have.
+            The same kind of rows. They can vote if they also have `order`, and `scores` and `labels` in the order of
+            `responses`, as the rows of [`~trl_spct.data.preparation.meta_rows`] have.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer, with a chat template. Defaults to the one beside the model.
         compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
@@ -368,12 +369,21 @@ def encode_row(
 
 def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
     """
-    The preference, the critique and the label in a row.
+    The preference in the order that the judge read, the critique and the label in a row.
 
     Raises:
-        `InvalidPreference`: if a part is missing or empty, or if the label is not 0 or 1.
+        `InvalidPreference`: if a part is missing or empty, if the order is not one of the responses, or if the label
+            is not 0 or 1.
     """
     preference = Preference(query=row["query"], responses=row["responses"])
+    if row.get("order") is not None:
+        try:
+            preference = preference.permuted(row["order"])
+        except (TypeError, ValueError) as error:
+            raise InvalidPreference(
+                f"Found the order {row['order']} for {len(preference)} responses; expected each index once: {error}",
+                "order",
+            ) from error
     critique, label = row["critique"], row["label"]
     if not isinstance(critique, str) or not critique.strip():
         raise InvalidPreference(f"Found the critique {critique!r:.40}; expected a text that is not empty.", "critique")
@@ -390,7 +400,7 @@ class Ballot:
 
     Args:
         row (`tuple`): What critiques have in common that vote on the same row: source, query and responses.
-        labels, scores (`tuple[float, ...]`): In one order for all of them.
+        labels, scores (`tuple[float, ...]`): In the order of the row.
     """
 
     row: tuple
@@ -402,22 +412,26 @@ def ballot_of(row: Mapping[str, Any]) -> Ballot | None:
     """The vote in a row; `None` if the critique could not be read, or the row cannot be used for another reason.
 
     Raises:
-        `InvalidPreference`: if scores, labels and order do not belong to the same responses.
+        `InvalidPreference`: if there is not one score and one label for each response.
     """
     if row["scores"] is None:
         return None
+    scores, responses = tuple(row["scores"]), tuple(row["responses"])
     try:
-        order = row["order"]
-        labels = checked_labels(restore_order(row["labels"], order), len(row["responses"]))
-        scores = restore_order(row["scores"], order)
-        responses = restore_order(row["responses"], order)
+        labels = checked_labels(row["labels"], len(responses))
     except (TypeError, ValueError) as error:
-        raise InvalidPreference(
-            f"Found the scores {row['scores']}, the labels {row['labels']} and the order {row['order']} for "
-            f"{len(row['responses'])} responses; expected one of each per response: {error}",
-            "vote",
-        ) from error
+        raise _no_vote(row, str(error)) from error
+    if len(scores) != len(responses):
+        raise _no_vote(row, f"there are {len(scores)} scores.")
     return Ballot((row.get("source"), conversation_text(row["query"]), responses), labels, scores)
+
+
+def _no_vote(row: Mapping[str, Any], reason: str) -> InvalidPreference:
+    return InvalidPreference(
+        f"Found the scores {row['scores']} and the labels {row['labels']} for {len(row['responses'])} responses; "
+        f"expected one of each per response: {reason}",
+        "vote",
+    )
 
 
 def judgments_of(cast: Iterable[tuple[Ballot, float]]) -> list[Judgment]:

@@ -27,7 +27,7 @@ class Trajectory:
     Args:
         row (hashable): Which preference row it belongs to.
         scores (sequence of `float` or `None`): What was read from it; `None` if it could not be read.
-        labels (sequence of `float`): Ground truth in the same response order as the scores.
+        labels (sequence of `float`): Ground truth in the order of the scores.
         hinted (`bool`, *optional*, defaults to `False`): Whether the judge was told the best response.
     """
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _RIGHT = (Outcome.KEPT.value, Outcome.TOO_EASY.value)
-_COLUMNS = ("row", "hinted", "outcome", "problem", "num_tokens", "responses", "labels", "domain")
+_COLUMNS = ("row", "hinted", "outcome", "problem", "num_tokens", "responses", "labels", "order", "domain")
 _LENGTH_GROUPS = ("kept", "kept_unhinted", "kept_hinted", "rejected")
 MAX_DOMAINS = 20
 """Domains with metrics, a line in the card and a bar in the figure; the largest ones. The report has all."""
@@ -183,7 +183,7 @@ def _records(trajectories: Dataset) -> Iterator[dict[str, Any]]:
 
 def _critique(record: Mapping[str, Any]) -> _Critique:
     responses, labels = record["responses"], record["labels"]
-    place = labels.index(max(labels)) if len(labels) > 1 else None
+    best = labels.index(max(labels)) if len(labels) > 1 else None
     domain = record.get("domain")
     return _Critique(
         outcome=record["outcome"],
@@ -191,8 +191,8 @@ def _critique(record: Mapping[str, Any]) -> _Critique:
         problem=record["problem"],
         n=len(responses),
         domain=None if domain is None else str(domain),
-        place=place,
-        longest=None if place is None else len(responses[place]) == max(map(len, responses)),
+        place=None if best is None else record["order"].index(best),
+        longest=None if best is None else len(responses[best]) == max(map(len, responses)),
     )
 
 

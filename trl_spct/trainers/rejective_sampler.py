@@ -21,9 +21,9 @@ from trl.models.utils import unwrap_model_for_generation
 from .. import __version__
 from ..cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_trajectories_card
 from ..data.instructions import instruction_rows
+from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
 from ..jobs import ShardedJob, rows_digest, write_json
-from ..judge.preferences import Preference
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
 from ..judge.sampling import Sampler, context_length, keep_trainable, sample_critiques
 from .loading import (
@@ -179,7 +179,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
         Returns:
             [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
-            `query`, `responses`, `labels` and `scores`, all in the order that the judge read; `order`; `hinted`;
+            `query`; `responses`, `labels` and `scores`, all in the order of the row; `order`; `hinted`;
             `outcome` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
             `row`, `sample`, `num_tokens`; and the other columns of the preference rows. If they could not be pushed to
             `trajectories_hub_repo`, this is logged and stands in `push_errors`, and training goes on.
@@ -409,14 +409,14 @@ def _are_trajectories(dataset: Any) -> bool:
 
 def _check_trajectories(trajectories: Dataset, template: str) -> None:
     """Refuses trajectories that cannot be what `collect()` returned with this template."""
-    missing = sorted({"row", "hinted", "problem", "query", "responses"} - set(trajectories.column_names))
+    missing = sorted({"row", "hinted", "problem", "query", "responses", "order"} - set(trajectories.column_names))
     if missing or not len(trajectories):
         found = f"the columns {sorted(trajectories.column_names)}" if missing else "no trajectories"
         raise ValueError(f"train_dataset: found {found}; expected what `collect()` returned, whole.")
     judge_template(template)
     first = trajectories[0]
-    preference = Preference(first["query"], first["responses"], None, first.get("reference"), first.get("principles"))
-    asked = {name: judge_messages(preference, name, len(preference) == 1) for name in TEMPLATES}
+    shown = preference_of(first).permuted(first["order"])
+    asked = {name: judge_messages(shown, name, len(shown) == 1) for name in TEMPLATES}
     used = [name for name, messages in asked.items() if messages == first["prompt"]]
     if used and template not in used:
         raise ValueError(

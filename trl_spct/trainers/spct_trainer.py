@@ -10,11 +10,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import PAPER, JudgeCards
-from ..data.preparation import response_order, score_range_of
+from ..data.preparation import preference_of, response_order, score_range_of
 from ..evaluation.judgments import Judgment, PipelineJudge, scaling_results
+from ..judge.critiques import Critique
 from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
-from ..judge.preferences import Preference, restore_order
 from ..judge.prompts import judge_messages
 from ..judge.sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
 from .critique_metrics import critique_metrics
@@ -182,7 +182,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
                 template=self.args.template,
                 max_new_tokens=self.max_completion_length,
             )
-        with self.accelerator.split_between_processes([unjudged(row) for row in rows]) as part:
+        with self.accelerator.split_between_processes([preference_of(row) for row in rows]) as part:
             judged = self._voting_judge(part) if part else []
         judgments = [
             Judgment(row.labels, tuple(c["scores"] for c in critiques), tuple(c["meta_score"] for c in critiques))
@@ -204,14 +204,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         super().log(logs, start_time)
 
 
-def unjudged(row: Mapping[str, Any]) -> Preference:
-    """The preference of a row of [`~trl_spct.data.preparation.judge_rows`] in its own order."""
-    labels = restore_order(row["labels"], row["order"])
-    return Preference(row["query"], row["responses"], labels, row.get("reference"), row.get("principles"))
-
-
 def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence[str]) -> dict[str, Any]:
-    """A row of [`judge_rows`] with its responses in another order, drawn from the seed and the row.
+    """A row of [`judge_rows`] whose prompt shows the responses in another order, drawn from the seed and the row.
 
     Rows of a single response, and rows whose prompt is not what their columns make, as shortened ones, stay as they
     are.
@@ -220,12 +214,11 @@ def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence
     def prompt(order: Sequence[int]) -> list[dict[str, str]]:
         return judge_messages(preference.permuted(order), template, len(preference) == 1, False, fences)
 
-    preference = unjudged(row)
+    preference = preference_of(row)
     if len(preference) == 1 or prompt(row["order"]) != row["prompt"]:
         return dict(row)
     order = response_order(len(preference), seed, preference.query, *preference.responses)
-    labels = list(preference.permuted(order).labels)
-    return {**row, "prompt": prompt(order), "order": list(order), "labels": labels}
+    return {**row, "prompt": prompt(order), "order": list(order)}
 
 
 def _check_reference(model: "str | PreTrainedModel") -> None:
@@ -241,7 +234,7 @@ class OutcomeReward:
     """The outcome reward as TRL calls reward functions: lists in, one number per completion out.
 
     Logs what [`critique_metrics`] computes as `spct/…`; the completions table gets the
-    columns `scores`, `labels`, `problem` and `order`.
+    columns `scores` and `labels`, in the order of the row, `problem` and `order`.
 
     Args:
         template (`str`): Prompt template of the judge; it says which scores are in range.
@@ -265,9 +258,10 @@ class OutcomeReward:
         log_extra: Callable[[str, list], None] | None = None,
         **kwargs,
     ) -> list[float]:
+        orders = [range(len(row)) for row in labels] if order is None else order
         critiques = [
-            self._read(completion, ids, len(row))
-            for completion, ids, row in zip(completions, completion_ids, labels, strict=True)
+            self._read(completion, ids, shown)
+            for completion, ids, shown in zip(completions, completion_ids, orders, strict=True)
         ]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
@@ -281,7 +275,8 @@ class OutcomeReward:
                 log_extra("order", [list(row) for row in order])
         return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
 
-    def _read(self, completion: Any, ids: Sequence[int], count: int):
+    def _read(self, completion: Any, ids: Sequence[int], order: Sequence[int]) -> Critique:
         text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
         truncated = bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens)
-        return read_sample(Sample(text, len(ids), truncated), count, score_range_of(count, self.template))
+        score_range = score_range_of(len(order), self.template)
+        return read_sample(Sample(text, len(ids), truncated), len(order), score_range).in_row_order(order)

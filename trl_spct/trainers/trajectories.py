@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data.preparation import judged, score_range_of
+from ..data.preparation import preference_of, score_range_of
 from ..jobs import rows_digest, write_json
 from ..judge.outcomes import is_correct
 from ..judge.preferences import Messages
@@ -125,14 +125,14 @@ class TrajectoryCollector:
     def _prompt(self, row: Mapping[str, Any]) -> Messages:
         if self._fence is None:
             return row["prompt"]
-        preference = judged(row)
-        return judge_messages(preference, self.args.template, len(preference) == 1, special_tokens=self._fence)
+        shown = preference_of(row).permuted(row["order"])
+        return judge_messages(shown, self.args.template, len(shown) == 1, special_tokens=self._fence)
 
     def _hinted_prompt(self, row: Mapping[str, Any]) -> Messages:
         *before, turn = self._prompt(row)
-        preference = judged(row)
-        template = judge_template(self.args.template, binary=len(preference) == 1)
-        hint = hint_line(preference, template, row.get("preference_strength"))
+        shown = preference_of(row).permuted(row["order"])
+        template = judge_template(self.args.template, binary=len(shown) == 1)
+        hint = hint_line(shown, template, row.get("preference_strength"))
         return [*before, {**turn, "content": f"{turn['content']}\n\n{hint}"}]
 
     def _fitting(self, prompts: dict[int, Messages]) -> dict[int, Messages]:
@@ -153,11 +153,10 @@ class TrajectoryCollector:
         return {i: prompt for i, prompt in prompts.items() if i not in too_long}
 
     def _record(self, index: int, number: int, row: Mapping[str, Any], sample: Sample, hinted: bool) -> dict[str, Any]:
-        preference = judged(row)
-        critique = read_sample(sample, len(preference), score_range_of(len(preference), self.args.template))
+        n = len(row["responses"])
+        critique = read_sample(sample, n, score_range_of(n, self.args.template)).in_row_order(row["order"])
         return {
             **row,
-            "responses": list(preference.responses),
             "completion": [{"role": "assistant", "content": sample.text}],
             "row": index,
             "sample": number,
