@@ -1,12 +1,13 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""What the recipes share: reading preference rows from wherever they are, and what comes before and after training."""
+"""Loading of preference rows for the recipes, and the end of a training script."""
 
 import gzip
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from huggingface_hub.constants import ENDPOINT
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from trl.scripts.utils import DatasetConfig
 
+from ..cards import is_repo_id
 from ..judge.hub import PushError, model_push_command
-from .preparation import prepare_preferences
+from .preparation import InvalidRows, prepare_preferences
 
 
 logger = logging.getLogger(__name__)
@@ -30,25 +32,28 @@ def load_preferences(
     script_args: ScriptArguments,
     dataset_args: DatasetMixtureConfig,
     source: str | None = None,
-    invalid_rows: str = "error",
+    invalid_rows: InvalidRows = "error",
     seed: int = 42,
     splits: Sequence[str] | None = None,
 ) -> DatasetDict:
-    """Preference rows from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of such.
+    """Preference rows from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of these.
 
-    Each part of a mixture is brought to preference rows on its own, so that parts may differ in their schemas;
-    `fraction` and `test_split_size` mean what they mean in [`~trl.DatasetMixtureConfig`].
+    The parts of a mixture may differ in their schemas: each is prepared on its own. `fraction` and `test_split_size`
+    are those of [`~trl.DatasetMixtureConfig`].
 
     Args:
         script_args ([`~trl.ScriptArguments`]): `dataset_name` is an id, a folder or a file.
         dataset_args ([`~trl.DatasetMixtureConfig`]): `datasets` is the mixture; it goes before `dataset_name`.
-        source (`str`, *optional*): Source adapter for all parts; recognized by columns if not given.
-        invalid_rows (`str`, *optional*, defaults to `"error"`): See [`prepare_preferences`].
-        seed (`int`, *optional*, defaults to `42`): Of the test split.
+        source, invalid_rows: See [`prepare_preferences`]; for all parts.
+        seed (`int`, *optional*, defaults to `42`): Seed of the test split.
         splits (sequence of `str`, *optional*): The splits that are needed; all by default.
 
     Returns:
-        [`~datasets.DatasetDict`] of preference rows by split.
+        [`~datasets.DatasetDict`]: preference rows by split.
+
+    Raises:
+        `ValueError`: if no dataset is named, if a split is missing, or for streaming.
+        See [`load_named`] and [`prepare_preferences`] for others.
     """
     if script_args.dataset_streaming:
         raise ValueError("`dataset_streaming` is not supported: all preference rows are checked before training.")
@@ -73,19 +78,20 @@ def load_preferences(
 def load_rows(
     name: str, config: str | None = None, splits: Sequence[str] | None = None
 ) -> Mapping[str, Dataset | list[dict[str, Any]]]:
-    """Rows as they are, by split. Those of a JSON lines file that mixes types in a column come as a list.
+    """Rows in their own schema, by split. A JSON lines file that mixes types in a column is read as a list.
 
     Args:
         name, config: See [`load_named`].
-        splits (sequence of `str`, *optional*): The splits that must be there.
+        splits (sequence of `str`, *optional*): The splits that are needed.
     """
+    loaded: Mapping[str, Dataset | list[dict[str, Any]]]
     try:
         loaded = load_named(name, config)
     except DatasetGenerationError:
         if not _is_json_lines(name):
             raise
         logger.warning("%s holds values of different types in one column; reading it row by row.", name)
-        loaded = {"train": _read_json_lines(name)}
+        loaded = {"train": list(_read_json_lines(name))}
     _check_splits(name, loaded, splits)
     return loaded
 
@@ -100,32 +106,78 @@ def _check_splits(name: str, loaded: Mapping[str, Any], splits: Sequence[str] | 
 
 
 def dataset_name_of(script_args: ScriptArguments, dataset_args: DatasetMixtureConfig) -> str | None:
-    """What a card calls the data; a mixture has no name."""
+    """Name of the data on a model card; a mixture has none."""
     return None if dataset_args.datasets else script_args.dataset_name
 
 
 def load_named(name: str, config: str | None = None) -> DatasetDict:
-    """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file."""
+    """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file.
+
+    Args:
+        name (`str`): Id, folder or file; a file may be compressed, and `*` names several.
+        config (`str`, *optional*): Name of the dataset's configuration.
+
+    Raises:
+        `FileNotFoundError`: if a file or folder does not exist.
+        `ValueError`: if a file is empty or not JSON, with the number of the line.
+    """
     path = Path(name)
     suffix = next((suffix for suffix in reversed(path.suffixes) if suffix in _BUILDERS), None)
-    if suffix and (path.is_file() or "*" in name):
-        return load_dataset(_BUILDERS[suffix], data_files=name)
+    if suffix and not path.is_dir():
+        return _load_files(name, _BUILDERS[suffix])
+    if not path.exists() and not is_repo_id(name):
+        raise FileNotFoundError(
+            f"Found no file or folder {os.path.abspath(name)}; expected one, or the id of a dataset on the Hub."
+        )
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         loaded = load_from_disk(name)
         return DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
     return load_dataset(name, name=config, cache_dir=_cache_of(path) if path.is_dir() else None)
 
 
-def _cache_of(folder: Path) -> str:
-    """A cache of its own for a local folder as it is now.
+def _load_files(name: str, builder: str) -> DatasetDict:
+    files = glob(name) if "*" in name else [name] if os.path.isfile(name) else []
+    if not files:
+        raise FileNotFoundError(f"Found no file {os.path.abspath(name)}; expected an existing file. Check the path.")
+    empty = [file for file in files if not os.path.getsize(file)]
+    if empty:
+        raise ValueError(f"The file {empty[0]} is empty; expected at least one row.")
+    options = {"keep_default_na": False, "na_values": [""]} if builder == "csv" else {}  # "NA" may be an answer
+    try:
+        return load_dataset(builder, data_files=name, **options)
+    except ValueError as error:
+        if "no data" not in str(error):
+            raise
+        raise ValueError(f"The file {name} holds no rows; expected at least one.") from error
+    except DatasetGenerationError:
+        for file in files if builder == "json" else ():
+            _check_json(file)
+        raise
 
-    `datasets` (5.2) knows a folder with a card by the folder's last name and the card: it would read one run's
-    `trajectories` from the cache of another's, or of what they were before.
+
+def _check_json(file: str) -> None:
+    """Raises for a file that is neither JSON nor JSON lines."""
+    if _is_json_lines(file):
+        for _ in _read_json_lines(file):
+            pass
+        return
+    with _open_text(file) as opened:
+        try:
+            json.load(opened)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is not JSON: {error}; expected a list of rows.") from None
+
+
+def _cache_of(folder: Path) -> str:
+    """A cache for the present state of a local folder.
+
+    `datasets` (5.2) identifies a folder with a card by its last name and the card, and would read one run's
+    `trajectories` from the cache of another run, or of an earlier state.
     """
     state = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=16)
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-        found = file.stat()
-        state.update(f"{file.relative_to(folder)} {found.st_size} {found.st_mtime_ns}".encode())
+        stat = file.stat()
+        state.update(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}".encode())
     return os.path.join(datasets.config.HF_DATASETS_CACHE, "folders", state.hexdigest())
 
 
@@ -133,12 +185,26 @@ def _is_json_lines(name: str) -> bool:
     return ".jsonl" in Path(name).suffixes and Path(name).is_file()
 
 
-def _read_json_lines(name: str) -> list[dict[str, Any]]:
-    with (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+def _open_text(name: str):
+    return (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8")
 
 
-def _load_mixture(mixture: DatasetMixtureConfig, source: str | None, invalid_rows: str, seed: int) -> DatasetDict:
+def _read_json_lines(name: str) -> Iterator[dict[str, Any]]:
+    with _open_text(name) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line.strip())
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{name} line {number} is not JSON: {error.msg} at character {error.pos}; expected one row a line."
+                ) from None
+
+
+def _load_mixture(
+    mixture: DatasetMixtureConfig, source: str | None, invalid_rows: InvalidRows, seed: int
+) -> DatasetDict:
     if mixture.streaming:
         raise ValueError("`streaming` is not supported: all preference rows are checked before training.")
     parts = []
@@ -166,24 +232,25 @@ def _load_part(part: DatasetConfig) -> Dataset:
 
 
 def _at_fractions(parts: list[Dataset], fractions: list[float | None]) -> list[Dataset]:
-    if all(fraction is None for fraction in fractions):
+    shares = [fraction for fraction in fractions if fraction is not None]
+    if not shares:
         return parts
-    if any(fraction is None for fraction in fractions):
+    if len(shares) < len(parts):
         raise ValueError("`fraction` must be set for either all datasets in the mixture or none of them.")
-    weights = [fraction / sum(fractions) for fraction in fractions]
+    weights = [share / sum(shares) for share in shares]
     total = min(len(part) / weight for part, weight in zip(parts, weights, strict=True) if weight > 0)
     return [part.select(range(round(weight * total))) for part, weight in zip(parts, weights, strict=True)]
 
 
 def with_same_columns(parts: list[Dataset]) -> list[Dataset]:
-    """Keeps what all parts understand alike: their own columns, and others of the same type everywhere."""
+    """Removes the columns whose types differ between parts; queries become messages where some parts have these."""
     if len(parts) == 1:
         return parts
     types: dict[str, set[str]] = {}
     for part in parts:
         for name, feature in part.features.items():
             types.setdefault(name, set()).add(str(feature))
-    mixed = sorted(name for name, found in types.items() if len(found) > 1)
+    mixed = sorted(name for name, alternatives in types.items() if len(alternatives) > 1)
     if {"query", "responses", "labels"}.intersection(mixed):
         parts = [_as_messages(part) for part in parts]
         mixed = [name for name in mixed if name != "query"]
@@ -193,7 +260,7 @@ def with_same_columns(parts: list[Dataset]) -> list[Dataset]:
 
 
 def _as_messages(part: Dataset) -> Dataset:
-    """Queries as message lists, which read the same to a judge as texts."""
+    """Queries as messages, which a judge reads as it reads texts."""
     if not part.features["query"] or getattr(part.features["query"], "dtype", None) != "string":
         return part
     queries = [[{"role": "user", "content": query}] for query in part["query"]]
@@ -201,7 +268,7 @@ def _as_messages(part: Dataset) -> Dataset:
 
 
 def set_model_init_kwargs(training_args: Any, model_args: ModelConfig) -> None:
-    """Moves the model options of the command line to where the trainers look for them, as TRL's scripts do."""
+    """Copies the model options of the command line to `model_init_kwargs`, as TRL's scripts do."""
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
@@ -212,28 +279,27 @@ def set_model_init_kwargs(training_args: Any, model_args: ModelConfig) -> None:
 
 
 def find_chat_template(training_args: Any, recipes: Path) -> None:
-    """Finds a chat template that came with the recipes, `recipes/chat_templates/…`, wherever a script is started."""
+    """Resolves a chat template of the recipes, `recipes/chat_templates/…`, from any working directory."""
     path = Path(training_args.chat_template_path or "")
     if path.parts[:1] == ("recipes",) and not path.exists():
-        beside = recipes.joinpath(*path.parts[1:])
-        if beside.is_file():
-            training_args.chat_template_path = str(beside)
+        packaged = recipes.joinpath(*path.parts[1:])
+        if packaged.is_file():
+            training_args.chat_template_path = str(packaged)
 
 
 def finish(trainer: Any, dataset_name: str | None = None) -> None:
-    """Saves the model with tokenizer and card, pushes it if asked to, and closes the trackers.
+    """Saves the model with tokenizer and card, pushes it if `push_to_hub` is set, and closes the trackers.
 
     Raises:
-        `SystemExit`: with a message for the terminal if a push failed, of the model now or of anything before. What
-            was to be pushed is on this machine, and the message says how to push it again.
+        `SystemExit`: if a push failed, now or earlier in the run, with the command that pushes again.
     """
     args = trainer.args
-    place = os.path.abspath(args.output_dir)
+    folder = os.path.abspath(args.output_dir)
     try:
         if args.push_to_hub:
-            again = model_push_command(trainer.hub_model_id or Path(place).name, args)
+            again = model_push_command(trainer.hub_model_id or Path(folder).name, args)
             trainer.accelerator.print(
-                f"Saving to {place}, then pushing. If that is cut off, push again with\n    {again}"
+                f"Saving to {folder}, then pushing. If that is interrupted, push again with\n    {again}"
             )
             with trainer.tolerating_push_errors():
                 trainer.push_to_hub(dataset_name=dataset_name)  # saves before it pushes
@@ -241,19 +307,19 @@ def finish(trainer: Any, dataset_name: str | None = None) -> None:
         else:
             trainer.save_model(args.output_dir)
             trainer.create_model_card(model_name=Path(args.output_dir).name, dataset_name=dataset_name)
-        trainer.accelerator.print(f"Saved to {place}")
+        trainer.accelerator.print(f"Saved to {folder}")
     finally:
         trainer.end()
     exit_on_push_errors(trainer)
 
 
 def exit_on_push_errors(trainer: Any) -> None:
-    """Ends a script with all that could not be pushed, if anything could not."""
+    """Ends a script with the errors of all pushes of a trainer that failed."""
     _exit_with(trainer.push_errors)
 
 
 def push_or_exit(*pushes: Callable[[], Any]) -> None:
-    """Makes all of these pushes, and then ends a script with what could not be pushed, if anything could not."""
+    """Tries all pushes, then ends the script with the errors of those that failed."""
     errors = []
     for push in pushes:
         try:
