@@ -38,7 +38,7 @@ FLOORS = [
     {"evaluation"},
     {"trainers"},
     {"labeling"},
-    {"rewards", "view", "cli", "__init__"},
+    {"rewards", "view", "cli", "scripts", "__init__"},
 ]
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",

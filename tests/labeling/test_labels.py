@@ -703,6 +703,12 @@ def test_a_judge_on_a_server(judges, tmp_path, no_cache):
         (["--dataset_name", "ROWS"], "Found no judge"),
         (["--dataset_name", "ROWS", "--min_margin", "-1"], "Found min_margin=-1"),
         (["--dataset_name", "ROWS", "--dataset_train_split", "test"], r"expected \['test'\] among them"),
+        (["--dataset_name", "ROWS", "--k", "0"], "Found k=0"),
+        (["--dataset_name", "ROWS", "--rows_per_shard", "0"], "Found rows_per_shard=0"),
+        (["--dataset_name", "ROWS", "--template", "papr"], "Found template 'papr'"),
+        (["--dataset_name", "ROWS", "--k_meta", "half"], "Found k_meta='half'"),
+        (["--dataset_name", "ROWS", "--temperature", "-1"], "Found temperature=-1"),
+        (["--dataset_name", "ROWS", "--early_stopping", "soon"], "Found early_stopping='soon'"),
     ],
 )
 def test_what_is_missing_is_said(tmp_path, no_cache, arguments, told):
@@ -711,14 +717,11 @@ def test_what_is_missing_is_said(tmp_path, no_cache, arguments, told):
         label(*[rows if argument == "ROWS" else argument for argument in arguments])
 
 
-def test_the_docstring_names_every_argument():
+def test_the_docstring_command_parses():
     module = recipe()
-    for name, found in module.LabelArguments.__dataclass_fields__.items():
-        if found.metadata and name not in module.ScriptArguments.__dataclass_fields__:
-            assert f"{name} (`" in module.LabelArguments.__doc__ and found.metadata["help"], name
     command = module.__doc__.split("recipes/label.py")[1].split("\n\n")[0].replace("\\\n", " ").split()
-    script_args, _ = module.make_parser().parse_args_and_config(command)
-    assert module.judging_options(script_args)["early_stopping"] == "exact"
+    script_args, judge_args, _ = module.make_parser().parse_args_and_config(command)
+    assert module.judging_options(script_args, judge_args)["early_stopping"] == "exact"
 
 
 NOTING = """

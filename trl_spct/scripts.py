@@ -1,0 +1,197 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Arguments and loaders that several recipes share."""
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .judge.orders import ORDERS
+from .judge.prompts import OFFICIAL, TEMPLATES, judge_template
+from .judge.sampling import check_sampling
+from .judge.voting import Guidance
+
+
+if TYPE_CHECKING:
+    import torch
+    from trl import ModelConfig
+
+    from .engines import OpenAIEngine
+    from .judge.pipelines import GRMRewardPipeline
+
+
+API_KEY = "OPENAI_API_KEY"
+"""Environment variable that holds the key of a server."""
+DIALECTS = ("vllm", "openai")
+
+TEMPLATE_HELP = (
+    f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's model card; "
+    "or a text file in which {conversation} and {responses} stand. Default: the template in the judge's config."
+)
+
+
+def helped(default: Any, help: str, choices: tuple[str, ...] | None = None, **options: Any) -> Any:
+    """A dataclass field with the help of its command line option."""
+    metadata = {"help": help, **({} if choices is None else {"choices": list(choices)})}
+    return field(default=default, metadata=metadata, **options)
+
+
+@dataclass
+class JudgeArguments:
+    """The judge of `label` and `evaluate`, in this process or on a server, and how it samples."""
+
+    _argument_group_name = "judge"
+
+    base_url: str | None = helped(
+        None,
+        "Address of a vLLM or another OpenAI-compatible server that has the judge; model_name_or_path is then its name "
+        "there, optional if the server has one model.",
+    )
+    tokenizer_name_or_path: str | None = helped(
+        None,
+        "Tokenizer of the judge on the server, to send prompts as token ids, which keeps control tokens in responses "
+        "from being read as such. Needs a server that accepts token ids, such as vLLM.",
+    )
+    dialect: str = helped("vllm", "API of the server.", DIALECTS)
+    api_key: str | None = helped(None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False)
+    meta_rm: str | None = helped(
+        None, "Meta RM, by path or Hub id. Default: that of the judge's repository; `none` votes without one."
+    )
+    guide: str | None = helped(
+        None,
+        "top: the k_meta critiques with the highest meta scores vote; soft: all critiques vote, weighted by the "
+        "probability that they are correct. Default: as stored with the Meta RM.",
+        ("top", "soft"),
+    )
+    k_meta: str | None = helped(
+        None, "Critiques that vote under guide top: a number such as 8, or a share such as 0.5 (the paper's)."
+    )
+    temperature: float | None = helped(None, "Sampling temperature. Default: 0.5 for k > 1 and greedy for k = 1.")
+    max_new_tokens: int | None = helped(None, "Longest critique in tokens. Default: that of the judge, else 1024.")
+    template: str | None = helped(None, TEMPLATE_HELP)
+    order: str | None = helped(
+        None,
+        "Orders in which the critiques of a row read the responses: balanced (each response equally often in each "
+        "place, the default), random (the paper's) or fixed.",
+        ORDERS,
+    )
+    truncation: str | None = helped(
+        None, "fair cuts the longest texts of rows that do not fit into the judge's context.", ("fair",)
+    )
+    batch_size: int | None = helped(None, "Rows judged together. Default: as many as make 256 critiques.")
+
+    def __post_init__(self) -> None:
+        check_sampling(self.temperature, None, self.max_new_tokens)
+        if self.template is not None and self.template.partition(":")[0] != OFFICIAL:
+            judge_template(self.template)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"Found batch_size={self.batch_size}; expected at least 1.")
+        Guidance.of(None, **self.guidance)
+
+    @property
+    def guidance(self) -> dict[str, Any]:
+        """Arguments of the pipeline that guide the vote."""
+        k_meta: int | float | None = None
+        if self.k_meta is not None:
+            try:
+                k_meta = int(self.k_meta) if self.k_meta.isdigit() else float(self.k_meta)
+            except ValueError:
+                raise ValueError(
+                    f"Found k_meta={self.k_meta!r}; expected a number of critiques such as 8, or a share such as 0.5."
+                ) from None
+        return {"k_meta": k_meta, "guide": self.guide}
+
+    def options(self, *names: str) -> dict[str, Any]:
+        """Arguments of the pipeline that were given, those of `names`, or all that say how to sample."""
+        names = names or ("temperature", "max_new_tokens", "template", "order", "truncation")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def make_engine(
+    name: str | None,
+    base_url: str,
+    tokenizer_name_or_path: str | None = None,
+    dialect: str = "vllm",
+    api_key: str | None = None,
+) -> "OpenAIEngine":
+    """An engine over a server.
+
+    Args:
+        name (`str`, *optional*): Name of the model on the server, if it has several.
+        base_url, tokenizer_name_or_path, dialect, api_key: See [`JudgeArguments`].
+    """
+    from transformers import AutoTokenizer
+
+    from .engines import OpenAIEngine
+
+    tokenizer = None if tokenizer_name_or_path is None else AutoTokenizer.from_pretrained(tokenizer_name_or_path)
+    return OpenAIEngine(
+        name, base_url, api_key=api_key or os.environ.get(API_KEY), tokenizer=tokenizer, dialect=dialect
+    )
+
+
+def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.device | str") -> "GRMRewardPipeline":
+    """The judge that the arguments name, on a device or on a server.
+
+    Raises:
+        `ValueError`: without a judge, and for a guidance without a Meta RM.
+    """
+    from .judge.pipelines import GRMRewardPipeline
+
+    meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
+    if args.base_url is not None:
+        name, served = model_args.model_name_or_path, args.tokenizer_name_or_path
+        engine = make_engine(name, args.base_url, served, args.dialect, args.api_key)
+        stored = stored_template(served or name)
+        preset = {} if stored is None else {"template": stored}
+        judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device, **preset)
+    elif model_args.model_name_or_path is None:
+        raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")
+    else:
+        judge = load_pipeline(model_args.model_name_or_path, model_args, device, meta_rm, model_args.model_revision)
+    given = {name: value for name, value in args.guidance.items() if value is not None}
+    if given and judge.meta_rm is None:
+        raise ValueError(f"Found {given} without a Meta RM; expected one in `meta_rm` or in the judge's repository.")
+    return judge
+
+
+def load_pipeline(
+    model: str,
+    model_args: "ModelConfig",
+    device: "torch.device | str",
+    meta_rm: str | None = None,
+    revision: str | None = None,
+) -> "GRMRewardPipeline":
+    """A judge in this process, with the dtype, attention and quantization of TRL's model arguments."""
+    from transformers import pipeline
+    from trl import get_quantization_config
+
+    from .judge.pipelines import TASK, register
+
+    register()
+    quantization = get_quantization_config(model_args)
+    return pipeline(
+        TASK,
+        model=model,
+        revision=revision,
+        meta_rm=meta_rm,
+        dtype=model_args.dtype,
+        device=device if quantization is None else None,
+        device_map=None if quantization is None else {"": device},
+        model_kwargs={
+            "attn_implementation": model_args.attn_implementation,
+            **({} if quantization is None else {"quantization_config": quantization}),
+        },
+    )
+
+
+def stored_template(name: str | None) -> str | None:
+    """Template in the config of a judge, by path or Hub id; `None` if there is no config or no template in it."""
+    from transformers import AutoConfig
+
+    if name is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):  # a name on the server alone
+        return None
+    return (getattr(config, "grm", None) or {}).get("template")
