@@ -3,13 +3,12 @@
 # dependencies = ["trl-spct"]
 # ///
 """
-What evaluations found, into the card of a judge; and a judge or a Meta RM, with its card, to the Hub.
+Writes evaluation results into the card of a judge, and pushes a judge or a Meta RM with its card to the Hub.
 
 python recipes/card.py judge-spct --evaluation judge-results --push_to someone/judge
 
-`recipes/evaluate.py` writes into the card of the judge that it evaluates by itself; this is for evaluations from
-elsewhere, and for judges that were trained without `--push_to_hub`. The judge may be one on the Hub; then the card is
-changed there.
+`recipes/evaluate.py` writes into the card of a local judge itself. This script is for other evaluations, and for
+judges trained without `--push_to_hub`. The card of a judge on the Hub is changed there.
 """
 
 import argparse
@@ -24,7 +23,7 @@ def main(arguments: argparse.Namespace) -> None:
     judge, token = arguments.judge, arguments.hub_token
     if not Path(judge).is_dir():
         if arguments.push_to:
-            raise SystemExit(f"Found no folder {judge}; expected one, since only that of a judge can be pushed.")
+            raise SystemExit(f"Found no folder {judge}; expected the folder of a judge to push.")
         push_or_exit(*(lambda folder=folder: push_results(judge, folder, token) for folder in arguments.evaluation))
         return
     for folder in arguments.evaluation:

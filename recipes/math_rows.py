@@ -14,77 +14,60 @@ The policy may be on a server, here of `vllm serve Qwen/Qwen3-8B`:
 
     --base_url http://localhost:8000 --tokenizer_name_or_path Qwen/Qwen3-8B
 
-Writes `answers/` (every answer and what the rule says of it), `train.jsonl` (the rows), `report.json` (counts by
-cause) and `README.md` (a dataset card). A command that was killed goes on where it stopped when it is given again;
-with other options for the rows (`num_responses`, `rows_per_problem`, …) it makes other rows of the same answers.
+Writes `answers/` (every answer and its match), `train.jsonl` (the rows), `report.json` (counts by cause) and
+`README.md` (a dataset card). The same command resumes a killed run; with other options for the rows (`num_responses`,
+`rows_per_problem`, …) it makes other rows of the same answers.
 """
 
 import argparse
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from trl_spct.scripts import API_KEY, DIALECTS, helped
 
 
 @dataclass
 class MathRowsArguments:
-    r"""
-    Arguments for preference rows by rule. The paper gives no numbers for them: all are ours.
+    """Arguments for preference rows by rule. Their values are not in the paper."""
 
-    Args:
-        output_dir (`str`): Where answers and rows go. A folder with the same run is resumed.
-        dataset_name (`str`): Problems in MATH's schema (`problem`, `solution`, `level`, `type`): a Hub id, a folder or
-            a file.
-        dataset_config (`str`, *optional*), dataset_split (`str`): Which part of it.
-        max_problems (`int`, *optional*): Answer a random sample of so many.
-        base_url (`str`, *optional*): Address of a vLLM or another OpenAI-compatible server with the policy, whose name
-            there is `model_name_or_path`, or may be left out where the server has only one. A key is read from the
-            environment variable `OPENAI_API_KEY`.
-        tokenizer_name_or_path (`str`, *optional*): Tokenizer of the model on the server, to send token ids.
-        dialect (`str`): `"openai"` for servers other than vLLM.
-        num_generations (`int`): Answers per problem.
-        temperature (`float`), top_p (`float`), max_completion_length (`int`): How the policy samples.
-        instruction (`str`, *optional*): Stands behind the problem in the policy's prompt, and not in the rows; asks
-            for steps and a boxed answer by default.
-        num_responses (`int`): Responses of a row, at most: one correct, the others incorrect. The paper has pairs.
-        rows_per_problem (`int`): Such rows per problem, at most; no answer is in two of them.
-        single_rows_per_problem (`int`): Rows of a single response, at most, labeled 1 or 0.
-        match_timeout (`float`): Seconds of processor time to match one answer.
-        num_proc (`int`): Processes that match.
-        batch_size (`int`): Answers decoded together, in this process.
-        rows_per_shard (`int`): Problems whose answers are written at once; what a kill costs at most.
-        concurrent_shards (`int`): Shards that a server works on at once.
-        seed (`int`): Of samples, choice and order.
-        push_to_hub_id (`str`, *optional*): Dataset repository to push the rows to, with card and report.
-        hub_private_repo (`bool`, *optional*): Whether a new repository is private.
-    """
-
-    output_dir: str = field(default="outputs/math_rows", metadata={"help": "Where answers and rows go."})
-    dataset_name: str = field(
-        default="DigitalLearningGmbH/MATH-lighteval", metadata={"help": "Problems in MATH's schema."}
+    output_dir: str = helped("outputs/math_rows", "Output folder. A folder with the same run is resumed.")
+    dataset_name: str = helped(
+        "DigitalLearningGmbH/MATH-lighteval",
+        "Problems in MATH's schema (problem, solution, level, type): a Hub id, a folder or a file.",
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_split: str = field(default="train", metadata={"help": "Split of the dataset."})
-    max_problems: int | None = field(default=None, metadata={"help": "Answer a random sample of so many."})
-    base_url: str | None = field(default=None, metadata={"help": "Address of a server with the policy."})
-    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Tokenizer of the served model."})
-    dialect: str = field(default="vllm", metadata={"help": "What the server speaks.", "choices": ["vllm", "openai"]})
-    num_generations: int = field(default=8, metadata={"help": "Answers per problem."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
-    max_completion_length: int = field(default=2048, metadata={"help": "Longest answer in tokens."})
-    instruction: str | None = field(
-        default=None, metadata={"help": "Stands behind the problem in the policy's prompt."}
+    dataset_config: str | None = helped(None, "Configuration of the dataset.")
+    dataset_split: str = helped("train", "Split of the dataset.")
+    max_problems: int | None = helped(None, "Size of a random sample of the problems.")
+    base_url: str | None = helped(
+        None,
+        "Address of a vLLM or another OpenAI-compatible server that has the policy. model_name_or_path is then its "
+        "name there; optional if the server has one model.",
     )
-    num_responses: int = field(default=2, metadata={"help": "Responses of a row, at most (paper: pairs)."})
-    rows_per_problem: int = field(default=1, metadata={"help": "Rows of several responses per problem, at most."})
-    single_rows_per_problem: int = field(default=1, metadata={"help": "Rows of one response per problem, at most."})
-    match_timeout: float = field(default=10.0, metadata={"help": "Seconds to match one answer."})
-    num_proc: int = field(default=1, metadata={"help": "Processes that match."})
-    batch_size: int = field(default=64, metadata={"help": "Answers decoded together, in this process."})
-    rows_per_shard: int = field(default=64, metadata={"help": "Problems whose answers are written at once."})
-    concurrent_shards: int = field(default=2, metadata={"help": "Shards that a server works on at once."})
-    seed: int = field(default=0, metadata={"help": "Of samples, choice and order."})
-    push_to_hub_id: str | None = field(default=None, metadata={"help": "Dataset repository to push the rows to."})
-    hub_private_repo: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+    tokenizer_name_or_path: str | None = helped(
+        None, "Tokenizer of the model on the server, to send prompts as token ids."
+    )
+    dialect: str = helped("vllm", "API of the server.", DIALECTS)
+    api_key: str | None = helped(None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False)
+    num_generations: int = helped(8, "Answers per problem.")
+    temperature: float = helped(1.0, "Sampling temperature of the policy.")
+    top_p: float = helped(1.0, "Nucleus sampling of the policy.")
+    max_completion_length: int = helped(2048, "Longest answer in tokens.")
+    instruction: str | None = helped(
+        None,
+        "Text after the problem in the policy's prompt, but not in the rows. Default: it asks for steps and a boxed "
+        "answer.",
+    )
+    num_responses: int = helped(2, "Largest number of responses of a row: one correct, the others not (paper: pairs).")
+    rows_per_problem: int = helped(1, "Largest number of these rows per problem; they share no answer.")
+    single_rows_per_problem: int = helped(1, "Largest number of rows of one response per problem, labeled 1 or 0.")
+    match_timeout: float = helped(10.0, "Seconds of processor time to match one answer.")
+    num_proc: int = helped(1, "Number of processes that match.")
+    batch_size: int = helped(64, "Answers decoded together in this process.")
+    rows_per_shard: int = helped(64, "Problems whose answers are written at once.")
+    concurrent_shards: int = helped(2, "Shards that a server works on at once.")
+    seed: int = helped(0, "Seed of samples, choices and order.")
+    push_to_hub_id: str | None = helped(None, "Dataset repository to push the rows to, with card and report.")
+    hub_private_repo: bool | None = helped(None, "Whether a new repository is private.")
 
     def __post_init__(self):
         if self.num_responses < 2 or self.rows_per_problem < 0 or self.single_rows_per_problem < 0:
@@ -106,7 +89,7 @@ def main(script_args, model_args):
     problems = load_problems(script_args)
     given = {name: getattr(script_args, name) for name in AnswerSampling.__dataclass_fields__}
     sampling = AnswerSampling(**{name: value for name, value in given.items() if value is not None})
-    engine = make_engine(script_args, model_args)
+    engine = make_policy_engine(script_args, model_args)
     policy, described = describe_policy(engine, model_args)
     with accelerator.main_process_first():
         collector = AnswerCollector(
@@ -162,28 +145,20 @@ def load_problems(script_args: MathRowsArguments) -> list:
     return read_problems(dataset, script_args.dataset_name)
 
 
-def make_engine(script_args: MathRowsArguments, model_args):
-    """An engine over a server, or `None` where the policy runs in this process."""
-    if script_args.base_url is None:
-        if model_args.model_name_or_path is None:
+def make_policy_engine(script_args: MathRowsArguments, model_args):
+    """An engine over a server, or `None` for a policy in this process."""
+    from trl_spct.scripts import make_engine
+
+    name, url = model_args.model_name_or_path, script_args.base_url
+    if url is None:
+        if name is None:
             raise ValueError("Found neither `model_name_or_path` nor `base_url`; expected a policy.")
         return None
-    from transformers import AutoTokenizer
-
-    from trl_spct.engines import OpenAIEngine
-
-    name = script_args.tokenizer_name_or_path
-    return OpenAIEngine(
-        model_args.model_name_or_path,
-        script_args.base_url,
-        api_key=os.environ.get("OPENAI_API_KEY"),
-        tokenizer=AutoTokenizer.from_pretrained(name) if name else None,
-        dialect=script_args.dialect,
-    )
+    return make_engine(name, url, script_args.tokenizer_name_or_path, script_args.dialect, script_args.api_key)
 
 
 def describe_policy(engine, model_args) -> tuple[str, dict]:
-    """What the policy is called, and what tells its weights from others."""
+    """Name of the policy, and the revision and digest of its weights."""
     if engine is not None:
         return engine.name, {}
     from trl_spct.trainers.loading import saved_weights_digest

@@ -3,7 +3,7 @@
 # dependencies = ["trl-spct"]
 # ///
 """
-Stage 3: a Meta RM that tells correct critiques from wrong ones, and how it is to guide the vote.
+Stage 3: a Meta RM, which scores critiques by how likely they are correct, and the choice of how it guides the vote.
 
 accelerate launch recipes/meta_rm.py \
     --model_name_or_path Qwen/Qwen3-0.6B \
@@ -15,57 +15,44 @@ accelerate launch recipes/meta_rm.py \
 
 Trajectories are those of `recipes/rft.py`; with a judge, `num_generations` fresh critiques per row of the dataset are
 added, as in the paper. With `eval_share` some queries are held out: their critiques evaluate the Meta RM, and the
-judge's votes on them choose how it guides, which is stored with it. Report on queries that this script has not seen.
+judge's votes on them choose the guidance, which is stored with it. Report results on other queries.
 """
 
 import argparse
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from trl import ScriptArguments
 
+from trl_spct.scripts import helped
+
 
 @dataclass
 class MetaRMScriptArguments(ScriptArguments):
-    """
-    Script arguments for training a Meta RM.
+    """Script arguments for training a Meta RM."""
 
-    Args:
-        trajectories (`list[str]`, *optional*):
-            Trajectories to learn from: folders, files or Hub ids of what `RejectiveSampler.collect` returned.
-        judge_name_or_path (`str`, *optional*):
-            A trained judge that samples fresh critiques of the rows of the dataset.
-        num_generations (`int`, *optional*, defaults to `3`):
-            Fresh critiques per row (paper, section 6).
-        temperature (`float`, *optional*, defaults to `1.0`), max_completion_length (`int`, *optional*, defaults to
-        `1024`):
-            How the judge samples. `template` (by default the one that the judge's configuration names, else `"paper"`)
-            is stored with the Meta RM. With `load_in_4bit` or `load_in_8bit` a judge that is an adapter judges on a
-            quantized base, as it was trained.
-        sampling_batch_size (`int`, *optional*, defaults to `64`):
-            Critiques of the judge that are decoded together on each device, when they are sampled and for the choice.
-        eval_share (`float`, *optional*, defaults to `0.0`):
-            Share of the queries that are held out.
-        choose_k (`int`, *optional*, defaults to `32`):
-            Critiques per held-out row, at T = 0.5, from which the guidance is chosen. 0 leaves it at the paper's k/2.
-        choose_rows (`int`, *optional*, defaults to `512`):
-            Held-out rows, at most, that are judged for the choice.
-        rows_hub_repo (`str`, *optional*):
-            Dataset repository that the rows are pushed to, with their card. They are written to `rows/` in any case.
-    """
-
-    trajectories: list[str] | None = field(default=None, metadata={"help": "Trajectories of `recipes/rft.py`."})
-    judge_name_or_path: str | None = field(default=None, metadata={"help": "A judge that samples fresh critiques."})
-    num_generations: int = field(default=3, metadata={"help": "Fresh critiques per row."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of the judge."})
-    max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
-    sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
-    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
-    eval_share: float = field(default=0.0, metadata={"help": "Share of the queries held out for evaluation."})
-    choose_k: int = field(default=32, metadata={"help": "Critiques per held-out row that choose the guidance."})
-    choose_rows: int = field(default=512, metadata={"help": "Held-out rows that choose the guidance, at most."})
-    rows_hub_repo: str | None = field(default=None, metadata={"help": "Dataset repository to push the rows to."})
+    trajectories: list[str] | None = helped(
+        None, "Trajectories of recipes/rft.py to learn from: folders, files or Hub ids."
+    )
+    judge_name_or_path: str | None = helped(
+        None,
+        "A trained judge that samples fresh critiques of the rows of the dataset. With load_in_4bit or load_in_8bit "
+        "the base of a judge that is an adapter is quantized.",
+    )
+    num_generations: int = helped(3, "Fresh critiques per row (paper, section 6).")
+    temperature: float = helped(1.0, "Sampling temperature of the judge.")
+    max_completion_length: int = helped(1024, "Longest critique in tokens.")
+    sampling_batch_size: int = helped(64, "Critiques decoded together on each device.")
+    source: str | None = helped(None, "Adapter for public data in its own schema. Known schemas are recognized.")
+    eval_share: float = helped(0.0, "Share of the queries that are held out.")
+    choose_k: int = helped(
+        32, "Critiques per held-out row, at T = 0.5, that choose the guidance. 0 keeps the paper's k/2."
+    )
+    choose_rows: int = helped(512, "Largest number of held-out rows that are judged for the choice.")
+    rows_hub_repo: str | None = helped(
+        None, "Dataset repository to push the rows to, with their card. They are written to rows/ in any case."
+    )
 
 
 def main(script_args, training_args, model_args, dataset_args):
@@ -117,12 +104,12 @@ def main(script_args, training_args, model_args, dataset_args):
 
 
 def source_of(name: str) -> str:
-    """What a card calls trajectories: an id as it is, a path by its last two parts."""
+    """Name of trajectories on a card: an id, or the last two parts of a path."""
     return "/".join(Path(name).parts[-2:]) if os.path.exists(name) or "*" in name else name
 
 
 def judge_template_of(script_args) -> str | None:
-    """The template that the judge's configuration names; `"paper"` if it names none, `None` without a judge."""
+    """The template in the judge's config, else `"paper"`; `None` without a judge."""
     from trl_spct.trainers.loading import load_config
 
     if not script_args.judge_name_or_path:
@@ -131,7 +118,7 @@ def judge_template_of(script_args) -> str | None:
 
 
 def judge_quantization(script_args, model_args):
-    """How the base of a judge that is an adapter is quantized; a whole judge is not."""
+    """Quantization of the base of a judge that is an adapter; `None` for a full judge."""
     from trl import get_quantization_config
 
     from trl_spct.trainers.loading import adapter_base
@@ -140,16 +127,16 @@ def judge_quantization(script_args, model_args):
 
 
 def load_rows(script_args, training_args, dataset_args):
-    """The rows that the judge judges."""
+    """The rows of the dataset, which the judge judges."""
     from trl_spct.data.loading import load_preferences
 
     split = script_args.dataset_train_split
-    asked = (script_args.source, training_args.invalid_rows, training_args.seed, [split])
-    return load_preferences(script_args, dataset_args, *asked)[split]
+    options = (script_args.source, training_args.invalid_rows, training_args.seed, [split])
+    return load_preferences(script_args, dataset_args, *options)[split]
 
 
 def sample_fresh(script_args, training_args, dataset_args, quantization_config=None):
-    """Unhinted critiques of the trained judge, none of them rejected for being easy."""
+    """Unhinted critiques of the trained judge; easy rows are kept."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
 
     args = RejectiveSamplerConfig(
@@ -176,7 +163,7 @@ def sample_fresh(script_args, training_args, dataset_args, quantization_config=N
 
 
 def choose(trainer, script_args, dataset_args, quantization_config=None):
-    """Judges held-out rows with the new Meta RM, and stores with it how it guides best."""
+    """Judges held-out rows with the new Meta RM, and stores the best guidance with it."""
     from dataclasses import asdict
 
     from rich.console import Console

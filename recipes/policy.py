@@ -12,90 +12,71 @@ accelerate launch recipes/policy.py \
     --output_dir policy
 
 Without a model and a configuration, or with `--tiny`, it runs the embedded example: a tiny policy with the tiny judge
-of `recipes/spct.py` as its reward, in a world that knows what is true (`--judge`, `--output_dir`, `--seeds`).
+of `recipes/spct.py` as its reward, in a world where the true quality is known (`--judge`, `--output_dir`, `--seeds`).
 """
 
 import argparse
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trl import ScriptArguments
+
+from trl_spct.scripts import API_KEY, DIALECTS, TEMPLATE_HELP, helped
 
 
 @dataclass
 class PolicyScriptArguments(ScriptArguments):
-    """
-    Script arguments of RL with a judge as the reward. The dataset has a `prompt` column, of texts or messages; the
-    judge reads its columns `reference` and `principles` where there are such.
+    """Script arguments of RL with a judge as the reward.
 
-    Args:
-        judge (`str`, *optional*):
-            Path or id of the judge. With `judge_base_url` its name on the server, which may be left out where the
-            server has only one.
-        judge_base_url (`str`, *optional*):
-            Address of a vLLM server, or of another OpenAI-compatible one, that the judge runs on. If it wants a key,
-            this is read from the environment variable `OPENAI_API_KEY`.
-        judge_tokenizer_name_or_path (`str`, *optional*):
-            Tokenizer of the judge on the server. With it prompts are sent as token ids, hostile text stays text, and
-            groups that do not fit are judged in blocks; give it wherever the server takes token ids, as vLLM does.
-        judge_dialect (`str`, *optional*, defaults to `"vllm"`):
-            `"openai"` for servers other than vLLM.
-        meta_rm (`str`, *optional*):
-            A Meta RM that guides the judge's votes. Defaults to the one that the judge's repository carries; `"none"`
-            takes none.
-        k (`int`, *optional*, defaults to `4`):
-            Critiques of each group.
-        principles (`str`, *optional*, defaults to `"own"`):
-            `"own"`, or `"query"`: written for each query once and kept, see [`JudgeReward`].
-        principles_file (`str`, *optional*):
-            Where principles of `"query"` are kept over restarts. Defaults to `principles.sqlite` in the output folder.
-        reward_scale (`str`, *optional*, defaults to `"raw"`):
-            `"raw"`, `"centered"` or `"rank"`, see [`JudgeReward`].
-        judge_template (`str`, *optional*):
-            The judge's prompt template. Defaults to the one that its config names.
-        judge_max_new_tokens (`int`, *optional*):
-            Longest critique, in tokens. Defaults to the judge's own.
-        max_responses_per_prompt (`int`, *optional*):
-            Completions that the judge reads at once; larger groups are judged in blocks. By default as many as fit.
-        truncation (`str`, *optional*):
-            `"fair"` cuts what does not fit into the judge's context; by default it has no reward.
+    The dataset has a `prompt` column of texts or messages; the judge also reads its columns `reference` and
+    `principles` if present.
     """
 
-    judge: str | None = field(default=None, metadata={"help": "Path or id of the judge, or its name on the server."})
-    judge_base_url: str | None = field(
-        default=None,
-        metadata={"help": "Address of a vLLM or another OpenAI-compatible server with the judge."},
+    judge: str | None = helped(
+        None, "Path or Hub id of the judge, or its name on the server; optional if the server has one model."
     )
-    judge_tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer of the judge on the server, to send token ids."}
+    judge_base_url: str | None = helped(
+        None, "Address of a vLLM or another OpenAI-compatible server that has the judge."
     )
-    judge_dialect: str = field(
-        default="vllm", metadata={"help": "What the server speaks.", "choices": ["vllm", "openai"]}
+    judge_tokenizer_name_or_path: str | None = helped(
+        None,
+        "Tokenizer of the judge on the server, to send prompts as token ids, which keeps control tokens in responses "
+        "from being read as such, and to judge groups that do not fit in blocks. Needs a server that accepts token "
+        "ids, such as vLLM.",
     )
-    meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes; `none` takes none."})
-    k: int = field(default=4, metadata={"help": "Critiques of each group."})
-    principles: str = field(
-        default="own",
-        metadata={"help": "`own`, or `query`: written once per query and kept.", "choices": ["own", "query"]},
+    judge_dialect: str = helped("vllm", "API of the server.", DIALECTS)
+    judge_api_key: str | None = helped(
+        None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False
     )
-    principles_file: str | None = field(default=None, metadata={"help": "Where principles of `query` are kept."})
-    reward_scale: str = field(
-        default="raw", metadata={"help": "`raw`, `centered` or `rank`.", "choices": ["raw", "centered", "rank"]}
+    meta_rm: str | None = helped(
+        None, "Meta RM that guides the votes. Default: that of the judge's repository; `none` votes without one."
     )
-    judge_template: str | None = field(default=None, metadata={"help": "The judge's prompt template."})
-    judge_max_new_tokens: int | None = field(default=None, metadata={"help": "Longest critique, in tokens."})
-    max_responses_per_prompt: int | None = field(default=None, metadata={"help": "Completions judged at once."})
-    truncation: str | None = field(
-        default=None, metadata={"help": "`fair` cuts what does not fit.", "choices": ["fair"]}
+    k: int = helped(4, "Critiques of each group.")
+    principles: str = helped(
+        "own", "own: each critique writes its own; query: written once per query and kept.", ("own", "query")
+    )
+    principles_file: str | None = helped(
+        None, "File that keeps the principles of `query`. Default: principles.sqlite in the output folder."
+    )
+    reward_scale: str = helped("raw", "Scale of the rewards, see JudgeReward.", ("raw", "centered", "rank"))
+    judge_template: str | None = helped(None, TEMPLATE_HELP)
+    judge_max_new_tokens: int | None = helped(None, "Longest critique in tokens. Default: that of the judge.")
+    max_responses_per_prompt: int | None = helped(
+        None, "Completions judged at once; larger groups are judged in blocks. Default: those that fit."
+    )
+    truncation: str | None = helped(
+        None, "fair cuts texts that do not fit into the judge's context. Default: they have no reward.", ("fair",)
     )
 
 
 def judge_reward(script_args: PolicyScriptArguments, training_args):
-    """The reward function: over a server an asynchronous one, else with the judge in this process."""
+    """The reward function: asynchronous over a server, else with the judge in this process."""
     from trl_spct import AsyncJudgeReward, JudgeReward
+    from trl_spct.scripts import make_engine
 
-    if script_args.judge is None and script_args.judge_base_url is None:
+    judge, url = script_args.judge, script_args.judge_base_url
+    if judge is None and url is None:
         raise ValueError("Found no `judge`; expected the path or id of one, or the `judge_base_url` of its server.")
     file = script_args.principles_file
     if script_args.principles == "query" and file is None:
@@ -112,28 +93,14 @@ def judge_reward(script_args: PolicyScriptArguments, training_args):
         "max_responses_per_prompt": script_args.max_responses_per_prompt,
         "truncation": script_args.truncation,
     }
-    if script_args.judge_base_url is None:
-        return JudgeReward(script_args.judge, **options)
-    return AsyncJudgeReward(make_engine(script_args), **options)
-
-
-def make_engine(script_args: PolicyScriptArguments):
-    from transformers import AutoTokenizer
-
-    from trl_spct import OpenAIEngine
-
-    name = script_args.judge_tokenizer_name_or_path
-    return OpenAIEngine(
-        script_args.judge,
-        script_args.judge_base_url,
-        api_key=os.environ.get("OPENAI_API_KEY"),
-        tokenizer=AutoTokenizer.from_pretrained(name) if name else None,
-        dialect=script_args.judge_dialect,
-    )
+    if url is None:
+        return JudgeReward(judge, **options)
+    tokenizer, dialect = script_args.judge_tokenizer_name_or_path, script_args.judge_dialect
+    return AsyncJudgeReward(make_engine(judge, url, tokenizer, dialect, script_args.judge_api_key), **options)
 
 
 def load_prompts(script_args, dataset_args):
-    """A dataset with a `prompt` column, from wherever TRL or this package reads one."""
+    """A dataset with a `prompt` column: a mixture, a Hub id, a folder or a file."""
     from trl import get_dataset
 
     from trl_spct.data.loading import load_named
@@ -192,7 +159,7 @@ def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str 
 
 
 def wants_embedded_example(arguments: list[str]) -> bool:
-    """Neither a model nor a configuration is named and no help is asked for, or the example is named."""
+    """Whether the command line names the example, or names no model and no configuration and does not ask for help."""
     named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
     return "--tiny" in named or not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
 

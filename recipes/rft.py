@@ -10,74 +10,55 @@ accelerate launch recipes/rft.py \
     --dataset_name trl-lib/ultrafeedback_binarized \
     --output_dir judge-rft
 
-`--config file.yaml` sets any of these; the command line wins. `--dataset_name` is a Hub id, a folder or a file;
-mixtures go under `datasets:`.
+`--config file.yaml` sets any option; the command line has precedence. `--dataset_name` is a Hub id, a folder or a
+file; mixtures stand under `datasets:`.
 
-Who samples: the model itself; another one with `--sampler_name_or_path`; or one on a server, here of
-`vllm serve Qwen/Qwen3-8B`:
+The critiques are sampled from the model itself; from another one with `--sampler_name_or_path`; or from one on a
+server, here of `vllm serve Qwen/Qwen3-8B`:
 
     --sampler_base_url http://localhost:8000 --sampler_tokenizer_name_or_path Qwen/Qwen3-8B
 
 Two jobs instead of one: `--collect_only`, then the same command with `--trajectories judge-rft/trajectories` in place
-of the dataset. Rounds: the same command with `--model_name_or_path judge-rft --output_dir judge-rft-2 --seed 43`. A
-command that was killed goes on where it stopped when it is given again.
+of the dataset. Rounds: the same command with `--model_name_or_path judge-rft --output_dir judge-rft-2 --seed 43`. The
+same command resumes a killed run.
 """
 
 import argparse
-import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from trl import ScriptArguments
 
+from trl_spct.scripts import API_KEY, DIALECTS, helped
+
 
 @dataclass
 class RFTScriptArguments(ScriptArguments):
-    """
-    Script arguments for rejective fine-tuning.
+    """Script arguments for rejective fine-tuning."""
 
-    Args:
-        trajectories (`list[str]`, *optional*):
-            Trajectories to fine-tune on, from one or more earlier runs, in place of the dataset.
-        eval_trajectories (`list[str]`, *optional*):
-            Trajectories of held-out rows, whose kept ones give the evaluation loss.
-        general_dataset_name (`list[str]`, *optional*):
-            Instruction data to mix in: Hub ids, folders or files with `messages`, or `prompt` and `completion`.
-        sampler_name_or_path (`str`, *optional*):
-            A stronger judge that samples the trajectories; the trained model itself by default. With
-            `sampler_base_url` its name on the server, which may be left out where the server has only one.
-        sampler_base_url (`str`, *optional*):
-            Address of a vLLM server, or of another OpenAI-compatible one, that samples. If it wants a key, this is
-            read from the environment variable `OPENAI_API_KEY`.
-        sampler_tokenizer_name_or_path (`str`, *optional*):
-            Tokenizer of the model on the server. With it prompts are sent as token ids and hostile text stays text;
-            give it wherever the server takes token ids, as vLLM does.
-        sampler_dialect (`str`, *optional*, defaults to `"vllm"`):
-            `"openai"` for servers other than vLLM.
-        collect_only (`bool`, *optional*, defaults to `False`):
-            Sample and reject, and do not train.
-    """
-
-    trajectories: list[str] | None = field(
-        default=None, metadata={"help": "Trajectories of earlier runs to fine-tune on, in place of the dataset."}
+    trajectories: list[str] | None = helped(
+        None, "Trajectories of earlier runs to fine-tune on, in place of the dataset."
     )
-    eval_trajectories: list[str] | None = field(
-        default=None, metadata={"help": "Trajectories of held-out rows, for the evaluation loss."}
+    eval_trajectories: list[str] | None = helped(
+        None, "Trajectories of held-out rows, whose kept critiques give the evaluation loss."
     )
-    general_dataset_name: list[str] | None = field(default=None, metadata={"help": "Instruction data to mix in."})
-    sampler_name_or_path: str | None = field(
-        default=None, metadata={"help": "A stronger judge that samples; the trained model itself by default."}
+    general_dataset_name: list[str] | None = helped(
+        None, "Instruction data to mix in: Hub ids, folders or files with messages, or with prompt and completion."
     )
-    sampler_base_url: str | None = field(
-        default=None, metadata={"help": "Address of a vLLM or another OpenAI-compatible server that samples."}
+    sampler_name_or_path: str | None = helped(
+        None, "A stronger judge that samples, or its name on the server. Default: the trained model itself."
     )
-    sampler_tokenizer_name_or_path: str | None = field(
-        default=None, metadata={"help": "Tokenizer of the model on the server, to send token ids."}
+    sampler_base_url: str | None = helped(None, "Address of a vLLM or another OpenAI-compatible server that samples.")
+    sampler_tokenizer_name_or_path: str | None = helped(
+        None,
+        "Tokenizer of the model on the server, to send prompts as token ids, which keeps control tokens in responses "
+        "from being read as such. Needs a server that accepts token ids, such as vLLM.",
     )
-    sampler_dialect: str = field(
-        default="vllm", metadata={"help": "What the server speaks.", "choices": ["vllm", "openai"]}
+    sampler_dialect: str = helped("vllm", "API of the server.", DIALECTS)
+    sampler_api_key: str | None = helped(
+        None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False
     )
-    collect_only: bool = field(default=False, metadata={"help": "Sample and reject, and do not train."})
+    collect_only: bool = helped(False, "Sample and reject without training.")
 
 
 def main(script_args, training_args, model_args, dataset_args):
@@ -127,7 +108,7 @@ def main(script_args, training_args, model_args, dataset_args):
 
 
 def load_trajectories(names: list[str]):
-    """Trajectories of one or more runs, with the columns that all of them have."""
+    """Concatenates trajectories of several runs, with their common columns."""
     from datasets import concatenate_datasets
 
     from trl_spct.data.loading import load_named, with_same_columns
@@ -136,21 +117,14 @@ def load_trajectories(names: list[str]):
 
 
 def make_sampler(script_args: RFTScriptArguments):
-    """What samples: a path, an engine over a server, or `None` for the model itself."""
-    if script_args.sampler_base_url is None:
-        return script_args.sampler_name_or_path
-    from transformers import AutoTokenizer
+    """A path, an engine over a server, or `None` for the trained model."""
+    from trl_spct.scripts import make_engine
 
-    from trl_spct.engines import OpenAIEngine
-
-    name = script_args.sampler_tokenizer_name_or_path
-    return OpenAIEngine(
-        script_args.sampler_name_or_path,
-        script_args.sampler_base_url,
-        api_key=os.environ.get("OPENAI_API_KEY"),
-        tokenizer=AutoTokenizer.from_pretrained(name) if name else None,
-        dialect=script_args.sampler_dialect,
-    )
+    name, url = script_args.sampler_name_or_path, script_args.sampler_base_url
+    if url is None:
+        return name
+    tokenizer, dialect = script_args.sampler_tokenizer_name_or_path, script_args.sampler_dialect
+    return make_engine(name, url, tokenizer, dialect, script_args.sampler_api_key)
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):

@@ -10,8 +10,8 @@ accelerate launch recipes/spct.py \
     --dataset_name trl-lib/ultrafeedback_binarized \
     --output_dir judge-spct
 
-Without a model and a configuration it runs the embedded default, the whole method on a tiny world: base judge,
-rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU within minutes (`--output_dir`, `--seed`).
+Without a model and a configuration it runs the embedded default, the whole method in a tiny world: base judge,
+rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU in minutes (`--output_dir`, `--seed`)
 """
 
 import argparse
@@ -59,7 +59,7 @@ def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str 
 
 
 def wants_embedded_default(arguments: list[str]) -> bool:
-    """Neither a model nor a configuration is named, and no help is asked for."""
+    """Whether the command line names no model and no configuration, and does not ask for help."""
     named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
     return not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
 
@@ -72,7 +72,7 @@ if __name__ == "__main__":
         from tiny.job import run
 
         options = make_tiny_parser().parse_args()
-        # `accelerate launch` leaves one thread to each process, whatever the machine has.
+        # `accelerate launch` sets one thread per process on any machine.
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // PartialState().num_processes))
         run(**vars(options))
     else:

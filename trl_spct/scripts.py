@@ -24,7 +24,7 @@ API_KEY = "OPENAI_API_KEY"
 DIALECTS = ("vllm", "openai")
 
 TEMPLATE_HELP = (
-    f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's model card; "
+    f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's card; "
     "or a text file in which {conversation} and {responses} stand. Default: the template in the judge's config."
 )
 
@@ -43,8 +43,8 @@ class JudgeArguments:
 
     base_url: str | None = helped(
         None,
-        "Address of a vLLM or another OpenAI-compatible server that has the judge; model_name_or_path is then its name "
-        "there, optional if the server has one model.",
+        "Address of a vLLM or another OpenAI-compatible server that has the judge. model_name_or_path is then its "
+        "name there; optional if the server has one model.",
     )
     tokenizer_name_or_path: str | None = helped(
         None,

@@ -99,14 +99,33 @@ def test_the_launch_line_of_the_docstring_parses(name):
     module.make_parser().parse_args_and_config([*arguments, *([] if name == "evaluate" else ["--use_cpu", *CPU[1:3]])])
 
 
-@pytest.mark.parametrize("name", ["rft", "meta_rm", "evaluate"])
-def test_every_argument_of_ones_own_is_documented_and_has_help(name):
+@pytest.mark.parametrize("name", [*SCRIPTS, "label", "policy", "math_rows"])
+def test_help_names_every_option_and_its_values(name, capsys):
+    """Of the recipe's own classes; and `%` in a help text would break it."""
     module = recipe(name)
-    own = next(kind for kind in module.make_parser().dataclass_types if kind.__module__ == module.__name__)
-    for field in dataclasses.fields(own):
-        assert field.metadata["help"]
-        if field not in dataclasses.fields(ScriptArguments) and field.name not in vars(ScriptArguments):
-            assert re.search(rf"\b{field.name} \(", own.__doc__) or field.name == "source", field.name
+    parser = module.make_parser()
+    own = [kind for kind in parser.dataclass_types if kind.__module__ in (module.__name__, "trl_spct.scripts")]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    shown = capsys.readouterr().out
+    for kind in own:
+        for field in dataclasses.fields(kind):
+            assert field.metadata.get("help") and f"--{field.name}" in shown, field.name
+    expected = {
+        "label": ["compact", "official", "balanced", "best-vs-random"],
+        "evaluate": ["compact", "rewardbench", "ppe-correctness", "balanced"],
+        "rft": ["compact"], "spct": ["compact"], "policy": ["compact"],
+    }  # fmt: skip
+    assert not [word for word in expected.get(name, ()) if word not in " ".join(shown.split())]
+
+
+def test_keys_of_servers_are_in_no_representation():
+    for name in ("label", "evaluate", "rft", "policy", "math_rows"):
+        option = {"rft": "--sampler_api_key", "policy": "--judge_api_key"}.get(name, "--api_key")
+        extra = CPU if name in ("rft", "policy") else ()
+        parts = recipe(name).make_parser().parse_args_and_config([option, "sk-secret", *extra])
+        assert "sk-secret" not in repr(parts)
+        assert any("sk-secret" in vars(part).values() for part in parts)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
