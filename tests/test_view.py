@@ -161,7 +161,8 @@ def test_the_recipe(tmp_path):
     path = save_tiny(tmp_path / "judge", "llama", max_position_embeddings=4096)
     recipe = runpy.run_path(str(RECIPES / "view.py"))
     pictures = [str(tmp_path / name) for name in ("a.svg", "a.html")]
-    asked = ["--model_name_or_path", path, "--row", str(row), "--k", "2", "--max_new_tokens", "4", "--output", *pictures]
+    asked = ["--model_name_or_path", path, "--row", str(row), "--k", "2", "--max_new_tokens", "4"]
+    asked += ["--output", *pictures]
     recipe["main"](recipe["make_parser"]().parse_args(asked))
     svg, page = (Path(name).read_text() for name in pictures)
     xml.etree.ElementTree.fromstring(svg)
