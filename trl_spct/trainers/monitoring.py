@@ -1,18 +1,132 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Says early, and with what to do, when reinforcement learning of a judge goes wrong."""
+"""Metrics of batches of critiques, and warnings when reinforcement learning of a judge collapses."""
 
 import logging
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..evaluation.statistics import mean
+from ..judge.critiques import PROBLEMS, Critique
+from ..judge.outcomes import highest, is_correct
+from ..judge.sampling import TRUNCATED
 
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3
-"""After how many logs in a row that look alike an alarm is raised."""
+"""Number of consecutive logs with an alarming metric after which [`CollapseAlarms`] warns."""
+
+_ITEM = re.compile(r"^[^\w\n]*(?:\d+[.):]|[-*•–])\s", re.MULTILINE)
+_WEIGHT = re.compile(r"weight|\d\s*%", re.IGNORECASE)
+
+
+def count_principles(critique: Critique) -> int:
+    """Number of principles in a critique: its list items or its weights, the larger number; 1 for any other text."""
+    principles = critique.principles
+    if not principles:
+        return 0
+    return max(1, len(_ITEM.findall(principles)), len(_WEIGHT.findall(principles)))
+
+
+def critique_metrics(
+    critiques: Sequence[Critique],
+    labels: Sequence[Sequence[float]],
+    lengths: Sequence[int] | None = None,
+    domains: Sequence[str | None] | None = None,
+) -> dict[str, float]:
+    """Shares and means over a batch of critiques.
+
+    Args:
+        critiques (sequence of [`Critique`]):
+            Critiques with scores in the order of the row. Without an `order`, the judge read the responses in it.
+        labels (sequence of label rows): Ground truth in the order of the row.
+        lengths (sequence of `int`, *optional*): Number of tokens of each critique.
+        domains (sequence of `str` or `None`, *optional*): Domain of each row.
+
+    Returns:
+        `dict[str, float]`:
+
+        - `accuracy` (Eq. 10), also `accuracy_n{n}` by number of responses, `accuracy_{domain}`, and
+          `accuracy_place{p}` by the place, from 1, in which the judge read the best response (readable, n ≥ 2);
+        - `tie`, `unreadable`, `unreadable_{problem}`: shares of all critiques;
+        - `margin`: the best response's score minus the highest other one (readable, n ≥ 2);
+        - `principles`, `length`: number of principles and of tokens;
+        - `score_entropy`: entropy in nats of the distribution of all scores (n ≥ 2);
+        - `same_scores`, `same_place`: share of the most frequent row of scores, and of the place that most often has
+          the single highest score, per n and weighted by the number of critiques (n ≥ 2).
+
+        Metrics without critiques are left out.
+    """
+    total = len(critiques)
+    correct = [is_correct(critique.scores, row) for critique, row in zip(critiques, labels, strict=True)]
+    problems = Counter(critique.problem for critique in critiques if critique.problem)
+    compared = [
+        (_as_read(critique.scores, critique.order), _as_read(row, critique.order), right)
+        for critique, row, right in zip(critiques, labels, correct, strict=True)
+        if critique.scores is not None and len(row) > 1
+    ]
+    margins = [_margin(scores, row) for scores, row, _ in compared]
+    metrics = {
+        "accuracy": sum(correct) / total,
+        "unreadable": sum(problems.values()) / total,
+        "tie": sum(margin == 0 for margin in margins) / total,
+        "principles": mean([count_principles(critique) for critique in critiques]),
+        **{f"unreadable_{problem}": problems[problem] / total for problem in (*PROBLEMS, TRUNCATED)},
+        **_means("accuracy_n", [len(row) for row in labels], correct),
+        **_means("accuracy_place", [_best(row) + 1 for _, row, _ in compared], [right for _, _, right in compared]),
+    }
+    if domains is not None:
+        metrics |= _means("accuracy_", domains, correct)
+    if lengths is not None:
+        metrics["length"] = mean(lengths)
+    if compared:
+        metrics["margin"] = mean(margins)
+        metrics["score_entropy"] = _entropy(score for scores, _, _ in compared for score in scores)
+        metrics["same_scores"] = _most_frequent((len(scores), scores) for scores, _, _ in compared)
+        places = [(len(scores), winners[0]) for scores, _, _ in compared if len(winners := highest(scores)) == 1]
+        if places:
+            metrics["same_place"] = _most_frequent(places)
+    return metrics
+
+
+def _as_read(values: Sequence[float], order: Sequence[int] | None) -> tuple[float, ...]:
+    """Values of the responses in the order in which the judge read them."""
+    return tuple(values) if order is None else tuple(values[index] for index in order)
+
+
+def _means(prefix: str, keys: Sequence[Any], values: Sequence[float]) -> dict[str, float]:
+    groups: dict[Any, list[float]] = {}
+    for key, value in zip(keys, values, strict=True):
+        if key is not None:
+            groups.setdefault(key, []).append(value)
+    return {f"{prefix}{key}": mean(group) for key, group in sorted(groups.items())}
+
+
+def _best(labels: Sequence[float]) -> int:
+    return max(range(len(labels)), key=labels.__getitem__)
+
+
+def _margin(scores: Sequence[float], labels: Sequence[float]) -> float:
+    best = _best(labels)
+    return scores[best] - max(score for i, score in enumerate(scores) if i != best)
+
+
+def _entropy(values: Iterable[float]) -> float:
+    counter = Counter(values)
+    return -sum(count / counter.total() * math.log(count / counter.total()) for count in counter.values())
+
+
+def _most_frequent(answers: Iterable[tuple[int, object]]) -> float:
+    """Share of the most frequent answer per n, over all n."""
+    counter = Counter(answers)
+    largest = {n: max(count for (m, _), count in counter.items() if m == n) for n, _ in counter}
+    return sum(largest.values()) / counter.total()
 
 
 @dataclass(frozen=True)
@@ -20,9 +134,9 @@ class Alarm:
     """A sign of collapse.
 
     Args:
-        metric (`str`): What it is read from.
-        raised (`Callable`): Whether a value of the metric is such a sign.
-        message (`str`): What was found and what to turn; `{value}` is the metric's.
+        metric (`str`): Name of the logged metric.
+        raised (`Callable`): Whether a value of the metric is alarming.
+        message (`str`): What was found and what to change, with the value as `{value}`.
     """
 
     metric: str
@@ -30,59 +144,71 @@ class Alarm:
     message: str
 
 
-# The paper saw judges collapse on some subsets when beta was below 0.08 (section 5). The limits are ours.
+# The paper saw judges collapse on some subsets when beta was below 0.08 (section 5). The limits are not in the paper.
 ALARMS = (
     Alarm(
         "spct/same_scores",
         lambda share: share >= 0.9,
-        "{value:.0%} of the readable critiques give the same scores. The judge no longer reads its responses: go back "
-        "to an earlier checkpoint, with a higher `beta` or a lower `learning_rate`.",
+        "{value:.0%} of the readable critiques give the same scores: the judge ignores the responses. Go back to an "
+        "earlier checkpoint, with a higher `beta` or a lower `learning_rate`.",
     ),
     Alarm(
         "spct/same_place",
         lambda share: share >= 0.9,
         "{value:.0%} of the readable critiques prefer the response in the same place. Set `shuffle_responses=True`; "
-        "if it is, raise `beta` or lower `learning_rate`.",
+        "if it is set, raise `beta` or lower `learning_rate`.",
     ),
     Alarm(
         "spct/score_entropy",
         lambda entropy: entropy < 0.4,
-        "The scores that are given have an entropy of {value:.2f} nats: nearly all are one and the same number, and "
-        "votes end in ties. Raise `beta`, or start from a judge that uses the whole range.",
+        "The scores have an entropy of {value:.2f} nats: nearly all are the same number, and votes end in ties. Raise "
+        "`beta`, or start from a judge that uses the whole range.",
     ),
     Alarm(
         "spct/unreadable",
         lambda share: share >= 0.5,
-        "{value:.0%} of the critiques cannot be read (`spct/unreadable_…` says why). If they are truncated, raise "
-        "`max_completion_length`; else begin with rejective fine-tuning.",
+        "{value:.0%} of the critiques cannot be read (`spct/unreadable_…` gives the causes). If they are truncated, "
+        "raise `max_completion_length`; otherwise start with rejective fine-tuning.",
     ),
     Alarm(
         "kl",
         lambda kl: kl >= 1.0,
-        "The KL divergence to the reference is {value:.2f} nats per token and running away: raise `beta` (paper: "
-        "0.08), or lower `learning_rate`.",
+        "The KL divergence from the reference is {value:.2f} nats per token: raise `beta` (paper: 0.08), or lower "
+        "`learning_rate`.",
     ),
     Alarm(
         "frac_reward_zero_std",
         lambda share: share >= 0.9,
-        "{value:.0%} of the groups have equal rewards and teach nothing. Remove rows that the judge gets right every "
-        "time (`trl_spct.trainers.filtering`), set `refill_groups`, or raise `num_generations` or `temperature`.",
+        "{value:.0%} of the groups have equal rewards and no advantages. Remove rows that the judge always gets right "
+        "(`trl_spct.trainers.filtering.without_too_easy`), set `refill_groups`, or raise `num_generations` or "
+        "`temperature`.",
     ),
 )
 
 
 class CollapseAlarms(TrainerCallback):
-    """Warns, once for each of [`ALARMS`], when a metric of training shows it in [`PATIENCE`] logs in a row."""
+    """Warns once per [`ALARMS`] entry, when its metric is alarming in `patience` consecutive logs.
+
+    Args:
+        patience (`int`, *optional*, defaults to `PATIENCE`): Number of logs.
+    """
 
     def __init__(self, patience: int = PATIENCE):
         self.patience = patience
-        self._in_a_row: Counter[str] = Counter()
+        self._consecutive: Counter[str] = Counter()
 
-    def on_log(self, args, state, control, logs: Mapping[str, float] | None = None, **kwargs) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         for alarm in ALARMS:
             value = (logs or {}).get(alarm.metric)
             if value is None:
                 continue
-            self._in_a_row[alarm.metric] = self._in_a_row[alarm.metric] + 1 if alarm.raised(value) else 0
-            if self._in_a_row[alarm.metric] == self.patience and state.is_world_process_zero:
+            self._consecutive[alarm.metric] = self._consecutive[alarm.metric] + 1 if alarm.raised(value) else 0
+            if self._consecutive[alarm.metric] == self.patience and state.is_world_process_zero:
                 logger.warning("Step %d: %s", state.global_step, alarm.message.format(value=value))

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Which sampled trajectories are worth learning from (paper, section 3.1: the unified rejection strategy)."""
+"""Rejection of sampled trajectories (paper, section 3.1: the unified rejection strategy)."""
 
 import math
 import random
@@ -12,7 +12,7 @@ from ..judge.outcomes import is_correct
 
 
 class Outcome(str, Enum):
-    """What becomes of a trajectory."""
+    """What the rejection rule decides about a trajectory."""
 
     KEPT = "kept"
     INCORRECT = "incorrect"
@@ -25,10 +25,10 @@ class Trajectory:
     """One sampled critique as the rejection rule sees it.
 
     Args:
-        row (hashable): Which preference row it belongs to.
-        scores (sequence of `float` or `None`): What was read from it; `None` if it could not be read.
+        row (hashable): Identifies the preference row.
+        scores (sequence of `float` or `None`): Scores of the critique; `None` if they cannot be read.
         labels (sequence of `float`): Ground truth in the order of the scores.
-        hinted (`bool`, *optional*, defaults to `False`): Whether the judge was told the best response.
+        hinted (`bool`, *optional*, defaults to `False`): Whether the prompt named the best response.
     """
 
     row: Hashable
@@ -39,31 +39,31 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome of each trajectory, in order, and how many got which."""
+    """The outcome of each trajectory, in order."""
 
     outcomes: tuple[Outcome, ...]
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """Indices of the trajectories to learn from."""
+        """Indices of the kept trajectories."""
         return tuple(i for i, outcome in enumerate(self.outcomes) if outcome is Outcome.KEPT)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of trajectories per outcome; every outcome is present."""
-        counted = Counter(self.outcomes)
-        return {outcome.value: counted[outcome] for outcome in Outcome}
+        """Number of trajectories per outcome, zeros included."""
+        counter = Counter(self.outcomes)
+        return {outcome.value: counter[outcome] for outcome in Outcome}
 
 
 def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: bool = True) -> Selection:
     """Applies the rejection rule of rejective fine-tuning.
 
-    A trajectory is rejected if it cannot be read or is incorrect (Eq. 10). A row whose *unhinted* trajectories are all
-    correct is too easy, and they are rejected as well; this second rule does not touch hinted trajectories.
+    A trajectory is rejected if it cannot be read or is incorrect (Eq. 10). If all *unhinted* trajectories of a row are
+    correct, the row is too easy and they are rejected, too; hinted trajectories are exempt from this second rule.
 
     Args:
         trajectories (iterable of [`Trajectory`]): All samples of all rows, in any order.
-        reject_too_easy (`bool`, *optional*, defaults to `True`): Whether rows without a failure are rejected.
+        reject_too_easy (`bool`, *optional*, defaults to `True`): Whether to apply the second rule.
 
     Returns:
         [`Selection`]: one [`Outcome`] per trajectory.
@@ -71,47 +71,45 @@ def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: boo
     trajectories = list(trajectories)
     correct = [is_correct(trajectory.scores, trajectory.labels) for trajectory in trajectories]
     failed = {t.row for t, right in zip(trajectories, correct, strict=True) if not right and not t.hinted}
-    return Selection(
-        tuple(
-            _outcome(trajectory, right, reject_too_easy and not trajectory.hinted and trajectory.row not in failed)
-            for trajectory, right in zip(trajectories, correct, strict=True)
-        )
-    )
+
+    def outcome_of(trajectory: Trajectory, right: bool) -> Outcome:
+        if trajectory.scores is None:
+            return Outcome.UNREADABLE
+        if not right:
+            return Outcome.INCORRECT
+        if reject_too_easy and not trajectory.hinted and trajectory.row not in failed:
+            return Outcome.TOO_EASY
+        return Outcome.KEPT
+
+    return Selection(tuple(map(outcome_of, trajectories, correct)))
 
 
 def cap_hinted(
     rows: Sequence[Hashable], hinted: Sequence[bool], outcomes: Sequence[str], max_share: float, seed: int = 0
 ) -> list[int]:
-    """The kept trajectories, with at most that share of hinted ones among them.
+    """Indices of the kept trajectories, with a cap on the share of hinted ones.
 
-    A judge that is told the best response may take a short cut to it, as the paper saw above all on reasoning. The
-    hinted trajectories of rows that were solved without a hint go first, since the other rows have nothing else;
-    among equals a random stream made from `seed` decides.
+    A judge that is given the best response may take short cuts, which the paper observed mostly on reasoning. Hinted
+    trajectories of rows that were also solved without a hint are dropped first, since other rows have nothing else;
+    ties are broken at random.
 
     Args:
-        rows, hinted, outcomes (sequences of equal length): Of all trajectories; see [`Trajectory`] and [`Outcome`].
-        max_share (`float`): From 0 (none hinted) to 1 (no cap).
-        seed (`int`, *optional*, defaults to `0`): Of the draw.
+        rows, hinted, outcomes (sequences of equal length): Fields of all trajectories, see [`Trajectory`] and
+            [`Outcome`].
+        max_share (`float`): From 0 (no hinted trajectory) to 1 (no cap).
+        seed (`int`, *optional*, defaults to `0`): Seed of the ties.
 
     Returns:
-        `list[int]`: indices of the trajectories to learn from, in order.
+        `list[int]`: indices of the trajectories to train on, in order.
     """
     kept = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.KEPT]
-    told = [i for i in kept if hinted[i]]
-    own = len(kept) - len(told)
-    limit = len(told) if max_share >= 1 else math.floor(max_share * own / (1 - max_share) + 1e-9)
-    if len(told) <= limit:
+    kept_hinted = [i for i in kept if hinted[i]]
+    num_unhinted = len(kept) - len(kept_hinted)
+    limit = len(kept_hinted) if max_share >= 1 else math.floor(max_share * num_unhinted / (1 - max_share) + 1e-9)
+    if len(kept_hinted) <= limit:
         return kept
     right = (Outcome.KEPT, Outcome.TOO_EASY)
     solved = {row for row, hint, outcome in zip(rows, hinted, outcomes, strict=True) if not hint and outcome in right}
-    draw = random.Random(seed)
-    dropped = set(sorted(told, key=lambda i: (rows[i] in solved, draw.random()))[limit:])
+    generator = random.Random(seed)
+    dropped = set(sorted(kept_hinted, key=lambda i: (rows[i] in solved, generator.random()))[limit:])
     return [i for i in kept if i not in dropped]
-
-
-def _outcome(trajectory: Trajectory, correct: bool, too_easy: bool) -> Outcome:
-    if trajectory.scores is None:
-        return Outcome.UNREADABLE
-    if not correct:
-        return Outcome.INCORRECT
-    return Outcome.TOO_EASY if too_easy else Outcome.KEPT

@@ -17,10 +17,9 @@ from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
 from ..judge.prompts import judge_messages
 from ..judge.sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
-from .critique_metrics import critique_metrics
 from .grouped_grpo import GroupedGRPOTrainer
 from .loading import check_arguments, load_adapter, load_config, load_tokenizer, name_template, rows_for
-from .monitoring import CollapseAlarms
+from .monitoring import CollapseAlarms, critique_metrics
 from .refilling import refill
 from .spct_config import SPCTConfig
 
