@@ -140,7 +140,7 @@ def rejection_report(trajectories: Dataset) -> Report:
 
 def rejection_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     """The report as metrics `rft/…` for a tracker; undefined ones are left out."""
-    metrics = {name: value for name, value in report["shares"].items()}
+    metrics: dict[str, float | None] = dict(report["shares"])
     metrics |= {f"problem/{name}": n / report["trajectories"] for name, n in report["problems"].items()}
     metrics |= {f"rows_with_{rate}": n / report["rows"] for rate, n in report["pass_rates"].items()}
     for kind, groups in (("n", report["by_n"]), ("domain", _largest(report["by_domain"]))):
