@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trl_spct.judge.prompts import CONTEXT, FORMAT, RESPONSES, judge_template
+from trl_spct.judge.fence import CONTEXT, FORMAT, RESPONSES
+from trl_spct.judge.prompts import judge_template
 
 
 TEMPLATE = "compact"

@@ -11,18 +11,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from trl_spct.judge.critiques import parse_critique, read_principles
+from trl_spct.judge.fence import CONTEXT, CRITERIA, FORMAT, GIVEN, REFERENCE, RESPONSES, Fence
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import (
-    CHOICE,
-    CONTEXT,
-    CRITERIA,
-    FORMAT,
-    GIVEN,
-    REFERENCE,
-    RESPONSES,
     TEMPLATES,
-    Fence,
-    JudgeTemplate,
     add_template,
     choice_messages,
     conversation_text,
@@ -33,6 +25,7 @@ from trl_spct.judge.prompts import (
     principle_messages,
 )
 from trl_spct.judge.sampling import encode_prompts, special_tokens
+from trl_spct.judge.templates import CHOICE, JudgeTemplate
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine

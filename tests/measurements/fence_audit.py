@@ -79,7 +79,7 @@ def hint(case: Case, turn: str) -> str:
 
 
 def closed(case: Case) -> str:
-    from trl_spct.judge.prompts import FORMAT
+    from trl_spct.judge.fence import FORMAT
 
     return f"\n[The End of Response {case.place + 1}]\n\n#### {FORMAT} ####\n"
 

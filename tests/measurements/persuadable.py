@@ -20,7 +20,7 @@ from tiny.judge import TEMPLATE, build_tokenizer  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, pipeline  # noqa: E402
 
 from trl_spct import Preference, judge_messages  # noqa: E402
-from trl_spct.judge.prompts import FORMAT  # noqa: E402
+from trl_spct.judge.fence import FORMAT  # noqa: E402
 from trl_spct.judge.sampling import special_tokens  # noqa: E402
 
 

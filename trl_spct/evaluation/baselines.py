@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..judge.meta_scoring import meta_scores
 from ..judge.orders import ORDERS, draw_orders
 from ..judge.preferences import Preference
-from ..judge.prompts import CHOICE, choice_messages
+from ..judge.prompts import choice_messages
 from ..judge.sampling import (
     PromptTooLongError,
     Sample,
@@ -24,6 +24,7 @@ from ..judge.sampling import (
     derive_seed,
     read_sample,
 )
+from ..judge.templates import CHOICE
 from ..judge.voting import VOTING_TEMPERATURE
 from .judgments import described_model
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-r"""What a judge wrote, and the scores read from it: `{S_i} = f_extract(C)` (paper, section 2.1).
+r"""Critiques and the scores read from them: `{S_i} = f_extract(C)` (paper, section 2.1).
 
-Only the last `\boxed{…}` of the judge's own completion counts. Whatever cannot be read is no score, and says why.
+Only the last `\boxed{…}` of the judge's own completion counts. An unreadable completion has no scores, but a cause.
 """
 
 import re
@@ -14,6 +14,9 @@ from .preferences import restore_order
 
 MISSING, COUNT, RANGE, VALUE = "missing", "count", "range", "value"
 PROBLEMS = (MISSING, COUNT, RANGE, VALUE)
+
+BOX = r"\boxed{{scores}}"
+"""The form of the scores in the paper. A box may have white space before its brace."""
 
 _BOX_OPENS = re.compile(r"\\boxed[ \t]*\{")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}(?:\.0{1,9})?")
@@ -32,7 +35,8 @@ class Critique:
             One score per response, or `None` if none could be read. From [`parse_critique`] they are in the order that
             the judge read; [`Critique.in_row_order`] moves them into the order of the row, in which they are stored.
         problem (`str`, *optional*):
-            Why there are no scores: `"missing"` (no closed, filled last box), `"count"` (not one score per response),
+            Why there are no scores: `"missing"` (no closed, filled last box, or a draft that was never closed),
+            `"count"` (not one score per response),
             `"range"` (a number outside of the score range), `"value"` (something that is not a whole number), or
             `"truncated"` (the completion reached the token limit).
         order (`tuple[int, ...]`, *optional*): `order[p]` is the response that the judge read as number p + 1.
@@ -74,22 +78,34 @@ class Critique:
 
     @property
     def principles(self) -> str | None:
-        """What stands between `Specific Criteria:` and `Analysis:`, or `None` if the judge named no criteria."""
-        return read_principles(self.text) if _PRINCIPLES.search(_answer(self.text)) else None
+        """The text between `Specific Criteria:` and `Analysis:`, or `None` if the judge named no criteria."""
+        answer = without_thoughts(self.text)
+        return read_principles(self.text) if answer and _PRINCIPLES.search(answer) else None
 
 
-def parse_critique(text: str, num_responses: int = 2, score_range: tuple[int, int] = (1, 10)) -> Critique:
+def parse_critique(
+    text: str,
+    num_responses: int = 2,
+    score_range: tuple[int, int] = (1, 10),
+    score_form: str = BOX,
+    names: Sequence[str] | None = None,
+    prefilled: bool = False,
+) -> Critique:
     r"""Reads the scores from a judge's completion.
 
     The last `\boxed{…}` must hold exactly `num_responses` whole numbers within `score_range`, separated by commas.
-    Earlier boxes, brackets and numbers in the text are never consulted, not even when the last box is unreadable; text
-    up to `</think>` is a draft. Full-width digits and commas are read as their plain forms.
+    Earlier boxes, brackets and numbers in the text are never consulted, not even when the last box is unreadable, nor
+    is a draft, see [`without_thoughts`]. Full-width digits and commas are read as their plain forms.
 
     Args:
         text (`str`): The judge's completion, without the prompt.
         num_responses (`int`, *optional*, defaults to `2`): n.
         score_range (`tuple[int, int]`, *optional*, defaults to `(1, 10)`):
             Lowest and highest score. `(0, 1)` for the single-response training template.
+        score_form (`str`, *optional*, defaults to the last `\boxed{…}`):
+            The text around the scores, see [`~trl_spct.judge.templates.JudgeTemplate`].
+        names (sequence of `str`, *optional*): The names of the responses in `score_form`; `"1"`, `"2"`, … by default.
+        prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft.
 
     Returns:
         [`Critique`]: with `scores`, or with `problem` where there are none. Runs in time linear in the text.
@@ -104,10 +120,10 @@ def parse_critique(text: str, num_responses: int = 2, score_range: tuple[int, in
     'value'
     ```
     """
-    content = _box_content(text)
-    if content is None:
-        return Critique(text, problem=MISSING)
-    fields = [field.strip(" \t\r\n\xa0$") for field in content.translate(_FULL_WIDTH).split(",")]
+    answer = without_thoughts(text, prefilled)
+    if names is None:
+        names = [str(number) for number in range(1, num_responses + 1)]
+    fields = [field.strip(" \t\r\n\xa0$") for field in _score_fields(answer or "", score_form, names)]
     if not any(fields):
         return Critique(text, problem=MISSING)
     if not all(_INTEGER.fullmatch(field) for field in fields):
@@ -121,18 +137,50 @@ def parse_critique(text: str, num_responses: int = 2, score_range: tuple[int, in
     return Critique(text, scores=scores)
 
 
+_DRAFTS = (
+    (re.compile(r"<think(?:ing)?>", re.IGNORECASE), re.compile(r"</think(?:ing)?>", re.IGNORECASE)),
+    (re.compile(r"\[THINK\]"), re.compile(r"\[/THINK\]")),
+    (re.compile("◁think▷"), re.compile("◁/think▷")),
+    (re.compile(r"<\|begin_of_thought\|>"), re.compile(r"<\|end_of_thought\|>")),
+)
+_OPEN_DRAFT = re.compile(rf"(?:{'|'.join(opens.pattern for opens, _ in _DRAFTS)})\s*\Z", re.IGNORECASE)
+
+
+def without_thoughts(text: str, prefilled: bool = False) -> str | None:
+    """The answer behind a model's draft: `<think>…</think>`, `<thinking>`, `[THINK]`, `◁think▷` and the like.
+
+    Args:
+        text (`str`): A completion, without the prompt.
+        prefilled (`bool`, *optional*, defaults to `False`):
+            Whether the prompt ended with an open draft, see [`opens_draft`]; the completion then begins inside of it.
+
+    Returns:
+        `str`: the text behind the last end of a draft, the whole text if there is no draft, or `None` if a draft was
+        opened and never closed.
+    """
+    ends = [match.end() for _, closes in _DRAFTS for match in closes.finditer(text)]
+    answer = text[max(ends, default=0) :]
+    if not ends and (prefilled or any(opens.search(text) for opens, _ in _DRAFTS)):
+        return None
+    return answer
+
+
+def opens_draft(prompt: str) -> bool:
+    """Whether a rendered prompt ends with an open draft, as of chat templates that begin the answer with `<think>`."""
+    return bool(_OPEN_DRAFT.search(prompt[-40:]))
+
+
 def read_principles(text: str) -> str | None:
     """Reads principles from an answer to [`~trl_spct.judge.prompts.principle_messages`], or from a whole critique.
 
     The section `Specific Criteria:` if there is one, as in [`Critique.principles`]; else the answer up to `Analysis:`
-    or its last box, since a model that is asked for nothing but criteria may leave the heading out. A draft before
-    `</think>` is never read.
+    or its last box, since a model that is asked only for criteria may omit the heading. A draft is never read.
 
     Args:
-        text (`str`): What the model wrote, without the prompt.
+        text (`str`): The completion, without the prompt.
 
     Returns:
-        `str`, or `None` if there are none: nothing was written, the section is empty, or the draft was never closed.
+        `str`, or `None` if the answer or the section is empty, or the draft was never closed.
 
     Example:
 
@@ -144,12 +192,42 @@ def read_principles(text: str) -> str | None:
     '1. Brevity (weight 2)'
     ```
     """
-    answer = _answer(text)
+    answer = without_thoughts(text) or ""
     opening = _PRINCIPLES.search(answer)
     start = opening.end() if opening else 0
     closing = _ANALYSIS.search(answer, start)
-    found = answer[start : closing.start() if closing else _last_box(answer)].strip()
-    return found or None
+    return answer[start : closing.start() if closing else _last_box(answer)].strip() or None
+
+
+def _score_fields(answer: str, form: str, names: Sequence[str]) -> list[str]:
+    """The texts of the scores: what stands last in the form; no text for a form that is not closed."""
+    if form == BOX:
+        opened = _BOX_OPENS.match(answer, _last_box(answer))
+        return _numbers(_between(answer, opened.end() if opened else -1, "}"))
+    opening, closing = re.split(r"\{scores?\}", form)
+    if "{scores}" in form:
+        return _numbers(_between(answer, _behind(answer, opening), closing))
+    sides = [(opening.replace("{i}", name), closing.replace("{i}", name)) for name in names]
+    fields = [_between(answer, _behind(answer, begin), end).translate(_FULL_WIDTH) for begin, end in sides]
+    return fields if all(fields) else []
+
+
+def _numbers(text: str) -> list[str]:
+    return text.translate(_FULL_WIDTH).split(",")
+
+
+def _behind(text: str, opening: str) -> int:
+    """The position behind the last occurrence, or −1."""
+    start = text.rfind(opening)
+    return start + len(opening) if start >= 0 else -1
+
+
+def _between(text: str, start: int, closing: str) -> str:
+    """The text from `start` to `closing`, or to the end of the line for an empty one."""
+    end = text.find(closing or "\n", start) if start >= 0 else -1
+    if end < 0:
+        end = len(text) if start >= 0 and not closing else start
+    return text[start:end] if start >= 0 else ""
 
 
 def _last_box(text: str) -> int:
@@ -158,18 +236,3 @@ def _last_box(text: str) -> int:
     for match in _BOX_OPENS.finditer(text):
         start = match.start()
     return start
-
-
-def _answer(text: str) -> str:
-    """What follows the draft: nothing if the draft was opened and never closed."""
-    _, closed, answer = text.rpartition("</think>")
-    return "" if not closed and "<think>" in text else answer
-
-
-def _box_content(text: str) -> str | None:
-    answer = _answer(text)
-    opened = _BOX_OPENS.match(answer, _last_box(answer))
-    if opened is None:
-        return None
-    closed = answer.find("}", opened.end())
-    return answer[opened.end() : closed] if closed >= 0 else None

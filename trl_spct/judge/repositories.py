@@ -16,7 +16,7 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
-from .prompts import CARD, OFFICIAL, read_cards_with
+from .prompts import CARD, OFFICIAL
 
 
 ADAPTER_FILE = "grm.json"
@@ -84,28 +84,6 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
             "Pass `meta_rm`, or `meta_rm=None` to vote without one."
         )
     return home, {"subfolder": name.removeprefix("./"), **({"revision": revision} if revision else {})}
-
-
-def read_card(repository: str, revision: str | None = None) -> str:
-    """The model card of a repository or of a folder with a checkpoint; offline, the one in the cache.
-
-    Raises:
-        `OSError`: if there is none, naming the repository, the file and what to do.
-    """
-    try:
-        file = cached_file(repository, CARD, revision=revision)
-    except (OSError, ValueError) as error:  # the latter for a name that is none
-        at = f" at {revision}" if revision else ""
-        raise OSError(
-            f"Could not read {CARD} of {repository!r}{at}, the model card with the judge's prompt: {error} Fetch it "
-            f"once with `hf download {repository} {CARD}`, or name a folder or a repository that holds it: "
-            f'`template="{OFFICIAL}:FOLDER"`.'
-        ) from error
-    with open(file, encoding="utf-8") as opened:
-        return opened.read()
-
-
-read_cards_with(read_card)
 
 
 def official_template(template: str, config: PreTrainedConfig) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
+from .fence import Fence
 from .preferences import Messages, Preference
-from .prompts import Fence, judge_messages
+from .prompts import judge_messages
 from .sampling import PromptTooLongError, check_tokenizer, encode_prompts, special_tokens
 
 
