@@ -52,6 +52,7 @@ from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_messages
 from trl_spct.judge.sampling import encode_prompts
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
+from trl_spct.trainers.compat import CHECKPOINTING
 
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
 from .world import REFLECTION, Row, World, named_principle
@@ -359,7 +360,7 @@ def _common(seed: int) -> dict[str, Any]:
         "seed": seed,
         "use_cpu": True,
         "bf16": False,
-        "gradient_checkpointing": False,
+        CHECKPOINTING: False,
         "weight_decay": 0.0,
         "logging_steps": 20,
         "save_strategy": "no",

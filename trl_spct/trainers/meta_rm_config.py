@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from trl import RewardConfig
 
 from ..judge.prompts import judge_template
+from .compat import rename_checkpointing
 
 
 @dataclass
@@ -60,6 +61,7 @@ class MetaRMTrainingConfig(RewardConfig):
     )
 
     def __post_init__(self):
+        rename_checkpointing(self)
         super().__post_init__()
         if self.invalid_rows not in ("error", "drop"):
             raise ValueError(f"Found invalid_rows={self.invalid_rows!r}; expected 'error' or 'drop'.")

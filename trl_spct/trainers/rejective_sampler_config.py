@@ -3,6 +3,8 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
+from .compat import rename_checkpointing
+
 
 @dataclass
 class RejectiveSamplerConfig(SFTConfig):
@@ -111,6 +113,7 @@ class RejectiveSamplerConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        rename_checkpointing(self)
         super().__post_init__()
         for name in ("num_generations", "max_completion_length", "sampling_batch_size", "rows_per_shard"):
             if getattr(self, name) < 1:

@@ -3,6 +3,8 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
+from .compat import rename_checkpointing
+
 
 @dataclass
 class SPCTConfig(GRPOConfig):
@@ -100,6 +102,7 @@ class SPCTConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        rename_checkpointing(self)
         super().__post_init__()
         if self.eval_votes < 0:
             raise ValueError(f"Found eval_votes={self.eval_votes}; expected 0 for none, or how many critiques vote.")
