@@ -634,3 +634,17 @@ def test_private_helpers_are_still_there():
 def test_constructor_names_are_those_of_the_base():
     ours = set(inspect.signature(MetaRMTrainer.__init__).parameters) - {"kwargs"}
     assert ours <= set(inspect.signature(RewardTrainer.__init__).parameters)
+
+
+def test_a_full_run_does_not_write_beside_an_adapter(judge, tmp_path):
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(FileExistsError, match="adapter_model.safetensors of an adapter"):
+        trainer_of(judge, tmp_path)
+
+
+def test_a_meta_rm_made_of_a_judge_reads_its_template(judge, tmp_path):
+    path = save_tiny(tmp_path / "judge", "llama", tiny_tokenizer(True), grm={"template": "compact"})
+    for template, expected in ((None, "compact"), ("paper", "paper")):
+        trainer = trainer_of(path, tmp_path / "meta", template=template)
+        assert trainer.model.config.meta_rm["template"] == judge_template(expected).digest
+    assert "template" not in trainer_of(judge, tmp_path / "other").model.config.meta_rm

@@ -614,9 +614,8 @@ GENERAL = {
 @pytest.mark.parametrize("shape", GENERAL)
 def test_general_data_of_any_shape_is_mixed_in(shape, collected, judge, tmp_path):
     trainer = trainer_of(tmp_path, judge, rows=collected[0], general_dataset=Dataset.from_list(GENERAL[shape]))
-    rows = trainer._training_rows()
-    assert len(rows) == 5 + 29  # round(5.75 * 5)
-    general = rows.to_list()[5:]
+    kept, general = trainer._training_rows()
+    assert (len(kept), len(general)) == (5, 29)  # round(5.75 * 5)
     numbers = {re.fullmatch(r"Say (\d+)\.", row["prompt"][0]["content"])[1] for row in general}
     assert len(numbers) == 29
     assert all(
@@ -630,7 +629,8 @@ def test_general_ratio(ratio, mixed, collected, judge, tmp_path):
     general = Dataset.from_list(GENERAL["text"])
     changes = {"general_ratio": ratio}
     trainer = trainer_of(tmp_path, judge, rows=collected[0], changes=changes, general_dataset=general)
-    assert len(trainer._training_rows()) == 5 + mixed
+    kept, general = trainer._training_rows()
+    assert len(kept) == 5 and len(general or ()) == mixed
 
 
 def test_training_on_a_mixture(collected, judge, tmp_path):
@@ -928,13 +928,18 @@ def test_sharded_models_do_not_sample(judge, collected, tmp_path):
     assert len(prepared.collect()) == 16
 
 
-def test_a_turn_that_never_ends_is_warned_of(collected, tmp_path, caplog):
+def learned(trainer):
+    return [[token for token in row["labels"] if token != -100] for row in trainer.train_dataset]
+
+
+def test_a_judge_always_learns_to_stop(collected, tmp_path):
     path = save_tiny(tmp_path / "endless")  # its turns end with <end_of_turn>, its texts with <eos>
-    trainer_of(tmp_path, path, rows=collected[0])
-    assert "would not learn to stop. Set `eos_token`" in caplog.text
-    caplog.clear()
+    trainer = trainer_of(tmp_path, path, rows=collected[0])
+    trainer.train()
+    assert all(ids[-1] == tiny_tokenizer().eos_token_id for ids in learned(trainer))
     trainer = trainer_of(tmp_path, path, rows=collected[0], changes={"eos_token": TURN_END})
-    assert "learn to stop" not in caplog.text
+    trainer.train()
+    assert all(tiny_tokenizer().decode(ids[-2:]) == f"{TURN_END}\n" for ids in learned(trainer))
     assert trainer.model.generation_config.eos_token_id[0] == trainer.processing_class.convert_tokens_to_ids(TURN_END)
 
 
@@ -1048,3 +1053,125 @@ def test_impossible_configurations_are_refused(changes, message, tmp_path):
 def test_every_outcome_is_reported(collected):
     assert set(collected[1].report["outcomes"]) == {outcome.value for outcome in Outcome}
     assert Preference.from_row(collected[0][0]).labels is not None
+
+
+# Opens the draft in the generation prompt and strips it from finished turns, as R1-distill's.
+STRIPS = (
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n"
+    "{{ m.content.split('</think>')[-1] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n<think>\n{% endif %}"
+)
+# Moves the draft of a finished turn before its answer, as Nemotron's, and closes an empty one.
+MOVES = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<start_of_turn>model\n<think></think>"
+    "{{ m.content | replace('</think>', '') | upper }}<end_of_turn>\n{% else %}<start_of_turn>user\n{{ m.content }}"
+    "<end_of_turn>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [STRIPS, MOVES], ids=["strips", "moves"])
+@pytest.mark.parametrize("knows_ids", [True, False])
+def test_what_was_sampled_is_trained_on_although_the_template_rewrites_it(template, knows_ids, judge, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    end = tokenizer.convert_tokens_to_ids(TURN_END)
+
+    class Thinker(Script):
+        def answer(self, text, k):
+            made = super().answer(text, k)
+            texts = [f" first, this </think>  {sample.text}" for sample in made]
+            ids = [(*tokenizer.encode(text, add_special_tokens=False), end) if knows_ids else None for text in texts]
+            return [Sample(t, 9, s.truncated, i) for t, s, i in zip(texts, made, ids, strict=True)]
+
+    trainer = trainer_of(tmp_path, judge, Thinker(), processing_class=tokenizer, eval_dataset=None)
+    trainer.train()
+    kept = [record for record in trainer.trajectories if record["outcome"] == "kept"]
+    assert len(kept) == len(trainer.train_dataset) == 5
+    for row, record in zip(trainer.train_dataset, kept, strict=True):
+        prompt = tokenizer.apply_chat_template(record["prompt"], add_generation_prompt=True, return_dict=False)
+        assert row["input_ids"][: len(prompt)] == prompt
+        completion = tokenizer.decode(row["input_ids"][len(prompt) :])
+        assert completion == record["completion"][0]["content"] + f"{TURN_END}\n"
+        assert row["labels"] == [-100] * len(prompt) + row["input_ids"][len(prompt) :]
+    other = trainer_of(tmp_path / "eval", judge, rows=trainer.trajectories, processing_class=tokenizer)
+    other.eval_dataset = other._prepared(trainer.trajectories.select(range(3, 4)), False, "eval")
+    assert other.eval_dataset[0] == trainer.train_dataset[0], "row 0 keeps its hinted critique, without the hint"
+
+
+def test_sampled_tokens_are_trained_on_as_they_were_cut(judge, tmp_path):
+    """Text has many tokenizations; ids of another vocabulary do not decode to the text and are not used."""
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.convert_tokens_to_ids(TURN_END)
+    text = "good \\boxed{9, 1, 1}"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    cut = [*ids[:4], tokenizer.bos_token_id, *ids[4:], end]  # decoded without special tokens, it is the same text
+    rows = trainer_of(tmp_path, judge).collect().filter(lambda row: row["outcome"] == "kept").select(range(3))
+    changed = [{"completion_ids": cut}, {"completion_ids": [7, 8, 9, end]}, {"completion_ids": None}]
+    rows = Dataset.from_list(
+        [
+            {**row, **change, "completion": [{"role": "assistant", "content": text}]}
+            for row, change in zip(rows, changed, strict=True)
+        ],
+        features=rows.features,
+    )
+    trainer = trainer_of(tmp_path / "train", judge, rows=rows)
+    trainer.train()
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    assert learned(trainer) == [[*cut, *newline], [*ids, end, *newline], [*ids, end, *newline]]
+
+
+def test_a_model_keeps_the_tokens_that_it_samples(judge, tmp_path):
+    args = config(tmp_path, max_completion_length=5)
+    trajectories = RejectiveSampler(judge, args=args, train_dataset=preference_rows()).collect()
+    tokenizer = tiny_tokenizer()
+    for record in trajectories:
+        assert len(record["completion_ids"]) == record["num_tokens"] <= 5
+        decoded = tokenizer.decode(record["completion_ids"], skip_special_tokens=True)
+        assert decoded == record["completion"][0]["content"]
+
+
+def test_any_callable_of_the_documented_signature_samples(judge, tmp_path):
+    script = Script()
+
+    def sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens):
+        assert (temperature, top_p, max_new_tokens) == (1.0, 1.0, 64) and isinstance(k, int)
+        return script(prompts, k, seed)
+
+    assert len(trainer_of(tmp_path, judge, sampler).collect()) == 16
+
+
+def test_a_summary_is_logged(judge, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        trainer_of(tmp_path, judge).collect()
+    assert "16 trajectories of 4 rows" in caplog.text
+    assert re.search(r"kept +2 +3\n", caplog.text) and "unreadable by cause: 3 missing, 1 truncated" in caplog.text
+
+
+def test_the_judges_own_template_is_the_default(judge, tmp_path):
+    trainer = trainer_of(tmp_path / "one", judge, changes={"template": None})
+    assert trainer.args.template == "paper"
+    trained = trainer_of(tmp_path / "two", judge)
+    trained.save_model()
+    again = trainer_of(tmp_path / "three", str(tmp_path / "two"), changes={"template": None})
+    assert again.args.template == "compact" and again.rows[0]["prompt"] == trained.rows[0]["prompt"]
+    assert config(tmp_path, template=None).template is None, "arguments may be used again for another judge"
+
+
+def test_a_folder_holds_an_adapter_or_a_full_model(judge, tmp_path):
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2)
+    trainer_of(tmp_path / "adapter", judge, peft_config=lora).save_model()
+    with pytest.raises(
+        FileExistsError, match=r"adapter_model.safetensors of an adapter.*this run trains a full model"
+    ):
+        trainer_of(tmp_path / "adapter", judge)
+    (
+        trainer_of(tmp_path / "adapter", judge, peft_config=lora),
+        trainer_of(tmp_path / "adapter", str(tmp_path / "adapter")),
+    )
+    (tmp_path / "full" / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / "full" / "checkpoint-2" / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(FileExistsError, match="checkpoint-2.*of a full model.*this run trains an adapter"):
+        trainer_of(tmp_path / "full", judge, peft_config=lora)
+    with pytest.raises(FileExistsError, match="of a full model"):
+        trainer_of(tmp_path / "full", str(tmp_path / "adapter"))
+    trainer_of(tmp_path / "full", judge)

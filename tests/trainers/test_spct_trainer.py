@@ -449,7 +449,7 @@ def test_a_changed_template_is_warned_of(judge, trained, tmp_path, caplog):
     trainer_of(tmp_path, judge)
     assert "template" not in caplog.text
     trainer_of(tmp_path, str(trained[2] / "checkpoint-2"), {"template": "paper"})
-    assert "was trained with the template 'compact', and now goes on with 'paper'" in caplog.text
+    assert "was trained with the template 'compact', and is now trained with 'paper'" in caplog.text
 
 
 def test_a_model_in_memory_has_no_reference(tmp_path):
@@ -657,3 +657,16 @@ def test_two_processes_train_as_one(judge, tmp_path):
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
     for name, value in found[1]["weights"].items():
         torch.testing.assert_close(found[2]["weights"][name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_full_run_does_not_write_beside_an_adapter(judge, tmp_path):
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(FileExistsError, match="adapter_model.safetensors of an adapter"):
+        trainer_of(tmp_path, judge)
+
+
+def test_the_judges_own_template_is_the_default(trained, tmp_path):
+    trained[0].save_model(str(tmp_path / "judge"))
+    trainer = trainer_of(tmp_path / "again", str(tmp_path / "judge"), {"template": None})
+    assert trainer.args.template == trainer.outcome.template == "compact"
+    assert trainer.model.config.grm["template"] == "compact"

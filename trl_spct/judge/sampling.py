@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -50,11 +50,13 @@ class Sample:
         text (`str`): The completion without special tokens.
         num_tokens (`int`): Its length in tokens, the end-of-sequence token included.
         truncated (`bool`): Whether it ran into the token limit before it ended.
+        ids (`tuple[int, ...]`, *optional*): Its tokens, where the sampler knows them.
     """
 
     text: str
     num_tokens: int
     truncated: bool
+    ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
 
 
 TRUNCATED = "truncated"
@@ -541,7 +543,8 @@ def _read_samples(tokenizer, completions: Sequence[list[int]], settings: Generat
     ends = set(settings.eos_token_id)
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [
-        Sample(text, len(ids), truncated=ids[-1] not in ends) for text, ids in zip(texts, completions, strict=True)
+        Sample(text, len(ids), truncated=ids[-1] not in ends, ids=tuple(ids))
+        for text, ids in zip(texts, completions, strict=True)
     ]
 
 

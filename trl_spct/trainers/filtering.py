@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ..data.preparation import score_range_of
 from ..judge.sampling import Sample, Sampler, derive_seed, read_sample, sample_critiques
-from .loading import load_sampler, rows_for
+from .loading import load_sampler, rows_for, with_template
 from .rejection import Outcome, Trajectory, select_trajectories
 
 
@@ -97,6 +97,7 @@ def without_easy_for(
         [`~datasets.Dataset`]: the rows that are left, with their columns.
     """
     model, tokenizer = load_sampler(judge, args)
+    args = with_template(args, model.config)
     numbered = dataset.add_column(_NUMBER, list(range(len(dataset))))
     rows = rows_for(numbered, tokenizer, args, model.config, name)
     sampler = partial(

@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""What every trainer of a judge does first: load its tokenizer, read its rows, refuse what does not fit."""
+"""Loading of judges, tokenizers and rows for the trainers, and the checks before anything is loaded."""
 
+import copy
 import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
@@ -20,44 +21,51 @@ from ..judge.sampling import context_length
 
 logger = logging.getLogger(__name__)
 
+Arguments = TypeVar("Arguments")
+
+_ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
+_FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+
 
 def load_config(model: str | PreTrainedModel | PeftModel, args: Any = None) -> PreTrainedConfig:
-    """A judge's configuration, without loading its weights if it is given by name; an adapter's is its base's.
+    """Configuration of a judge, without its weights if it is a path or id; that of its base for an adapter.
 
     Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`): What a trainer was given.
+        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`): The judge.
         args ([`~transformers.TrainingArguments`], *optional*): `model_init_kwargs` and `trust_remote_code` are used.
     """
     if not isinstance(model, str):
         return model.config
-    given = _init_kwargs(args)
+    kwargs = _init_kwargs(args)
     base = adapter_base(model, args)
     if base is not None:
-        given.pop("revision", None)
-    return AutoConfig.from_pretrained(base or model, **_of_the_hub(given))
+        kwargs.pop("revision", None)
+    return AutoConfig.from_pretrained(base or model, **_hub_kwargs(kwargs))
 
 
 def load_tokenizer(
     model: str | PreTrainedModel | PeftModel, config: PreTrainedConfig, args: Any = None
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a judge, or beside the base of an adapter that has none of its own."""
+    """Tokenizer of a judge: the one beside it, or beside the base of an adapter without one.
+
+    Raises:
+        `ValueError`: for a model in memory that does not know its path.
+    """
     name = model if isinstance(model, str) else config._name_or_path
     if not name:
         raise ValueError(
-            "The model was made in memory and names no folder with a tokenizer; pass one as `processing_class`."
+            "Found a model in memory without the path of a tokenizer; expected a tokenizer as `processing_class`."
         )
-    given = _of_the_hub(_init_kwargs(args))
-    if adapter_base(name, args) and not _holds(name, "tokenizer_config.json", given.get("revision")):
+    kwargs = _hub_kwargs(_init_kwargs(args))
+    if adapter_base(name, args) and not _has_file(name, "tokenizer_config.json", kwargs.get("revision")):
         name = config._name_or_path
-        given.pop("revision", None)
-    return _read_tokenizer(name, args, given)
+        kwargs.pop("revision", None)
+    return _load_tokenizer(name, args, kwargs)
 
 
-def _read_tokenizer(name: str, args: Any, given: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """A tokenizer with a pad token: TRL's trainers take the end-of-sequence token where there is none, as for Llama,
-    but after rows are measured."""
-    tokenizer = AutoTokenizer.from_pretrained(name, **given)
-    if tokenizer.pad_token is None:
+def _load_tokenizer(name: str, args: Any, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+    if tokenizer.pad_token is None:  # as TRL's trainers do, but before rows are measured
         tokenizer.pad_token = getattr(args, "pad_token", None) or tokenizer.eos_token
     return tokenizer
 
@@ -65,88 +73,122 @@ def _read_tokenizer(name: str, args: Any, given: dict[str, Any]) -> PreTrainedTo
 def load_adapter(
     model: str | PreTrainedModel | PeftModel, args: Any, kwargs: dict[str, Any]
 ) -> str | PreTrainedModel | PeftModel:
-    """The path or id of an adapter as a trainable `PeftModel`; anything else as it is.
+    """Loads the path or id of an adapter as a trainable `PeftModel`; returns anything else unchanged.
 
-    TRL's trainers read full models by path, and adapters only as instances. The trainer's `quantization_config` is
-    taken out of its keyword arguments when the base has been loaded with it.
+    TRL's trainers load full models from paths, and take adapters only as instances. `quantization_config` is removed
+    from the trainer's keyword arguments when the base was loaded with it.
     """
     base = adapter_base(model, args) if isinstance(model, str) else None
     if base is None:
         return model
-    given = _init_kwargs(args)
-    revision = given.pop("revision", None)
+    init_kwargs = _init_kwargs(args)
+    revision = init_kwargs.pop("revision", None)
     if kwargs.get("quantization_config") is not None:
-        given["quantization_config"] = kwargs.pop("quantization_config")
+        init_kwargs["quantization_config"] = kwargs.pop("quantization_config")
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-        given["device_map"] = None
-    loaded = create_model_from_path(base, **given)
+        init_kwargs["device_map"] = None
+    loaded = create_model_from_path(base, **init_kwargs)
     return PeftModel.from_pretrained(loaded, model, is_trainable=True, revision=revision)
 
 
-def check_arguments(args: Any, expected: type) -> None:
-    """Refuses TRL's own configuration, which lacks what ours adds and changes."""
-    if not isinstance(args, expected):
-        raise TypeError(f"`args` is {type(args).__name__}; expected {expected.__name__}.")
-
-
 def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
-    """Another judge by path or id, with its own tokenizer, in the precision of the one that is trained."""
-    given = {name: value for name, value in _init_kwargs(args).items() if name != "revision"}
-    hub = _of_the_hub(given)
+    """Loads another judge by path or id, with its own tokenizer, in the precision of the trained one."""
+    kwargs = {name: value for name, value in _init_kwargs(args).items() if name != "revision"}
+    hub_kwargs = _hub_kwargs(kwargs)
     base = adapter_base(model)
-    config = AutoConfig.from_pretrained(base or model, **hub)
+    config = AutoConfig.from_pretrained(base or model, **hub_kwargs)
     if args.distributed_state.distributed_type != "NO":
-        given["device_map"] = {"": args.device}
-    loaded = create_model_from_path(base or model, **given)
-    own = base is None or _holds(model, "tokenizer_config.json", None)
-    tokenizer = _read_tokenizer(model if own else config._name_or_path, args, hub)
+        kwargs["device_map"] = {"": args.device}
+    loaded = create_model_from_path(base or model, **kwargs)
+    has_tokenizer = base is None or _has_file(model, "tokenizer_config.json", None)
+    tokenizer = _load_tokenizer(model if has_tokenizer else config._name_or_path, args, hub_kwargs)
     return (PeftModel.from_pretrained(loaded, model) if base else loaded), tokenizer
 
 
 def adapter_base(model: str, args: Any = None) -> str | None:
-    """The base of an adapter that is given by path or id, or `None` for a full model."""
+    """Base of the adapter at a path or id; `None` for a full model."""
     revision = _init_kwargs(args).get("revision")
-    if _holds(model, "config.json", revision) or not _holds(model, "adapter_config.json", revision):
+    if _has_file(model, "config.json", revision) or not _has_file(model, "adapter_config.json", revision):
         return None
     return PeftConfig.from_pretrained(model, revision=revision).base_model_name_or_path
 
 
-def _holds(model: str, file: str, revision: str | None) -> bool:
-    if os.path.isdir(model):
-        return os.path.isfile(os.path.join(model, file))
-    found = cached_file(
-        model,
-        file,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
+def check_arguments(args: Any, expected: type) -> None:
+    """Refuses a configuration of TRL, which lacks the fields and defaults of this package.
+
+    Raises:
+        `TypeError`: naming the expected class.
+    """
+    if not isinstance(args, expected):
+        raise TypeError(f"`args` is {type(args).__name__}; expected {expected.__name__}.")
+
+
+def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_config: Any = None) -> None:
+    """Refuses an output folder with weights of the other kind, adapter or full model, that this run would not replace.
+
+    A folder with both is loaded as the new full model with the old adapter on top. A folder with weights of the same
+    kind, as of a run that is resumed, is accepted.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`): The model to train.
+        args ([`~transformers.TrainingArguments`]): `output_dir` and `model_init_kwargs` are used.
+        peft_config ([`~peft.PeftConfig`], *optional*): Adapter to train.
+
+    Raises:
+        `FileExistsError`: naming a file that would stay.
+    """
+    is_adapter = peft_config is not None or (
+        adapter_base(model, args) is not None if isinstance(model, str) else isinstance(model, PeftModel)
     )
-    return found is not None
+    folder = Path(args.output_dir)
+    for pattern in _FULL_WEIGHTS if is_adapter else _ADAPTER_WEIGHTS:
+        for path in sorted([*folder.glob(pattern), *folder.glob(f"checkpoint-*/{pattern}")]):
+            trained, present = ("an adapter", "a full model") if is_adapter else ("a full model", "an adapter")
+            raise FileExistsError(
+                f"Found {path} of {present}, while this run trains {trained}; both in one folder would be loaded on "
+                "top of each other. Choose another `output_dir`, or delete this one."
+            )
 
 
-def _init_kwargs(args: Any) -> dict[str, Any]:
-    trusted = {"trust_remote_code": getattr(args, "trust_remote_code", False)}
-    return {**trusted, **(getattr(args, "model_init_kwargs", None) or {})}
+def with_template(args: Arguments, config: PreTrainedConfig) -> Arguments:
+    """A copy of the arguments with a template: the given one, else the judge's own, else `"paper"`.
+
+    Args:
+        args ([`RejectiveSamplerConfig`], [`SPCTConfig`] or [`MetaRMTrainingConfig`]): With a `template`, or `None`.
+        config ([`~transformers.PreTrainedConfig`]): Configuration of the judge.
+    """
+    args = copy.copy(args)
+    args.template = args.template or stored_template(config) or "paper"  # type: ignore[attr-defined]
+    judge_template(args.template)  # type: ignore[attr-defined]
+    return args
 
 
-def _of_the_hub(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: given[name] for name in ("revision", "trust_remote_code") if given.get(name) is not None}
+def stored_template(config: PreTrainedConfig) -> str | None:
+    """Name of the template that a judge was trained with, if its configuration says so."""
+    return (getattr(config, "grm", None) or {}).get("template")
+
+
+def store_template(config: PreTrainedConfig, template: str) -> None:
+    """Stores the template in a judge's configuration, where the pipeline finds it."""
+    stored = stored_template(config)
+    if stored not in (None, template):
+        logger.warning("The judge was trained with the template %r, and is now trained with %r.", stored, template)
+    digests = [judge_template(template, binary).digest for binary in (False, True)]
+    config.grm = {**(getattr(config, "grm", None) or {}), "template": template, "template_digests": digests}
 
 
 def rows_for(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, config: PreTrainedConfig, name: str
 ) -> Dataset:
-    """Preference rows in any shape → rows with a judge's `prompt`, checked against the model's context.
+    """Prepares preference rows in any accepted shape, and measures their prompts against the judge's context.
 
     Args:
-        dataset ([`~datasets.Dataset`]): Rows in any accepted shape, with labels.
+        dataset ([`~datasets.Dataset`]): Rows with labels.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The judge's.
-        args ([`RejectiveSamplerConfig`] or [`SPCTConfig`]): Template, seed, lengths and what to do with bad rows.
-        config ([`~transformers.PreTrainedConfig`]): The judge's; says how long its context is.
-        name (`str`): How errors call the dataset.
+        args ([`RejectiveSamplerConfig`] or [`SPCTConfig`]): Template, seed, lengths and `invalid_rows`.
+        config ([`~transformers.PreTrainedConfig`]): The judge's, with the length of its context.
+        name (`str`): Name of the dataset in errors.
     """
-    judge_template(args.template)
     limits = [limit for limit in (context_length(config), args.max_context_length) if limit is not None]
     return prepare_judge_rows(
         dataset,
@@ -163,9 +205,9 @@ def rows_for(
 
 
 def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:
-    """A hash of samples of the weight files in a local folder, however they are loaded; `None` for anything else.
+    """Hash of blocks of the weight files in a model's local folder; `None` for anything else.
 
-    A judge that was trained further in its folder is another judge.
+    It changes when a judge is trained further in its folder.
     """
     path = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
     files = sorted(Path(path).glob("*.safetensors")) if path and os.path.isdir(path) else []
@@ -180,10 +222,24 @@ def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str 
     return state.hexdigest() if files else None
 
 
-def name_template(config: PreTrainedConfig, template: str) -> None:
-    """Writes into a judge's configuration how it was prompted, so that the pipeline prompts it alike."""
-    named = (getattr(config, "grm", None) or {}).get("template", template)
-    if named != template:
-        logger.warning("The judge was trained with the template %r, and now goes on with %r.", named, template)
-    digests = [judge_template(template, binary).digest for binary in (False, True)]
-    config.grm = {**(getattr(config, "grm", None) or {}), "template": template, "template_digests": digests}
+def _has_file(model: str, file: str, revision: str | None) -> bool:
+    if os.path.isdir(model):
+        return os.path.isfile(os.path.join(model, file))
+    path = cached_file(
+        model,
+        file,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return path is not None
+
+
+def _init_kwargs(args: Any) -> dict[str, Any]:
+    trusted = {"trust_remote_code": getattr(args, "trust_remote_code", False)}
+    return {**trusted, **(getattr(args, "model_init_kwargs", None) or {})}
+
+
+def _hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: kwargs[name] for name in ("revision", "trust_remote_code") if kwargs.get(name) is not None}

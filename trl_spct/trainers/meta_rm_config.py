@@ -30,8 +30,9 @@ class MetaRMTrainingConfig(RewardConfig):
             Sets `pos_weight` to incorrect over correct rows of the training set. The ranking of critiques gains where
             one class is rare; the logits no longer stand for probabilities, on which soft voting relies. [?]
         template (`str`, *optional*):
-            Name of the judge template whose critiques these are. Its digest is stored with the model, and a judge that
-            reads another template is then refused by the pipeline.
+            Name of the judge template whose critiques these are; by default the one of the judge that the Meta RM
+            starts from, if it is one. Its digest is stored with the model, and the pipeline refuses a judge that reads
+            another template.
 
     Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?].
 

@@ -38,6 +38,7 @@ from ..judge.preferences import InvalidPreference, Preference, checked_labels
 from ..judge.prompts import conversation_text, judge_template, meta_messages
 from ..judge.sampling import keep_trainable, special_tokens
 from ..judge.voting import Guidance
+from .loading import check_output_dir, stored_template
 from .meta_rm_config import MetaRMTrainingConfig
 
 
@@ -150,6 +151,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
+        check_output_dir(model, args, peft_config)
         if peft_config is not None:
             _check_head_is_trained(peft_config)
         if args.balance_classes and isinstance(train_dataset, IterableDataset):
@@ -194,8 +196,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
             )
         stored = {"tokenizer": tokenizer_digest(self.processing_class)}
-        if args.template is not None:
-            stored["template"] = judge_template(args.template).digest
+        template = args.template or stored_template(base.config)
+        if template is not None:
+            stored["template"] = judge_template(template).digest
         base.config.meta_rm = {**base.config.meta_rm, **stored}
         # `RewardTrainer` has no labels, so that it evaluates by the loss alone.
         self.label_names = ["labels", "ballot"]

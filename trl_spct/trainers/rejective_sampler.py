@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Stage 1 of SPCT: sample critiques, reject, fine-tune on what is left (paper, section 4)."""
 
+import copy
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,24 +26,28 @@ from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
 from ..jobs import ShardedJob, rows_digest, write_json
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
-from ..judge.sampling import Sampler, context_length, keep_trainable, sample_critiques
+from ..judge.sampling import Sampler, context_length, encode_prompts, keep_trainable, sample_critiques
 from .loading import (
     check_arguments,
+    check_output_dir,
     load_adapter,
     load_config,
     load_sampler,
     load_tokenizer,
-    name_template,
     rows_for,
     saved_weights_digest,
+    store_template,
+    with_template,
 )
 from .rejection import Outcome, cap_hinted
-from .rejection_report import plot_rejection, rejection_metrics, rejection_report, trajectory_groups
+from .rejection_report import plot_rejection, rejection_metrics, rejection_report, rejection_summary, trajectory_groups
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TrajectoryCollector, check_sampler, name_of
 
 
 logger = get_logger(__name__)
+
+_AS_SAMPLED = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 class NothingKeptError(RuntimeError):
@@ -133,6 +138,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if args is None:
             args = RejectiveSamplerConfig(f"{config._name_or_path.split('/')[-1]}-RFT")
         check_arguments(args, RejectiveSamplerConfig)
+        check_output_dir(model, args, kwargs.get("peft_config"))
+        args = with_template(args, config)
         processing_class = processing_class or load_tokenizer(model, config, args)
         _read_chat_template(processing_class, args.chat_template_path)
         is_processor = isinstance(processing_class, ProcessorMixin)
@@ -160,19 +167,20 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         else:
             self.rows = rows_for(train_dataset, processing_class, args, config, "train_dataset")
             prompt = self.rows[0]["prompt"]
-        # `SFTTrainer` prepares its data before it has an accelerator; one row in the final format tells it the kind.
+        # `SFTTrainer` prepares its data before it has a model; one row in the final format tells it the kind.
         placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
         super().__init__(
             model=load_adapter(model, args, kwargs),
             args=args,
             train_dataset=placeholder,
-            eval_dataset=eval_dataset,
+            eval_dataset=_each(eval_dataset, lambda rows: placeholder),
             processing_class=processing_class,
             **kwargs,
         )
         keep_trainable(self.model)
-        name_template(self.model.config, args.template)
-        self._check_stop_token(prompt)
+        store_template(self.model.config, args.template)
+        if eval_dataset is not None:
+            self.eval_dataset = _each(eval_dataset, lambda rows: self._prepared(rows, args.eval_packing, "eval"))
 
     def collect(self) -> Dataset:
         """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
@@ -217,9 +225,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         """
         if self.trajectories is None:
             self.collect()
-        self.train_dataset = self._prepare_dataset(
-            self._training_rows(), self.processing_class, self.args, self.args.packing, None, "train"
-        )
+        kept, general = self._training_rows()
+        self.train_dataset = self._prepared(kept, self.args.packing, "train", general)
         self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
         return super().train(*args, **kwargs)
 
@@ -285,6 +292,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 "hinted": Value("bool"),
                 "scores": List(Value("int64")),
                 "problem": Value("string"),
+                "completion_ids": List(Value("int32")),
                 "num_tokens": Value("int64"),
                 "outcome": Value("string"),
             }
@@ -318,18 +326,64 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 "configuration; this one finds its trajectories."
             )
 
-    def _check_stop_token(self, prompt: list[dict[str, str]]) -> None:
-        tokenizer = self.judge_tokenizer
-        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
-        whole = tokenizer.apply_chat_template([*prompt, *_assistant(".")], return_dict=False)
-        ends = self.model.generation_config.eos_token_id
-        ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
-        if not ends.intersection(whole[len(before) :]):
-            logger.warning(
-                "The chat template ends the judge's turn (%r) without an end-of-sequence token, and the judge would "
-                "not learn to stop. Set `eos_token` to the token that ends it.",
-                tokenizer.decode(whole[len(before) :]),
-            )
+    def _prepared(self, rows: Dataset, packing: bool, name: str, general: Dataset | None = None) -> Dataset:
+        """Trajectories, or instruction data, as [`~trl.SFTTrainer`] trains on them."""
+        parts = [self._tokenized(rows) if _are_trajectories(rows) else rows]
+        if general is not None:
+            # Tokenized by itself, and neither truncated nor packed before it is mixed.
+            whole = copy.copy(self.args)
+            whole.max_length = None
+            general = self._prepare_dataset(general, self.processing_class, whole, False, None, name)
+            parts.append(general.select_columns(["input_ids", "labels"]).cast(parts[0].features))
+        return self._prepare_dataset(
+            concatenate_datasets(parts), self.processing_class, self.args, packing, None, name
+        )
+
+    def _tokenized(self, trajectories: Dataset) -> Dataset:
+        """The sampled tokens behind the sampled prompt, with loss on the completion.
+
+        A chat template need not render a finished turn as it was sampled: some strip thoughts, or move them. So the
+        completion is not rendered; it is followed by what the template writes after a turn.
+        """
+        tokenizer, end = self.judge_tokenizer, self._turn_end(trajectories[0]["prompt"])
+
+        def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
+            texts = [completion[-1]["content"] for completion in batch["completion"]]
+            known = batch.get("completion_ids") or [None] * len(texts)
+            encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+            # Trajectories may come from a model with another tokenizer.
+            decoded = tokenizer.batch_decode([ids or [] for ids in known], **_AS_SAMPLED)
+            completions = [
+                [*(ids[:-1] if ids and text == own else retokenized), *end]
+                for text, ids, own, retokenized in zip(texts, known, decoded, encoded, strict=True)
+            ]
+            prompts = encode_prompts(tokenizer, batch["prompt"])
+            masked = [[-100] * len(prompt) if self.completion_only_loss else prompt for prompt in prompts]
+            return {
+                "input_ids": [[*prompt, *ids] for prompt, ids in zip(prompts, completions, strict=True)],
+                "labels": [[*labels, *ids] for labels, ids in zip(masked, completions, strict=True)],
+            }
+
+        return trajectories.with_format(None).map(
+            tokenize,
+            batched=True,
+            batch_size=256,
+            remove_columns=trajectories.column_names,
+            features=Features({"input_ids": List(Value("int32")), "labels": List(Value("int64"))}),
+            load_from_cache_file=False,
+        )
+
+    def _turn_end(self, prompt: list[dict[str, str]]) -> list[int]:
+        """Tokens after a completion: what the chat template writes after a turn, if it ends the generation, else the
+        end-of-sequence token."""
+        tokenizer, config = self.judge_tokenizer, self.model.generation_config
+        one, other = (
+            tokenizer.apply_chat_template([*prompt, *_assistant(text)], return_dict=False) for text in ("a", "b")
+        )
+        length = next(i for i, (x, y) in enumerate(zip(one[::-1], other[::-1], strict=False)) if x != y)
+        tail = one[len(one) - length :]
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        return tail if {tokenizer.eos_token_id, *ends}.intersection(tail) else [tokenizer.eos_token_id]
 
     def _in_process(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sampler:
         model = model if model.device == self.accelerator.device else model.to(self.accelerator.device)
@@ -351,6 +405,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def _report(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.report = rejection_report(self.trajectories)
         self.log(rejection_metrics(self.report))
+        logger.info(rejection_summary(self.report), main_process_only=True)
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
             plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)
@@ -363,16 +418,15 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         for remark in self.report["remarks"]:
             logger.warning(remark, main_process_only=True)
 
-    def _training_rows(self) -> Dataset:
-        rows = self._kept_rows()
-        self.mixture = {"trajectories": len(rows), "hinted": sum(rows["hinted"]), "general": 0}
-        rows = rows.select_columns(["prompt", "completion"])
-        if self.general_dataset is None:
-            return rows
-        limit = min(len(self.general_dataset), round(self.args.general_ratio * len(rows)))
-        general = self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
-        self.mixture["general"] = limit
-        return concatenate_datasets([rows.cast(general.features), general]) if limit else rows
+    def _training_rows(self) -> tuple[Dataset, Dataset | None]:
+        """The kept trajectories, and the general data to mix in."""
+        kept = self._kept_rows()
+        available = 0 if self.general_dataset is None else len(self.general_dataset)
+        limit = min(available, round(self.args.general_ratio * len(kept)))
+        self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": limit}
+        if self.general_dataset is None or not limit:
+            return kept, None
+        return kept, self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
 
     def _kept_rows(self) -> Dataset:
         columns = self.trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
@@ -431,7 +485,14 @@ def _eval_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) 
     kept = [i for i, outcome in enumerate(dataset["outcome"]) if outcome == Outcome.KEPT.value]
     if not kept:
         raise ValueError(f"{name}: found no kept trajectory among {len(dataset)}; expected at least one.")
-    return dataset.select(kept).select_columns(["prompt", "completion"])
+    return dataset.select(kept)
+
+
+def _each(datasets: Any, prepare: Callable[[Dataset], Dataset]) -> Any:
+    """Applies a function to a dataset, to each of a `dict` of them, or to none."""
+    if isinstance(datasets, dict):
+        return {name: prepare(rows) for name, rows in datasets.items()}
+    return None if datasets is None else prepare(datasets)
 
 
 def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:

@@ -19,8 +19,9 @@ class SPCTConfig(GRPOConfig):
         max_context_length (`int`, *optional*):
             Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
             which bounds memory where it is much longer. The model's own context by default. [?]
-        template (`str`, *optional*, defaults to `"paper"`):
-            Prompt template, see [`~trl_spct.judge.prompts.judge_template`].
+        template (`str`, *optional*):
+            Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
+            trained with, as its configuration says, or `"paper"`.
         shuffle_responses (`bool`, *optional*, defaults to `True`):
             Whether responses are put into a random order, recorded as `order`: in training a fresh one each time a row
             is read, drawn from `seed`, the step and the row; in evaluation always the same. [I]
@@ -81,7 +82,10 @@ class SPCTConfig(GRPOConfig):
     max_context_length: int | None = field(
         default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
     )
-    template: str = field(default="paper", metadata={"help": "Prompt template: `paper`, `compact` or `official`."})
+    template: str | None = field(
+        default=None,
+        metadata={"help": "Prompt template: `paper`, `compact` or `official`; the judge's own by default."},
+    )
     shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
     invalid_rows: str = field(

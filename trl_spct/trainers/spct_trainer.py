@@ -18,7 +18,16 @@ from ..judge.pipelines import GRMRewardPipeline
 from ..judge.prompts import judge_messages
 from ..judge.sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
-from .loading import check_arguments, load_adapter, load_config, load_tokenizer, name_template, rows_for
+from .loading import (
+    check_arguments,
+    check_output_dir,
+    load_adapter,
+    load_config,
+    load_tokenizer,
+    rows_for,
+    store_template,
+    with_template,
+)
 from .monitoring import CollapseAlarms, critique_metrics
 from .refilling import refill
 from .spct_config import SPCTConfig
@@ -80,6 +89,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         if args is None:
             args = SPCTConfig(f"{config._name_or_path.split('/')[-1]}-SPCT")
         check_arguments(args, SPCTConfig)
+        check_output_dir(model, args, kwargs.get("peft_config"))
+        args = with_template(args, config)
         if args.beta != 0 and kwargs.get("peft_config") is None:
             _check_reference(model)
         processing_class = processing_class or load_tokenizer(model, config, args)
@@ -109,7 +120,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         )
         self.outcome.end_tokens = frozenset(self.eos_token_ids)
         keep_trainable(self.model)
-        name_template(self.model.config, args.template)
+        store_template(self.model.config, args.template)
         self._special_tokens = special_tokens(self._tokenizer)
         self._voting_judge: PipelineJudge | None = None
         self.add_callback(CollapseAlarms())

@@ -163,6 +163,7 @@ class TrajectoryCollector:
             "hinted": hinted,
             "scores": None if critique.scores is None else list(critique.scores),
             "problem": critique.problem,
+            "completion_ids": None if sample.ids is None else list(sample.ids),
             "num_tokens": sample.num_tokens,
         }
 
