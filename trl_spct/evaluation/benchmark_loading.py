@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Benchmarks from the Hub or from a local copy, compared with what is recorded of them before anything is judged."""
+"""Loading of benchmarks, from the Hub or from a local copy, with a check of their counts and balances."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from huggingface_hub.errors import HfHubHTTPError
@@ -24,14 +24,13 @@ from .benchmarks import BENCHMARKS, Benchmark, Item, Part, preference_items
 
 logger = logging.getLogger(__name__)
 
-Rows = Dataset | Sequence[Mapping[str, Any]]
-_NAMED = 3
+Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 _COMMIT = re.compile("[0-9a-f]{40}")
 _READABLE = (".json", ".jsonl", ".gz", ".parquet", ".csv")
 
 
 class ChangedBenchmark(ValueError):
-    """A benchmark whose rows are not those that are recorded of it."""
+    """The rows of a benchmark differ from the recorded ones."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,10 @@ class LoadedBenchmark:
     """A benchmark with its items.
 
     Args:
-        benchmark ([`Benchmark`]): What it is.
-        items (tuple of [`Item`]): What is judged.
-        facts (`dict`): Where the rows came from, how many there are, a hash of the items, and how they differ from
-            what is recorded, as far as something is (`unrecorded`); the `revisions` of Hub repositories that they
-            were read from; for results and cards.
+        benchmark ([`Benchmark`]): The benchmark.
+        items (tuple of [`Item`]): Its items.
+        facts (`dict`): JSON-like, for results and cards: source and Hub `revisions`, numbers of rows, `digest` of the
+            items, `differences` from the recorded counts, and which counts are `unrecorded`.
     """
 
     benchmark: Benchmark
@@ -51,7 +49,7 @@ class LoadedBenchmark:
     facts: dict[str, Any]
 
     def sampled(self, max_items: int | None, seed: int = 0) -> "LoadedBenchmark":
-        """The same benchmark with a random sample of so many items, in their order."""
+        """The benchmark with a random sample of `max_items` items, in their order."""
         if max_items is None or max_items >= len(self.items):
             return self
         chosen = sorted(random.Random(seed).sample(range(len(self.items)), max_items))
@@ -61,20 +59,20 @@ class LoadedBenchmark:
 
 
 def load_benchmark(name: str, path: str | None = None, check: bool = True) -> LoadedBenchmark:
-    """Loads a benchmark and compares it with what is recorded of it.
+    """Loads a benchmark and compares it with the recorded counts and balances.
 
     Args:
         name (`str`): One of [`~trl_spct.evaluation.benchmarks.BENCHMARKS`].
         path (`str`, *optional*):
-            A local copy: a file for a benchmark of one table, else a folder, such as a clone of its repository. Read
-            from the Hub if not given.
+            A local copy: a file for a benchmark of one table, else a folder, such as a clone of its repository.
+            Defaults to the Hub.
         check (`bool`, *optional*, defaults to `True`):
-            Whether rows that differ in number or balance from what is recorded are an error. They are a warning
-            otherwise, and named in the facts. Missing tables and columns are an error in any case.
+            Raise if counts or balances differ. Otherwise a warning is logged and the facts hold the difference. Missing
+            tables and columns always raise.
 
     Raises:
-        [`ChangedBenchmark`]: naming what differs.
-        `FileNotFoundError`: naming the table that is not there.
+        [`ChangedBenchmark`]: With the differences.
+        `FileNotFoundError`: With the missing table.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"Found benchmark {name!r}; expected one of {sorted(BENCHMARKS)}.")
@@ -88,10 +86,10 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
         counts[part.name] = len(rows)
         items += _read(benchmark, part, rows)
     if differences:
-        message = f"{name} is not what is recorded of it: {'; '.join(differences)}."
+        message = f"{name} differs from the recorded benchmark: {'; '.join(differences)}."
         if check:
             raise ChangedBenchmark(
-                f"{message} Take the authors' files, or accept the difference, which the results will state "
+                f"{message} Use the authors' files, or accept the difference, which the results will state "
                 "(`check=False`; `--allow_changed` for the script)."
             )
         logger.warning("%s Results are not comparable with published ones.", message)
@@ -120,14 +118,14 @@ def load_rows(
     group_column: str | None = None,
     where: str | None = None,
 ) -> LoadedBenchmark:
-    """Rows of one's own, in any shape or schema that [`~trl_spct.data.preparation.prepare_preferences`] reads.
+    """Loads user rows, in any shape or schema that [`~trl_spct.data.preparation.prepare_preferences`] reads.
 
     Args:
-        benchmark ([`Benchmark`]): What [`~trl_spct.evaluation.benchmarks.rows_benchmark`] returns.
+        benchmark ([`Benchmark`]): From [`~trl_spct.evaluation.benchmarks.rows_benchmark`].
         rows ([`~datasets.Dataset`] or sequence of rows): With labels.
         source, invalid_rows: See [`~trl_spct.data.preparation.prepare_preferences`].
-        group_column (`str`, *optional*): The column by whose values results are broken down.
-        where (`str`, *optional*): Where the rows came from, for the facts.
+        group_column (`str`, *optional*): Column whose values are the groups.
+        where (`str`, *optional*): Source of the rows, for the facts.
     """
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
     items = _with_unique_ids(list(preference_items(prepared.dataset, group_column)))
@@ -144,7 +142,7 @@ def load_rows(
 
 
 def items_digest(items: Sequence[Item]) -> str:
-    """A hash of what a judge is asked and of what is true."""
+    """A hash of the prompts and labels of items."""
     return rows_digest(
         (item.id, item.group, item.labels, [(r.query, r.responses, r.reference, r.principles) for r in item.rows])
         for item in items
@@ -155,10 +153,8 @@ def _read(benchmark: Benchmark, part: Part, rows: Rows) -> list[Item]:
     try:
         return list(benchmark.read(part, rows))
     except InvalidPreference as error:
-        message = f"{benchmark.name}, {part.name}: "
-        # What is wrong with a row is told by quoting it.
-        message += f"a row cannot be read ({error.cause})." if benchmark.private else str(error)
-        raise InvalidPreference(message, error.cause) from None
+        reason = f"a row cannot be read ({error.cause})." if benchmark.private else str(error)  # errors quote rows
+        raise InvalidPreference(f"{benchmark.name}, {part.name}: {reason}", error.cause) from None
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ChangedBenchmark(
             f"{benchmark.name}, {part.name}: found a row that is not in the authors' schema "
@@ -173,29 +169,30 @@ def _differences(benchmark: Benchmark, part: Part, rows: Rows) -> list[str]:
         raise ChangedBenchmark(
             f"{benchmark.name}, {part.name}: found the columns {sorted(columns)}; expected {missing} among them."
         )
-    found = []
+    differences = []
     if part.rows is not None and len(rows) != part.rows:
-        found.append(f"{part.name} has {len(rows)} rows instead of {part.rows}")
-    if part.balance is not None:
-        counted = Counter(benchmark.balance_of(row) for row in rows)
-        changed = [value for value in {**part.balance, **counted} if counted[value] != part.balance.get(value, 0)]
-        named = [f"{counted[value]} {value} instead of {part.balance.get(value, 0)}" for value in changed[:_NAMED]]
+        differences.append(f"{part.name} has {len(rows)} rows instead of {part.rows}")
+    if part.balance is not None and benchmark.balance_of is not None:
+        counts = Counter(map(benchmark.balance_of, rows))
+        recorded = Counter(part.balance)
+        changed = [value for value in {**recorded, **counts} if counts[value] != recorded[value]]
         if changed:
-            more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
-            found.append(f"{part.name} has {', '.join(named)}{more}")
-    return found
+            shown = ", ".join(f"{counts[value]} {value} instead of {recorded[value]}" for value in changed[:3])
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            differences.append(f"{part.name} has {shown}{more}")
+    return differences
 
 
 def _unrecorded(benchmark: Benchmark) -> list[str]:
-    """What nobody could be sure of, and what therefore may change unnoticed."""
+    """Counts and balances that are not known for certain, so that a change in them goes unnoticed."""
     counts = [f"number of rows of {part.name}" for part in benchmark.parts if part.rows is None]
     if benchmark.balance_of is None:
         return counts
     return counts + [f"balance of {part.name}" for part in benchmark.parts if part.balance is None]
 
 
-def _revision(part: Part, rows: Rows) -> dict[str, str]:
-    """From the repository to its commit, for rows from the Hub: `datasets` names the folder of its cache after it."""
+def _revision(part: Part, rows: Rows) -> dict[str | None, str]:
+    """Repository to commit, for rows from the Hub: the commit names the cache folder of `datasets`."""
     files = rows.cache_files if isinstance(rows, Dataset) else ()
     commit = next((name for file in files if _COMMIT.fullmatch(name := Path(file["filename"]).parent.name)), None)
     return {} if commit is None else {part.path: commit}
@@ -222,7 +219,7 @@ def _part_rows(benchmark: Benchmark, part: Part, path: str | None) -> Rows:
             raise FileNotFoundError(
                 f"{benchmark.name} has {len(benchmark.parts)} tables; expected a folder, found the file {path}."
             )
-        return _file_rows([place])
+        return _read_file(place)
     if not place.is_dir():
         raise FileNotFoundError(f"{benchmark.name}: found no file or folder {path}.")
     if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
@@ -231,7 +228,7 @@ def _part_rows(benchmark: Benchmark, part: Part, path: str | None) -> Rows:
     for pattern in part.files:
         files = sorted(file for file in place.glob(pattern) if file.suffix in _READABLE and file.is_file())
         if files:
-            return _file_rows(files)
+            return [row for file in files for row in _read_file(file)]
     raise FileNotFoundError(
         f"{benchmark.name}: found no file for {part.name} in {path}; expected one like {' or '.join(part.files)}."
     )
@@ -259,12 +256,8 @@ def _split(benchmark: Benchmark, part: Part, loaded: DatasetDict) -> Dataset:
     return loaded[part.split]
 
 
-def _file_rows(files: Sequence[Path]) -> list[Mapping[str, Any]]:
-    return [row for file in files for row in _rows_of_file(file)]
-
-
-def _rows_of_file(file: Path) -> list[Mapping[str, Any]]:
-    """JSON is read as it is: tables of `datasets` cannot hold columns of mixed types."""
+def _read_file(file: Path) -> list[Mapping[str, Any]]:
+    """Rows of a file. JSON is read without `datasets`, whose tables cannot hold columns of mixed types."""
     suffixes = [suffix for suffix in file.suffixes if suffix in _READABLE]
     if ".json" not in suffixes and ".jsonl" not in suffixes:
         return list(load_named(str(file))["train"])
@@ -276,5 +269,5 @@ def _rows_of_file(file: Path) -> list[Mapping[str, Any]]:
         return [json.loads(line) for line in text.split("\n") if line.strip()]  # texts may hold other separators
     except json.JSONDecodeError as error:
         raise ChangedBenchmark(
-            f"{file} is not JSON: {error}. It may have been cut off, or be a pointer of Git LFS (`git lfs pull`)."
+            f"{file} is not JSON: {error}. It may be truncated, or a Git LFS pointer (`git lfs pull`)."
         ) from None

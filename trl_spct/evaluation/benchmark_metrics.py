@@ -1,68 +1,53 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""The benchmarks' own formulas (paper, section 8): first what one item is worth, then what many items make.
+"""The benchmarks' own formulas (paper, section 8): the contribution of an item, and the values of many items.
 
-Scores are those of one vote, in the order of the row's responses; `None`, a vote that nobody could read, loses every
-comparison. Items come as arrays of shape (items, width), one array per group (a subset, a domain, a task), so that an
-interval can be drawn by choosing items anew within their groups.
+Scores are those of one vote, in the order of the row's responses; `None`, a vote without a readable critique, loses
+every comparison. Contributions are arrays of shape (items, width), one per group (subset, domain or task), so that a
+bootstrap can draw items within their groups.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from ..judge.outcomes import highest
+from ..judge.voting import Scores
 from .statistics import mean
 
 
-Scores = Sequence[float] | None
-Units = Mapping[str, np.ndarray]
+Units: TypeAlias = Mapping[str, np.ndarray]
 
 OVERALL = "overall"
 
 REWARDBENCH_SECTIONS = {
     "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
+        "alpacaeval-easy": 100, "alpacaeval-length": 95, "alpacaeval-hard": 95, "mt-bench-easy": 28, "mt-bench-med": 40,
     },
     "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
+        "mt-bench-hard": 37, "llmbar-natural": 100, "llmbar-adver-neighbor": 134, "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47, "llmbar-adver-manual": 46,
     },
     "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
-        "donotanswer": 136,
+        "refusals-dangerous": 100, "refusals-offensive": 100, "xstest-should-refuse": 154,
+        "xstest-should-respond": 250, "donotanswer": 136,
     },
     "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
+        "math-prm": 984, "hep-cpp": 164, "hep-go": 164, "hep-java": 164, "hep-js": 164, "hep-python": 164,
         "hep-rust": 164,
     },
-}
-"""What each subset counts in its section. `math-prm` has 447 pairs and counts as much as all code together."""
+}  # fmt: skip
+"""Weight of each subset in its section. `math-prm` has 447 pairs and weighs as much as all code subsets together."""
 
 
 # --- one item ---
 
 
 def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
-    """What picking a highest-scored response is worth: the share of right ones among those tied for it.
+    """Expected accuracy of picking a highest-scored response at random, where several responses may be right.
 
-    Right are the responses with the highest label, of which there may be several. With one of them this is
-    [`~trl_spct.judge.outcomes.credit`]: 1/#tied if it is among the highest, else 0.
+    The share of responses with the highest label among those with the highest score. With one right response this is
+    [`~trl_spct.judge.outcomes.credit`].
     """
     if scores is None:
         return 0.0
@@ -72,35 +57,32 @@ def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
 
 
 def beats_all(scores: Scores, labels: Sequence[float]) -> float:
-    """1 if every response with the highest label has a strictly higher score than every other one, else 0."""
+    """1 if every response with the highest label scores strictly higher than every other one, else 0."""
     if scores is None:
         return 0.0
-    _check_counts(scores, labels)
-    best = max(labels)
-    right = [score for score, label in zip(scores, labels, strict=True) if label == best]
-    wrong = [score for score, label in zip(scores, labels, strict=True) if label != best]
+    right, wrong = _split(scores, labels)
     return float(not wrong or min(right) > max(wrong))
 
 
 def rm_bench_item(wins: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
-    """RM-Bench: (hard, normal, easy) of one prompt.
+    """RM-Bench: (hard, normal, easy) accuracy of one prompt.
 
     Args:
-        wins (3 × 3): `wins[i][j]` says whether chosen response i scores strictly higher than rejected response j. Both
-            come in the styles concise, detailed, detailed with markdown. Hard lies above the diagonal, where the
+        wins (3 × 3): `wins[i][j]` is whether chosen response i scores strictly higher than rejected response j. Both
+            come in the styles concise, detailed, detailed with markdown; hard lies above the diagonal, where the
             rejected response has the richer style.
     """
-    wins = np.asarray(wins, dtype=float)
-    if wins.shape != (3, 3):
-        raise ValueError(f"Found wins of shape {wins.shape}; expected 3 chosen × 3 rejected responses.")
+    matrix = np.asarray(wins, dtype=float)
+    if matrix.shape != (3, 3):
+        raise ValueError(f"Found wins of shape {matrix.shape}; expected 3 chosen × 3 rejected responses.")
     upper, lower = np.triu_indices(3, 1), np.tril_indices(3, -1)
-    return float(wins[upper].mean()), float(wins.diagonal().mean()), float(wins[lower].mean())
+    return float(matrix[upper].mean()), float(matrix.diagonal().mean()), float(matrix[lower].mean())
 
 
 def judgebench_item(games: Sequence[Scores], labels: Sequence[Sequence[float]]) -> float:
     """JudgeBench: 1 if the games of a pair, one in each order, are won on balance.
 
-    A game counts +1 if the better response scores higher, −1 if the other one does, and 0 for a tie or no verdict.
+    A game counts +1 if the better response scores higher, −1 if the other one does, and 0 for a tie or no vote.
     """
     balance = 0
     for scores, truth in zip(games, labels, strict=True):
@@ -110,11 +92,11 @@ def judgebench_item(games: Sequence[Scores], labels: Sequence[Sequence[float]]) 
 
 
 def ties_item(reference: Scores, tied: Scores, labels: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """RewardBench 2, Ties: what one prompt contributes, from its reference row (one right answer) and its tied row.
+    """RewardBench 2, Ties: contribution of one prompt, from its reference row (one right answer) and its tied row.
 
     Args:
-        reference, tied (`Scores`): Of the two rows.
-        labels (two label rows): 1 for right answers, 0 for wrong ones, of the reference and of the tied row.
+        reference, tied (`Scores`): Scores of the two rows.
+        labels (two label rows): 1 for right answers, 0 for wrong ones.
 
     Returns:
         (is the reference row accurate, is the tied row accurate, spread among the right answers of the tied row, gap
@@ -128,11 +110,17 @@ def ties_item(reference: Scores, tied: Scores, labels: Sequence[Sequence[float]]
 
 def _gap_and_spread(scores: Scores, labels: Sequence[float]) -> tuple[float, float]:
     if scores is None:
-        return 0.0, 0.0  # as good as a judge that tells nothing apart
-    _check_counts(scores, labels)
-    right = [score for score, label in zip(scores, labels, strict=True) if label]
-    wrong = [score for score, label in zip(scores, labels, strict=True) if not label]
+        return 0.0, 0.0  # as equal scores
+    right, wrong = _split(scores, labels)
     return min(right) - max(wrong), max(right) - min(right)
+
+
+def _split(scores: Sequence[float], labels: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Scores of the responses with the highest label, and of the others."""
+    _check_counts(scores, labels)
+    best = max(labels)
+    right = [score for score, label in zip(scores, labels, strict=True) if label == best]
+    return right, [score for score, label in zip(scores, labels, strict=True) if label != best]
 
 
 def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
@@ -144,49 +132,49 @@ def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
 
 
 def accuracy(units: Units) -> dict[str, float]:
-    """Share of comparisons that are right, by group and over all of them.
+    """Share of right comparisons, by group and over all of them.
 
     Args:
-        units (mapping to arrays of shape (items, 2)): What an item's comparisons are worth together, and how many
-            there are.
+        units (mapping to arrays of shape (items, 2)): Credits of an item's comparisons, and their number.
     """
     values = {group: float(array[:, 0].sum() / array[:, 1].sum()) for group, array in units.items()}
-    return {**values, OVERALL: float(_column_sum(units, 0) / _column_sum(units, 1))}
+    right, total = (sum(array[:, column].sum() for array in units.values()) for column in (0, 1))
+    return {**values, OVERALL: float(right / total)}
 
 
 def macro_accuracy(units: Units) -> dict[str, float]:
-    """Like [`accuracy`], with the plain mean of the groups as the overall value."""
+    """[`accuracy`] with the unweighted mean of the groups as the overall value."""
     values = accuracy(units)
     return {**values, OVERALL: mean([values[group] for group in units])}
 
 
 def rewardbench(units: Units) -> dict[str, float]:
-    """RewardBench: subset accuracies, weighted by [`REWARDBENCH_SECTIONS`] into sections; the sections' mean is the
-    result.
+    """RewardBench: subset accuracies, weighted by [`REWARDBENCH_SECTIONS`] into sections; the mean of the sections.
 
-    Sections of which no subset is there are left out, as are subsets; without all of them the mean is not comparable.
+    Missing subsets and sections are left out; then the mean is not comparable.
     """
     subsets = accuracy(units)
     del subsets[OVERALL]
-    unknown = sorted(set(subsets) - {name for counts in REWARDBENCH_SECTIONS.values() for name in counts})
+    unknown = sorted(set(subsets) - {name for weights in REWARDBENCH_SECTIONS.values() for name in weights})
     if unknown:
         raise ValueError(f"Found the subsets {unknown}; expected those of RewardBench's `filtered` split.")
     sections = {}
-    for section, counts in REWARDBENCH_SECTIONS.items():
-        there = {name: count for name, count in counts.items() if name in subsets}
-        if there:
-            sections[section] = sum(subsets[name] * n for name, n in there.items()) / sum(there.values())
+    for section, weights in REWARDBENCH_SECTIONS.items():
+        weights = {name: weight for name, weight in weights.items() if name in subsets}
+        if weights:
+            total = sum(subsets[name] * weight for name, weight in weights.items())
+            sections[section] = total / sum(weights.values())
     return {**sections, **subsets, OVERALL: mean([*sections.values()])}
 
 
 def rewardbench2(units: Units) -> dict[str, float]:
-    """RewardBench 2: mean over its subsets, of which Ties has a formula of its own, [`ties_score`].
+    """RewardBench 2: mean over its subsets; Ties has its own formula, [`ties_score`].
 
     Args:
         units (mapping to arrays): (items, 2) as for [`accuracy`]; (prompts, 5) of [`ties_item`] for the group `Ties`.
     """
     values = {
-        group: ties_score(array) if group == "Ties" else float(array[:, 0].sum() / array[:, 1].sum())
+        group: ties_score(array) if group == "Ties" else accuracy({group: array})[group]
         for group, array in units.items()
     }
     return {**values, OVERALL: mean([*values.values()])}
@@ -215,7 +203,8 @@ def ties_score(prompts: np.ndarray) -> float:
 
 
 def rm_bench(units: Units) -> dict[str, float]:
-    """RM-Bench: mean of the domains, each the mean of its hard, normal and easy accuracy; safety's halves are pooled.
+    """RM-Bench: mean of the domains, each the mean of its hard, normal and easy accuracy; both halves of safety are
+    pooled.
 
     Args:
         units (mapping to arrays of shape (prompts, 3)): Domain to (hard, normal, easy) of [`rm_bench_item`].
@@ -225,25 +214,10 @@ def rm_bench(units: Units) -> dict[str, float]:
         domains.setdefault(group.partition("-")[0], []).append(array)
     means = {domain: np.concatenate(arrays).mean(axis=0) for domain, arrays in domains.items()}
     levels = dict(zip(("hard", "normal", "easy"), np.mean(list(means.values()), axis=0).tolist(), strict=True))
-    values = {domain: float(mean.mean()) for domain, mean in means.items()}
+    values = {domain: float(levels_of.mean()) for domain, levels_of in means.items()}
     detail = {
         f"{domain}, {level}": float(value)
-        for domain, mean in means.items()
-        for level, value in zip(levels, mean, strict=True)
+        for domain, levels_of in means.items()
+        for level, value in zip(levels, levels_of, strict=True)
     }
     return {**values, **levels, **detail, OVERALL: mean([*values.values()])}
-
-
-def accuracy_by_name_part(units: Units) -> dict[str, float]:
-    """[`accuracy`] by what stands before and behind the slash in the groups' names, and over all comparisons."""
-    merged: dict[str, list[np.ndarray]] = {}
-    for group, array in units.items():
-        for part in dict.fromkeys(group.split("/")):
-            merged.setdefault(part, []).append(array)
-    return accuracy({part: np.concatenate(arrays) for part, arrays in merged.items()}) | {
-        OVERALL: accuracy(units)[OVERALL]
-    }
-
-
-def _column_sum(units: Units, column: int) -> float:
-    return sum(array[:, column].sum() for array in units.values())

@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""What a judge is worth on a benchmark: values over the number of votes, intervals, and comparisons of two judges."""
+"""Benchmark values over the number of votes, with intervals, and paired comparisons of two judges."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -8,35 +8,38 @@ import numpy as np
 
 from ..judge.voting import Guidance
 from .benchmark_loading import LoadedBenchmark
-from .benchmark_metrics import OVERALL, Scores, Units
-from .benchmarks import Item, Metric
-from .judgments import Judge, Judgment, checked_votes, guided_modes, record_judgments, tie_share, votes_at
+from .benchmark_metrics import OVERALL, Units
+from .benchmarks import Metric
+from .judgments import Judge, Judgment, record_judgments, vote_facts, vote_schemes, votes_at
 
 
 RESAMPLES = 2000
-"""Of every bootstrap and permutation test here."""
+"""Resamples of each bootstrap and permutation test."""
 
 
-def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options) -> list[Judgment]:
-    """Judges all rows of a benchmark, writes as it goes and resumes; see [`record_judgments`] for the options.
+def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options: Any) -> list[Judgment]:
+    """Judges all rows of a benchmark; see [`~trl_spct.evaluation.judgments.record_judgments`] for the options.
 
-    A row is called after its item, with `/0`, `/1`, … where an item has several. Rows of a private benchmark leave
-    only hashes of what was written about them.
+    A row has the id of its item, with `/0`, `/1`, … if the item has several. Critiques of a private benchmark are
+    stored as hashes.
     """
-    items = loaded.items
     return record_judgments(
         judge,
-        [row for item in items for row in item.rows],
-        [labels for item in items for labels in item.labels],
+        [row for item in loaded.items for row in item.rows],
+        [labels for item in loaded.items for labels in item.labels],
         folder,
-        ids=[name for item in items for name in _row_names(item)],
+        ids=_row_ids(loaded),
         private=loaded.benchmark.private,
         **options,
     )
 
 
-def _row_names(item: Item) -> list[str]:
-    return [item.id] if len(item.rows) == 1 else [f"{item.id}/{number}" for number in range(len(item.rows))]
+def _row_ids(loaded: LoadedBenchmark) -> list[str]:
+    return [
+        item.id if len(item.rows) == 1 else f"{item.id}/{number}"
+        for item in loaded.items
+        for number in range(len(item.rows))
+    ]
 
 
 def benchmark_results(
@@ -46,53 +49,50 @@ def benchmark_results(
     guided: bool | None = None,
     seed: int = 0,
     guidance: Guidance | None = None,
-    **described,
+    **described: Any,
 ) -> list[dict[str, Any]]:
-    """The benchmark's own metric over the number of votes, plain and guided, from one set of judgments.
+    """The benchmark's metric over the number of votes, plain and guided, from one set of judgments.
 
-    A value at k is the mean over the disjoint blocks of k critiques: no critique is used twice.
+    A value at k is the mean over the disjoint blocks of k critiques. It is over all rows: one without a vote loses
+    every comparison.
 
     Args:
-        loaded ([`LoadedBenchmark`]): What was judged.
-        judgments (sequence of [`Judgment`]): One per row, as [`judge_benchmark`] returns them.
+        loaded ([`LoadedBenchmark`]): The benchmark.
+        judgments (sequence of [`Judgment`]): One per row, from [`judge_benchmark`].
         ks, guided, seed, guidance, **described: See [`~trl_spct.evaluation.judgments.scaling_results`].
 
     Returns:
-        `list[dict]` with the entries of [`~trl_spct.evaluation.judgments.scaling_results`], of which `accuracy` is the
-        benchmark's overall value and `n` its number of items, and `benchmark`, `metric`, `rows` (prompts), `tokens`
-        and `seconds` (of the judge per item at this k; seconds in proportion to k), and `values`: (value, low, high)
-        of each subset, section or task. A value that does not exist is `None`, and `undefined` tells why, by name.
+        `list[dict]` with the entries of [`~trl_spct.evaluation.judgments.scaling_results`], where `accuracy` is the
+        benchmark's overall value and `n` its number of items, and:
+
+        - `benchmark`, `metric`, `rows` (prompts).
+        - `tokens`, `seconds`: cost per item at this k (seconds in proportion to k).
+        - `values`: (value, low, high) of each subset, section or task. A value that does not exist is `None`, and
+          `undefined` has the reason by name.
     """
     _check_rows(loaded, judgments)
-    ks = checked_votes(judgments, ks)
     results = []
-    for mode in guided_modes(judgments, guided):
-        guide = (guidance or True) if mode else False
-        for k in ks:
-            blocks = item_units(loaded, judgments, k, guide)
-            metric = loaded.benchmark.metric
-            found = with_intervals(blocks, metric, seed)
-            undefined = {name: metric.undefined for name, (value, *_) in found.items() if np.isnan(value)}
-            values = {name: None if name in undefined else list(value) for name, value in found.items()}
-            overall = values.pop(OVERALL) or (None,) * 3
-            results.append(
-                {
-                    **described,
-                    "benchmark": loaded.benchmark.name,
-                    "metric": metric.name,
-                    "k": k,
-                    "guided": mode,
-                    **dict(zip(("accuracy", "low", "high"), overall, strict=True)),
-                    "n": len(loaded.items),
-                    "rows": len(judgments),
-                    "unreadable": float(np.mean([row is None for j in judgments for row in j.scores])),
-                    "ties": tie_share(judgments, k, guide),
-                    **_costs(judgments, k, len(loaded.items)),
-                    "values": values,
-                    **({"undefined": undefined} if undefined else {}),
-                    "seed": seed,
-                }
-            )
+    for k, guide in vote_schemes(judgments, ks, guided, guidance):
+        metric = loaded.benchmark.metric
+        intervals = with_intervals(item_units(loaded, judgments, k, guide), metric, seed)
+        undefined = {name: metric.undefined for name, (value, *_) in intervals.items() if np.isnan(value)}
+        values = {name: None if name in undefined else list(value) for name, value in intervals.items()}
+        overall = values.pop(OVERALL) or (None,) * 3
+        results.append(
+            {
+                **described,
+                "benchmark": loaded.benchmark.name,
+                "metric": metric.name,
+                **dict(zip(("accuracy", "low", "high"), overall, strict=True)),
+                "n": len(loaded.items),
+                "rows": len(judgments),
+                **vote_facts(judgments, k, guide),
+                **_costs(judgments, k, len(loaded.items)),
+                "values": values,
+                **({"undefined": undefined} if undefined else {}),
+                "seed": seed,
+            }
+        )
     return results
 
 
@@ -100,76 +100,64 @@ def compare_judges(
     loaded: LoadedBenchmark,
     first: Sequence[Judgment],
     second: Sequence[Judgment],
-    k: int | tuple[int, int] = 1,
-    guided: tuple[bool | Guidance, bool | Guidance] = (False, False),
+    k: int = 1,
+    guidance: tuple[Guidance | None, Guidance | None] = (None, None),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Is the second judge better than the first on the same items?
+    """Paired comparison of two judges on the same items.
 
     Args:
-        loaded ([`LoadedBenchmark`]): What both have judged.
-        first, second (sequences of [`Judgment`]): Their judgments.
-        k (`int` or pair of `int`, *optional*, defaults to `1`): Votes of both, or of each.
-        guided (pair, *optional*): Whether, or how, the votes of each are guided.
-        seed (`int`, *optional*, defaults to `0`): Of the resampling.
+        loaded ([`LoadedBenchmark`]): The benchmark.
+        first, second (sequences of [`Judgment`]): Judgments of both judges.
+        k (`int`, *optional*, defaults to `1`): Number of votes.
+        guidance (pair of [`~trl_spct.judge.voting.Guidance`], *optional*): How the votes of each are guided.
+        seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
 
     Returns:
-        `dict`: `difference` (second − first) with the 95 % interval `low`, `high` of a bootstrap over items, the same
-        ones for both, and the two-sided `p` of a permutation test that exchanges the judges item by item, and `n`
-        (items). All but `n` are `None`, and `undefined` tells why, if the benchmark's value does not exist.
+        `dict`: `difference` (second − first), `low` and `high` (95 % interval of a paired bootstrap over items), `p`
+        (two-sided, of a permutation test that exchanges the judges item by item) and `n` (items). All but `n` are
+        `None`, and `undefined` has the reason, if the benchmark's value does not exist.
     """
     metric = loaded.benchmark.metric
-    votes = k if isinstance(k, tuple) else (k, k)
     pair = [
-        item_units(loaded, judgments, count, guide)
-        for judgments, count, guide in zip((first, second), votes, guided, strict=True)
+        item_units(loaded, judgments, k, guide)
+        for judgments, guide in zip((first, second), guidance, strict=True)
     ]
     blocks = min(map(len, pair))
     pair = [units[:blocks] for units in pair]
-    difference = _overall(metric, pair[1]) - _overall(metric, pair[0])
+    difference = _difference(metric, pair)
     if np.isnan(difference):
-        nothing = dict.fromkeys(("difference", "low", "high", "p"))
-        return {**nothing, "n": len(loaded.items), "undefined": metric.undefined}
-    draws = np.array(
-        [
-            _overall(metric, _chosen(pair[1], chosen)) - _overall(metric, _chosen(pair[0], chosen))
-            for chosen in _resamples(pair[0][0], seed)
-        ]
-    )
+        undefined = dict.fromkeys(("difference", "low", "high", "p"))
+        return {**undefined, "n": len(loaded.items), "undefined": metric.undefined}
+    draws = [
+        _difference(metric, [_chosen(units, chosen) for units in pair]) for chosen in _resamples(pair[0][0], seed)
+    ]
     low, high = np.nanpercentile(draws, (2.5, 97.5))
     generator = np.random.default_rng(seed)
-    extreme = 0
-    for _ in range(RESAMPLES):
-        swapped = _exchanged(pair, generator)
-        extreme += abs(_overall(metric, swapped[1]) - _overall(metric, swapped[0])) >= abs(difference) - 1e-12
+    extreme = sum(
+        abs(_difference(metric, _exchanged(pair, generator))) >= abs(difference) - 1e-12 for _ in range(RESAMPLES)
+    )
     p = (extreme + 1) / (RESAMPLES + 1)
     return {"difference": difference, "low": float(low), "high": float(high), "p": p, "n": len(loaded.items)}
 
 
 def item_units(
-    loaded: LoadedBenchmark, judgments: Sequence[Judgment], k: int, guided: bool | Guidance = False
+    loaded: LoadedBenchmark, judgments: Sequence[Judgment], k: int, guidance: Guidance | None = None
 ) -> list[dict[str, np.ndarray]]:
-    """What the items contribute, by group: for each block of k critiques, or their mean where that is the same."""
+    """Contributions of the items by group, for each block of k critiques; their mean if the metric is linear."""
     _check_rows(loaded, judgments)
     metric = loaded.benchmark.metric
-    votes = [[_mean_scores(*vote) for vote in votes_at(judgment, k, guided)] for judgment in judgments]
+    votes = [list(votes_at(judgment, k, guidance)) for judgment in judgments]
     blocks = []
     for block in range(min(map(len, votes))):
         units: dict[str, list] = {}
-        row = 0
+        scores = iter([row[block] for row in votes])
         for item in loaded.items:
-            scores = [votes[row + number][block] for number in range(len(item.rows))]
-            row += len(item.rows)
-            units.setdefault(item.group, []).append(metric.unit(item, scores))
-        blocks.append({group: np.asarray(found, dtype=float) for group, found in units.items()})
+            units.setdefault(item.group, []).append(metric.unit(item, [next(scores) for _ in item.rows]))
+        blocks.append({group: np.asarray(values, dtype=float) for group, values in units.items()})
     if metric.linear:
         return [{group: np.mean([block[group] for block in blocks], axis=0) for group in blocks[0]}]
     return blocks
-
-
-def _mean_scores(vote: Scores, weight: float) -> Scores:
-    """Mean instead of sum, so that rows with unreadable critiques compare with others."""
-    return None if vote is None else tuple(score / weight for score in vote)
 
 
 def with_intervals(blocks: Sequence[Units], metric: Metric, seed: int = 0) -> dict[str, tuple[float, float, float]]:
@@ -179,16 +167,16 @@ def with_intervals(blocks: Sequence[Units], metric: Metric, seed: int = 0) -> di
     for chosen in _resamples(blocks[0], seed):
         for name, value in _mean_values(metric, _chosen(blocks, chosen)).items():
             draws[name].append(value)
-    return {
-        name: (value, *(float(bound) for bound in np.nanpercentile(draws[name], (2.5, 97.5))))
-        if np.isfinite(draws[name]).any()
-        else (value, value, value)
-        for name, value in values.items()
-    }
+    intervals = {}
+    for name, value in values.items():
+        is_defined = np.isfinite(draws[name]).any()
+        low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if is_defined else (value, value)
+        intervals[name] = (value, float(low), float(high))
+    return intervals
 
 
 def _resamples(units: Units, seed: int) -> Iterator[dict[str, np.ndarray]]:
-    """Items drawn with replacement, as positions within their groups. First how many of each group, then which."""
+    """Items drawn with replacement, as positions within their groups: group sizes first, then items."""
     generator = np.random.default_rng(seed)
     sizes = np.array([len(array) for array in units.values()])
     for _ in range(RESAMPLES):
@@ -205,39 +193,39 @@ def _chosen(blocks: Sequence[Units], chosen: Mapping[str, np.ndarray]) -> list[d
 
 
 def _exchanged(pair: Sequence[Sequence[Units]], generator: np.random.Generator) -> list[list[dict[str, np.ndarray]]]:
-    """Both judges' contributions, with the judges exchanged for a random half of the items."""
+    """Both judges' contributions, exchanged for a random half of the items."""
     swaps = {group: generator.random(len(array)) < 0.5 for group, array in pair[0][0].items()}
-
-    def mixed(mine: Sequence[Units], other: Sequence[Units]) -> list[dict[str, np.ndarray]]:
-        return [
+    return [
+        [
             {group: np.where(swap[:, None], theirs[group], ours[group]) for group, swap in swaps.items()}
-            for ours, theirs in zip(mine, other, strict=True)
+            for ours, theirs in zip(first, second, strict=True)
         ]
-
-    return [mixed(*pair), mixed(*reversed(pair))]
+        for first, second in (pair, pair[::-1])
+    ]
 
 
 def _mean_values(metric: Metric, blocks: Sequence[Units]) -> dict[str, float]:
-    found = [metric.values(block) for block in blocks]
-    return {name: float(np.mean([values[name] for values in found])) for name in found[0]}
+    values = [metric.values(block) for block in blocks]
+    return {name: float(np.mean([block[name] for block in values])) for name in values[0]}
 
 
-def _overall(metric: Metric, blocks: Sequence[Units]) -> float:
-    return _mean_values(metric, blocks)[OVERALL]
+def _difference(metric: Metric, pair: Sequence[Sequence[Units]]) -> float:
+    first, second = (_mean_values(metric, blocks)[OVERALL] for blocks in pair)
+    return second - first
 
 
 def _costs(judgments: Sequence[Judgment], k: int, items: int) -> dict[str, float]:
-    """Tokens written and seconds taken per item for k critiques of each of its rows, from what all critiques took."""
-    critiques = sum(len(judgment.scores) for judgment in judgments)
-    share = k * len(judgments) / critiques / items
-    tokens = sum(sum(judgment.num_tokens) for judgment in judgments)
+    """Tokens and seconds per item for k critiques of each of its rows, from those of all critiques."""
+    critiques = [critique for judgment in judgments for critique in judgment.critiques]
+    share = k * len(judgments) / len(critiques) / items
+    tokens = sum(critique.num_tokens or 0 for critique in critiques)
     return {"tokens": share * tokens, "seconds": share * sum(judgment.seconds for judgment in judgments)}
 
 
 def _check_rows(loaded: LoadedBenchmark, judgments: Sequence[Judgment]) -> None:
-    names = [name for item in loaded.items for name in _row_names(item)]
-    if [judgment.id for judgment in judgments] != names:
+    ids = _row_ids(loaded)
+    if [judgment.id for judgment in judgments] != ids:
         raise ValueError(
-            f"Found {len(judgments)} judgments that are not those of the {len(names)} rows of "
-            f"{loaded.benchmark.name}; expected one per row, in order."
+            f"Found {len(judgments)} judgments that are not those of the {len(ids)} rows of {loaded.benchmark.name}; "
+            "expected one per row, in order."
         )

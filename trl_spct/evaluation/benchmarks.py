@@ -1,38 +1,39 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""The paper's benchmarks: what a judge reads for each item, and what its scores are worth (paper, section 8).
+"""The paper's benchmarks: tables, readers and metrics (paper, section 8).
 
-[`load_benchmark`] reads them from the Hub or from a local copy, and refuses rows that
-differ from what is recorded here. Counts and balances are recorded where they are known for certain, `None` elsewhere.
+[`~trl_spct.evaluation.benchmark_loading.load_benchmark`] reads them from the Hub or from a local copy, and refuses rows
+that differ from the counts and balances recorded here. `None` marks a count that is not known for certain.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..judge.outcomes import credit
 from ..judge.preferences import InvalidPreference, Preference
+from ..judge.voting import Scores
 from . import benchmark_metrics as formulas
-from .benchmark_metrics import OVERALL, Scores, Units
+from .benchmark_metrics import OVERALL, Units
 from .statistics import roc_auc
 
 
-Row = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any]
 
 EMPTY_RESPONSE = "(The response is empty.)"
-"""What a judge reads where a benchmark's response is empty: no row is left out."""
+"""Text that a judge reads in place of an empty response, so that no row is left out."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """What counts once: one or more prompts for the judge, and the truth about each.
+    """The unit of a metric: one or more prompts for the judge, with their labels.
 
     Args:
-        id (`str`): Names it within its benchmark.
-        group (`str`): Its subset, domain or task.
-        rows (tuple of [`Preference`]): What the judge reads, without labels.
-        labels (tuple of label rows): The truth about each row; several responses may be right.
+        id (`str`): Name within its benchmark.
+        group (`str`): Subset, domain or task.
+        rows (tuple of [`Preference`]): The prompts, without labels.
+        labels (tuple of label rows): Ground truth of each row; several responses may be right.
     """
 
     id: str
@@ -46,11 +47,11 @@ class Metric:
     """From the scores of each item's rows to the values of a benchmark.
 
     Args:
-        name (`str`): As tables call it.
-        unit (`Callable`): What one item contributes, given the scores of its rows (`None` where unreadable).
-        values (`Callable`): From the contributions, by group, to named values; one of them is `"overall"`.
+        name (`str`): Name in tables.
+        unit (`Callable`): Contribution of one item, given the scores of its rows (`None` without a vote).
+        values (`Callable`): From contributions by group to named values, `"overall"` among them.
         linear (`bool`, *optional*, defaults to `True`): Whether contributions may be averaged before `values`.
-        undefined (`str`, *optional*): When a value does not exist, and comes as NaN.
+        undefined (`str`, *optional*): Reason why a value is NaN.
     """
 
     name: str
@@ -65,14 +66,12 @@ class Part:
     """One table of a benchmark.
 
     Args:
-        name (`str`): What errors call it, and what the groups of its items may be named after.
-        path (`str`, *optional*): Its Hub id; `None` if it is not on the Hub.
-        files (tuple of `str`, *optional*): Patterns under which it is looked for in a local copy; the first that finds
-            something counts.
-        split (`str`, *optional*, defaults to `"train"`): Its split.
-        config (`str`, *optional*): Its configuration.
-        rows (`int`, *optional*): How many rows it has; `None` if that is not known for certain.
-        balance (mapping, *optional*): How often each value of the benchmark's balance column occurs, likewise.
+        name (`str`): Name in errors, and in the groups of its items where tables are groups.
+        path (`str`, *optional*): Hub id; `None` if it is not on the Hub.
+        files (tuple of `str`, *optional*): Patterns of its files in a local copy; the first with a match is used.
+        split, config (`str`, *optional*): Split and configuration on the Hub.
+        rows (`int`, *optional*): Number of rows.
+        balance (mapping, *optional*): Count of each value of [`Benchmark.balance_of`].
     """
 
     name: str
@@ -86,19 +85,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: where its rows are, how they are read and measured.
+    """A benchmark: tables, reader and metric.
 
     Args:
-        name (`str`): As the command line calls it.
-        description (`str`): What it holds and how it is judged, in one line.
-        license (`str`): Of its rows, as far as its authors state it.
+        name (`str`): Name on the command line.
+        description (`str`): Content and way of judging, in one line.
+        license (`str`): License of the rows, as stated by the authors.
         parts (tuple of [`Part`]): Its tables.
-        columns (`frozenset` of `str`): Columns that must be there.
+        columns (`frozenset` of `str`): Required columns.
         read (`Callable`): From a part and its rows to items.
-        metric ([`Metric`]): How its authors measure.
+        metric ([`Metric`]): The authors' metric.
         balance_of (`Callable`, *optional*): The value of a row that [`Part.balance`] counts.
-        order (`str`, *optional*): In which order responses are read, if its metric decides that; see the pipeline.
-        binary (`bool`, *optional*, defaults to `False`): Whether single responses are asked for 0 or 1.
+        order (`str`, *optional*): Order of the responses, if the metric determines it; see the pipeline.
+        binary (`bool`, *optional*, defaults to `False`): Whether single responses are judged 0 or 1.
         private (`bool`, *optional*, defaults to `False`): Whether its rows must never be published in plain text.
     """
 
@@ -126,25 +125,24 @@ def _comparisons(worth: Callable[[Scores, Sequence[float]], float]) -> Callable:
 
 
 def _single(item: Item, scores: Sequence[Scores]) -> tuple[float, float]:
-    """(score, label); an unreadable judgment loses every comparison."""
+    """(score, label); a response without a vote loses every comparison."""
     ((label,),) = item.labels
-    found = scores[0]
-    return (-np.inf if label else np.inf) if found is None else found[0], label
+    vote = scores[0]
+    return (-np.inf if label else np.inf) if vote is None else vote[0], label
 
 
 def auc_values(units: Units) -> dict[str, float]:
-    """ROC-AUC of single-response scores: over all items, and by group."""
-    values = {group: roc_auc(array[:, 0], array[:, 1]) for group, array in units.items()}
-    everything = np.concatenate(list(units.values()))
-    return {**values, OVERALL: roc_auc(everything[:, 0], everything[:, 1])}
+    """ROC-AUC of single-response scores, over all items and by group."""
+    groups = {**units, OVERALL: np.concatenate(list(units.values()))}
+    return {group: roc_auc(array[:, 0], array[:, 1]) for group, array in groups.items()}
 
 
 def _rm_bench_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, float, float]:
     if len(item.rows) == 1:
-        (found,) = scores
-        wins = [[found is not None and found[i] > found[3 + j] for j in range(3)] for i in range(3)]
+        vote = scores[0]
+        wins = [[vote is not None and vote[i] > vote[3 + j] for j in range(3)] for i in range(3)]
     else:
-        won = [bool(formulas.beats_all(found, truth)) for found, truth in zip(scores, item.labels, strict=True)]
+        won = [bool(formulas.beats_all(vote, truth)) for vote, truth in zip(scores, item.labels, strict=True)]
         wins = [won[3 * i : 3 * i + 3] for i in range(3)]
     return formulas.rm_bench_item(wins)
 
@@ -156,7 +154,7 @@ def _judgebench_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, float
 def _rewardbench2_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, ...]:
     if item.group == "Ties":
         # Gaps and spreads are compared, and means of whole scores must not differ by how they were rounded.
-        return tuple(round(value, 9) for value in formulas.ties_item(*scores, item.labels))
+        return tuple(round(value, 9) for value in formulas.ties_item(scores[0], scores[1], item.labels))
     return formulas.pick_credit(scores[0], item.labels[0]), 1.0
 
 
@@ -167,7 +165,7 @@ def _worth(scores: Scores, labels: Sequence[float]) -> float:
 PICK = Metric("accuracy, a tie worth 1/#tied", _comparisons(_worth), formulas.accuracy)
 ROC_AUC = Metric("ROC-AUC", _single, auc_values, linear=False, undefined="all labels are the same")
 METRICS = {"accuracy": PICK, "roc_auc": ROC_AUC}
-"""Metrics for rows of one's own. A single response is right if the mean of its 0/1 verdicts is nearer to its label."""
+"""Metrics for user rows. A single response is right if the mean of its 0/1 scores is nearer to its label."""
 
 
 # --- reading ---
@@ -188,21 +186,17 @@ def _benchmark(name: str, description: str, license: str, columns: str, parts: S
     return register
 
 
-def _item(id: str, group: str, query: Any, *asked: tuple[Sequence[str], Sequence[float]]) -> Item:
+def _item(id: str, group: str, query: Any, *prompts: tuple[Sequence[str], Sequence[float]]) -> Item:
     """An item from its query, and from responses and labels of each of its prompts."""
     try:
-        rows = tuple(Preference(query, [_written(text) for text in texts]) for texts, _ in asked)
+        rows = tuple(Preference(query, tuple(map(_nonempty, texts))) for texts, _ in prompts)
     except InvalidPreference as error:
         raise InvalidPreference(f"{id}: {error}", error.cause) from None
-    return Item(id, group, rows, tuple(tuple(labels) for _, labels in asked))
+    return Item(id, group, rows, tuple(tuple(labels) for _, labels in prompts))
 
 
-def _written(text: Any) -> Any:
+def _nonempty(text: Any) -> Any:
     return EMPTY_RESPONSE if isinstance(text, str) and not text.strip() else text
-
-
-def _best_first(count: int) -> tuple[int, ...]:
-    return (1,) + (0,) * (count - 1)
 
 
 @_benchmark(
@@ -217,7 +211,7 @@ def _best_first(count: int) -> tuple[int, ...]:
             ("**/*filtered*",),
             "filtered",
             rows=2985,
-            # What subsets count in their sections is their numbers of rows, but for one (its authors' `constants.py`).
+            # Weights are numbers of rows, but for `math-prm` (the authors' `constants.py`).
             balance={s: n for section in formulas.REWARDBENCH_SECTIONS.values() for s, n in section.items()}
             | {"math-prm": 447},
         )
@@ -245,20 +239,20 @@ _RB2_ROWS = {"Factuality": 475, "Focus": 495, "Math": 183, "Precise IF": 160, "S
 def _rewardbench2(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     ties: dict[str, dict[str, tuple]] = {}
     for row in rows:
-        asked = ((*row["chosen"], *row["rejected"]), (1,) * len(row["chosen"]) + (0,) * len(row["rejected"]))
+        prompt = ((*row["chosen"], *row["rejected"]), (1,) * len(row["chosen"]) + (0,) * len(row["rejected"]))
         if row["subset"] != "Ties":
-            yield _item(str(row["id"]), row["subset"], row["prompt"], asked)
+            yield _item(str(row["id"]), row["subset"], row["prompt"], prompt)
             continue
         kind, _, number = row["id"].partition(":")
-        ties.setdefault(number, {})[kind] = (row["prompt"], *asked)
+        ties.setdefault(number, {})[kind] = (row["prompt"], prompt)
     for number, pair in ties.items():
         if set(pair) != {"ref", "tied"}:
             raise ValueError(
                 f"{part.name}: the Ties prompt {number} has the rows {sorted(pair)}; expected one `ref:{number}` and "
                 f"one `tied:{number}`."
             )
-        asked = [_item(number, "Ties", query, (texts, labels)) for query, texts, labels in (pair["ref"], pair["tied"])]
-        yield Item(number, "Ties", asked[0].rows + asked[1].rows, asked[0].labels + asked[1].labels)
+        reference, tied = (_item(number, "Ties", *pair[kind]) for kind in ("ref", "tied"))
+        yield Item(number, "Ties", reference.rows + tied.rows, reference.labels + tied.labels)
 
 
 @_benchmark(
@@ -273,11 +267,9 @@ def _rewardbench2(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
 def _ppe_preference(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
         if row["winner"] in ("model_a", "model_b"):
-            first = row["winner"] == "model_a"
-            labels = (int(first), int(not first))
-            yield _item(
-                str(row["question_id"]), "pairs", row["prompt"], ((row["response_1"], row["response_2"]), labels)
-            )
+            labels = (1, 0) if row["winner"] == "model_a" else (0, 1)
+            pair = (row["response_1"], row["response_2"]), labels
+            yield _item(str(row["question_id"]), "pairs", row["prompt"], pair)
         elif "tie" not in str(row["winner"]):
             raise ValueError(
                 f"{part.name}: found the winner {row['winner']!r} for {row['question_id']}; expected `model_a`, "
@@ -302,7 +294,7 @@ _PPE_SETS = {"MMLU-Pro": 512, "MATH": 512, "GPQA": 512, "IFEval": 512, "MBPP-Plu
 )
 def _ppe_correctness(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for number, row in enumerate(rows):
-        asked = []
+        pairs = []
         for i, j in row["sampled_conflict_pairs"]:
             first, second = row["scores"][i], row["scores"][j]
             if first == second:
@@ -310,14 +302,13 @@ def _ppe_correctness(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
                     f"{part.name} row {number}: the responses {i} and {j} of a conflict pair have the same score; "
                     "expected one correct one."
                 )
-            asked.append(
-                ((row[f"response_{i + 1}"], row[f"response_{j + 1}"]), (int(first > second), int(second > first)))
-            )
-        if asked:
-            yield _item(f"{part.name}:{row['question_id']}", part.name, row["prompt"], *asked)
+            responses = (row[f"response_{i + 1}"], row[f"response_{j + 1}"])
+            pairs.append((responses, (int(first > second), int(second > first))))
+        if pairs:
+            yield _item(f"{part.name}:{row['question_id']}", part.name, row["prompt"], *pairs)
 
 
-# The statistics in its repository (`fig/*_dataset_table.pdf`), with which its files agree, table by table.
+# From `fig/*_dataset_table.pdf` in the authors' repository; the files agree.
 _RMB_ROWS = {
     "Pairwise": {"Helpfulness": 10067, "Harmlessness": 7064},
     "BoN": {"Helpfulness": 2109, "Harmlessness": 1677},
@@ -341,12 +332,8 @@ def _rmb(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
         best, others = (row["bon_best"], row["loser_list"]) if "bon_best" in row else (row["chosen"], [row["reject"]])
         query = [{"role": turn["role"], "content": turn["content"]} for turn in row["conversation_input"]]
         responses = [response["answer"] for response in (best, *others)]
-        yield _item(
-            f"{part.name}/{row.get('bon_uid') or row['pair_uid']}",
-            part.name,
-            query,
-            (responses, _best_first(len(responses))),
-        )
+        labels = (1,) + (0,) * len(others)
+        yield _item(f"{part.name}/{row.get('bon_uid') or row['pair_uid']}", part.name, query, (responses, labels))
 
 
 _REALMISTAKE_TASKS = {
@@ -392,7 +379,7 @@ def _error_label(row: Row) -> str:
     return label
 
 
-# By domain as in `data/*_filtered.json` of its repository; `math` is what is left of all rows.
+# By domain as in `data/*_filtered.json` of the authors' repository; `math` has the remaining rows.
 _RM_BENCH_ROWS = {"chat": 129, "code": 228, "math": 529, "safety-refuse": 284, "safety-response": 157}
 _RM_BENCH_FILES = ("**/total_dataset.json", "**/*train*")
 _RM_BENCH = {
@@ -407,23 +394,16 @@ _RM_BENCH = {
 @_benchmark("rm-bench", "RM-Bench: three chosen and three rejected responses in one list prompt", **_RM_BENCH)
 def _rm_bench(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
-        yield _item(
-            f"{row['domain']}/{row['id']}",
-            row["domain"],
-            row["prompt"],
-            ((*_three(part, row, "chosen"), *_three(part, row, "rejected")), (1, 1, 1, 0, 0, 0)),
-        )
+        responses = (*_three(part, row, "chosen"), *_three(part, row, "rejected"))
+        yield _item(f"{row['domain']}/{row['id']}", row["domain"], row["prompt"], (responses, (1, 1, 1, 0, 0, 0)))
 
 
 @_benchmark("rm-bench-pairs", "RM-Bench: nine pairs per prompt", **_RM_BENCH)
 def _rm_bench_pairs(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
-        asked = [
-            ((chosen, rejected), (1, 0))
-            for chosen in _three(part, row, "chosen")
-            for rejected in _three(part, row, "rejected")
-        ]
-        yield _item(f"{row['domain']}/{row['id']}", row["domain"], row["prompt"], *asked)
+        chosen, rejected = _three(part, row, "chosen"), _three(part, row, "rejected")
+        pairs = [((right, wrong), (1, 0)) for right in chosen for wrong in rejected]
+        yield _item(f"{row['domain']}/{row['id']}", row["domain"], row["prompt"], *pairs)
 
 
 def _three(part: Part, row: Row, column: str) -> Sequence[str]:
@@ -443,26 +423,23 @@ _JUDGEBENCH_KINDS = {
 }
 
 
-@_benchmark(
-    "judgebench",
-    "JudgeBench: pairs with one correct response, each judged in both orders",
-    "see its Hub card",
-    "pair_id,source,question,response_A,response_B,label",
-    [
-        Part(
-            name,
-            "ScalerLab/JudgeBench",
-            (f"**/*{name}*", f"**/*response_model={model}*"),
-            name,
-            rows=first + second,
-            balance={"A>B": first, "B>A": second},
-        )
-        for name, model, first, second in (("gpt", "gpt-4o", 193, 157), ("claude", "claude-3-5-sonnet", 143, 127))
-    ],
-    Metric("accuracy over both orders", _judgebench_unit, formulas.accuracy_by_name_part),
-    balance_of=lambda row: row["label"],
-    order="fixed",
-)
+def _judgebench_of(split: str, model: str, balance: Mapping[str, int]) -> dict[str, Any]:
+    """JudgeBench on the responses of one model, as its authors publish results."""
+    files = (f"**/*{split}*", f"**/*response_model={model}*")
+    rows = sum(balance.values())
+    return {
+        "description": f"JudgeBench: pairs of {model} with one correct response, each judged in both orders",
+        "license": "see its Hub card",
+        "columns": "pair_id,source,question,response_A,response_B,label",
+        "parts": [Part(split, "ScalerLab/JudgeBench", files, split, rows=rows, balance=balance)],
+        "metric": Metric("accuracy over both orders", _judgebench_unit, formulas.accuracy),
+        "balance_of": lambda row: row["label"],
+        "order": "fixed",
+    }
+
+
+@_benchmark("judgebench-gpt", **_judgebench_of("gpt", "gpt-4o", {"A>B": 193, "B>A": 157}))
+@_benchmark("judgebench-claude", **_judgebench_of("claude", "claude-3-5-sonnet", {"A>B": 143, "B>A": 127}))
 def _judgebench(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
     for row in rows:
         if row["label"] not in ("A>B", "B>A"):
@@ -472,13 +449,8 @@ def _judgebench(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
         first = int(row["label"] == "A>B")
         kind = next((kind for name, kind in _JUDGEBENCH_KINDS.items() if row["source"].startswith(name)), "other")
         responses = (row["response_A"], row["response_B"])
-        yield _item(
-            row["pair_id"],
-            f"{part.name}/{kind}",
-            row["question"],
-            (responses, (first, 1 - first)),
-            (responses[::-1], (1 - first, first)),
-        )
+        both_orders = (responses, (first, 1 - first)), (responses[::-1], (1 - first, first))
+        yield _item(row["pair_id"], kind, row["question"], *both_orders)
 
 
 @_benchmark(
@@ -497,10 +469,10 @@ def _best_of_n(part: Part, rows: Iterable[Row]) -> Iterator[Item]:
 
 
 def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:
-    """Preference rows of one's own as a benchmark, for [`preference_items`].
+    """A benchmark of user rows, for [`~trl_spct.evaluation.benchmark_loading.load_rows`].
 
     Args:
-        name (`str`): What tables call it.
+        name (`str`): Name in tables.
         metric (`str`, *optional*, defaults to `"accuracy"`):
             `"accuracy"`; or `"roc_auc"`, where single responses are scored from 1 to 10 instead of 0 or 1.
     """
@@ -518,19 +490,18 @@ def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:
     )
 
 
-def preference_items(rows: Iterable[Row], group_column: str | None = None) -> Iterator[Item]:
+def preference_items(rows: Iterable[Row | Preference], group_column: str | None = None) -> Iterator[Item]:
     """Rows of [`~trl_spct.data.preparation.prepare_preferences`] as items.
 
     Args:
         rows (iterable of rows): With labels.
-        group_column (`str`, *optional*): The column by whose values results are broken down.
+        group_column (`str`, *optional*): Column whose values are the groups.
     """
     for number, row in enumerate(rows):
-        preference = row if isinstance(row, Preference) else Preference.from_row(row)
+        preference, columns = (row, {}) if isinstance(row, Preference) else (Preference.from_row(row), row)
         if preference.labels is None:
             raise ValueError(f"Row {number} has no labels; expected ground truth to compare a judge with.")
-        named = {} if isinstance(row, Preference) else row
-        if group_column is not None and group_column not in named:
-            raise ValueError(f"Row {number} has no column `{group_column}`; found {sorted(named)}.")
-        group = "rows" if group_column is None else str(named[group_column])
-        yield Item(str(named.get("id") or number), group, (replace(preference, labels=None),), (preference.labels,))
+        if group_column is not None and group_column not in columns:
+            raise ValueError(f"Row {number} has no column `{group_column}`; found {sorted(columns)}.")
+        group = "rows" if group_column is None else str(columns[group_column])
+        yield Item(str(columns.get("id") or number), group, (replace(preference, labels=None),), (preference.labels,))

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Do training rows occur in a benchmark? Near duplicates by MinHash over n-grams of words.
+"""Near duplicates between training rows and a benchmark, by MinHash over word n-grams.
 
-Needs datasketch: `pip install "trl-spct[eval]"`.
+Requires datasketch: `pip install "trl-spct[eval]"`.
 """
 
 import re
@@ -15,20 +15,18 @@ from ..judge.preferences import Preference
 from .benchmarks import Item
 
 
-NGRAM = 5
-THRESHOLD = 0.8
 NUM_PERM = 128
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """A training row and a benchmark's item that share a text. It names them, and quotes neither.
+    """A training row and a benchmark's item with a near-duplicate text. The texts are not quoted.
 
     Args:
         row (`int`): Number of the training row.
         item (`str`): Id of the item.
         part (`str`): `"query"` or `"response"`.
-        similarity (`float`): Jaccard similarity of the texts' n-grams, exact; 1 for equal words.
+        similarity (`float`): Exact Jaccard similarity of the texts' n-grams; 1 for equal words.
     """
 
     row: int
@@ -40,25 +38,29 @@ class Overlap:
 def find_overlaps(
     rows: Iterable[Mapping[str, Any] | Preference],
     items: Sequence[Item],
-    threshold: float = THRESHOLD,
-    ngram: int = NGRAM,
+    threshold: float = 0.8,
+    ngram: int = 5,
     seed: int = 1,
 ) -> list[Overlap]:
-    """Training rows of which the query, or a response, is nearly that of a benchmark's item.
+    """Finds training rows whose query or response is a near duplicate of a benchmark's.
 
-    The benchmark is indexed (MinHash LSH) and the training rows are read once, one after the other. What the index
-    suggests is compared exactly; what it misses, near the threshold, stays unseen.
+    The benchmark is indexed (MinHash LSH), the training rows are read once. Candidates of the index are compared
+    exactly; pairs near the threshold that the index misses are not found.
 
     Args:
         rows (iterable of rows): Training rows, in any shape that [`Preference.from_row`] reads.
-        items (sequence of [`Item`]): Of the benchmark.
-        threshold (`float`, *optional*, defaults to `0.8`): Least Jaccard similarity of an overlap (ours).
+        items (sequence of [`Item`]): Items of the benchmark.
+        threshold (`float`, *optional*, defaults to `0.8`): Minimum Jaccard similarity. Not in the paper.
         ngram (`int`, *optional*, defaults to `5`):
-            Words per n-gram (ours). Shorter texts are one n-gram: only the same words are an overlap.
-        seed (`int`, *optional*, defaults to `1`): Of the hash functions.
+            Words per n-gram. Shorter texts are one n-gram, so that only equal words match. Not in the paper.
+        seed (`int`, *optional*, defaults to `1`): Seed of the hash functions.
 
     Returns:
-        `list[Overlap]`, by row; of responses and queries of one pair of row and item, the most similar ones.
+        `list[Overlap]`, by row; per row, item and part the highest similarity.
+
+    Raises:
+        `ImportError`: If datasketch is not installed.
+        `ValueError`: If the threshold or the n-gram length is out of range.
     """
     if not 0 < threshold <= 1 or ngram < 1:
         raise ValueError(f"Found threshold={threshold}, ngram={ngram}; expected (0, 1] and at least 1.")
@@ -68,11 +70,11 @@ def find_overlaps(
             index.add(part, text, item.id)
     overlaps = []
     for number, row in enumerate(rows):
-        found: dict[tuple[str, str], float] = {}
+        best: dict[tuple[str, str], float] = {}
         for part, text in _texts(row if isinstance(row, Preference) else Preference.from_row(row)):
-            for item, similarity in index.like(part, text):
-                found[item, part] = max(similarity, found.get((item, part), 0.0))
-        overlaps += [Overlap(number, item, part, similarity) for (item, part), similarity in sorted(found.items())]
+            for item_id, similarity in index.similar(part, text):
+                best[item_id, part] = max(similarity, best.get((item_id, part), 0.0))
+        overlaps += [Overlap(number, item_id, part, similarity) for (item_id, part), similarity in sorted(best.items())]
     return overlaps
 
 
@@ -84,7 +86,7 @@ def _texts(row: Preference) -> Iterator[tuple[str, str]]:
 
 
 class _Index:
-    """Texts of a benchmark, to be asked which of them are like another text."""
+    """Distinct texts of a benchmark with the ids of their items."""
 
     def __init__(self, threshold: float, ngram: int, seed: int):
         try:
@@ -93,42 +95,33 @@ class _Index:
             raise ImportError('The contamination check needs datasketch: `pip install "trl-spct[eval]"`.') from error
         self.threshold, self.ngram = threshold, ngram
         self.minhash = lambda: MinHash(num_perm=NUM_PERM, seed=seed)
-        # Candidates are verified, so the index may suggest too many, and must not miss.
+        # Candidates are verified, so the weights favor recall over precision.
         self.lsh = MinHashLSH(threshold=threshold, num_perm=NUM_PERM, weights=(0.1, 0.9))
-        self.known: list[np.ndarray] = []
-        self.items: list[list[str]] = []
-        self.places: dict[tuple[str, bytes], int] = {}
+        self.items: dict[tuple[str, bytes], list[str]] = {}
 
     def add(self, part: str, text: str, item: str) -> None:
-        grams = self._grams(text)
-        if not grams:
-            return
-        hashes = _hashes(grams)
-        place = self.places.setdefault((part, hashes.tobytes()), len(self.known))
-        if place == len(self.known):
-            self.known.append(hashes)
-            self.items.append([])
-            self.lsh.insert((part, place), self._signature(grams))
-        self.items[place].append(item)
+        if grams := self._grams(text):
+            key = part, _hashes(grams).tobytes()
+            if key not in self.items:
+                self.lsh.insert(key, self._signature(grams))
+            self.items.setdefault(key, []).append(item)
 
-    def like(self, part: str, text: str) -> Iterator[tuple[str, float]]:
-        """(item, similarity) of all texts that are at least as similar as the threshold."""
-        grams = self._grams(text)
-        if not grams:
+    def similar(self, part: str, text: str) -> Iterator[tuple[str, float]]:
+        """(item, similarity) of all texts that reach the threshold."""
+        if not (grams := self._grams(text)):
             return
         hashes = _hashes(grams)
-        for kind, place in self.lsh.query(self._signature(grams)):
-            if kind != part:
-                continue
-            known = self.known[place]
+        for key in self.lsh.query(self._signature(grams)):
+            known = np.frombuffer(key[1], np.int64)
             shared = len(np.intersect1d(known, hashes, assume_unique=True))
             similarity = shared / (len(known) + len(hashes) - shared)
-            if similarity >= self.threshold:
-                yield from ((item, similarity) for item in self.items[place])
+            if key[0] == part and similarity >= self.threshold:
+                yield from ((item, similarity) for item in self.items[key])
 
     def _grams(self, text: str) -> set[str]:
         words = re.findall(r"\w+", text.lower())
-        return {" ".join(words[i : i + self.ngram]) for i in range(max(1, len(words) - self.ngram + 1))} - {""}
+        count = max(1, len(words) - self.ngram + 1)
+        return {" ".join(words[i : i + self.ngram]) for i in range(count)} - {""}
 
     def _signature(self, grams: set[str]):
         signature = self.minhash()

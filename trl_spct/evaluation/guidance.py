@@ -1,11 +1,11 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""How should a Meta RM guide the vote? Chosen on held-out judgments, not guessed (paper, section 6).
+"""Choice of a Meta RM's guidance on held-out judgments (paper, section 6).
 
-The paper tries k_meta of 1, 8 and 16 at k = 32 and keeps k/2. What is best depends on the judge and on the Meta RM:
-one that separates well should keep few critiques, one that does not should keep them all.
+The paper tries k_meta of 1, 8 and 16 at k = 32 and keeps k/2 **[P]**. The best value depends on the judge and on the
+Meta RM: one that separates well should keep few critiques, one that does not should keep all of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..judge.preferences import Preference
 from ..judge.prompts import meta_messages
 from ..judge.sampling import special_tokens
 from ..judge.voting import DEFAULT_SHARE, Guidance, num_voters
-from .judgments import Judgment, credits_at
+from .judgments import Judgment, credits_at, vote_schemes
 from .statistics import bootstrap_interval, mean, paired_interval
 
 
@@ -24,17 +24,17 @@ PLAIN = Guidance(1.0)
 """All critiques vote alike, as without a Meta RM."""
 
 CANDIDATES = (PLAIN, Guidance(guide="soft"), *(Guidance(share) for share in (0.875, 0.75, 0.5, 0.25, 0.125)))
-"""What is tried by default: plain voting, soft weights, and shares around the paper's 0.5 **[P]**."""
+"""Default candidates: plain voting, soft weights, and shares around the paper's 0.5 **[P]**."""
 
 
 @dataclass(frozen=True)
 class GuidanceChoice:
-    """The chosen guidance, and what it was chosen from.
+    """The chosen guidance and the table behind it.
 
     Args:
-        guidance ([`~trl_spct.judge.voting.Guidance`]): What was chosen.
-        k (`int`): The number of votes at which it was chosen.
-        table (tuple of `dict`): What [`guidance_table`] returned for all candidates and numbers of votes.
+        guidance ([`~trl_spct.judge.voting.Guidance`]): The choice.
+        k (`int`): The number of votes at which it was made.
+        table (tuple of `dict`): [`guidance_table`] of all candidates and numbers of votes.
     """
 
     guidance: Guidance
@@ -42,7 +42,7 @@ class GuidanceChoice:
     table: tuple[dict[str, Any], ...]
 
     def row(self, guidance: Guidance | None = None, k: int | None = None) -> dict[str, Any]:
-        """The line of the table for a guidance, by default the chosen one, and a number of votes, by default `k`."""
+        """The row of a guidance (default: the chosen one) at a number of votes (default: `k`)."""
         wanted = {**(guidance or self.guidance).settings, "k": k or self.k}
         return next(row for row in self.table if all(row[name] == value for name, value in wanted.items()))
 
@@ -53,16 +53,15 @@ def guidance_table(
     candidates: Sequence[Guidance] = CANDIDATES,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Accuracy over k and over ways to guide, from one sampling run, and the difference to plain voting.
+    """Accuracy over k and over ways to guide, and its paired difference to plain voting, from one sampling run.
 
-    Accuracy at k is that of [`scaling_results`]: over the disjoint blocks of k critiques of each
-    row, with a 95 % bootstrap interval over rows. The difference is paired: both votes read the same critiques.
+    Accuracy at k is that of [`~trl_spct.evaluation.judgments.scaling_results`].
 
     Args:
         judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
-        ks (sequence of `int`, *optional*): Numbers of votes; powers of two from 2 up to all critiques by default.
-        candidates (sequence of [`~trl_spct.judge.voting.Guidance`], *optional*): What is tried.
-        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+        ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two from 2 to all critiques.
+        candidates (sequence of [`~trl_spct.judge.voting.Guidance`], *optional*): Candidates.
+        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
 
     Returns:
         `list[dict]` of `k`, `k_meta`, `guide`, `voters` (mean effective number of voters of a readable block,
@@ -70,8 +69,8 @@ def guidance_table(
         and `n` (rows), in the order of `ks` and `candidates`.
 
     Raises:
-        `ValueError`: if there is nothing to read, if a readable critique has no meta score (naming the row), or if
-            there are fewer critiques per row than the largest k.
+        `ValueError`: If there are no judgments or candidates, if a readable critique has no meta score (with the
+            number of the row), or if there are fewer critiques per row than the largest k.
     """
     ks = _checked(judgments, ks)
     if not candidates:
@@ -79,7 +78,7 @@ def guidance_table(
     table = []
     for k in ks:
         plain = _accuracies(judgments, k, PLAIN)
-        measured: dict[Any, dict[str, Any]] = {}  # shares that round to the same number of voters are one
+        measured: dict[Any, dict[str, Any]] = {}  # shares that round to the same number of voters are equal
         for guidance in candidates:
             rule = guidance.guide if guidance.guide == "soft" else num_voters(guidance.k_meta, k)
             if rule not in measured:
@@ -95,23 +94,22 @@ def choose_guidance(
     k: int | None = None,
     seed: int = 0,
 ) -> GuidanceChoice:
-    """Chooses how a Meta RM guides, on judgments of rows that are used for nothing else.
+    """Chooses how a Meta RM guides, on judgments of held-out rows.
 
-    The rule: find the candidate with the highest accuracy at `k` votes. Among it and all candidates that are not
-    significantly worse (the 95 % interval of the paired difference to it reaches 0) nor less accurate than plain
-    voting, take the one with the most effective voters.
-    So few voters must earn their place, since what they gain on one set of rows they may lose to
-    variance on the next; where the Meta RM makes no difference that can be seen, the vote stays plain (`k_meta=1.0`).
+    Of the candidate with the highest accuracy at `k` votes, and all candidates that are neither significantly worse
+    (the 95 % interval of the paired difference to it reaches 0) nor less accurate than plain voting, the one with the
+    most effective voters is chosen. A choice of few voters has a higher variance on other rows, so it must show a
+    difference; without a visible difference the vote stays plain (`k_meta=1.0`). Not in the paper.
 
-    The accuracy of the choice on these rows flatters it, as that of every maximum: report on rows of other queries.
-    [`~trl_spct.data.preparation.split_by_query`] makes such a split.
+    The accuracy of the choice on these rows is biased upwards, as of any maximum: report it on rows of other queries,
+    see [`~trl_spct.data.preparation.split_by_query`].
 
     Args:
         judgments, ks, candidates, seed: As for [`guidance_table`].
-        k (`int`, *optional*): The number of votes to choose at; the largest of `ks` by default.
+        k (`int`, *optional*): The number of votes to choose at; defaults to the largest of `ks`.
 
     Returns:
-        [`GuidanceChoice`]; [`store_guidance`] puts it into a Meta RM.
+        [`GuidanceChoice`]; [`store_guidance`] writes it into a Meta RM.
     """
     ks = _checked(judgments, ks)
     k = max(ks) if k is None else k
@@ -121,7 +119,7 @@ def choose_guidance(
     rows = [row for row in table if row["k"] == k]
     credits = [_accuracies(judgments, k, guidance) for guidance in candidates]
     best = max(range(len(candidates)), key=lambda i: (rows[i]["accuracy"], rows[i]["voters"]))
-    # What is worse than plain voting here may still not be *significantly* worse than the best: it varies more.
+    # A candidate of few voters can be worse than plain voting and yet not *significantly* worse than the best.
     least = min(0, rows[best]["difference"])
     unbeaten = [
         i
@@ -139,47 +137,49 @@ def score_judgments(
     tokenizer: PreTrainedTokenizerBase,
     batch_size: int = 32,
 ) -> list[Judgment]:
-    """The same critiques under the scores of another Meta RM: nothing is sampled again.
+    """Replaces the meta scores of judgments by those of another Meta RM, without sampling again.
 
     Args:
-        judgments (sequence of [`Judgment`]): With orders and texts (not hashes of them).
-        preferences (sequence of [`Preference`]): The rows that were judged.
+        judgments (sequence of [`Judgment`]): With the texts of critiques, not hashes of them.
+        preferences (sequence of [`Preference`]): The judged rows.
         model ([`MetaRMForSequenceClassification`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The Meta RM and its own tokenizer.
-        batch_size (`int`, *optional*, defaults to `32`): Critiques that are read at once.
+        batch_size (`int`, *optional*, defaults to `32`): Critiques per batch.
 
     Returns:
-        `list[Judgment]` with the new meta scores; `None` for unreadable critiques.
+        `list[Judgment]`: with the new meta scores, `None` for unreadable critiques.
     """
     fences = special_tokens(tokenizer)
     conversations = [
-        meta_messages(preference.permuted(judgment.orders[j]), judgment.texts[j], fences)
+        meta_messages(preference.permuted(critique.order or range(len(preference))), critique.text, fences)
         for judgment, preference in zip(judgments, preferences, strict=True)
-        for j, row in enumerate(judgment.scores)
-        if row is not None
+        for critique in judgment.critiques
+        if critique.scores is not None
     ]
     scores = iter(meta_scores(model, tokenizer, conversations, batch_size))
     return [
-        replace(judgment, meta_scores=tuple(None if row is None else next(scores) for row in judgment.scores))
+        replace(
+            judgment,
+            critiques=tuple(
+                replace(critique, meta_score=None if critique.scores is None else next(scores))
+                for critique in judgment.critiques
+            ),
+        )
         for judgment in judgments
     ]
 
 
 def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:
-    """Puts a guidance into `model.config.meta_rm`, from where every pipeline takes it once the model is saved.
+    """Writes a guidance into `model.config.meta_rm`, from where pipelines read it once the model is saved.
 
     `model` may be an adapter over a Meta RM; [`MetaRMTrainer.save_model`] stores the guidance beside it.
     """
-    kept = {
-        name: value
-        for name, value in (getattr(model.config, "meta_rm", None) or {}).items()
-        if name not in guidance.settings
-    }
-    model.config.meta_rm = {**kept, **{name: value for name, value in guidance.settings.items() if value is not None}}
+    settings = {**(getattr(model.config, "meta_rm", None) or {}), **guidance.settings}
+    model.config.meta_rm = {name: value for name, value in settings.items() if value is not None}
 
 
 def guidance_results_table(choice: GuidanceChoice, title: str | None = None):
-    """The table of a choice at its k as a `rich` table; a star marks what was chosen."""
+    """A choice as a `rich` table; a star marks the chosen guidance."""
     from rich.table import Table
 
     table = Table(title=title)
@@ -201,7 +201,7 @@ def guidance_results_table(choice: GuidanceChoice, title: str | None = None):
 
 
 def describe(guidance: Guidance | Mapping[str, Any]) -> str:
-    """A name for people: `plain`, `soft`, `top 8`, `top 75 %`."""
+    """A readable name: `plain`, `soft`, `top 8`, `top 75 %`."""
     guidance = guidance if isinstance(guidance, Guidance) else Guidance.of(guidance)
     if guidance.guide == "soft":
         return "soft"
@@ -211,22 +211,16 @@ def describe(guidance: Guidance | Mapping[str, Any]) -> str:
     return "plain" if share == 1 else f"top {100 * share:g} %"
 
 
-def _checked(judgments: Sequence[Judgment], ks: Sequence[int] | None) -> list[int]:
-    if not judgments:
-        raise ValueError("Found no judgments; expected at least one judged row.")
-    for row, judgment in enumerate(judgments):
+def _checked(judgments: Sequence[Judgment], ks: Iterable[int] | None) -> list[int]:
+    for number, judgment in enumerate(judgments):
         if not judgment.guidable:
             raise ValueError(
-                f"Row {row}: found readable critiques without a meta score; expected one for each. Judge with a "
+                f"Row {number}: found readable critiques without a meta score; expected one for each. Judge with a "
                 "`meta_rm`, or score the judgments with one."
             )
-    most = min(len(judgment.scores) for judgment in judgments)
-    ks = list(ks or [2**power for power in range(1, most.bit_length()) if 2**power <= most])
-    if not ks or min(ks) < 1 or max(ks) > most:
-        raise ValueError(
-            f"Found ks={ks} with {most} critiques per row; expected numbers from 1 to {most}, and at least 2 "
-            "critiques to choose among."
-        )
+    ks = [k for k, _ in vote_schemes(judgments, None if ks is None else list(ks), guided=False) if ks or k > 1]
+    if not ks:
+        raise ValueError("Found 1 critique per row; expected at least 2 to choose among.")
     return ks
 
 
@@ -253,11 +247,11 @@ def _measured(
 
 def _effective_voters(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> float:
     """Kish's effective sample size of the weights, averaged over the blocks with a readable critique."""
-    found = []
+    sizes = []
     for judgment in judgments:
-        for first in range(0, len(judgment.scores) - k + 1, k):
+        for first in range(0, len(judgment.critiques) - k + 1, k):
             weights = guidance.weights(judgment.scores[first : first + k], judgment.meta_scores[first : first + k])
             if any(weights):
                 top = max(weights)  # so that squares of tiny weights do not vanish
-                found.append(sum(w / top for w in weights) ** 2 / sum((w / top) ** 2 for w in weights))
-    return mean(found) if found else 0.0
+                sizes.append(sum(w / top for w in weights) ** 2 / sum((w / top) ** 2 for w in weights))
+    return mean(sizes) if sizes else 0.0

@@ -1,15 +1,16 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""How good is a judge, and what do more votes buy? One sampling run at the largest k, every smaller k from it."""
+"""Judgments: the critiques of labeled rows, stored as they come, and accuracy over the number of votes."""
 
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -17,99 +18,126 @@ import transformers
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
-from ..jobs import MANIFEST, ShardedJob, rows_digest
+from ..judge.critiques import Critique
 from ..judge.orders import ORDERS
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.prompts import judge_template
 from ..judge.sampling import EngineError, PromptTooLongError, context_length
-from ..judge.voting import VOTING_TEMPERATURE, Guidance, vote, weighted_vote
+from ..judge.voting import VOTING_TEMPERATURE, Guidance, Scores, mean_scores, vote
+
+from ..jobs import MANIFEST, SHARDS, ShardedJob, rows_digest
 from .statistics import bootstrap_interval, mean
 
 
 HASHED = "blake2b:"
-"""What the texts of judgments begin with that were not stored."""
+"""Prefix of the texts of private rows, of which only a hash is stored."""
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """All critiques of one row, in the order in which they were sampled.
+    """The critiques of one row, and its labels.
 
     Args:
-        labels (`tuple[float, ...]`): Ground truth in the row's response order.
-        scores (tuple of k score rows): In the same order; `None` for an unreadable critique.
-        meta_scores (tuple of k `float` or `None`): The Meta RM's logits; `None` without one and for unreadable
-            critiques.
-        problems (tuple of k `str` or `None`): Why a critique could not be read.
-        orders (tuple of k orders): `order[p]` is the response that the judge read in place p.
-        texts (tuple of k `str`): The critiques; hashes of them if the rows must not be published.
-        num_tokens (tuple of k `int`): Their lengths in tokens.
-        id (`str`): Names the row.
-        seconds (`float`): What the row took, as its share of the rows that were judged with it; no part of equality.
+        labels (`tuple[float, ...]`): Ground truth in the order of the row; empty from a [`Judge`].
+        critiques (tuple of k [`Critique`]): In the order in which they were sampled, scores in the order of the row.
+        id (`str`, *optional*): Name of the row.
+        truncated (`bool`, *optional*, defaults to `False`): Whether the row was cut to fit into the judge's context.
+        seconds (`float`, *optional*): The row's share of the time that its batch took. Not compared.
     """
 
     labels: tuple[float, ...]
-    scores: tuple[tuple[float, ...] | None, ...]
-    meta_scores: tuple[float | None, ...] = ()
-    problems: tuple[str | None, ...] = ()
-    orders: tuple[tuple[int, ...], ...] = ()
-    texts: tuple[str, ...] = ()
-    num_tokens: tuple[int, ...] = ()
+    critiques: tuple[Critique, ...]
     id: str = ""
+    truncated: bool = False
     seconds: float = field(default=0.0, compare=False)
 
     @property
-    def guidable(self) -> bool:
-        """Whether a Meta RM has scored every readable critique; see [`scaling_results`] for rows without any."""
-        meta = self.meta_scores or (None,) * len(self.scores)
-        return all(m is not None for m, row in zip(meta, self.scores, strict=True) if row is not None)
+    def scores(self) -> tuple[Scores, ...]:
+        """Scores of each critique; `None` where they could not be read."""
+        return tuple(critique.scores for critique in self.critiques)
 
+    @property
+    def meta_scores(self) -> tuple[float | None, ...]:
+        """The Meta RM's logit of each critique; `None` where it has none."""
+        return tuple(critique.meta_score for critique in self.critiques)
+
+    @property
+    def guidable(self) -> bool:
+        """Whether each readable critique has a meta score."""
+        return all(critique.meta_score is not None for critique in self.critiques if critique.scores is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-like values, as they are stored."""
+        critiques = [{name: c.to_dict()[name] for name in _CRITIQUE_FEATURES} for c in self.critiques]
+        return {**vars(self), "labels": list(self.labels), "critiques": critiques}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Judgment":
+        """The inverse of [`Judgment.to_dict`]. Other keys are ignored."""
+        known = {name: fields[name] for name in ("id", "truncated", "seconds")}
+        return cls(tuple(fields["labels"]), tuple(map(Critique.from_dict, fields["critiques"])), **known)
+
+
+_CRITIQUE_FEATURES = {
+    "text": Value("string"),
+    "scores": List(Value("float64")),
+    "problem": Value("string"),
+    "order": List(Value("int64")),
+    "meta_score": Value("float64"),
+    "num_tokens": Value("int64"),
+}
 
 JUDGMENT_FEATURES = Features(
     {
         "row": Value("int64"),
         "id": Value("string"),
-        "seconds": Value("float64"),
         "labels": List(Value("float64")),
-        "scores": List(List(Value("float64"))),
-        "meta_scores": List(Value("float64")),
-        "problems": List(Value("string")),
-        "orders": List(List(Value("int64"))),
-        "texts": List(Value("string")),
-        "num_tokens": List(Value("int64")),
+        "critiques": List(_CRITIQUE_FEATURES),
+        "truncated": Value("bool"),
+        "seconds": Value("float64"),
     }
 )
-"""Columns of stored judgments: one record per row, one list entry per critique."""
+"""Columns of stored judgments, one record per row: its number, and the fields of a [`Judgment`]."""
 
 
-class Judge(Protocol):
-    """Anything that scores responses: a [`GRMRewardPipeline`], a scalar reward model, the length of a text.
+class Judge:
+    """Base class of judges: a [`PipelineJudge`], or a baseline to compare it with.
 
-    `settings` is what determines its critiques, JSON-like, for the manifest of a run. Called with rows, it returns the
-    critiques of each: mappings with `scores` (in the row's response order, or `None`), `problem`, `order`, `text`,
-    `num_tokens` and `meta_score`, as the pipeline makes them.
+    `settings` (JSON-like) determines the judgments and is compared when a run is resumed.
     """
 
     settings: Mapping[str, Any]
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]: ...
+    def check(self, rows: Sequence[Preference]) -> None:
+        """Refuses rows that cannot be judged, before the first one is.
+
+        Raises:
+            [`~trl_spct.judge.sampling.PromptTooLongError`]: With the position of a row that exceeds the context.
+        """
+
+    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
+        """Judges rows; the judgments have neither labels nor ids."""
+        raise NotImplementedError
 
 
-class PipelineJudge:
+class PipelineJudge(Judge):
     """k critiques per row from a pipeline.
 
     Args:
-        pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM the judgments can be read plain and guided.
-        k (`int`): Critiques per row; every smaller number can be read from them.
+        pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM each readable critique gets a meta score.
+        k (`int`): Critiques per row.
         batch_size (`int`, *optional*):
-            Rows judged together, which does not change the result. By default as many as make 256 critiques.
+            Rows judged together. Does not change the result. Defaults to as many as make 256 critiques.
         binary (`bool`, *optional*, defaults to `True`):
-            Whether single responses are asked for 0 or 1, as their labels say, instead of a score from 1 to 10.
-        **parameters: Passed to the pipeline: `seed` (0 if neither given here nor to the pipeline), `temperature`,
-            `template` and the like.
+            Ask for 0 or 1 for single responses, as labeled, instead of a score from 1 to 10.
+        **parameters: Passed to the pipeline, such as `seed` (defaults to 0), `temperature` and `template`.
+
+    Raises:
+        `ValueError`: For parameters under which a row may get fewer than k critiques of all its responses.
     """
 
-    def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters):
+    def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters: Any):
         self.pipe, self.k, self.binary = pipe, k, binary
         self.batch_size = batch_size or max(1, 256 // k)
         self.parameters = {"seed": 0, **_preset(pipe), **parameters}
@@ -119,17 +147,30 @@ class PipelineJudge:
                     f"Found {name}={self.parameters[name]!r}; expected none, since every number of votes is read from "
                     "k critiques of each whole row."
                 )
-        self.settings = {"k": k, "binary": binary, **_described(pipe), **self.parameters}
+        meta_rm = pipe.meta_rm
+        self.settings = {
+            "k": k,
+            "binary": binary,
+            **described_model(pipe.model),
+            "grm": getattr(pipe.model.config, "grm", None),
+            "meta_rm": None if meta_rm is None else meta_rm.config._name_or_path,
+            "meta_rm_weights": None if meta_rm is None else _fingerprint(meta_rm),
+            **self.parameters,
+        }
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How the critiques come about, for results and cards: models and revisions, template, sampling, versions."""
+        """How the critiques are made, for results and cards: models and revisions, template, sampling, versions."""
         pipe, options = self.pipe, self.parameters
         template = pipe._template(options.get("template"))
+        engine = {"engine": type(pipe.engine).__name__, "dtype": None, "device": None}
+        if pipe.engine is None:
+            dtype = str(pipe.model.dtype).removeprefix("torch.")
+            engine = {"engine": "transformers", "dtype": dtype, "device": pipe.device.type}
         return {
-            "model": _shown(pipe.model),
+            "model": _public_name(pipe.model),
             "revision": getattr(pipe.model.config, "_commit_hash", None),
-            "meta_rm": None if pipe.meta_rm is None else _shown(pipe.meta_rm),
+            "meta_rm": None if pipe.meta_rm is None else _public_name(pipe.meta_rm),
             "meta_rm_revision": None if pipe.meta_rm is None else getattr(pipe.meta_rm.config, "_commit_hash", None),
             "guidance": None if pipe.guidance is None else str(pipe.guidance),
             "template": template,
@@ -143,17 +184,55 @@ class PipelineJudge:
             "order": options.get("order", ORDERS[0]),
             "binary": self.binary,
             "seed": options["seed"],
-            **_run_by(pipe),
+            **engine,
             "versions": f"trl_spct {version('trl-spct')}, transformers {transformers.__version__}, torch "
             f"{torch.__version__}",
         }
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Sequence[Mapping[str, Any]]]:
+    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
         guidance = {}
         if self.pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys():
-            guidance = self.pipe.guidance.settings  # asked for, so that critiques are scored under plain voting, too
+            guidance = self.pipe.guidance.settings  # explicit, so that a plain vote has meta scores, too
         options = {"k": self.k, "binary": self.binary, "batch_size": self.batch_size, **guidance, **self.parameters}
-        return [output["critiques"] for output in self.pipe(list(rows), **options)]
+        return [
+            Judgment((), tuple(map(Critique.from_dict, output["critiques"])), truncated=output["truncated"] is not None)
+            for output in self.pipe(list(rows), **options)
+        ]
+
+
+def _preset(pipe) -> dict[str, Any]:
+    """Parameters that the pipeline was made with."""
+    preset = {**pipe._preprocess_params, **pipe._forward_params}
+    return {name: value for name, value in preset.items() if name not in ("k", "binary")}
+
+
+def described_model(model) -> dict[str, Any]:
+    """Name and fingerprint of a model, for a manifest."""
+    return {"model": model.config._name_or_path, "model_weights": _fingerprint(model)}
+
+
+def _public_name(model) -> str:
+    """Name of a model without a local path."""
+    name = model.config._name_or_path
+    return os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name
+
+
+@torch.no_grad()
+def _fingerprint(model) -> str:
+    """A hash of some values of each floating-point weight, which tells a judge from one trained further in the same
+    folder. Packed weights are left out, since inference may repack them; an engine has no weights here.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return ""
+    samples = [
+        weight.reshape(-1)[:: max(1, weight.numel() // 16)].float().cpu()
+        for weight in model.parameters()
+        if weight.is_floating_point() and weight.device.type != "meta"
+    ]
+    return hashlib.blake2b(torch.cat(samples).numpy().tobytes(), digest_size=8).hexdigest() if samples else ""
+
+
+# --- collecting ---
 
 
 def collect_judgments(
@@ -167,11 +246,11 @@ def collect_judgments(
     num_processes: int = 1,
     wait: Callable[[], None] | None = None,
     batch_size: int | None = None,
-    **parameters,
+    **parameters: Any,
 ) -> list[Judgment]:
-    """Judges labeled rows k times each and writes as it goes; a restart with the same settings resumes.
+    """Judges labeled rows k times each. A restart with the same settings resumes.
 
-    Single responses are judged with the 0/1 template, since that is what their labels say.
+    Single responses are judged with the 0/1 template, as they are labeled.
 
     Args:
         pipe, k, batch_size, **parameters: See [`PipelineJudge`].
@@ -182,14 +261,14 @@ def collect_judgments(
         `list[Judgment]`, one per row, in order.
 
     Raises:
-        `ValueError`: if a row cannot be read or has no labels, naming it.
-        `FileExistsError`: if the folder holds judgments of another judge, other rows or other settings.
+        `ValueError`: If a row cannot be read or has no labels, with its number.
+        `FileExistsError`: If the folder holds judgments of another judge, other rows or other settings.
     """
-    rows = [_labeled(number, row) for number, row in enumerate(rows)]
+    preferences = [_labeled(number, row) for number, row in enumerate(rows)]
     return record_judgments(
         PipelineJudge(pipe, k, batch_size, **parameters),
-        rows,
-        [row.labels for row in rows],
+        preferences,
+        [row.labels or () for row in preferences],
         folder,
         rows_per_shard=rows_per_shard,
         progress=progress,
@@ -212,17 +291,17 @@ def record_judgments(
     num_processes: int = 1,
     wait: Callable[[], None] | None = None,
 ) -> list[Judgment]:
-    """Judges rows and writes as it goes; a restart with the same settings resumes, and judges no written row again.
+    """Judges rows and writes shards as it goes. A restart with the same settings judges the missing shards only.
 
     Args:
-        judge ([`Judge`]): Who judges.
-        rows (sequence of [`Preference`]): What is judged.
-        labels (sequence of label rows): Ground truth; unlike a preference's own it may name several best responses.
-        folder (`str` or path): Where the judgments are written as parquet.
-        ids (sequence of `str`, *optional*): Names of the rows; their numbers by default.
+        judge ([`Judge`]): The judge.
+        rows (sequence of [`Preference`]): Rows to judge.
+        labels (sequence of label rows): Ground truth; several responses of a row may be best.
+        folder (`str` or path): Output folder of parquet shards.
+        ids (sequence of `str`, *optional*): Names of the rows; defaults to their numbers.
         private (`bool`, *optional*, defaults to `False`):
-            Store a hash of each critique instead of its text, for rows that must not be published: critiques quote.
-        rows_per_shard (`int`, *optional*, defaults to `64`): Rows written at once; what a kill costs at most.
+            Store hashes instead of critiques, for rows that must not be published: critiques quote them.
+        rows_per_shard (`int`, *optional*, defaults to `64`): Rows per shard, the most that a kill loses.
         progress (`str`, *optional*): Title of a progress bar over rows.
         process_index, num_processes (`int`, *optional*): This process's share of the rows.
         wait (`Callable`, *optional*): A barrier among the processes.
@@ -231,89 +310,70 @@ def record_judgments(
         `list[Judgment]`, one per row, in order.
     """
     ids = list(map(str, range(len(rows)))) if ids is None else list(ids)
-    truth = zip(rows, labels, ids, strict=True)
     digest = rows_digest(
-        (row.query, row.responses, tuple(given), row.reference, row.principles, id) for row, given, id in truth
+        (row.query, row.responses, tuple(truth), row.reference, row.principles, id)
+        for row, truth, id in zip(rows, labels, ids, strict=True)
     )
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
 
     def work(numbers: range) -> list[dict[str, Any]]:
         started = time.perf_counter()
-        try:
+        with _naming_rows(numbers, ids, private):
             judged = judge([rows[number] for number in numbers])
-        except PromptTooLongError as error:
-            number = numbers[error.row]
-            raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number) from None
-        except EngineError as error:
-            if not private:
-                raise
-            raise EngineError(
-                f"Failed on the rows {numbers.start} to {numbers.stop - 1} (status {error.status}); what was answered "
-                "is left out, since it may quote rows that must not be published.",
-                status=error.status,
-            ) from None
         seconds = (time.perf_counter() - started) / len(numbers)
-        return [
-            {
-                "row": number,
-                "id": ids[number],
-                "seconds": seconds,
-                "labels": labels[number],
-                **_columns(critiques, private),
-            }
-            for number, critiques in zip(numbers, judged, strict=True)
-        ]
+        records = []
+        for number, judgment in zip(numbers, judged, strict=True):
+            judgment = replace(judgment, labels=tuple(labels[number]), id=ids[number], seconds=seconds)
+            records.append({"row": number, **(_hashed(judgment) if private else judgment).to_dict()})
+        return records
 
     with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="row") as bar:
         for numbers in job.run(work, process_index, num_processes):
             bar.update(len(numbers) * num_processes)
     if wait is not None:
         wait()
-    return [read_judgment(record) for record in job.read()]
+    return [Judgment.from_dict(record) for record in job.read()]
+
+
+@contextmanager
+def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[None]:
+    """Errors name the row and its id; those of a server do not quote private rows."""
+    try:
+        yield
+    except PromptTooLongError as error:
+        number = numbers[error.row]
+        raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number) from None
+    except EngineError as error:
+        if not private:
+            raise
+        raise EngineError(
+            f"Failed on the rows {numbers.start} to {numbers.stop - 1} (status {error.status}). The answer is left "
+            "out, since it may quote rows that must not be published.",
+            status=error.status,
+        ) from None
+
+
+def _hashed(judgment: Judgment) -> Judgment:
+    def digest(text: str) -> str:
+        return HASHED + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+    return replace(judgment, critiques=tuple(replace(c, text=digest(c.text)) for c in judgment.critiques))
 
 
 def read_judgments(folder: str | os.PathLike) -> list[Judgment]:
-    """What [`record_judgments`] has written into a folder, in order.
+    """Reads the judgments of a finished run of [`record_judgments`], in order.
 
     Raises:
-        `FileNotFoundError`: if there are no judgments, or not all of them yet.
+        `FileNotFoundError`: If the folder holds no judgments, or not all of them.
     """
-    paths = sorted(Path(folder).glob("shard-*.parquet"))
-    found = [read_judgment(record) for path in paths for record in pq.read_table(path).to_pylist()]
+    paths = sorted(Path(folder).glob(SHARDS))
+    judgments = [Judgment.from_dict(record) for path in paths for record in pq.read_table(path).to_pylist()]
     manifest = Path(folder) / MANIFEST
     expected = json.loads(manifest.read_text(encoding="utf-8"))["rows"] if manifest.exists() else None
-    if not found or len(found) != expected:
-        raise FileNotFoundError(f"{folder} holds {len(found)} judgments; expected those of a finished run.")
-    return found
-
-
-def read_judgment(record: Mapping[str, Any]) -> Judgment:
-    """A stored record as a [`Judgment`]."""
-    return Judgment(
-        labels=tuple(record["labels"]),
-        scores=tuple(None if row is None else tuple(row) for row in record["scores"]),
-        meta_scores=tuple(record["meta_scores"]),
-        problems=tuple(record["problems"]),
-        orders=tuple(map(tuple, record["orders"])),
-        texts=tuple(record["texts"]),
-        num_tokens=tuple(record["num_tokens"]),
-        id=record["id"],
-        seconds=record["seconds"],
-    )
-
-
-def _columns(critiques: Sequence[Mapping[str, Any]], private: bool = False) -> dict[str, list]:
-    names = {"scores": "scores", "meta_score": "meta_scores", "problem": "problems", "order": "orders"}
-    names |= {"text": "texts", "num_tokens": "num_tokens"}
-    columns = {column: [critique[name] for critique in critiques] for name, column in names.items()}
-    if private:
-        columns["texts"] = [HASHED + _hash(text) for text in columns["texts"]]
-    return columns
-
-
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    if not judgments or len(judgments) != expected:
+        raise FileNotFoundError(f"{folder} holds {len(judgments)} judgments; expected those of a finished run.")
+    return judgments
 
 
 def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
@@ -326,59 +386,7 @@ def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
     return row
 
 
-def _preset(pipe) -> dict[str, Any]:
-    """What the pipeline was made with: it decides about the judgments as much as what a call says."""
-    preset = {**pipe._preprocess_params, **pipe._forward_params}
-    return {name: value for name, value in preset.items() if name not in ("k", "binary")}
-
-
-def _described(pipe) -> dict[str, Any]:
-    """Which judge it is: a name, the template that it names, and a sample of its weights."""
-    meta = pipe.meta_rm.config._name_or_path if pipe.meta_rm is not None else None
-    return {
-        **described_model(pipe),
-        "grm": getattr(pipe.model.config, "grm", None),
-        "meta_rm": meta,
-        "meta_rm_weights": None if pipe.meta_rm is None else _fingerprint(pipe.meta_rm),
-    }
-
-
-def described_model(judge) -> dict[str, Any]:
-    """What tells the model of a judge (its `model`) from others, for a manifest."""
-    return {"model": judge.model.config._name_or_path, "model_weights": _fingerprint(judge.model)}
-
-
-def _run_by(pipe) -> dict[str, Any]:
-    """What decodes. Of weights that a server has, neither type nor device is known here."""
-    if pipe.engine is not None:
-        return {"engine": type(pipe.engine).__name__, "dtype": None, "device": None}
-    return {
-        "engine": "transformers",
-        "dtype": str(pipe.model.dtype).removeprefix("torch."),
-        "device": pipe.device.type,
-    }
-
-
-def _shown(model: torch.nn.Module) -> str:
-    """What a model is called where others read it: no place on a machine."""
-    name = model.config._name_or_path
-    return os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name
-
-
-@torch.no_grad()
-def _fingerprint(model) -> str:
-    """A hash of some values of each floating-point weight, so that training a judge further in its folder, or
-    exchanging an adapter, is not mistaken for a restart. Packed weights are left out, since inference may repack them.
-    An engine's weights are elsewhere: it is known by its name alone.
-    """
-    if not isinstance(model, torch.nn.Module):
-        return ""
-    heads = [
-        weight.reshape(-1)[:: max(1, weight.numel() // 16)].float().cpu()
-        for weight in model.parameters()
-        if weight.is_floating_point() and weight.device.type != "meta"
-    ]
-    return hashlib.blake2b(torch.cat(heads).numpy().tobytes(), digest_size=8).hexdigest() if heads else ""
+# --- reading ---
 
 
 def scaling_results(
@@ -387,90 +395,101 @@ def scaling_results(
     guided: bool | None = None,
     seed: int = 0,
     guidance: Guidance | None = None,
-    **described,
+    **described: Any,
 ) -> list[dict[str, Any]]:
     """Accuracy over the number of votes, plain and guided, from one set of judgments.
 
-    Accuracy at k is the mean, over rows and over the disjoint blocks of k critiques, of the [`credit`] of the block's
-    vote: no critique is used twice, blocks are independent, and every critique is used where k divides their number.
+    Accuracy at k is the mean, over all rows and over the disjoint blocks of k critiques, of the [`credit`] of the
+    block's vote. Each critique is used once, so that blocks are independent; a block without a readable critique is
+    worth 0.
 
     Args:
         judgments (sequence of [`Judgment`]): With equal numbers of critiques.
-        ks (sequence of `int`, *optional*): Numbers of votes; powers of two up to all by default.
-        guided (`bool`, *optional*): Only plain (`False`) or only guided (`True`) results; by default what there is:
-            guided ones if a Meta RM has scored every readable critique, and there is one.
-        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+        ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two up to all critiques.
+        guided (`bool`, *optional*):
+            Only plain (`False`) or only guided (`True`) results. Defaults to both if each readable critique has a
+            meta score, else to plain results.
+        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
         guidance ([`~trl_spct.judge.voting.Guidance`], *optional*):
-            How the Meta RM guides; the paper's k/2 by default. A pipeline's own is `pipe.guidance`.
-        **described: Put into every result, for instance `stage="rft"`, `temperature=0.5`.
+            How the Meta RM guides; defaults to the paper's k/2 **[P]**. A pipeline's own is `pipe.guidance`.
+        **described: Added to each result, for instance `stage="rft"`, `temperature=0.5`.
 
     Returns:
-        `list[dict]`: `k`, `guided`, `accuracy`, `low` and `high` (95 % bootstrap interval over rows), `n` (rows),
-        `unreadable` (share of critiques without scores), `ties` (share of votes, n ≥ 2, with more than one winner),
-        `seed`, and what is `described`.
+        `list[dict]` with, beside what is `described`:
+
+        - `k`, `guided`; `accuracy`, `low` and `high` (95 % bootstrap interval over rows); `n` (rows); `seed`.
+        - `unreadable`: share of critiques without scores; `voted`: share of blocks with a vote.
+        - `ties`: share of votes (n ≥ 2) with more than one winner.
     """
-    ks = checked_votes(judgments, ks)
     results = []
-    for mode in guided_modes(judgments, guided):
-        guide = (guidance or True) if mode else False
-        for k in ks:
-            credits = [mean(credits_at(judgment, k, guide)) for judgment in judgments]
-            low, high = bootstrap_interval(credits, seed=seed)
-            results.append(
-                {
-                    **described,
-                    "k": k,
-                    "guided": mode,
-                    "accuracy": mean(credits),
-                    "low": low,
-                    "high": high,
-                    "n": len(judgments),
-                    "unreadable": mean([row is None for judgment in judgments for row in judgment.scores]),
-                    "ties": tie_share(judgments, k, guide),
-                    "seed": seed,
-                }
-            )
+    for k, guide in vote_schemes(judgments, ks, guided, guidance):
+        credits = [mean(credits_at(judgment, k, guide)) for judgment in judgments]
+        low, high = bootstrap_interval(credits, seed=seed)
+        accuracy = {"accuracy": mean(credits), "low": low, "high": high, "n": len(judgments)}
+        results.append({**described, **accuracy, **vote_facts(judgments, k, guide), "seed": seed})
     return results
 
 
-def checked_votes(judgments: Sequence[Judgment], ks: Sequence[int] | None = None) -> Sequence[int]:
-    """The numbers of votes that can be read from judgments; all powers of two by default."""
+def vote_schemes(
+    judgments: Sequence[Judgment],
+    ks: Sequence[int] | None = None,
+    guided: bool | None = None,
+    guidance: Guidance | None = None,
+) -> list[tuple[int, Guidance | None]]:
+    """(k, guidance) of the votes that judgments allow, `None` for a plain vote; see [`scaling_results`].
+
+    Raises:
+        `ValueError`: If there are no judgments, or fewer critiques per row than the largest k.
+    """
     if not judgments:
         raise ValueError("Found no judgments; expected at least one judged row.")
-    most = min(len(judgment.scores) for judgment in judgments)
+    most = min(len(judgment.critiques) for judgment in judgments)
     ks = ks or [2**power for power in range(most.bit_length()) if 2**power <= most]
     if min(ks, default=0) < 1 or max(ks) > most:
         raise ValueError(
             f"Found ks={list(ks)} with {most} critiques per row; expected numbers from 1 to {most}. Sample as many "
             "critiques as the largest k."
         )
-    return ks
+    if guided is None:
+        scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
+        modes = [False, True] if scored and all(judgment.guidable for judgment in judgments) else [False]
+    else:
+        modes = [guided]
+    return [(k, guidance or Guidance() if mode else None) for mode in modes for k in ks]
 
 
-def guided_modes(judgments: Sequence[Judgment], guided: bool | None = None) -> list[bool]:
-    """Plain results, and guided ones if a Meta RM has scored every readable critique; or only what is asked for."""
-    if guided is not None:
-        return [guided]
-    scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
-    return [False, True] if scored and all(judgment.guidable for judgment in judgments) else [False]
+def vote_facts(judgments: Sequence[Judgment], k: int, guidance: Guidance | None) -> dict[str, Any]:
+    """`k`, `guided`, `unreadable`, `voted` and `ties` of [`scaling_results`]."""
+    votes = [scores for judgment in judgments for scores in votes_at(judgment, k, guidance)]
+    return {
+        "k": k,
+        "guided": guidance is not None,
+        "unreadable": mean([scores is None for judgment in judgments for scores in judgment.scores]),
+        "voted": mean([scores is not None for scores in votes]),
+        "ties": tie_share(votes),
+    }
 
 
-def credits_at(judgment: Judgment, k: int, guided: bool | Guidance = False) -> list[float]:
-    """The credit of each disjoint block of k critiques of a row, plain or guided; see [`scaling_results`]."""
-    return [credit(scores, judgment.labels, votes) for scores, votes in votes_at(judgment, k, guided)]
+def tie_share(votes: Iterable[Scores]) -> float:
+    """Share of readable votes on n ≥ 2 responses with more than one winner; 0 without such votes."""
+    ties = [len(highest(scores)) > 1 for scores in votes if scores is not None and len(scores) > 1]
+    return mean(ties) if ties else 0.0
 
 
-def votes_at(judgment: Judgment, k: int, guided: bool | Guidance) -> Iterator[tuple[tuple[float, ...] | None, float]]:
-    """(vote, number or weight of the critiques that voted) of each disjoint block of k critiques of a row."""
-    guidance = Guidance() if guided is True else guided
-    for first in range(0, len(judgment.scores) - k + 1, k):
+def credits_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> list[float]:
+    """The [`credit`] of the vote of each disjoint block of k critiques of a row; see [`scaling_results`]."""
+    return [credit(scores, judgment.labels) for scores in votes_at(judgment, k, guidance)]
+
+
+def votes_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> Iterator[Scores]:
+    """The vote of each disjoint block of k critiques of a row, as mean scores, which compare among rows and blocks."""
+    for first in range(0, len(judgment.critiques) - k + 1, k):
         rows = judgment.scores[first : first + k]
-        if not guidance:
-            yield vote(rows), sum(row is not None for row in rows)
-            continue
-        meta = judgment.meta_scores[first : first + k] or (None,) * k
-        weights = guidance.weights(rows, meta)
-        yield weighted_vote(rows, weights), sum(weights)
+        if guidance is None:
+            sums, count = vote(rows), sum(row is not None for row in rows)
+            yield None if sums is None else tuple(total / count for total in sums)
+        else:
+            yield mean_scores(rows, guidance.weights(rows, judgment.meta_scores[first : first + k]))
 
 
 def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, int]]:
@@ -479,24 +498,13 @@ def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, i
     Returns:
         `dict[int, tuple[float, int]]`: (mean [`credit`], number of critiques) of readable critiques with n ≥ 2.
     """
-    found: dict[int, list[float]] = {}
+    credits: dict[int, list[float]] = {}
     for judgment in judgments:
         if len(judgment.labels) < 2:
             continue
         best = judgment.labels.index(max(judgment.labels))
-        for scores, order in zip(judgment.scores, judgment.orders, strict=True):
-            if scores is not None:
-                found.setdefault(order.index(best), []).append(credit(scores, judgment.labels))
-    return {place: (mean(values), len(values)) for place, values in sorted(found.items())}
-
-
-def tie_share(judgments: Sequence[Judgment], k: int, guided: bool | Guidance = False) -> float:
-    """The share of readable votes on n ≥ 2 responses with more than one winner."""
-    ties = [
-        len(highest(scores)) > 1
-        for judgment in judgments
-        if len(judgment.labels) > 1
-        for scores, _ in votes_at(judgment, k, guided)
-        if scores is not None
-    ]
-    return mean(ties) if ties else 0.0
+        for critique in judgment.critiques:
+            if critique.scores is not None and critique.order is not None:
+                place = critique.order.index(best)
+                credits.setdefault(place, []).append(credit(critique.scores, judgment.labels))
+    return {place: (mean(values), len(values)) for place, values in sorted(credits.items())}

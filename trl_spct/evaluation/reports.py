@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Results as people read them: figures, tables for a terminal, for a page and for a card; judgments as a dataset."""
+"""Figures and tables of results, and the output folder of an evaluation."""
 
 import json
 import math
@@ -7,39 +7,47 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from huggingface_hub import EvalResult
 
 from .benchmarks import BENCHMARKS
-from .diagnostics import report_lines
+from .statistics import mean
 
 
-Result = Mapping[str, Any]
+Result: TypeAlias = Mapping[str, Any]
+"""A result of [`~trl_spct.evaluation.judgments.scaling_results`] or
+[`~trl_spct.evaluation.benchmark_results.benchmark_results`], with `stage` (name of the judge), `temperature` and
+`baseline` (a judge to compare with) as far as they are given."""
 
 _AXES = {"k": "votes per row, k", "tokens": "tokens written per item", "seconds": "seconds per item"}
 
 
 def vote_name(result: Result) -> str:
-    """How a result's scores came about, in one word."""
+    """`"plain"`, `"guided"` or `"greedy"`; `"–"` for baselines."""
     if result.get("baseline"):
         return "–"
     return "guided" if result["guided"] else "greedy" if result.get("temperature") == 0 else "plain"
 
 
+def _line(result: Result) -> tuple[str, str, int]:
+    return str(result.get("stage", "judge")), vote_name(result), result["k"]
+
+
+# --- figures ---
+
+
 def plot_scaling(
     results: Sequence[Result], path: str | os.PathLike, title: str | None = None, against: str = "k"
 ) -> None:
-    """Accuracy over votes with 95 % bands, one line per stage, solid for plain and dashed for guided voting.
+    """Plots accuracy over votes with 95 % bands, one color per stage, guided voting dashed (layout of Figure 1).
 
-    The layout of the paper's Figure 1. Greedy results (`temperature` 0) are drawn as horizontal ticks, and judges to
-    compare with (`baseline`), which do not scale, as dotted lines across.
+    Greedy results (`temperature` 0) are ticks; baselines, which do not scale, are dotted horizontal lines.
 
     Args:
-        results (sequence of results):
-            See [`~trl_spct.evaluation.judgments.scaling_results`]; those whose value does not exist are left out.
-        path (`str` or path): Where the figure goes; its suffix says in which format.
-        title (`str`, *optional*): Above the figure.
+        results (sequence of results): Results without a value are left out.
+        path (`str` or path): Output file; its suffix sets the format.
+        title (`str`, *optional*): Title of the figure.
         against (`str`, *optional*, defaults to `"k"`):
             The horizontal axis: `"k"`, or the cost, `"tokens"` or `"seconds"` per item.
     """
@@ -48,67 +56,85 @@ def plot_scaling(
     figure = Figure(figsize=(8.0, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
     axes = figure.subplots()
     results = [result for result in results if result["accuracy"] is not None]
-    baselines = [result for result in results if result.get("baseline")]
-    results = [result for result in results if not result.get("baseline")]
-    stages = list(dict.fromkeys(result.get("stage", "judge") for result in results))
-    for color, stage in enumerate(stages):
-        for guided in (False, True):
-            line = sorted(
-                (
-                    r
-                    for r in results
-                    if r.get("stage", "judge") == stage and r["guided"] is guided and r.get("temperature") != 0
-                ),
-                key=lambda result: result[against],
-            )
-            if line:
-                label = f"{stage}{', guided by Meta RM' if guided else ''}"
-                _draw_line(axes, line, against, f"C{color}", label, guided)
-        for result in results:
-            if result.get("stage", "judge") == stage and result.get("temperature") == 0:
-                label = f"{stage}, greedy{', guided by Meta RM' if result['guided'] else ''}"
-                accuracy = 100 * result["accuracy"]
-                axes.plot([result[against]], [accuracy], "_", color=f"C{color}", markersize=14, label=label)
-    for number, result in enumerate(baselines):
+    judged = [result for result in results if not result.get("baseline")]
+    lines: dict[tuple[str, bool, bool], list[Result]] = {}
+    for r in judged:
+        lines.setdefault((r.get("stage", "judge"), r["guided"], r.get("temperature") == 0), []).append(r)
+    stages = list(dict.fromkeys(stage for stage, *_ in lines))
+    for (stage, guided, greedy), line in sorted(lines.items(), key=lambda entry: stages.index(entry[0][0])):
+        label = f"{stage}{', greedy' if greedy else ''}{', guided by Meta RM' if guided else ''}"
+        _draw_line(axes, line, against, f"C{stages.index(stage)}", label, "_" if greedy else "--s" if guided else "-o")
+    for number, r in enumerate(result for result in results if result.get("baseline")):
         style = (0, (1, 1 + number))
-        axes.axhline(100 * result["accuracy"], color="0.5", linestyle=style, linewidth=1, label=result["stage"])
+        axes.axhline(100 * r["accuracy"], color="0.5", linestyle=style, linewidth=1, label=r["stage"])
     axes.set_xscale("log", base=2)
     if against == "k":
-        votes = sorted({result["k"] for result in results})
+        votes = sorted({result["k"] for result in judged})
         axes.set_xticks(votes, votes)
-    axes.set_xlabel(_AXES[against])
-    axes.set_ylabel("accuracy (%)")
+    axes.set(xlabel=_AXES[against], ylabel="accuracy (%)", title=title or "")
     axes.grid(alpha=0.3)
-    axes.set_title(title or "")
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=150)
 
 
-def _draw_line(axes, line: Sequence[Result], against: str, color: str, label: str, dashed: bool) -> None:
-    votes = [result[against] for result in line]
-    axes.plot(
-        votes,
-        [100 * result["accuracy"] for result in line],
-        "--s" if dashed else "-o",
-        color=color,
-        label=label,
-        markersize=4,
-    )
-    axes.fill_between(
-        votes, [100 * r["low"] for r in line], [100 * r["high"] for r in line], color=color, alpha=0.12, linewidth=0
-    )
+def _draw_line(axes, line: Sequence[Result], against: str, color: str, label: str, style: str) -> None:
+    line = sorted(line, key=lambda result: result[against])
+    x = [result[against] for result in line]
+    accuracy, low, high = ([100 * result[name] for result in line] for name in ("accuracy", "low", "high"))
+    axes.plot(x, accuracy, style, color=color, label=label, markersize=14 if style == "_" else 4)
+    if style != "_":
+        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+
+
+def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Means over benchmarks, one result per judge and number of votes, for a figure.
+
+    Intervals are those of independent benchmarks: half widths are added in squares. Judges without a value on each
+    benchmark are left out.
+    """
+    benchmarks = {result["benchmark"] for result in results}
+    grouped: dict[tuple, list[Result]] = {}
+    for result in results:
+        grouped.setdefault((*_line(result), result.get("temperature")), []).append(result)
+    means = []
+    for group in grouped.values():
+        if {result["benchmark"] for result in group if result["accuracy"] is not None} != benchmarks:
+            continue
+        accuracy = mean([result["accuracy"] for result in group])
+        below = math.hypot(*(result["accuracy"] - result["low"] for result in group)) / len(group)
+        above = math.hypot(*(result["high"] - result["accuracy"] for result in group)) / len(group)
+        shared = ("stage", "temperature", "baseline", "k", "guided")
+        means.append(
+            {
+                **{name: group[0][name] for name in shared if name in group[0]},
+                **{name: mean([result[name] for result in group]) for name in ("tokens", "seconds")},
+                "accuracy": accuracy,
+                "low": accuracy - below,
+                "high": accuracy + above,
+                "benchmarks": sorted(benchmarks),
+            }
+        )
+    return means
+
+
+# --- tables ---
 
 
 def results_table(results: Sequence[Result], title: str | None = None):
-    """The results as a `rich` table, one line per stage, mode and k."""
+    """Results as a `rich` table, one row per stage, way to vote and k.
+
+    Guided results that equal the plain ones of the same stage and k are left out, with a line below the table.
+    """
     from rich.table import Table
 
-    table = Table(title=title)
+    shown, repeated = _without_repeated(results)
+    caption = f"guided votes at k = {', '.join(map(str, repeated))} equal the plain ones" if repeated else None
+    table = Table(title=title, caption=caption)
     for column in ("stage", "k", "vote", "T"):
         table.add_column(column)
-    for column in ("accuracy", "95 % interval", "rows", "unreadable", "ties"):
+    for column in ("accuracy, all rows", "95 % interval", "rows", "with a vote", "unreadable", "ties"):
         table.add_column(column, justify="right")
-    for result in results:
+    for result in shown:
         table.add_row(
             str(result.get("stage", "judge")),
             str(result["k"]),
@@ -117,35 +143,49 @@ def results_table(results: Sequence[Result], title: str | None = None):
             _percent(result["accuracy"]),
             f"{_percent(result['low'])} – {_percent(result['high'])}",
             str(result["n"]),
+            f"{_percent(result.get('voted'))} %",
             f"{100 * result['unreadable']:.1f} %",
             f"{100 * result['ties']:.1f} %",
         )
     return table
 
 
+def _without_repeated(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
+    """Results without guided ones that equal the plain ones, and the numbers of votes of the latter."""
+
+    def key(result: Result) -> tuple:
+        return tuple(result.get(name) for name in ("benchmark", "stage", "temperature", "k", "baseline"))
+
+    def value(result: Result) -> tuple:
+        return tuple(result[name] for name in ("accuracy", "low", "high", "ties"))
+
+    plain = {key(result): value(result) for result in results if not result["guided"]}
+    repeated = [result for result in results if result["guided"] and plain.get(key(result)) == value(result)]
+    return [r for r in results if not any(r is other for other in repeated)], sorted({r["k"] for r in repeated})
+
+
 def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
-    """Judges by benchmarks, in the layout of the paper's Table 2: overall values in percent, and their mean.
+    """Judges by benchmarks (layout of the paper's Table 2): overall values in percent, and their mean.
 
     Args:
-        results (sequence of results):
-            Of [`~trl_spct.evaluation.benchmark_results.benchmark_results`], for any number of judges and benchmarks.
-        intervals (`bool`, *optional*, defaults to `True`): Whether 95 % intervals stand behind the values.
+        results (sequence of results): Of any number of judges and benchmarks.
+        intervals (`bool`, *optional*, defaults to `True`): Add 95 % intervals to the values.
 
     Returns:
-        `str`: A markdown table, and beneath it the metrics and numbers of items. The plain mean, over what is shown,
-        is left out for judges that lack a benchmark. It is the paper's overall value if what is shown are RewardBench,
-        both PPE sets and RMB (section 8).
+        `str`: A markdown table, followed by metrics and numbers of items. The unweighted mean over the benchmarks is
+        left out for judges that lack one. It is the paper's overall value if the benchmarks are RewardBench, both PPE
+        sets and RMB (section 8).
     """
     benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
-    found = {(_line(result), result["benchmark"]): result for result in results}
+    cells = {(_line(result), result["benchmark"]): result for result in results}
     lines = [("judge", "vote", "k", *benchmarks, *(["mean"] if len(benchmarks) > 1 else []))]
     lines.append(("---",) * 3 + ("---:",) * (len(lines[0]) - 3))
     for line in dict.fromkeys(_line(result) for result in results):
-        cells = [found.get((line, benchmark)) for benchmark in benchmarks]
-        values = [cell["accuracy"] for cell in cells if cell is not None and cell["accuracy"] is not None]
-        mean = [_percent(sum(values) / len(values)) if len(values) == len(benchmarks) else "–"]
-        shown = ["–" if cell is None else _cell(cell, intervals) for cell in cells]
-        lines.append((*map(str, line), *shown, *(mean if len(benchmarks) > 1 else [])))
+        row = [cells.get((line, benchmark)) for benchmark in benchmarks]
+        values = [cell["accuracy"] for cell in row if cell is not None and cell["accuracy"] is not None]
+        overall = [_percent(mean(values) if len(values) == len(benchmarks) else None)]
+        shown = ["–" if cell is None else _cell(cell, intervals) for cell in row]
+        lines.append((*map(str, line), *shown, *(overall if len(benchmarks) > 1 else [])))
     notes = {
         result["benchmark"]: f"{result['benchmark']}: {result['metric']}, n = {result['n']}" for result in results
     }
@@ -158,67 +198,12 @@ def breakdown_table(results: Sequence[Result]) -> str:
     names = list(dict.fromkeys(name for result in results for name in result["values"]))
     judges = [f"{judge}@{k}" + (f", {vote}" if vote != "–" else "") for judge, vote, k in map(_line, results)]
     lines = [("subset", *judges), ("---",) + ("---:",) * len(judges)]
-    for name in names:
-        values = [result["values"].get(name) or (None,) for result in results]
-        lines.append((name, *(_percent(value) for value, *_ in values)))
+    lines += [(name, *(_percent((r["values"].get(name) or (None,))[0]) for r in results)) for name in names]
     return _markdown(lines)
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table; what cells hold, such as names of subsets, stays in its cell."""
-    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def _line(result: Result) -> tuple[str, str, int]:
-    return str(result.get("stage", "judge")), vote_name(result), result["k"]
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
-def _cell(result: Result, intervals: bool) -> str:
-    value = _percent(result["accuracy"])
-    return f"{value} ({_percent(result['low'])}–{_percent(result['high'])})" if intervals and value != "–" else value
-
-
-def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One result per judge and number of votes: the mean over benchmarks, for a figure over all of them.
-
-    Intervals are those of independent benchmarks: half widths are added in squares.
-    """
-    benchmarks = {result["benchmark"] for result in results}
-    grouped: dict[tuple, list[Result]] = {}
-    for result in results:
-        grouped.setdefault((*_line(result), result["guided"]), []).append(result)
-    means = []
-    for found in grouped.values():
-        if {result["benchmark"] for result in found if result["accuracy"] is not None} != benchmarks:
-            continue
-        count = len(found)
-        accuracy = sum(result["accuracy"] for result in found) / count
-        below = math.sqrt(sum((result["accuracy"] - result["low"]) ** 2 for result in found)) / count
-        above = math.sqrt(sum((result["high"] - result["accuracy"]) ** 2 for result in found)) / count
-        costs = {name: sum(result[name] for result in found) / count for name in ("tokens", "seconds")}
-        shared = {name: found[0][name] for name in ("stage", "temperature", "baseline") if name in found[0]}
-        means.append(
-            {
-                **shared,
-                **costs,
-                "k": found[0]["k"],
-                "guided": found[0]["guided"],
-                "accuracy": accuracy,
-                "low": accuracy - below,
-                "high": accuracy + above,
-                "benchmarks": sorted(benchmarks),
-            }
-        )
-    return means
-
-
 def most_votes(results: Sequence[Result]) -> list[Result]:
-    """The last point of each curve: of each judge, benchmark and way to vote the result with the most votes."""
+    """The result with the most votes of each judge, benchmark and way to vote."""
 
     def curve(result: Result) -> tuple:
         return tuple(result.get(name) for name in ("benchmark", "stage", "guided", "temperature", "baseline"))
@@ -229,59 +214,17 @@ def most_votes(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if result["k"] == most[curve(result)]]
 
 
-def card_results(
-    results: Sequence[Result], protocol: Mapping[str, Any], revisions: Mapping[str, str] | None = None
-) -> list[EvalResult]:
-    """What a model card's `model-index` says: the greedy result, and those of the most votes, of each benchmark.
-
-    Args:
-        results (sequence of results):
-            Of one judge and benchmark; baselines are left out, and so is what does not exist.
-        protocol (mapping): How the numbers came about, as [`PipelineJudge.protocol`] tells it.
-        revisions (mapping, *optional*): From the benchmark's repositories on the Hub to the commits that were read.
-
-    Returns:
-        `list[EvalResult]` for [`~huggingface_hub.ModelCardData`] as `eval_results`.
-    """
-    judged = [result for result in results if not result.get("baseline")]
-    return [_card_entry(r, protocol, revisions or {}) for r in most_votes(judged) if r["accuracy"] is not None]
-
-
-def _card_entry(result: Result, protocol: Mapping[str, Any], revisions: Mapping[str, str]) -> EvalResult:
-    name = result["benchmark"]
-    parts = BENCHMARKS[name].parts if name in BENCHMARKS else ()
-    repositories = sorted({part.path for part in parts if part.path is not None})
-    how = {"greedy": "greedy", "plain": f"Voting@{result['k']}", "guided": f"MetaRM@{result['k']}"}
-    of_meta_rm = () if result["guided"] else ("meta_rm", "meta_rm_revision", "guidance")
-    own = {part: result[part] for part in ("k", "temperature") if part in result}
-    interval = f"95 % interval {_percent(result['low'])} to {_percent(result['high'])}, n = {result['n']}"
-    return EvalResult(
-        task_type="text-ranking",
-        task_name="Reward modeling",
-        dataset_type=repositories[0] if len(repositories) == 1 else name,
-        dataset_name=name,
-        dataset_split=parts[0].split if len(parts) == 1 and repositories else None,
-        dataset_revision=revisions.get(repositories[0]) if len(repositories) == 1 else None,
-        metric_type="roc_auc" if result["metric"] == "ROC-AUC" else "accuracy",
-        metric_name=f"{result['metric']}, {how[vote_name(result)]}",
-        metric_value=round(100 * result["accuracy"], 2),
-        metric_args={**{n: v for n, v in protocol.items() if n not in of_meta_rm}, **own, "interval": interval},
-    )
-
-
 def bias_table(diagnosis: Mapping[str, Mapping[str, Any]]) -> str:
-    """What hides behind the accuracies, one line per benchmark, as a markdown table.
+    """Reports of [`~trl_spct.evaluation.diagnostics.diagnose`] as a markdown table, one row per benchmark.
 
     Args:
-        diagnosis (mapping): From a benchmark, or a subset, to its report of [`diagnose`].
+        diagnosis (mapping): From the name of a benchmark, or a subset, to its report.
     """
-    lines = [
-        ("data", "unreadable", "ties", "right, by place of the best", "chosen, by place", "order decides",
-         "longer chosen / better", "calibration error"),
-        ("---",) * 8,
-        *((name, *_biases(report)) for name, report in diagnosis.items()),
-    ]  # fmt: skip
-    return _markdown(lines)
+    header = (
+        "data", "unreadable", "ties", "right, by place of the best", "chosen, by place", "order decides",
+        "longer chosen / better", "calibration error",
+    )  # fmt: skip
+    return _markdown([header, ("---",) * 8, *((name, *_biases(report)) for name, report in diagnosis.items())])
 
 
 def _biases(report: Mapping[str, Any]) -> Iterator[str]:
@@ -299,18 +242,76 @@ def _biases(report: Mapping[str, Any]) -> Iterator[str]:
     yield _percent(report["confidence"]["ece"]) if "confidence" in report else "–"
 
 
-# --- an evaluation that was written ---
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table; line breaks and pipes in names are escaped."""
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _cell(result: Result, intervals: bool) -> str:
+    value = _percent(result["accuracy"])
+    return f"{value} ({_percent(result['low'])}–{_percent(result['high'])})" if intervals and value != "–" else value
+
+
+# --- model cards ---
+
+
+def card_results(
+    results: Sequence[Result], protocol: Mapping[str, Any], revisions: Mapping[str, str] | None = None
+) -> list[EvalResult]:
+    """Entries of a model card's `model-index`: the greedy result and those of the most votes, of each benchmark.
+
+    Args:
+        results (sequence of results): Results of one judge; baselines and results without a value are left out.
+        protocol (mapping): [`PipelineJudge.protocol`].
+        revisions (mapping, *optional*): From the benchmark's repositories on the Hub to commits.
+
+    Returns:
+        `list[EvalResult]` for [`~huggingface_hub.ModelCardData`] as `eval_results`.
+    """
+    judged = [result for result in results if not result.get("baseline")]
+    return [_card_entry(r, protocol, revisions or {}) for r in most_votes(judged) if r["accuracy"] is not None]
+
+
+def _card_entry(result: Result, protocol: Mapping[str, Any], revisions: Mapping[str, str]) -> EvalResult:
+    name = result["benchmark"]
+    parts = BENCHMARKS[name].parts if name in BENCHMARKS else ()
+    repositories = sorted({part.path for part in parts if part.path is not None})
+    votes = {"greedy": "greedy", "plain": f"Voting@{result['k']}", "guided": f"MetaRM@{result['k']}"}
+    left_out = () if result["guided"] else ("meta_rm", "meta_rm_revision", "guidance")
+    sampling = {name: result[name] for name in ("k", "temperature") if name in result}
+    interval = f"95 % interval {_percent(result['low'])} to {_percent(result['high'])}, n = {result['n']}"
+    return EvalResult(
+        task_type="text-ranking",
+        task_name="Reward modeling",
+        dataset_type=repositories[0] if len(repositories) == 1 else name,
+        dataset_name=name,
+        dataset_split=parts[0].split if len(parts) == 1 and repositories else None,
+        dataset_revision=revisions.get(repositories[0]) if len(repositories) == 1 else None,
+        metric_type="roc_auc" if result["metric"] == "ROC-AUC" else "accuracy",
+        metric_name=f"{result['metric']}, {votes[vote_name(result)]}",
+        metric_value=round(100 * result["accuracy"], 2),
+        metric_args={**{n: v for n, v in protocol.items() if n not in left_out}, **sampling, "interval": interval},
+    )
+
+
+# --- the output folder of an evaluation ---
 
 
 @dataclass(frozen=True)
 class JudgeEvaluation:
-    """What the evaluation script has written about a judge, as a card needs it. No text of a row is in it.
+    """The output folder of the evaluation script. It quotes no row.
 
     Args:
-        folder (`Path`): Where it is.
-        results (`list[dict]`): Of all judges, see [`~trl_spct.evaluation.benchmark_results.benchmark_results`].
-        report (`dict`): `judge`, its name in the results; by benchmark `items` (facts about what was judged),
-            `protocol`, `diagnosis`, and what else was asked for.
+        folder (`Path`): The folder.
+        results (`list[dict]`): Results of all judges, see
+            [`~trl_spct.evaluation.benchmark_results.benchmark_results`].
+        report (`dict`): `judge`, its name in the results; and by benchmark `items` (facts), `protocol`, `diagnosis`
+            and, if asked for, `comparison` and `contamination`.
     """
 
     folder: Path
@@ -319,50 +320,44 @@ class JudgeEvaluation:
 
     @property
     def judge(self) -> str:
-        """What the judge is called in the results."""
+        """Name of the judge in the results."""
         return self.report["judge"]
 
     @property
     def own_results(self) -> list[dict[str, Any]]:
-        """The judge's results."""
+        """Results of the judge."""
         return [r for r in self.results if r["stage"] == self.judge and not r.get("baseline")]
 
     @property
     def protocol(self) -> dict[str, dict[str, Any]]:
-        """How the judgments came about, by benchmark."""
+        """[`PipelineJudge.protocol`] by benchmark."""
         return self.report.get("protocol", {})
 
     @property
     def diagnosis(self) -> dict[str, dict[str, Any]]:
-        """What hides in the accuracies, by benchmark; see [`~trl_spct.evaluation.diagnostics.diagnose`]."""
-        return {name: found["all"] for name, found in self.report.get("diagnosis", {}).items()}
+        """[`~trl_spct.evaluation.diagnostics.diagnose`] by benchmark."""
+        return {name: groups["all"] for name, groups in self.report.get("diagnosis", {}).items()}
 
     @property
     def eval_results(self) -> list[EvalResult]:
-        """For [`~huggingface_hub.ModelCardData`], beside `model_name`."""
+        """[`card_results`] of all benchmarks. Samples and changed benchmarks are marked as such."""
         entries = []
         for name, facts in self.report["items"].items():
-            own = [result for result in self.own_results if result["benchmark"] == facts["benchmark"]]
-            # A number on a sample, or on other rows than the authors', must not pass for one on the benchmark.
-            told = {fact: facts[fact] for fact in ("sampled_items", "sample_seed", "differences") if facts.get(fact)}
-            entries += card_results(own, {**self.protocol.get(name, {}), **told}, facts.get("revisions"))
+            results = [result for result in self.own_results if result["benchmark"] == facts["benchmark"]]
+            marks = {fact: facts[fact] for fact in ("sampled_items", "sample_seed", "differences") if facts.get(fact)}
+            entries += card_results(results, {**self.protocol.get(name, {}), **marks}, facts.get("revisions"))
         return entries
 
     @property
     def table(self) -> str:
-        """The judge, with all its votes and greedy, beside the others, by benchmark; markdown."""
+        """[`markdown_table`] of all judges, each with its most votes and greedy."""
         return markdown_table(most_votes(self.results))
 
     @property
     def bias_table(self) -> str:
-        """Markdown, see [`bias_table`]."""
+        """[`bias_table`] by benchmark."""
         names = {name: facts["benchmark"] for name, facts in self.report["items"].items()}
-        return bias_table({names[name]: found for name, found in self.diagnosis.items()})
-
-    @property
-    def lines(self) -> dict[str, list[str]]:
-        """The same in sentences, by benchmark."""
-        return {name: report_lines(found) for name, found in self.diagnosis.items()}
+        return bias_table({names[name]: report for name, report in self.diagnosis.items()})
 
     @property
     def figure(self) -> Path | None:
@@ -375,7 +370,7 @@ def read_evaluation(folder: str | os.PathLike) -> JudgeEvaluation:
     """Reads the output folder of the evaluation script.
 
     Raises:
-        `FileNotFoundError`: if there is none, or it was not finished.
+        `FileNotFoundError`: If it has no results or no report.
     """
     folder = Path(folder)
     missing = [name for name in ("results.json", "report.json") if not (folder / name).exists()]
