@@ -18,7 +18,7 @@ from pathlib import Path
 def main(arguments: argparse.Namespace) -> None:
     from trl_spct.cards import push_judge
     from trl_spct.data.loading import push_or_exit
-    from trl_spct.evaluation.result_cards import push_results, write_results
+    from trl_spct.evaluation.publishing import push_results, write_results
 
     judge, token = arguments.judge, arguments.hub_token
     if not Path(judge).is_dir():

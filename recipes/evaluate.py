@@ -122,7 +122,7 @@ class Evaluation:
 
         if not self.state.is_main_process:
             return
-        several = len(self.args.k) > 1 and len(judgments[0].scores) == max(self.args.k)
+        several = len(self.args.k) > 1 and len(judgments[0].critiques) == max(self.args.k)
         ks, seed = self.args.k if several else None, self.args.seed
         self.results += benchmark_results(self.loaded[name], judgments, ks, seed=seed, stage=stage, **described)
 
@@ -217,15 +217,15 @@ class Evaluation:
         from trl_spct.evaluation.benchmark_results import compare_judges
         from trl_spct.evaluation.judgments import read_judgments
 
-        loaded, most = self.loaded[name], len(judgments[0].scores)
+        loaded, most = self.loaded[name], len(judgments[0].critiques)
         comparisons = {}
         if guidance is not None and most > 1:
-            modes = (False, guidance)
+            modes = (None, guidance)
             test = compare_judges(loaded, judgments, judgments, most, modes, self.args.seed)
             comparisons["plain voting"] = {"k": most, **test}
         for label, other in self.others.items():
             others = read_judgments(other.folder / "judgments" / ("" if name == ROWS else name))
-            votes = min(most, len(others[0].scores))
+            votes = min(most, len(others[0].critiques))
             test = compare_judges(loaded, others, judgments, votes, seed=self.args.seed)
             comparisons[label] = {"k": votes, **test}
         if comparisons:
@@ -283,8 +283,7 @@ class Evaluation:
         from rich.console import Console
 
         from trl_spct.data.loading import push_or_exit
-        from trl_spct.evaluation.judgment_sets import push_judgments
-        from trl_spct.evaluation.result_cards import push_results, write_results
+        from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
 
         args, judge = self.args, self.model_args.model_name_or_path
         local = args.write_card and judge is not None and Path(judge).is_dir()

@@ -317,9 +317,9 @@ def _report(judgments: list[Judgment], rows: list[dict[str, Any]]) -> dict[str, 
     """
     right, wrong = [], []
     for judgment, row in zip(judgments, rows, strict=True):
-        for text, scores in zip(judgment.texts, judgment.scores, strict=True):
-            named = right if named_principle(text) == row["principle"] else wrong
-            named.append(credit(scores, judgment.labels))
+        for critique in judgment.critiques:
+            named = right if named_principle(critique.text) == row["principle"] else wrong
+            named.append(credit(critique.scores, judgment.labels))
     return {
         "names_the_wanted_principle": len(right) / (len(right) + len(wrong)),
         "accuracy_with_wanted_principle": _mean(right),

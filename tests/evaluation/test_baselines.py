@@ -18,12 +18,12 @@ SINGLE = Preference("q?", ["abc"])
 
 
 def scores(judge, *rows):
-    return [critiques[0]["scores"] for critiques in judge(rows)]
+    return [judgment.scores[0] for judgment in judge(rows)]
 
 
 @pytest.mark.parametrize(
     ("name", "expected", "single"),
-    [("first", [1, 0, 0], [1]), ("longest", [2, 1, 4], [3]), ("shortest", [-2, -1, -4], [-3])],
+    [("first", (1, 0, 0), (1,)), ("longest", (2, 1, 4), (3,)), ("shortest", (-2, -1, -4), (-3,))],
 )
 def test_content_blind_judges(name, expected, single):
     assert scores(ContentBlindJudge(name), ROW, SINGLE) == [expected, single]
@@ -31,10 +31,10 @@ def test_content_blind_judges(name, expected, single):
 
 def test_lengths_are_no_verdicts():
     for name in ("longest", "shortest"):
-        pair, single = (critiques[0] for critiques in ContentBlindJudge(name, binary=True)([ROW, SINGLE]))
-        assert pair["scores"] is not None
-        assert single["scores"] is None and single["problem"] == "no verdict"
-    assert scores(ContentBlindJudge("first", binary=True), SINGLE) == [[1]]
+        pair, single = (judgment.critiques[0] for judgment in ContentBlindJudge(name, binary=True)([ROW, SINGLE]))
+        assert pair.scores is not None
+        assert single.scores is None and single.problem == "no verdict"
+    assert scores(ContentBlindJudge("first", binary=True), SINGLE) == [(1,)]
 
 
 def test_a_coin():
@@ -110,9 +110,9 @@ def test_majority_of_choices():
     engine = Engine()
     judge = ChoiceJudge(GRMRewardPipeline(engine), 6)
     row = Preference("q?", ["bad", "worse", "good"])
-    (critiques,) = judge([row])
-    assert [critique["scores"] for critique in critiques] == [[0, 0, 1]] * 6, "whatever place it was read in"
-    assert len({tuple(critique["order"]) for critique in critiques}) == len(engine.prompts) == 3
+    (judgment,) = judge([row])
+    assert judgment.scores == ((0, 0, 1),) * 6, "whatever place it was read in"
+    assert len({critique.order for critique in judgment.critiques}) == len(engine.prompts) == 3
     assert engine.options["temperature"] == 0.5
     assert "1 to 10" not in engine.prompts[0] and "select the best response" in engine.prompts[0]
 
@@ -130,5 +130,5 @@ def test_majority_of_choices():
 )
 def test_choices_that_cannot_be_read(sample, problem):
     pipe = GRMRewardPipeline(lambda prompts, k, seed, **options: [[sample] * count for count in k])
-    ((critique,),) = ChoiceJudge(pipe, 1)([Preference("q?", ["a", "b"])])
-    assert critique["scores"] is None and critique["problem"] == problem
+    (judgment,) = ChoiceJudge(pipe, 1)([Preference("q?", ["a", "b"])])
+    assert judgment.scores == (None,) and judgment.critiques[0].problem == problem

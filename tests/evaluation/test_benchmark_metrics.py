@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from trl_spct.evaluation.benchmark_metrics import (
     REWARDBENCH_SECTIONS,
     accuracy,
-    accuracy_by_name_part,
     beats_all,
     judgebench_item,
     macro_accuracy,
@@ -192,10 +191,3 @@ def test_rewardbench2_is_the_mean_of_its_subsets():
     ties = np.array([ties_item((9, 1), (9, 9, 1), ((1, 0), (1, 1, 0)))])
     values = rewardbench2({"Math": pairs(1, 0.25), "Focus": pairs(0), "Ties": ties})
     assert values == pytest.approx({"Math": 0.625, "Focus": 0, "Ties": 1.01, "overall": (0.625 + 0 + 1.01) / 3})
-
-
-def test_accuracy_by_name_part():
-    units = {"gpt/math": pairs(1, 1, 0), "gpt/coding": pairs(1), "claude/math": pairs(0)}
-    assert accuracy_by_name_part(units) == pytest.approx(
-        {"gpt": 0.75, "math": 0.5, "coding": 1, "claude": 0, "overall": 3 / 5}
-    )

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from trl_spct.evaluation.benchmark_results import (
 )
 from trl_spct.evaluation.benchmarks import BENCHMARKS, EMPTY_RESPONSE, METRICS, rows_benchmark
 from trl_spct.evaluation.diagnostics import diagnose_groups
-from trl_spct.evaluation.judgments import read_judgments
+from trl_spct.evaluation.judgments import Judge, Judgment, read_judgments
+from trl_spct.judge.critiques import Critique
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import EngineError
 
@@ -35,7 +37,7 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
 
 
-class Worth:
+class Worth(Judge):
     """Scores a response by the number in its text, k times; `wrong` critiques are mistaken, `unreadable` ones lost."""
 
     def __init__(self, k=1, wrong=(), unreadable=()):
@@ -45,20 +47,15 @@ class Worth:
 
     def __call__(self, rows):
         self.asked += len(rows)
-        return [[self.critique(row, number) for number in range(self.k)] for row in rows]
+        return [Judgment((), tuple(self.critique(row, number) for number in range(self.k))) for row in rows]
 
     def critique(self, row, number):
-        scores = [float(text.split()[-1]) for text in row.responses]
-        scores = [-score for score in scores] if number in self.wrong else scores
+        scores = tuple(float(text.split()[-1]) for text in row.responses)
+        scores = tuple(-score for score in scores) if number in self.wrong else scores
         lost = number in self.unreadable
-        return {
-            "text": f"I quote {row.query} and {row.responses[0]}.",
-            "scores": None if lost else scores,
-            "problem": "missing" if lost else None,
-            "order": list(range(len(row))),
-            "meta_score": None,
-            "num_tokens": 7,
-        }
+        text = f"I quote {row.query} and {row.responses[0]}."
+        order = tuple(range(len(row)))
+        return Critique(text, None if lost else scores, "missing" if lost else None, order, num_tokens=7)
 
 
 def write(path, rows):
@@ -163,14 +160,13 @@ def rm_bench(folder):
 
 def judgebench(folder):
     row = {"question": "q?", "response_A": "worth 1", "response_B": "worth 2"}
+    kinds = [("mmlu-pro-law", "B>A"), ("livecodebench", "A>B")] * 2
     for model in ("gpt-4o-2024-05-13", "claude-3-5-sonnet-20240620"):
-        write(
-            folder / "data" / f"dataset=judgebench,response_model={model}.jsonl",
-            [
-                {**row, "pair_id": f"{model}1", "source": "mmlu-pro-law", "label": "B>A"},
-                {**row, "pair_id": f"{model}2", "source": "livecodebench", "label": "A>B"},
-            ],
-        )
+        rows = [
+            {**row, "pair_id": f"{model}{number}", "source": source, "label": label}
+            for number, (source, label) in enumerate(kinds)
+        ]
+        write(folder / "data" / f"dataset=judgebench,response_model={model}.jsonl", rows)
 
 
 def best_of_n(folder):
@@ -187,7 +183,8 @@ MADE = {
     "realmistake": realmistake,
     "rm-bench": rm_bench,
     "rm-bench-pairs": rm_bench,
-    "judgebench": judgebench,
+    "judgebench-gpt": judgebench,
+    "judgebench-claude": judgebench,
     "best-of-n": best_of_n,
 }
 
@@ -215,7 +212,8 @@ def test_every_benchmark_is_tested():
         ("realmistake", 12, {1: 12}),
         ("rm-bench", 5, {6: 5}),
         ("rm-bench-pairs", 5, {2: 45}),
-        ("judgebench", 4, {2: 8}),
+        ("judgebench-gpt", 4, {2: 8}),
+        ("judgebench-claude", 4, {2: 8}),
         ("best-of-n", 1, {4: 1}),
     ],
 )
@@ -239,7 +237,8 @@ EXPECTED = {
     "realmistake": 1.0,
     "rm-bench": (0 + 0 + 1 + 1 + 1 + 1 + 1 + 1 + 1) / 9,  # see below
     "rm-bench-pairs": 6 / 9,
-    "judgebench": 0.5,
+    "judgebench-gpt": 0.5,
+    "judgebench-claude": 0.5,
     "best-of-n": 1.0,
 }
 
@@ -264,7 +263,7 @@ def test_a_judge_of_worth(name, tmp_path):
 
 @pytest.mark.usefixtures("few_resamples")
 def test_judgebench_is_judged_in_both_orders(tmp_path):
-    loaded = made("judgebench", tmp_path / "data")
+    loaded = made("judgebench-gpt", tmp_path / "data")
     assert loaded.benchmark.order == "fixed"
     first, second = loaded.items[0].rows
     assert first.responses == second.responses[::-1]
@@ -272,7 +271,7 @@ def test_judgebench_is_judged_in_both_orders(tmp_path):
     judgments = judge_benchmark(ContentBlindJudge("first"), loaded, tmp_path / "first")
     (result,) = benchmark_results(loaded, judgments)
     assert result["accuracy"] == 0, "always the first place wins one game and loses the other"
-    assert set(result["values"]) == {"gpt", "claude", "knowledge", "coding"}
+    assert set(result["values"]) == {"knowledge", "coding"}
 
 
 def test_an_empty_response_is_judged(tmp_path):
@@ -307,16 +306,14 @@ def test_folders_of_datasets(tmp_path):
 def test_changed_benchmarks_are_named(tmp_path, caplog):
     judgebench(tmp_path)
     with pytest.raises(ChangedBenchmark) as caught:
-        load_benchmark("judgebench", str(tmp_path))
-    for part in (
-        "gpt has 2 rows instead of 350",
-        "claude has 2 rows",
-        "gpt has 1 A>B instead of 193, 1 B>A instead of 157",
-    ):
+        load_benchmark("judgebench-gpt", str(tmp_path))
+    for part in ("gpt has 4 rows instead of 350", "gpt has 2 A>B instead of 193, 2 B>A instead of 157"):
         assert part in str(caught.value)
+    with pytest.raises(ChangedBenchmark, match="claude has 4 rows instead of 270"):
+        load_benchmark("judgebench-claude", str(tmp_path))
     with caplog.at_level(logging.WARNING):
-        loaded = load_benchmark("judgebench", str(tmp_path), check=False)
-    assert "not comparable" in caplog.text and len(loaded.facts["differences"]) == 4
+        loaded = load_benchmark("judgebench-gpt", str(tmp_path), check=False)
+    assert "not comparable" in caplog.text and len(loaded.facts["differences"]) == 2
     assert loaded.facts["unrecorded"] == [] and loaded.facts["revisions"] == {}
 
 
@@ -340,10 +337,10 @@ def test_missing_tables_and_columns_are_named(tmp_path):
     write(tmp_path / "rows.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
     with pytest.raises(ChangedBenchmark, match=r"rewardbench, RewardBench: .*expected \['id', 'subset'\] among"):
         load_benchmark("rewardbench", str(tmp_path / "rows.jsonl"), check=False)
-    with pytest.raises(FileNotFoundError, match="judgebench has 2 tables; expected a folder"):
-        load_benchmark("judgebench", str(tmp_path / "rows.jsonl"))
+    with pytest.raises(FileNotFoundError, match="rmb has 4 tables; expected a folder"):
+        load_benchmark("rmb", str(tmp_path / "rows.jsonl"))
     with pytest.raises(FileNotFoundError, match="no file or folder"):
-        load_benchmark("judgebench", str(tmp_path / "nowhere"))
+        load_benchmark("judgebench-gpt", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="rmb is not on the Hub; name a local copy"):
         load_benchmark("rmb")
     with pytest.raises(ValueError, match="Found benchmark 'mt-bench'"):
@@ -367,7 +364,7 @@ def test_broken_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("judgebench", '"B>A"', '"A<B"', "label 'A<B'; expected A>B or B>A"),
+        ("judgebench-gpt", '"B>A"', '"A<B"', "label 'A<B'; expected A>B or B>A"),
         ("ppe-preference", '"model_b"', '"b"', "winner 'b' for a"),
         ("ppe-correctness", "[[0, 1]", "[[1, 2]", "conflict pair have the same score"),
         ("rm-bench", '"worth 2", ', "", "2 responses in `chosen`"),
@@ -400,11 +397,12 @@ def test_private_rows_leave_no_text(tmp_path, capfd, caplog):
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
     assert SECRET not in caplog.text + "".join(capfd.readouterr())
-    assert all(text.startswith("blake2b:") for judgment in judgments for text in judgment.texts)
-    assert judgments[0].texts[0] != judgments[1].texts[0], "a hash tells texts apart"
-    public = made("judgebench", tmp_path / "public")
-    (text,) = judge_benchmark(Worth(), public, tmp_path / "texts")[0].texts
-    assert text.startswith("I quote q?")
+    texts = [critique.text for judgment in judgments for critique in judgment.critiques]
+    assert all(text.startswith("blake2b:") for text in texts)
+    assert texts[0] != texts[2], "a hash tells texts apart"
+    public = made("judgebench-gpt", tmp_path / "public")
+    (critique,) = judge_benchmark(Worth(), public, tmp_path / "texts")[0].critiques
+    assert critique.text.startswith("I quote q?")
 
 
 def test_errors_about_private_rows_quote_nothing(tmp_path):
@@ -425,12 +423,12 @@ def test_errors_of_servers_about_private_rows_quote_nothing(tmp_path):
             raise EngineError(f"HTTP 422: {rows[0].query}", row=0, status=422)
 
     loaded = made("realmistake", tmp_path / "data")
-    with pytest.raises(EngineError, match=r"rows 0 to 11 \(status 422\); what was answered is left out") as caught:
+    with pytest.raises(EngineError, match=r"rows 0 to 11 \(status 422\)\. The answer is left out") as caught:
         judge_benchmark(Refused(), loaded, tmp_path / "out")
     shown = "".join(traceback.format_exception(caught.value))
     assert SECRET not in shown and caught.value.status == 422
     with pytest.raises(EngineError, match=r"HTTP 422: q\?"):
-        judge_benchmark(Refused(), made("judgebench", tmp_path / "public"), tmp_path / "texts")
+        judge_benchmark(Refused(), made("judgebench-gpt", tmp_path / "public"), tmp_path / "texts")
 
 
 # --- rows of one's own ---
@@ -472,8 +470,8 @@ def test_unreadable_critiques_do_not_lower_a_ranking(tmp_path):
 
     class Uneven(Worth):
         def critique(self, row, number):
-            found = super().critique(row, number)
-            return {**found, "scores": None} if number and row.query == "q3" else found
+            critique = super().critique(row, number)
+            return replace(critique, scores=None) if number and row.query == "q3" else critique
 
     rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i > 1} for i in range(4)]
     loaded = load_rows(rows_benchmark("mine", "roc_auc"), rows)
@@ -510,7 +508,7 @@ def test_every_number_of_votes_from_one_run(tmp_path):
 
 
 def test_nothing_is_judged_twice(tmp_path):
-    loaded = made("judgebench", tmp_path / "data")
+    loaded = made("judgebench-gpt", tmp_path / "data")
     first, second = Worth(), Worth()
     judgments = judge_benchmark(first, loaded, tmp_path / "out", rows_per_shard=3)
     assert judge_benchmark(second, loaded, tmp_path / "out", rows_per_shard=3) == judgments
@@ -526,10 +524,10 @@ def test_nothing_is_judged_twice(tmp_path):
 
 @pytest.mark.usefixtures("few_resamples")
 def test_judgments_of_other_rows_are_refused(tmp_path):
-    loaded = made("judgebench", tmp_path / "data")
+    loaded = made("judgebench-gpt", tmp_path / "data")
     judgments = judge_benchmark(Worth(), loaded, tmp_path / "out")
     for other in (judgments[:-1], judgments[::-1]):
-        with pytest.raises(ValueError, match="not those of the 8 rows of judgebench"):
+        with pytest.raises(ValueError, match="not those of the 8 rows of judgebench-gpt"):
             benchmark_results(loaded, other)
 
 

@@ -3,6 +3,7 @@
 
 import json
 
+import hand_made
 import numpy as np
 import pytest
 
@@ -14,15 +15,11 @@ from trl_spct.evaluation.diagnostics import (
     order_flips,
     report_lines,
 )
-from trl_spct.evaluation.judgments import Judgment
 from trl_spct.judge.preferences import Preference
 
 
 def judged(labels, scores, orders=None, problems=None):
-    orders = orders or (tuple(range(len(labels))),) * len(scores)
-    return Judgment(
-        labels, scores, (None,) * len(scores), problems or (None,) * len(scores), orders, num_tokens=(5,) * len(scores)
-    )
+    return hand_made.judged(labels, scores, None, orders or (tuple(range(len(labels))),) * len(scores), problems)
 
 
 SWAPPED = ((0, 1), (1, 0), (0, 1), (1, 0))

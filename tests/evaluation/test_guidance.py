@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from hand_made import judged
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,7 +23,7 @@ from trl_spct.evaluation.guidance import (
     score_judgments,
     store_guidance,
 )
-from trl_spct.evaluation.judgments import Judgment, collect_judgments, scaling_results
+from trl_spct.evaluation.judgments import collect_judgments, scaling_results
 from trl_spct.judge.configuration_meta_rm import MetaRMConfig
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
 from trl_spct.judge.preferences import Preference
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SOFT, HALF, QUARTER = Guidance(guide="soft"), Guidance(0.5), Guidance(0.25)
 # Two right critiques of four; the Meta RM is sure of the first and of the third.
-KNOWN = Judgment((1, 0), ((9, 5), (1, 8), (8, 6), (2, 9)), (5.0, -5.0, 4.0, -4.0))
+KNOWN = judged((1, 0), ((9, 5), (1, 8), (8, 6), (2, 9)), (5.0, -5.0, 4.0, -4.0))
 
 
 def judgments(rows=40, k=8, right=0.45, insight=0.0, seed=0):
@@ -44,7 +45,7 @@ def judgments(rows=40, k=8, right=0.45, insight=0.0, seed=0):
         correct = [draw.random() < right for _ in range(k)]
         scores = tuple((7, 4) if ok else (4, 7) for ok in correct)
         meta = tuple(insight * (1 if ok else -1) + draw.gauss(0, 1) for ok in correct)
-        made.append(Judgment((1, 0), scores, meta))
+        made.append(judged((1, 0), scores, meta))
     return made
 
 
@@ -83,10 +84,10 @@ def test_the_table_agrees_with_the_scaling_results():
 
 def test_single_responses_are_a_weighted_majority():
     """One confident 0 outweighs two doubtful 1s under soft weights: .95 against .54."""
-    verdicts = Judgment((0,), ((1,), (0,), (1,)), (-1.0, 3.0, -1.0))
+    verdicts = judged((0,), ((1,), (0,), (1,)), (-1.0, 3.0, -1.0))
     table = guidance_table([verdicts], ks=[3], candidates=[PLAIN, SOFT, Guidance(1)])
     assert [row["accuracy"] for row in table] == [0, 1, 1]
-    split = Judgment((0,), ((1,), (0,)), (2.0, 2.0))
+    split = judged((0,), ((1,), (0,)), (2.0, 2.0))
     assert guidance_table([split], candidates=[SOFT])[0]["accuracy"] == 0.5
 
 
@@ -109,7 +110,7 @@ def test_a_meta_rm_that_knows_nothing_or_is_wrong_leaves_the_vote_plain(insight)
 
 
 def test_where_all_are_alike_all_vote():
-    certain = [Judgment((1, 0), ((9, 1),) * 4, (0.0, 1.0, 2.0, 3.0))] * 5
+    certain = [judged((1, 0), ((9, 1),) * 4, (0.0, 1.0, 2.0, 3.0))] * 5
     for candidates in (CANDIDATES, CANDIDATES[::-1]):
         assert choose_guidance(certain, candidates=candidates).guidance == PLAIN
     without_plain = choose_guidance(certain, candidates=[QUARTER, HALF])
@@ -137,10 +138,10 @@ def test_the_chosen_one_is_never_significantly_worse_than_another(seed, right, i
 
 
 def test_unreadable_critiques_have_no_say():
-    broken = Judgment((1, 0), (None, (9, 5), None, (1, 8)), (None, 1.0, 99.0, -1.0))
+    broken = judged((1, 0), (None, (9, 5), None, (1, 8)), (None, 1.0, 99.0, -1.0))
     table = guidance_table([broken], ks=[4], candidates=[Guidance(1), SOFT])
     assert [row["accuracy"] for row in table] == [1, 1]
-    none = Judgment((1, 0), (None,) * 4, (None,) * 4)
+    none = judged((1, 0), (None,) * 4, (None,) * 4)
     assert guidance_table([none], ks=[4], candidates=[SOFT])[0]["voters"] == 0
     assert guidance_table([none], ks=[4], candidates=[SOFT])[0]["accuracy"] == 0
 
@@ -149,13 +150,13 @@ def test_what_cannot_be_chosen_from():
     with pytest.raises(ValueError, match="no judgments"):
         choose_guidance([])
     with pytest.raises(ValueError, match="Row 1: found readable critiques without a meta score"):
-        choose_guidance([KNOWN, Judgment((1, 0), ((9, 5), (1, 8)), (1.0, None))])
+        choose_guidance([KNOWN, judged((1, 0), ((9, 5), (1, 8)), (1.0, None))])
     with pytest.raises(ValueError, match="Row 0: found readable"):
-        guidance_table([Judgment((1, 0), ((9, 5), (1, 8)))])
+        guidance_table([judged((1, 0), ((9, 5), (1, 8)))])
     with pytest.raises(ValueError, match=r"ks=\[8\] with 4 critiques"):
         guidance_table([KNOWN], ks=[8])
-    with pytest.raises(ValueError, match="1 critiques per row"):
-        choose_guidance([Judgment((1, 0), ((9, 5),), (1.0,))])
+    with pytest.raises(ValueError, match="1 critique per row"):
+        choose_guidance([judged((1, 0), ((9, 5),), (1.0,))])
     with pytest.raises(ValueError, match="no candidates"):
         choose_guidance([KNOWN], candidates=[])
 
@@ -187,7 +188,9 @@ def test_the_scores_of_another_meta_rm_are_those_that_judging_with_it_gives(tmp_
     preferences = [Preference.from_row(row) for row in rows]
     rescored = score_judgments(kept["first"], preferences, second, tiny_tokenizer(), batch_size=3)
     for found, expected, before in zip(rescored, kept["second"], kept["first"], strict=True):
-        assert found.scores == expected.scores and found.texts == before.texts and found.orders == before.orders
+        assert found.scores == expected.scores
+        for after, earlier in zip(found.critiques, before.critiques, strict=True):
+            assert (after.text, after.order) == (earlier.text, earlier.order)
         assert [m is None for m in found.meta_scores] == [row is None for row in found.scores]
         pairs = [(a, b) for a, b in zip(found.meta_scores, expected.meta_scores, strict=True) if a is not None]
         assert all(a == pytest.approx(b, abs=1e-4) for a, b in pairs)

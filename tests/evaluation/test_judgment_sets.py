@@ -15,11 +15,11 @@ from trl_spct.evaluation.baselines import ContentBlindJudge
 from trl_spct.evaluation.benchmark_loading import load_benchmark
 from trl_spct.evaluation.benchmark_results import benchmark_results, judge_benchmark
 from trl_spct.evaluation.diagnostics import diagnose_groups
-from trl_spct.evaluation.judgment_sets import judgment_configs, write_judgments_card
 from trl_spct.evaluation.judgments import record_judgments
+from trl_spct.evaluation.publishing import judgment_configs, write_judgments_card
 
 
-MADE = {"judgebench": judgebench, "realmistake": realmistake}
+MADE = {"judgebench-gpt": judgebench, "realmistake": realmistake}
 
 
 @pytest.fixture
@@ -45,15 +45,16 @@ def evaluated(tmp_path, monkeypatch):
 
 def test_a_card(evaluated):
     assert {config["config_name"]: config["data_files"] for config in judgment_configs(evaluated)} == {
-        "judgments-judgebench": "judgments/judgebench/shard-*.parquet",
+        "judgments-judgebench-gpt": "judgments/judgebench-gpt/shard-*.parquet",
         "judgments-realmistake": "judgments/realmistake/shard-*.parquet",
-        "baselines-first-judgebench": "baselines/first/judgebench/shard-*.parquet",
+        "baselines-first-judgebench-gpt": "baselines/first/judgebench-gpt/shard-*.parquet",
         "baselines-first-realmistake": "baselines/first/realmistake/shard-*.parquet",
     }
     write_judgments_card(evaluated)
     card = (evaluated / "README.md").read_text(encoding="utf-8")
     for part in (
-        "config_name: judgments-judgebench", "| worth | plain | 2 |", "0123abc", "Of realmistake `texts` holds hashes",
+        "config_name: judgments-judgebench-gpt", "| worth | plain | 2 |", "0123abc",
+        "Of realmistake `text` holds hashes",
         "CC-BY-SA-4.0", "calibration error", "* `judgments`: the judge's votes",
     ):  # fmt: skip
         assert part in card, part
@@ -74,7 +75,7 @@ def test_texts_of_private_rows_are_refused(evaluated):
 CLIENT = """
 import json, sys
 from datasets import load_dataset
-from trl_spct.evaluation.judgment_sets import push_judgments
+from trl_spct.evaluation.publishing import push_judgments
 
 folder, repository = sys.argv[1:]
 push_judgments(folder, repository, private=True)
@@ -94,8 +95,9 @@ def test_judgments_are_pushed_and_read_back(evaluated, tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
         repository = hub.repositories["dataset", f"{USER}/judged"]
     columns, row = json.loads(done.stdout.splitlines()[-1])
-    assert repository.private and {"id", "orders", "texts", "scores", "problems"} <= set(columns)
-    assert all(text.startswith("blake2b:") for text in row["texts"]) and row["scores"] == [[1.0], [1.0]]
+    assert repository.private and {"id", "labels", "critiques", "truncated"} <= set(columns)
+    assert all(critique["text"].startswith("blake2b:") for critique in row["critiques"])
+    assert [critique["scores"] for critique in row["critiques"]] == [[1.0], [1.0]]
     assert {"README.md", "results.json", "report.json"} <= set(repository.files)
     assert len([path for path in repository.files if path.endswith(".parquet")]) == 4
     assert not [path for path in repository.files if "manifest" in path]

@@ -8,6 +8,7 @@ import re
 import matplotlib
 import pytest
 import torch
+from hand_made import judged
 from rich.console import Console
 from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import pipeline
@@ -21,13 +22,13 @@ from trl_spct.evaluation.judgments import (
     accuracy_by_place,
     collect_judgments,
     credits_at,
-    read_judgment,
     record_judgments,
     scaling_results,
 )
 from trl_spct.evaluation.reports import plot_scaling, results_table
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import PromptTooLongError, Sample
+from trl_spct.judge.voting import Guidance
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,8 +42,8 @@ def at(results, k, guided=False):
 # --- accuracy over votes ---
 
 # The first response is the better one.
-FIRST = Judgment(labels=(1, 0), scores=((8, 2), (3, 5), (4, 4), (6, 5)))
-SECOND = Judgment(labels=(0, 1), scores=((5, 5), None, (9, 1), (2, 8)))
+FIRST = judged((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)))
+SECOND = judged((0, 1), ((5, 5), None, (9, 1), (2, 8)))
 
 
 def test_disjoint_blocks_by_hand():
@@ -64,25 +65,25 @@ def test_disjoint_blocks_by_hand():
 
 
 def test_ties_are_worth_their_share():
-    three = Judgment(labels=(0, 1, 0), scores=((7, 7, 7), (7, 7, 1), (7, 1, 7)))
+    three = judged((0, 1, 0), ((7, 7, 7), (7, 7, 1), (7, 1, 7)))
     assert credits_at(three, 1) == pytest.approx([1 / 3, 1 / 2, 0])
 
 
 def test_majority_of_verdicts():
-    right = Judgment(labels=(1,), scores=((1,), (0,), (1,), None))
+    right = judged((1,), ((1,), (0,), (1,), None))
     assert credits_at(right, 1) == [1, 0, 1, 0]
     assert credits_at(right, 2) == [0.5, 1]  # a split vote; one readable verdict decides alone
     assert credits_at(right, 4) == [1]
-    wrong = Judgment(labels=(0,), scores=((1,), (1,), (0,), (0,)))
+    wrong = judged((0,), ((1,), (1,), (0,), (0,)))
     assert credits_at(wrong, 4) == [0.5] and credits_at(wrong, 2) == [0, 1]
     assert scaling_results([wrong])[0]["ties"] == 0, "ties are counted among responses"
 
 
 def test_guided_votes_by_hand():
-    judgment = Judgment(labels=(0, 1), scores=((1, 5), (6, 5), None, (9, 1)), meta_scores=(1.0, 2.0, None, -3.0))
-    assert credits_at(judgment, 4, guided=True) == [1.0]  # the two best: (7, 10)
+    judgment = judged((0, 1), ((1, 5), (6, 5), None, (9, 1)), meta_scores=(1.0, 2.0, None, -3.0))
+    assert credits_at(judgment, 4, Guidance()) == [1.0]  # the two best: (7, 10)
     assert credits_at(judgment, 4) == [0.0]  # (16, 11)
-    assert credits_at(judgment, 2, guided=True) == [0.0, 0.0]  # (6, 5); (9, 1), the only readable one
+    assert credits_at(judgment, 2, Guidance()) == [0.0, 0.0]  # (6, 5); (9, 1), the only readable one
     results = scaling_results([judgment])
     assert {(result["k"], result["guided"]) for result in results} == {
         (k, g) for k in (1, 2, 4) for g in (False, True)
@@ -94,12 +95,12 @@ def test_guided_votes_by_hand():
 
 
 def test_no_guided_results_without_a_meta_rm():
-    unreadable = Judgment(labels=(1, 0), scores=(None, None), meta_scores=(None, None))
-    for judgments in ([unreadable], [unreadable] * 3, [Judgment((1, 0), (None,))], [FIRST, SECOND]):
+    unreadable = judged((1, 0), (None, None), meta_scores=(None, None))
+    for judgments in ([unreadable], [unreadable] * 3, [judged((1, 0), (None,))], [FIRST, SECOND]):
         assert not any(result["guided"] for result in scaling_results(judgments))
-    scored = Judgment(labels=(1, 0), scores=((2, 1), None), meta_scores=(0.1, None))
+    scored = judged((1, 0), ((2, 1), None), meta_scores=(0.1, None))
     assert any(result["guided"] for result in scaling_results([scored, unreadable]))
-    half = Judgment(labels=(1, 0), scores=((2, 1), (2, 1)), meta_scores=(0.1, None))
+    half = judged((1, 0), ((2, 1), (2, 1)), meta_scores=(0.1, None))
     assert not any(result["guided"] for result in scaling_results([scored, half])), "all readable ones, or none"
     with pytest.raises(ValueError, match="no meta score"):
         scaling_results([half], guided=True)
@@ -109,7 +110,7 @@ def test_schema_of_results():
     (result,) = scaling_results([FIRST], ks=[4], stage="rft", temperature=0.5, seed=3)
     assert result == {
         "stage": "rft", "temperature": 0.5, "k": 4, "guided": False, "accuracy": 1.0, "low": 1.0, "high": 1.0, "n": 1,
-        "unreadable": 0.0, "ties": 0.0, "seed": 3,
+        "unreadable": 0.0, "voted": 1.0, "ties": 0.0, "seed": 3,
     }  # fmt: skip
     assert json.loads(json.dumps([result])) == [result]
 
@@ -127,9 +128,9 @@ def test_numbers_of_votes_that_cannot_be(ks, judgments):
 
 
 def test_accuracy_by_place():
-    first = Judgment((1, 0), ((8, 2), (3, 5), None, (4, 4)), orders=((0, 1), (1, 0), (0, 1), (1, 0)))
-    second = Judgment((0, 5, 1), ((1, 9, 2), (9, 1, 2)), orders=((2, 0, 1), (1, 2, 0)))
-    single = Judgment((1,), ((1,),), orders=((0,),))
+    first = judged((1, 0), ((8, 2), (3, 5), None, (4, 4)), orders=((0, 1), (1, 0), (0, 1), (1, 0)))
+    second = judged((0, 5, 1), ((1, 9, 2), (9, 1, 2)), orders=((2, 0, 1), (1, 2, 0)))
+    single = judged((1,), ((1,),), orders=((0,),))
     assert accuracy_by_place([first, second, single]) == {0: (0.5, 2), 1: (0.25, 2), 2: (1.0, 1)}
     assert accuracy_by_place([single]) == {}
 
@@ -170,8 +171,8 @@ def test_collected_judgments(tmp_path, script):
     assert len(judgments) == 8
     for i, judgment in enumerate(judgments[:7]):
         assert judgment.labels == (i % 2, 1 - i % 2)
-        assert judgment.scores == ((3, 9),) * 4 and judgment.problems == (None,) * 4
-        assert all(sorted(order) == [0, 1] for order in judgment.orders)
+        assert judgment.scores == ((3, 9),) * 4 and {critique.problem for critique in judgment.critiques} == {None}
+        assert all(sorted(critique.order) == [0, 1] for critique in judgment.critiques)
         assert judgment.meta_scores == (None,) * 4 and not judgment.guidable
     assert judgments[7].scores == ((1,),) * 4 and judgments[7].labels == (1,), "a verdict on a single response"
     assert scaling_results(judgments)[0]["accuracy"] == (4 + 1) / 8
@@ -186,15 +187,15 @@ def test_stored_columns_are_the_documented_ones(tmp_path, script):
     (path,) = tmp_path.glob("*.parquet")
     table = pq.read_table(path)
     assert set(table.column_names) == set(JUDGMENT_FEATURES)
-    assert read_judgment(table.to_pylist()[0]).scores == ((3, 9), (3, 9))
-    assert table.to_pylist()[3]["row"] == 3 and table.to_pylist()[0]["num_tokens"] == [9, 9]
+    assert Judgment.from_dict(table.to_pylist()[0]).scores == ((3, 9), (3, 9))
+    assert table.to_pylist()[3]["row"] == 3 and [c["num_tokens"] for c in table.to_pylist()[0]["critiques"]] == [9, 9]
 
 
 def test_unreadable_critiques_are_stored_as_such(tmp_path):
     judgments = collect_judgments(make(max_new_tokens=3, template="compact"), ROWS[:2], 4, tmp_path)
     for judgment in judgments:
-        assert judgment.scores == (None,) * 4 and set(judgment.problems) <= {"truncated", "missing"}
-        assert len(judgment.texts) == 4
+        assert judgment.scores == (None,) * 4 and len(judgment.critiques) == 4
+        assert {critique.problem for critique in judgment.critiques} <= {"truncated", "missing"}
     assert scaling_results(judgments)[0]["unreadable"] == 1.0
     assert [result["guided"] for result in scaling_results(judgments)] == [False] * 3
 
@@ -322,7 +323,8 @@ def test_an_engine_judges(tmp_path):
     assert judge.protocol["engine"] == "function" and judge.protocol["dtype"] is None
     rows = [Preference.from_row(row) for row in ROWS[:2]]
     judgments = record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=["a", "b"])
-    assert [judgment.id for judgment in judgments] == ["a", "b"] and judgments[0].num_tokens == (5, 5)
+    assert [judgment.id for judgment in judgments] == ["a", "b"]
+    assert [critique.num_tokens for critique in judgments[0].critiques] == [5, 5]
     assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
 
 
@@ -360,8 +362,8 @@ def test_orders_are_balanced_within_each_block(tmp_path, script):
     """Blocks of few critiques see both orders, else a position bias would not cancel out."""
     rows = [{**ROWS[0], "query": f"{i}?"} for i in range(40)]
     judgments = collect_judgments(make(), rows, 8, tmp_path)
-    blocks = [judgment.orders[first : first + 4] for judgment in judgments for first in (0, 4)]
-    same = sum(len({*block}) == 1 for block in blocks)
+    blocks = [judgment.critiques[first : first + 4] for judgment in judgments for first in (0, 4)]
+    same = sum(len({critique.order for critique in block}) == 1 for block in blocks)
     assert same < 25, "1/8 of 80 blocks on average, if orders are drawn independently"
 
 
@@ -371,9 +373,9 @@ RESULTS = [
     {**result, "stage": stage, "temperature": 0.5}
     for stage in ("rft", "spct")
     for result in scaling_results(
-        [Judgment((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)), (0.1, 0.2, 0.3, 0.4))] * 3 + [SECOND], guided=False
+        [judged((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)), (0.1, 0.2, 0.3, 0.4))] * 3 + [SECOND], guided=False
     )
-    + scaling_results([Judgment((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)), (0.1, 0.2, 0.3, 0.4))], guided=True)
+    + scaling_results([judged((1, 0), ((8, 2), (3, 5), (4, 4), (6, 5)), (0.1, 0.2, 0.3, 0.4))], guided=True)
 ]
 GREEDY = {**scaling_results([FIRST], ks=[1])[0], "stage": "rft", "temperature": 0.0}
 

@@ -81,11 +81,9 @@ def tiny_world(runs: Path, output: Path) -> dict[str, list[Table]]:
 
 def stored_tables(folder: Path) -> list[Table]:
     """The scores of finished judgments."""
-    from datasets import load_dataset
+    from trl_spct.evaluation.judgments import read_judgments
 
-    files = sorted(map(str, folder.glob("**/*.parquet")))
-    stored = load_dataset("parquet", data_files=files, split="train").sort("row")
-    return [[None if row is None else tuple(row) for row in record["scores"]] for record in stored]
+    return [list(judgment.scores) for judgment in read_judgments(folder)]
 
 
 def random_tables(n: int, k: int, lead: float, noise: float, count: int = 300, seed: int = 0) -> list[Table]:

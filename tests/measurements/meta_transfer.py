@@ -34,7 +34,7 @@ from trl_spct import (
 )
 from trl_spct.data.preparation import meta_rows, split_by_query
 from trl_spct.evaluation.guidance import PLAIN, choose_guidance, describe, guidance_table, score_judgments
-from trl_spct.evaluation.judgments import credits_at, read_judgment
+from trl_spct.evaluation.judgments import Judgment, credits_at
 from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.voting import Guidance
 
@@ -97,7 +97,7 @@ def measure(job: Job, output: Path, seed: int) -> list[dict]:
         tokenizer = AutoTokenizer.from_pretrained(output / meta)
         for judge in JUDGES:
             kept = read(job.folder / "judgments" / f"{judge}-k{K}-T0.5-random")
-            judgments = {record["row"]: read_judgment(record) for record in kept}
+            judgments = {record["row"]: Judgment.from_dict(record) for record in kept}
             parts = []
             for numbers in (choosing, reporting):
                 chosen = [preferences[n] for n in numbers]

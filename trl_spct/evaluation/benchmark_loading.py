@@ -67,8 +67,8 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
             A local copy: a file for a benchmark of one table, else a folder, such as a clone of its repository.
             Defaults to the Hub.
         check (`bool`, *optional*, defaults to `True`):
-            Raise if counts or balances differ. Otherwise a warning is logged and the facts hold the difference. Missing
-            tables and columns always raise.
+            Raise if counts or balances differ. Otherwise a warning is logged and the facts hold the difference.
+            Missing tables and columns always raise.
 
     Raises:
         [`ChangedBenchmark`]: With the differences.

@@ -120,8 +120,7 @@ def compare_judges(
     """
     metric = loaded.benchmark.metric
     pair = [
-        item_units(loaded, judgments, k, guide)
-        for judgments, guide in zip((first, second), guidance, strict=True)
+        item_units(loaded, judgments, k, guide) for judgments, guide in zip((first, second), guidance, strict=True)
     ]
     blocks = min(map(len, pair))
     pair = [units[:blocks] for units in pair]

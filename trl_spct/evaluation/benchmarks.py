@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """The paper's benchmarks: tables, readers and metrics (paper, section 8).
 
-[`~trl_spct.evaluation.benchmark_loading.load_benchmark`] reads them from the Hub or from a local copy, and refuses rows
-that differ from the counts and balances recorded here. `None` marks a count that is not known for certain.
+[`~trl_spct.evaluation.benchmark_loading.load_benchmark`] reads them from the Hub or from a local copy, and refuses
+rows that differ from the counts and balances recorded here. `None` marks a count that is not known for certain.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

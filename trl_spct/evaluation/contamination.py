@@ -74,7 +74,9 @@ def find_overlaps(
         for part, text in _texts(row if isinstance(row, Preference) else Preference.from_row(row)):
             for item_id, similarity in index.similar(part, text):
                 best[item_id, part] = max(similarity, best.get((item_id, part), 0.0))
-        overlaps += [Overlap(number, item_id, part, similarity) for (item_id, part), similarity in sorted(best.items())]
+        overlaps += [
+            Overlap(number, item_id, part, similarity) for (item_id, part), similarity in sorted(best.items())
+        ]
     return overlaps
 
 

@@ -235,9 +235,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     """A report of [`diagnose`] as sentences, for a terminal or a card."""
     problems = report.get("problems", {})
     counts = f" ({', '.join(f'{count} {cause}' for cause, count in problems.items())})" if problems else ""
-    lines = [
-        f"{report['critiques']} critiques of {report['rows']} rows, {_percent(report['unreadable'])} unreadable{counts}"
-    ]
+    critiques = f"{report['critiques']} critiques of {report['rows']} rows"
+    lines = [f"{critiques}, {_percent(report['unreadable'])} unreadable{counts}"]
     lines += [f"  {cause}: {PROBLEM_ADVICE[cause]}" for cause in problems if cause in PROBLEM_ADVICE]
     if report.get("undecided"):
         lines.append(f"{report['undecided']} rows without a vote (no readable critique), worth 0 in the accuracy")

@@ -18,6 +18,7 @@ import transformers
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
+from ..jobs import MANIFEST, SHARDS, ShardedJob, rows_digest
 from ..judge.critiques import Critique
 from ..judge.orders import ORDERS
 from ..judge.outcomes import credit, highest
@@ -25,8 +26,6 @@ from ..judge.preferences import InvalidPreference, Preference
 from ..judge.prompts import judge_template
 from ..judge.sampling import EngineError, PromptTooLongError, context_length
 from ..judge.voting import VOTING_TEMPERATURE, Guidance, Scores, mean_scores, vote
-
-from ..jobs import MANIFEST, SHARDS, ShardedJob, rows_digest
 from .statistics import bootstrap_interval, mean
 
 
@@ -91,9 +90,9 @@ _CRITIQUE_FEATURES = {
 JUDGMENT_FEATURES = Features(
     {
         "row": Value("int64"),
-        "id": Value("string"),
         "labels": List(Value("float64")),
         "critiques": List(_CRITIQUE_FEATURES),
+        "id": Value("string"),
         "truncated": Value("bool"),
         "seconds": Value("float64"),
     }
@@ -195,7 +194,9 @@ class PipelineJudge(Judge):
             guidance = self.pipe.guidance.settings  # explicit, so that a plain vote has meta scores, too
         options = {"k": self.k, "binary": self.binary, "batch_size": self.batch_size, **guidance, **self.parameters}
         return [
-            Judgment((), tuple(map(Critique.from_dict, output["critiques"])), truncated=output["truncated"] is not None)
+            Judgment(
+                (), tuple(map(Critique.from_dict, output["critiques"])), truncated=output["truncated"] is not None
+            )
             for output in self.pipe(list(rows), **options)
         ]
 

@@ -47,8 +47,8 @@ _PUSHED = (f"**/{SHARDS}", "README.md", "results.json", "report.json", "table.md
 def write_results(judge: str | os.PathLike, evaluation: str | os.PathLike) -> bool:
     """Writes the results of an evaluation into the card in a judge's folder, and its figures beside it.
 
-    The text has one block per benchmark between comments, and the metadata a `model-index`. A later evaluation replaces
-    the blocks and entries of its benchmarks only.
+    The text has one block per benchmark between comments, and the metadata a `model-index`. A later evaluation
+    replaces the blocks and entries of its benchmarks only.
 
     Args:
         judge (`str` or path): Folder of the judge.

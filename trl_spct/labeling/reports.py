@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from ..evaluation.diagnostics import chosen_places, order_flips
 from ..evaluation.judgments import Judgment
+from ..judge.critiques import Critique
 from ..judge.outcomes import credit
 from .labels import mean_scores, problems_of
 from .rows import LabelRows
@@ -151,11 +152,9 @@ def _agreement_with_labels(rows: LabelRows, scores: Sequence[list[float] | None]
 
 def _whole(judgments: Dataset) -> list[Judgment]:
     """Judgments without texts, of rows that were not judged in blocks."""
-    return [
-        Judgment((), record["scores"], orders=[tuple(order) for order in record["orders"]])
-        for record in judgments.select_columns(["scores", "orders", "blocks"])
-        if not record["blocks"]
-    ]
+    columns = judgments.select_columns(["scores", "orders", "blocks"])
+    pairs = (zip(record["scores"], record["orders"], strict=True) for record in columns if not record["blocks"])
+    return [Judgment((), tuple(Critique("", scores, order=tuple(order)) for scores, order in row)) for row in pairs]
 
 
 def _percent(value: float | None) -> str:

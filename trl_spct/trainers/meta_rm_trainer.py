@@ -32,6 +32,7 @@ from ..evaluation.guidance import describe
 from ..evaluation.judgments import Judgment, credits_at
 from ..evaluation.statistics import calibration_error, roc_auc
 from ..jobs import write_json
+from ..judge.critiques import Critique
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from ..judge.preferences import InvalidPreference, Preference, checked_labels
@@ -445,8 +446,7 @@ def judgments_of(cast: Iterable[tuple[Ballot, float]]) -> list[Judgment]:
     return [
         Judgment(
             labels=votes[0][0].labels,
-            scores=tuple(ballot.scores for ballot, _ in votes),
-            meta_scores=tuple(meta_score for _, meta_score in votes),
+            critiques=tuple(Critique("", ballot.scores, meta_score=meta_score) for ballot, meta_score in votes),
         )
         for votes in rows.values()
     ]
@@ -463,12 +463,12 @@ def vote_metrics(judgments: Sequence[Judgment], guidance: Guidance) -> dict[str,
         `dict` of `plain_vote_accuracy`, `guided_vote_accuracy` and `votes_per_row` (mean k).
     """
     plain, guided = (
-        [credits_at(judgment, len(judgment.scores), mode)[0] for judgment in judgments] for mode in (False, guidance)
+        [credits_at(judgment, len(judgment.critiques), mode)[0] for judgment in judgments] for mode in (None, guidance)
     )
     return {
         "plain_vote_accuracy": float(np.mean(plain)),
         "guided_vote_accuracy": float(np.mean(guided)),
-        "votes_per_row": float(np.mean([len(judgment.scores) for judgment in judgments])),
+        "votes_per_row": float(np.mean([len(judgment.critiques) for judgment in judgments])),
     }
 
 

@@ -2,6 +2,7 @@
 """Stage 2 of SPCT: rule-based online RL of the judge itself (paper, section 5)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, repeat
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order, score_range_of
-from ..evaluation.judgments import Judgment, PipelineJudge, scaling_results
+from ..evaluation.judgments import PipelineJudge, scaling_results
 from ..judge.critiques import Critique
 from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
@@ -194,10 +195,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             )
         with self.accelerator.split_between_processes([preference_of(row) for row in rows]) as part:
             judged = self._voting_judge(part) if part else []
-        judgments = [
-            Judgment(row.labels, tuple(c["scores"] for c in critiques), tuple(c["meta_score"] for c in critiques))
-            for row, critiques in zip(part, judged, strict=True)
-        ]
+        judgments = [replace(judgment, labels=row.labels) for judgment, row in zip(judged, part, strict=True)]
         guidance = self._voting_judge.pipe.guidance
         results = scaling_results(gather_object(judgments), seed=self.args.seed, guidance=guidance)
         return {f"{'guided' if r['guided'] else 'vote'}@{r['k']}": r["accuracy"] for r in results}
