@@ -333,7 +333,7 @@ def test_skywork():
         skywork(turns("Name a prime.", "Two."), turns("Name a prime.", "Two."), "magpie_pro"),
     ]
     made = prepare_preferences(datasets.Dataset.from_list(rows), invalid_rows="drop")
-    assert made.source is None and made.dropped == {"empty": 1} and made.dataset["source"] == ["helpsteer2"] * 2
+    assert made.source is None and made.dropped == {"identical": 1} and made.dataset["source"] == ["helpsteer2"] * 2
     assert [[turn["content"] for turn in query] for query in made.dataset["query"]] == [
         ["Name a prime."],
         ["Hi", "Hello.", "Name a prime."],

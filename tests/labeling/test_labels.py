@@ -89,7 +89,7 @@ def said(text, role="assistant"):
         ({"prompt": "q", "completion": "a"}, "q", ("a",)),
         ({"prompt": "q", "completion": "a", "label": None}, "q", ("a",)),
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, "q", ("a", "b")),
-        ({"chosen": "Say a", "rejected": "Say b"}, "Say", ("a", "b")),
+        ({"chosen": "Say a", "rejected": "Say b"}, "Say", (" a", " b")),
         ({"prompt": [said("q", "user")], "completion": [said("a")]}, ({"role": "user", "content": "q"},), ("a",)),
         (
             {"prompt": [said("q", "user")], "completions": [[said("a")], [said("b")]]},

@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Integral, Real
-from os.path import commonprefix
 from typing import Any
+
+from .implicit_prompts import possible_prompts, split_turn, split_words, without_prompt
 
 
 Messages = Sequence[Mapping[str, Any]]
 
-_QUERY_LIKE = frozenset(("question", "instruction", "input", "context", "problem", "user_query"))
+PROMPT_ADVICE = "Rename the column with the prompt to `prompt`, or name it as `prompt_column`."
+
+_NOT_USERS = frozenset(("assistant", "system", "developer", "gpt", "model", "bot"))
 
 ACCEPTED_SHAPES = (
     "query + responses [+ labels]",
@@ -26,8 +29,8 @@ class InvalidPreference(ValueError):
 
     Args:
         message (`str`): What was found, what was expected and what to do.
-        cause (`str`): One word for counting: `"shape"`, `"query"`, `"responses"`, `"empty"`, `"labels"`, `"count"` or
-            `"ties"`.
+        cause (`str`): One word for counting: `"shape"`, `"query"`, `"responses"`, `"empty"`, `"labels"`, `"count"`,
+            `"ties"` or `"identical"`.
     """
 
     def __init__(self, message: str, cause: str):
@@ -70,6 +73,7 @@ class Preference:
         object.__setattr__(self, "responses", _checked_responses(self.responses))
         if self.labels is not None:
             object.__setattr__(self, "labels", checked_labels(self.labels, len(self.responses)))
+            _check_distinct(self.responses, self.labels)
         for name in ("reference", "principles"):
             object.__setattr__(self, name, _checked_aside(name, getattr(self, name)))
 
@@ -93,7 +97,7 @@ class Preference:
         )
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "Preference":
+    def from_row(cls, row: Mapping[str, Any], read_labels: bool = True) -> "Preference":
         """Reads a dataset row in any accepted shape.
 
         | columns | n | labels |
@@ -105,6 +109,11 @@ class Preference:
 
         Each may have a `reference` and `principles` beside them. Columns that are `None` count as absent; columns with
         other names are ignored here and kept by [`~trl_spct.data.preparation.prepare_preferences`].
+
+        Args:
+            row (mapping): The row.
+            read_labels (`bool`, *optional*, defaults to `True`):
+                `False` ignores all labels, valid or not: the preference has none, and a `completion` needs no `label`.
         """
         if not isinstance(row, Mapping):
             raise InvalidPreference(
@@ -113,7 +122,12 @@ class Preference:
                 "shape",
             )
         given = {name: value for name, value in row.items() if value is not None}
+        if not read_labels:
+            given = {name: value for name, value in given.items() if name not in ("labels", "scores", "best_index")}
+            if "completion" in given:
+                given["label"] = True
         query, responses, labels = _read_columns(given)
+        labels = labels if read_labels else None
         aside = {name: given.get(name) for name in ("reference", "principles")}
         return cls(query=query, responses=responses, labels=labels, **aside)
 
@@ -173,6 +187,19 @@ def checked_labels(labels: Sequence[float], num_responses: int | None = None) ->
             "ties",
         )
     return values
+
+
+def _check_distinct(responses: Sequence[str], labels: Sequence[float]) -> None:
+    first: dict[str, int] = {}
+    for number, response in enumerate(responses):
+        other = first.setdefault(response, number)
+        if labels[other] != labels[number]:
+            raise InvalidPreference(
+                f"Responses {other + 1} and {number + 1} are identical and have the labels {labels[other]} and "
+                f"{labels[number]}; expected different responses, or the same label. Drop the row "
+                "(`invalid_rows='drop'` counts such rows).",
+                "identical",
+            )
 
 
 def message_text(content: Any, cause: str = "query") -> str:
@@ -314,37 +341,40 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
             shared += 1
-        if shared == 0:
+        if not any(message["role"] not in _NOT_USERS for message in chosen[:shared]):
             raise InvalidPreference(
-                "Found `chosen` and `rejected` whose first messages differ; expected both to begin with the same "
-                "conversation, or only the answers beside a `prompt`.",
+                "Found `chosen` and `rejected` that do not begin with the same turn of a user; expected both to begin "
+                f"with the same conversation, or only the answers beside a `prompt`. {PROMPT_ADVICE}",
                 "query",
             )
         if shared == min(len(chosen), len(rejected)):
             raise InvalidPreference(
                 f"Found `chosen` and `rejected` that share all {shared} messages of the shorter one; expected a "
                 "different answer in each behind the shared prompt. Drop the row.",
-                "empty",
+                "identical" if len(chosen) == len(rejected) else "empty",
             )
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        chosen, rejected = without_prompt(prompt, chosen, rejected)
     return prompt, _texts([chosen, rejected]), (1, 0)
 
 
 def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """A pair of texts without a prompt: as in TRL, the prompt is what both begin with, up to the last whole word."""
+    """A pair of texts without a prompt. It is split only where no other column may hold the prompt."""
     chosen, rejected = row["chosen"], row["rejected"]
-    shared = commonprefix((chosen, rejected))
-    if min(len(chosen), len(rejected)) > len(shared):
-        shared = shared[: max(map(shared.rfind, " \n\t")) + 1]
-    beside = sorted(_QUERY_LIKE.intersection(row))
-    if beside or not shared.strip():
+    parts = split_turn(chosen, rejected)
+    columns = [] if parts else possible_prompts(row)
+    if not parts and not columns:
+        parts = split_words(chosen, rejected)
+    if not parts:
         raise InvalidPreference(
             "Found `chosen` and `rejected` as texts without a `prompt`"
-            + (f", beside the columns {beside}" if beside else ", that do not begin with the same words")
-            + "; expected a `prompt` beside them, both to begin with it, or full message lists. Rename the column.",
+            + (f", beside the columns {columns}" if columns else ", that share no words in front")
+            + "; expected a `prompt` beside them, the same dialogue in front of both, or full message lists. "
+            + PROMPT_ADVICE,
             "query",
         )
-    return shared.rstrip(), [chosen[len(shared) :], rejected[len(shared) :]], (1, 0)
+    return parts[0], list(parts[1:]), (1, 0)
 
 
 def _is_conversation(side: Any) -> bool:
