@@ -223,3 +223,17 @@ def test_one_parser():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\\\\boxed", node.value)
     }
     assert readers <= {"critiques"}
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    bounds = [*project["dependencies"], *(bound for name in extras if name != "dev" for bound in extras[name])]
+    lines = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert set(oldest) == {bound.split(">=")[0] for bound in bounds}
+    for bound in bounds:
+        name, version = bound.split(">=")
+        assert (oldest[name] + ".").startswith(version.removesuffix(".0") + "."), (
+            f"{bound} is not tested"
+        )
