@@ -234,6 +234,4 @@ def test_the_oldest_versions_are_the_lower_bounds():
     assert set(oldest) == {bound.split(">=")[0] for bound in bounds}
     for bound in bounds:
         name, version = bound.split(">=")
-        assert (oldest[name] + ".").startswith(version.removesuffix(".0") + "."), (
-            f"{bound} is not tested"
-        )
+        assert (oldest[name] + ".").startswith(version.removesuffix(".0") + "."), f"{bound} is not tested"
