@@ -6,7 +6,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from trl_spct.judge.critiques import PROBLEMS, Critique, parse_critique, read_principles
+from trl_spct.judge.critiques import (
+    PROBLEMS,
+    Critique,
+    opens_draft,
+    parse_critique,
+    read_principles,
+    without_thoughts,
+)
+from trl_spct.judge.templates import JudgeTemplate
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
@@ -284,3 +292,68 @@ def test_a_critique_and_its_dict_are_inverse():
     }
     assert Critique.from_dict({**fields, "other": 1}) == critique
     assert Critique.from_dict(Critique("x", problem="value").to_dict()) == Critique("x", problem="value")
+
+
+# --- drafts of other spellings, and other forms of scores ---
+
+TAGS = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<THINK>", "</THINK>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+]
+
+
+@pytest.mark.parametrize(("opens", "closes"), TAGS)
+def test_a_draft_is_never_read(opens, closes):
+    draft, answer = r"\boxed{1, 2}", r"\boxed{8, 3}"
+    assert without_thoughts(f"{opens}{draft}{closes}{answer}") == answer
+    assert parse_critique(f"{opens}{draft}{closes}{answer}").scores == (8, 3)
+    assert parse_critique(f"{draft}{closes}{answer}", prefilled=True).scores == (8, 3)
+    assert parse_critique(f"{opens}{draft}{answer}").problem == "missing", "never closed"
+    assert without_thoughts(f"{opens}{draft}") is None
+    assert opens_draft(f"…assistant\n{opens}\n") and not opens_draft(f"{opens}\n{closes}\n\n")
+
+
+def test_an_open_draft_in_the_prompt():
+    assert without_thoughts(r"\boxed{8, 3}") == r"\boxed{8, 3}" and without_thoughts("", True) is None
+    assert parse_critique(r"\boxed{8, 3}", prefilled=True).problem == "missing"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="ab\\{}8,3<>/", max_size=12), st.sampled_from(TAGS), st.text(alphabet="ab<>[]", max_size=8))
+def test_the_answer_behind_any_draft(draft, tags, answer):
+    assert without_thoughts(f"{tags[0]}{draft}{tags[1]}{answer}") == answer
+    assert without_thoughts(f"{draft}{tags[1]}{answer}", prefilled=True) == answer
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "expected"),
+    [
+        ("<scores>{scores}</scores>", "<scores>1, 2</scores> <scores>\n8, 3\n</scores>", (8, 3)),
+        ("<scores>{scores}</scores>", "<scores>8, 3", "missing"),
+        ("<scores>{scores}</scores>", r"\boxed{8, 3}", "missing"),
+        ("<scores>{scores}</scores>", "<scores>8/10, 3</scores>", "value"),
+        ("<scores>{scores}</scores>", "<scores>8</scores>", "count"),
+        ("Scores: {scores}", "Scores: 8, 3\nDone.", (8, 3)),
+        ("Scores: {scores}", "Scores: 8, 3", (8, 3)),
+        ("<score_{i}>{score}</score_{i}>", "<score_A>8</score_A><score_B>3</score_B>", (8, 3)),
+        ("<score_{i}>{score}</score_{i}>", "<score_B>3</score_B>\n<score_A>8</score_A>", (8, 3)),
+        ("<score_{i}>{score}</score_{i}>", "<score_A>8</score_A>", "missing"),
+        ("<score_{i}>{score}</score_{i}>", "<score_A>8, 3</score_A><score_B>3</score_B>", "value"),
+        ("<score_{i}>{score}</score_{i}>", "<score_A>11</score_A><score_B>3</score_B>", "range"),
+    ],
+)
+def test_other_forms_of_scores(form, text, expected):
+    critique = parse_critique(text, 2, score_form=form, names=("A", "B"))
+    assert (critique.scores or critique.problem) == expected
+    template = JudgeTemplate.from_text("{conversation}{responses}", score_form=form, labels=("A", "B"))
+    assert template.parse(text, 2) == critique
+
+
+@pytest.mark.parametrize("form", ["", "{scores}", "scores", "<s>{score}</s>"])
+def test_a_form_needs_something_to_find(form):
+    with pytest.raises(ValueError, match="score_form"):
+        JudgeTemplate("", "", score_form=form)

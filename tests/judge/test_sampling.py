@@ -13,12 +13,14 @@ from tiny_models import ARCHITECTURES, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, Qwen3NextConfig
 
 from trl_spct.judge import sampling
+from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import (
     PromptTooLongError,
     Sample,
     SeededSampling,
     check_lengths,
     check_tokenizer,
+    decode_completions,
     derive_seed,
     encode_prompts,
     evaluating,
@@ -399,8 +401,8 @@ def test_rows_that_end_at_different_steps(ids):
 
 def test_a_truncated_sample_has_no_scores():
     box = r"\boxed{8, 3}"
-    assert read_sample(Sample(box, 5, truncated=False), 2, (1, 10)).scores == (8, 3)
-    cut = read_sample(Sample(box, 5, truncated=True), 2, (1, 10))
+    assert read_sample(Sample(box, 5, truncated=False), 2, judge_template()).scores == (8, 3)
+    cut = read_sample(Sample(box, 5, truncated=True), 2, judge_template())
     assert (cut.scores, cut.problem, cut.text) == (None, "truncated", box)
 
 
@@ -587,3 +589,25 @@ def test_nothing_to_do(tokenizer):
 
 def test_special_tokens(tokenizer):
     assert set(special_tokens(tokenizer)) == {"<bos>", "<eos>", "<pad>", "<unk>", "<start_of_turn>", "<end_of_turn>"}
+
+
+# --- drafts ---
+
+
+def test_a_sample_knows_that_its_prompt_ended_with_an_open_draft(tokenizer):
+    model = judge()
+    (plain,) = sample_critiques(model, tokenizer, PROMPTS[:1], 1, 0, max_new_tokens=2)
+    tokenizer.chat_template += "{% if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"
+    (opened,) = sample_critiques(model, tokenizer, PROMPTS[:1], 1, 0, max_new_tokens=2)
+    assert not plain[0].prefilled and opened[0].prefilled
+    draft = Sample(r"Maybe \boxed{8, 3}", 5, truncated=False, prefilled=True)
+    assert read_sample(draft, 2, judge_template()).problem == "missing"
+    answer = Sample(r"Maybe \boxed{8, 3}</think>\boxed{3, 8}", 5, truncated=False, prefilled=True)
+    assert read_sample(answer, 2, judge_template()).scores == (3, 8)
+
+
+def test_tags_of_a_draft_are_read_where_they_are_special_tokens(tokenizer):
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|im_end|>"]})
+    ids = tokenizer.encode(r"[THINK]\boxed{1, 2}[/THINK]\boxed{8, 3}<|im_end|>", add_special_tokens=False)
+    (text,) = decode_completions(tokenizer, [ids])
+    assert text == r"[THINK]\boxed{1, 2}[/THINK]\boxed{8, 3}"

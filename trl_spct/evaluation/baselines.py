@@ -7,6 +7,7 @@ four, and in data where the best response comes first, so is a judge that always
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -175,7 +176,7 @@ class ChoiceJudge(Judge):
 
 
 def _choice(sample: Sample, order: Sequence[int]) -> Critique:
-    read = read_sample(sample, 1, (1, len(order)))
+    read = read_sample(sample, 1, replace(CHOICE, score_range=(1, len(order))))
     scores = None
     if read.scores is not None:
         chosen = order[read.scores[0] - 1]

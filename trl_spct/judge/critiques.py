@@ -165,6 +165,11 @@ def without_thoughts(text: str, prefilled: bool = False) -> str | None:
     return answer
 
 
+def is_draft_tag(text: str) -> bool:
+    """Whether a text is the tag that opens or closes a draft."""
+    return any(tag.fullmatch(text) for tags in _DRAFTS for tag in tags)
+
+
 def opens_draft(prompt: str) -> bool:
     """Whether a rendered prompt ends with an open draft, as of chat templates that begin the answer with `<think>`."""
     return bool(_OPEN_DRAFT.search(prompt[-40:]))

@@ -53,6 +53,7 @@ from .sampling import (
     special_tokens,
 )
 from .stopping import critiques_to_go, decided
+from .templates import JudgeTemplate
 from .truncation import Cuts, fit_preference, prompt_length
 from .voting import VOTING_TEMPERATURE, Guidance, weighted_vote
 
@@ -480,7 +481,8 @@ class GRMRewardPipeline(Pipeline):
                 block, cuts = fit_preference(
                     block, self.tokenizer, limit, room, template=template, binary=binary, row=item["row"]
                 )
-            fixed = {"binary": binary, "score_range": judge_template(template, binary).score_range}
+            reader = judge_template(template, binary)
+            fixed = {"binary": binary, "template": reader, "score_range": reader.score_range}
             parts.append({**part, **fixed, "preference": block, "members": members, "cuts": cuts, "critiques": []})
         return parts
 
@@ -519,7 +521,7 @@ class GRMRewardPipeline(Pipeline):
             if id(part) in missing:
                 continue
             for order in part["orders"][len(part["critiques"]) :][:count]:
-                critique = _read(next(texts[id(part), order]), order, part["score_range"])
+                critique = _read(next(texts[id(part), order]), order, part["template"])
                 part["critiques"].append(critique)
                 drawn.append((part, critique))
         return drawn, failure
@@ -779,8 +781,8 @@ def _in_row(critique: dict[str, Any], part: dict[str, Any], n: int) -> dict[str,
     return {**critique, "scores": scores, "order": [members[place] for place in critique["order"]]}
 
 
-def _read(sample: Sample, order: tuple[int, ...], score_range: tuple[int, int]) -> dict[str, Any]:
-    critique = read_sample(sample, len(order), score_range)
+def _read(sample: Sample, order: tuple[int, ...], template: JudgeTemplate) -> dict[str, Any]:
+    critique = read_sample(sample, len(order), template)
     scores = restore_order(critique.scores, order)
     return {
         "text": sample.text,

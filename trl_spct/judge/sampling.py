@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -29,11 +29,12 @@ from transformers import (
 )
 
 from .compat import CACHE
-from .critiques import Critique, parse_critique
+from .critiques import Critique, is_draft_tag, opens_draft
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
 from .orders import derive_seed
 from .preferences import Messages
 from .shared_prompts import Prefill, PrefixReader, can_share, families, left_padded, shared_lengths
+from .templates import JudgeTemplate
 
 
 logger = logging.getLogger(__name__)
@@ -51,23 +52,27 @@ class Sample:
         num_tokens (`int`): Its length in tokens, the end-of-sequence token included.
         truncated (`bool`): Whether it ran into the token limit before it ended.
         ids (`tuple[int, ...]`, *optional*): Its tokens, where the sampler knows them.
+        prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft (`<think>`).
     """
 
     text: str
     num_tokens: int
     truncated: bool
     ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    prefilled: bool = False
 
 
 TRUNCATED = "truncated"
 
 
-def read_sample(sample: Sample, num_responses: int, score_range: tuple[int, int]) -> Critique:
-    """Reads a sample's scores. One that ran into the token limit has none, with the problem `"truncated"`: a box that
-    stands in it need not have been its last."""
+def read_sample(sample: Sample, num_responses: int, template: JudgeTemplate) -> Critique:
+    """Reads the scores from a sample in the form that the template asks for.
+
+    A sample that reached the token limit has none, with the problem `"truncated"`: its last box may be an earlier one.
+    """
     if sample.truncated:
         return Critique(sample.text, problem=TRUNCATED)
-    return parse_critique(sample.text, num_responses, score_range)
+    return template.parse(sample.text, num_responses, sample.prefilled)
 
 
 Sampler = Callable[..., list[list[Sample]]]
@@ -269,7 +274,8 @@ def sample_critiques(
         for batch, prefill in _prefilled(model, encoded, counts, batch_size, tokenizer.pad_token_id):
             drawn = decoder.decode(batch, prefill)
             for place, sample in zip(batch.owners, drawn, strict=True):
-                samples[batch.prompts[place]].append(sample)
+                number = batch.prompts[place]
+                samples[number].append(replace(sample, prefilled=ends_in_draft(tokenizer, encoded[number])))
             bar.update(len(drawn))
     return samples
 
@@ -541,11 +547,27 @@ def _end_tokens(model, tokenizer) -> set[int]:
 
 def _read_samples(tokenizer, completions: Sequence[list[int]], settings: GenerationConfig) -> list[Sample]:
     ends = set(settings.eos_token_id)
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = decode_completions(tokenizer, completions)
     return [
         Sample(text, len(ids), truncated=ids[-1] not in ends, ids=tuple(ids))
         for text, ids in zip(texts, completions, strict=True)
     ]
+
+
+def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of completions without special tokens, save those that open and close a draft."""
+    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    skipped = {token for token, text in special.items() if not is_draft_tag(text)}
+    if len(skipped) < len(special):
+        completions = [[token for token in ids if token not in skipped] for ids in completions]
+    return tokenizer.batch_decode(
+        completions, skip_special_tokens=len(skipped) == len(special), clean_up_tokenization_spaces=False
+    )
+
+
+def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
+    """Whether an encoded prompt ends with an open draft, as with chat templates that begin the answer themselves."""
+    return opens_draft(tokenizer.decode(list(prompt[-16:]), clean_up_tokenization_spaces=False))
 
 
 def keep_trainable(model: torch.nn.Module) -> None:

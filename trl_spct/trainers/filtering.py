@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from ..data.preparation import score_range_of
+from ..judge.prompts import judge_template
 from ..judge.sampling import Sample, Sampler, derive_seed, read_sample, sample_critiques
 from .loading import load_sampler, rows_for, with_template
 from .rejection import Outcome, Trajectory, select_trajectories
@@ -123,7 +123,8 @@ def too_easy(
     trajectories: list[Trajectory] = []
     for row, (samples, truth, order) in enumerate(zip(drawn, labels, orders, strict=True)):
         for sample in samples:
-            critique = read_sample(sample, len(truth), score_range_of(len(truth), template)).in_row_order(order)
+            reader = judge_template(template, binary=len(truth) == 1)
+            critique = read_sample(sample, len(truth), reader).in_row_order(order)
             trajectories.append(Trajectory(row, critique.scores, truth))
     outcomes: Sequence[Any] = select_trajectories(trajectories).outcomes
     return {t.row for t, outcome in zip(trajectories, outcomes, strict=True) if outcome is Outcome.TOO_EASY}

@@ -11,12 +11,12 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import PAPER, JudgeCards
-from ..data.preparation import preference_of, response_order, score_range_of
+from ..data.preparation import preference_of, response_order
 from ..evaluation.judgments import PipelineJudge, scaling_results
 from ..judge.critiques import Critique
 from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
-from ..judge.prompts import judge_messages
+from ..judge.prompts import judge_messages, judge_template
 from ..judge.sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
 from .loading import (
@@ -286,5 +286,5 @@ class OutcomeReward:
     def _read(self, completion: Any, ids: Sequence[int], order: Sequence[int]) -> Critique:
         text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
         truncated = bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens)
-        score_range = score_range_of(len(order), self.template)
-        return read_sample(Sample(text, len(ids), truncated), len(order), score_range).in_row_order(order)
+        template = judge_template(self.template, binary=len(order) == 1)
+        return read_sample(Sample(text, len(ids), truncated), len(order), template).in_row_order(order)

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data.preparation import preference_of, score_range_of
+from ..data.preparation import preference_of
 from ..jobs import rows_digest, write_json
 from ..judge.outcomes import is_correct
 from ..judge.preferences import Messages
@@ -154,7 +154,7 @@ class TrajectoryCollector:
 
     def _record(self, index: int, number: int, row: Mapping[str, Any], sample: Sample, hinted: bool) -> dict[str, Any]:
         n = len(row["responses"])
-        critique = read_sample(sample, n, score_range_of(n, self.args.template)).in_row_order(row["order"])
+        critique = read_sample(sample, n, judge_template(self.args.template, binary=n == 1)).in_row_order(row["order"])
         return {
             **row,
             "completion": [{"role": "assistant", "content": sample.text}],
