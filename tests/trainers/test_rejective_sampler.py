@@ -1164,10 +1164,8 @@ def test_a_folder_holds_an_adapter_or_a_full_model(judge, tmp_path):
         FileExistsError, match=r"adapter_model.safetensors of an adapter.*this run trains a full model"
     ):
         trainer_of(tmp_path / "adapter", judge)
-    (
-        trainer_of(tmp_path / "adapter", judge, peft_config=lora),
-        trainer_of(tmp_path / "adapter", str(tmp_path / "adapter")),
-    )
+    trainer_of(tmp_path / "adapter", judge, peft_config=lora)  # as a resumed run does
+    trainer_of(tmp_path / "adapter", str(tmp_path / "adapter"))
     (tmp_path / "full" / "checkpoint-2").mkdir(parents=True)
     (tmp_path / "full" / "checkpoint-2" / "model-00001-of-00002.safetensors").touch()
     with pytest.raises(FileExistsError, match="checkpoint-2.*of a full model.*this run trains an adapter"):

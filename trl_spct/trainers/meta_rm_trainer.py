@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Stage 3: training a Meta RM on critiques that are known to be correct or not (paper, section 6)."""
+"""Stage 3 of SPCT: a Meta RM, trained on critiques with known correctness (paper, section 6)."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +30,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from ..cards import PAPER, JudgeCards
 from ..evaluation.guidance import describe
 from ..evaluation.judgments import Judgment, credits_at
-from ..evaluation.statistics import calibration_error, roc_auc
+from ..evaluation.statistics import calibration_error, mean, roc_auc
 from ..jobs import write_json
 from ..judge.critiques import Critique
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
@@ -49,6 +49,7 @@ COLUMNS = ("query", "responses", "critique", "label")
 VOTE_COLUMNS = ("scores", "labels", "order")
 NO_BALLOT = -1
 RARE = 0.1
+"""Share of a class below which a warning is logged."""
 EVALUATED = {
     "roc_auc": "ROC-AUC",
     "ece": "expected calibration error",
@@ -56,7 +57,7 @@ EVALUATED = {
     "guided_vote_accuracy": "accuracy of guided voting",
     "votes_per_row": "votes per row",
 }
-"""Metrics that a card reports."""
+"""Metrics on the model card."""
 FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
@@ -70,52 +71,12 @@ FEATURES = Features(
 
 class MetaRMTrainer(JudgeCards, RewardTrainer):
     """
-    Trainer for the Meta RM: binary cross-entropy on "is this critique correct" (paper, section 6).
+    Trainer for the Meta RM: binary cross-entropy on the correctness of critiques (paper, section 6).
 
-    A thin subclass of [`~trl.RewardTrainer`], which is pairwise. What differs is the data (one critique and its label
-    instead of a pair), the loss and the metrics: `accuracy` and `positive_share` in training, and in evaluation also
-    `roc_auc` and `ece`, all over the whole evaluation set; and where its rows can vote `plain_vote_accuracy` and
-    `guided_vote_accuracy` over the same critiques, see [`vote_metrics`]. Any of them can choose the best checkpoint
+    It is [`~trl.RewardTrainer`] with other data (a critique and its label instead of a pair), another loss and other
+    metrics: `accuracy` and `positive_share` in training; in evaluation also `roc_auc` and `ece`, over the whole set;
+    and, if its rows can vote, those of [`vote_metrics`]. Each can choose the best checkpoint
     (`metric_for_best_model="eval_guided_vote_accuracy"`).
-
-    Args:
-        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            A path or Hub id, loaded with [`MetaRMForSequenceClassification.from_pretrained`] (with a fresh head from a
-            causal LM; in float32 unless `args.model_init_kwargs` says otherwise), or a model with one label. A native
-            classifier is turned into a Meta RM in place.
-        args ([`MetaRMTrainingConfig`], *optional*):
-            Configuration for this trainer. If `None`, a default configuration is used.
-        data_collator ([`~transformers.DataCollator`], *optional*):
-            Makes batches of rows with `input_ids` and `label`. Defaults to
-            [`~transformers.DataCollatorWithPadding`].
-        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Rows with the columns
-
-            - `query`: a text, or a list of messages;
-            - `responses`: the responses;
-            - `order` (optional): `order[p]` is the response that the judge read as number p + 1, since critiques name
-              responses by number. Without it, `responses` are in the order that the judge read;
-            - `critique`: the judge's whole text;
-            - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.judge.outcomes.meta_label`]), else 0.
-
-            Rows with `input_ids` and `label` are taken as they are.
-        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict`, *optional*):
-            The same kind of rows. They can vote if they also have `order`, and `scores` and `labels` in the order of
-            `responses`, as the rows of [`~trl_spct.data.preparation.meta_rows`] have.
-        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The model's tokenizer, with a chat template. Defaults to the one beside the model.
-        compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
-            Replaces the evaluation metrics.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter to train, with `task_type="SEQ_CLS"` so that the head is trained and saved, too.
-        **kwargs:
-            `callbacks`, `optimizers`, `quantization_config` and whatever else [`~trl.RewardTrainer`] takes.
-
-    Raises:
-        `ValueError`: for rows that cannot be used, with their numbers, before training starts; for a model with more
-            than one label; for an adapter that leaves the head random.
-
-    Example:
 
     ```python
     >>> from datasets import load_dataset
@@ -128,12 +89,51 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
     ... )
     >>> trainer.train()
     ```
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            A path or id, loaded with [`MetaRMForSequenceClassification`] (with a new head on a causal LM; in float32
+            unless `args.model_init_kwargs` says otherwise), or a model with one label. A native classifier becomes a
+            Meta RM in place.
+        args ([`MetaRMTrainingConfig`], *optional*):
+            Configuration.
+        data_collator ([`~transformers.DataCollator`], *optional*):
+            Collator of rows with `input_ids` and `label`. [`~transformers.DataCollatorWithPadding`] by default.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows with the columns
+
+            - `query`: a text, or a list of messages;
+            - `responses`: the responses;
+            - `order` (optional): `order[p]` is the response that the judge read as number p + 1, since critiques name
+              responses by number. Without it, `responses` are in the order that the judge read;
+            - `critique`: the judge's completion;
+            - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.judge.outcomes.meta_label`]), else 0.
+
+            Rows with `input_ids` and `label` are used as they are.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict`, *optional*):
+            Rows with the same columns. They can vote if they also have `order`, and `scores` and `labels` in the order
+            of `responses`, as the rows of [`~trl_spct.data.preparation.meta_rows`] have.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The model's tokenizer, with a chat template. Loaded from the model's path by default.
+        compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
+            Replaces the evaluation metrics.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter to train, with `task_type="SEQ_CLS"`, so that the head is trained and saved, too.
+        callbacks, quantization_config, **kwargs: Passed to [`~trl.RewardTrainer`].
+
+    Raises:
+        `ValueError`: for invalid rows, with their numbers, before training; for a model with more than one label; for
+            an adapter that leaves the head random.
+        `FileExistsError`: if `args.output_dir` holds an adapter and this run trains a full model, or the reverse.
     """
 
     _tag_names = ["trl", "spct", "meta-rm"]
     _name = "Meta RM"
     _paper = PAPER
     _card_template = "meta_rm.md"
+
+    args: MetaRMTrainingConfig
+    model: Any
 
     def __init__(
         self,
@@ -153,8 +153,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
         check_output_dir(model, args, peft_config)
-        if peft_config is not None:
-            _check_head_is_trained(peft_config)
+        _check_head_is_trained(peft_config)
         if args.balance_classes and isinstance(train_dataset, IterableDataset):
             raise ValueError(
                 "Found balance_classes=True with a stream of rows; expected a `Dataset`, or `pos_weight`."
@@ -162,20 +161,20 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         self._ballots: dict[int, Ballot | None] = {}
         self._first_ballots: dict[str, int] = {}
         init_kwargs = args.model_init_kwargs
+        kwargs_of_model = init_kwargs if isinstance(init_kwargs, dict) else {}
         is_path = isinstance(model, str)
-        if is_path:
+        if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(
-                model, revision=(init_kwargs or {}).get("revision"), trust_remote_code=args.trust_remote_code
+                model, revision=kwargs_of_model.get("revision"), trust_remote_code=args.trust_remote_code
             )
             if args.chat_template_path is None and args.eos_token is None:
-                # Bad rows are found before a large model is loaded.
+                # Invalid rows are found before a large model is loaded.
                 train_dataset, eval_dataset = self._prepare_all(train_dataset, eval_dataset, processing_class, args)
-            model = _load(model, args, quantization_config)
-        base = unwrapped(model)
-        require_classifier(base)
+            model = _load(model, args, kwargs_of_model, quantization_config)
+        base = require_classifier(unwrapped(model))
         keep_trainable(base)
         try:
-            if is_path:  # used up: `RewardTrainer` would warn that they are ignored
+            if is_path:  # consumed; `RewardTrainer` would warn that they are ignored
                 args.model_init_kwargs, quantization_config = None, None
             super().__init__(
                 model=model,
@@ -192,22 +191,22 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             )
         finally:
             args.model_init_kwargs = init_kwargs
+        tokenizer: Any = self.processing_class
         if data_collator is None:
-            self.data_collator = DataCollatorWithPadding(
-                self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
-            )
-        stored = {"tokenizer": tokenizer_digest(self.processing_class)}
+            self.data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of)
+        stored = {"tokenizer": tokenizer_digest(tokenizer)}
         template = args.template or stored_template(base.config)
         if template is not None:
             stored["template"] = judge_template(template).digest
         base.config.meta_rm = {**base.config.meta_rm, **stored}
-        # `RewardTrainer` has no labels, so that it evaluates by the loss alone.
+        # `RewardTrainer` has no labels and evaluates the loss alone.
         self.label_names = ["labels", "ballot"]
-        self.compute_metrics = self._with_votes(self.compute_metrics)
+        self.compute_metrics = self._with_votes(compute_metrics or classification_metrics)
         if self.preprocess_logits_for_metrics is not None:
-            own = self.preprocess_logits_for_metrics
-            self.preprocess_logits_for_metrics = lambda logits, labels: own(logits, labels[0])
-        self._pos_weight, self.balance = args.pos_weight, None
+            preprocess = self.preprocess_logits_for_metrics
+            self.preprocess_logits_for_metrics = lambda logits, labels: preprocess(logits, labels[0])
+        self._pos_weight = args.pos_weight
+        self.balance: ClassBalance | None = None
         if isinstance(self.train_dataset, Dataset):
             self.balance = class_balance(self.train_dataset["label"])
             if args.balance_classes:
@@ -240,21 +239,22 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         is_stream = isinstance(dataset, IterableDataset)
         votes = dataset_name != "train" and not is_stream and set(VOTE_COLUMNS) <= set(columns)
         first_ballot = self._first_ballot(dataset) if votes else None
-        options = {}
+        options: dict[str, Any] = {}
         if not is_stream:
-            # A cache would not notice when the prompt's text changes with the package.
+            # A cache would not notice when the text of the prompt changes with the package.
             options = {"num_proc": args.dataset_num_proc, "load_from_cache_file": False}
             options["desc"] = f"Tokenizing {dataset_name} dataset"
+        row_options = {
+            "tokenizer": processing_class,
+            "args": args,
+            "dataset_name": dataset_name,
+            "first_ballot": first_ballot,
+        }
         with global_then_local_main_first():
             encoded = dataset.map(
                 encode_row,
                 with_indices=True,
-                fn_kwargs={
-                    "tokenizer": processing_class,
-                    "args": args,
-                    "dataset_name": dataset_name,
-                    "first_ballot": first_ballot,
-                },
+                fn_kwargs=row_options,
                 remove_columns=columns,
                 features=FEATURES,
                 **options,
@@ -269,9 +269,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         return encoded
 
     def _first_ballot(self, dataset: Dataset) -> int:
-        """The number of a dataset's first row among all rows that vote; the same one whenever it is evaluated."""
-        taken = 1 + max(self._ballots, default=-1)
-        return self._first_ballots.setdefault(dataset._fingerprint, taken)
+        """Number of a dataset's first row among all rows that vote; the same in each evaluation."""
+        free = 1 + max(self._ballots, default=-1)
+        return self._first_ballots.setdefault(dataset._fingerprint, free)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -291,29 +291,31 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _with_votes(self, compute_metrics: Callable[..., dict]) -> Callable[..., dict]:
-        """The metrics with those of the votes before them, under which names of the user's own win."""
+        """Adds the metrics of the votes; metrics of the same name take precedence."""
 
-        def compute(prediction: EvalPrediction, **options) -> dict[str, float]:
-            labels, ballots = prediction.label_ids
-            own = EvalPrediction(prediction.predictions, labels, prediction.inputs, prediction.losses)
-            return {**self._vote_metrics(prediction.predictions, ballots), **compute_metrics(own, **options)}
+        def compute(prediction: EvalPrediction, **options: Any) -> dict[str, float]:
+            labels, ballots = prediction.label_ids  # type: ignore[misc]
+            logits = np.asarray(prediction.predictions)
+            labeled = EvalPrediction(prediction.predictions, labels, prediction.inputs, prediction.losses)
+            return {**self._vote_metrics(logits, ballots), **compute_metrics(labeled, **options)}
 
         return compute
 
     def _vote_metrics(self, logits: np.ndarray, ballots: np.ndarray) -> dict[str, float]:
-        cast = [
-            (self._ballots[number], float(logit))
-            for number, logit in zip(ballots.reshape(-1), np.asarray(logits).reshape(-1), strict=True)
-            if number != NO_BALLOT and self._ballots[number] is not None
+        votes = [
+            (ballot, float(logit))
+            for number, logit in zip(ballots.reshape(-1), logits.reshape(-1), strict=True)
+            if number != NO_BALLOT and (ballot := self._ballots[number]) is not None
         ]
         guidance = Guidance.of(unwrapped(self.model).config.meta_rm)
-        return vote_metrics(judgments_of(cast), guidance) if cast else {}
+        return vote_metrics(judgments_of(votes), guidance) if votes else {}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         model = self.accelerator.unwrap_model(self.model)
-        if is_peft_model(model) and self.args.should_save:  # an adapter is saved without the config
-            write_json(Path(output_dir or self.args.output_dir, EXTRAS_NAME), unwrapped(model).config.meta_rm)
+        folder = output_dir or self.args.output_dir
+        if is_peft_model(model) and self.args.should_save and folder:  # an adapter is saved without the config
+            write_json(Path(folder, EXTRAS_NAME), unwrapped(model).config.meta_rm)
 
     def card_facts(self) -> dict[str, Any]:
         facts = super().card_facts()
@@ -325,8 +327,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         return facts
 
     def card_results(self) -> dict[str, str]:
-        found = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
-        return {title: f"{found[f'eval_{name}']:.3f}" for name, title in EVALUATED.items() if f"eval_{name}" in found}
+        last = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
+        return {title: f"{last[f'eval_{name}']:.3f}" for name, title in EVALUATED.items() if f"eval_{name}" in last}
 
     @torch.no_grad()
     def _log_batch(self, attention_mask, logits, labels):
@@ -335,8 +337,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         positive = labels.reshape(-1) > 0.5
         correct = (logits.reshape(-1) > 0) == positive
         for name, values in (("accuracy", correct), ("positive_share", positive)):
-            mean = self.accelerator.gather_for_metrics(values.float()).mean().item()
-            self._metrics["train"][name].append(mean)
+            self._metrics["train"][name].append(self.accelerator.gather_for_metrics(values.float()).mean().item())
 
 
 def encode_row(
@@ -347,13 +348,10 @@ def encode_row(
     dataset_name: str = "train",
     first_ballot: int | None = None,
 ) -> dict[str, Any]:
-    """
-    A row of critiques as the Meta RM reads it: `input_ids` and `label`, or the `problem` with it and its `cause`.
-
-    Rows that cannot be used come back with a `problem`, so that all of them are counted at once.
-    """
+    """Encodes a row: `input_ids` and `label`, or the `problem` and its `cause` if the row is invalid."""
     problem = cause = ""
-    ids, label = [], 0.0
+    ids: list[int] = []
+    label = 0.0
     try:
         preference, critique, label = read_row(row)
         if first_ballot is not None:
@@ -372,8 +370,7 @@ def encode_row(
 
 
 def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
-    """
-    The preference in the order that the judge read, the critique and the label in a row.
+    """The preference in the order that the judge read, the critique and the label of a row.
 
     Raises:
         `InvalidPreference`: if a part is missing or empty, if the order is not one of the responses, or if the label
@@ -400,20 +397,20 @@ def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
 
 @dataclass(frozen=True)
 class Ballot:
-    """How one critique votes in an evaluation.
+    """The vote of a critique in an evaluation.
 
     Args:
-        row (`tuple`): What critiques have in common that vote on the same row: source, query and responses.
+        row (`tuple`): Source, query and responses, which identify the row.
         labels, scores (`tuple[float, ...]`): In the order of the row.
     """
 
-    row: tuple
+    row: tuple[Any, ...]
     labels: tuple[float, ...]
     scores: tuple[float, ...]
 
 
 def ballot_of(row: Mapping[str, Any]) -> Ballot | None:
-    """The vote in a row; `None` if the critique could not be read, or the row cannot be used for another reason.
+    """The vote in a row; `None` if the critique has no scores.
 
     Raises:
         `InvalidPreference`: if there is not one score and one label for each response.
@@ -438,26 +435,26 @@ def _no_vote(row: Mapping[str, Any], reason: str) -> InvalidPreference:
     )
 
 
-def judgments_of(cast: Iterable[tuple[Ballot, float]]) -> list[Judgment]:
-    """Ballots with their meta scores, row by row."""
-    rows: dict[tuple, list[tuple[Ballot, float]]] = {}
-    for ballot, meta_score in cast:
+def judgments_of(votes: Iterable[tuple[Ballot, float]]) -> list[Judgment]:
+    """Groups ballots and their meta scores by row."""
+    rows: dict[tuple[Any, ...], list[tuple[Ballot, float]]] = {}
+    for ballot, meta_score in votes:
         rows.setdefault(ballot.row, []).append((ballot, meta_score))
     return [
         Judgment(
-            labels=votes[0][0].labels,
-            critiques=tuple(Critique("", ballot.scores, meta_score=meta_score) for ballot, meta_score in votes),
+            labels=group[0][0].labels,
+            critiques=tuple(Critique("", ballot.scores, meta_score=meta_score) for ballot, meta_score in group),
         )
-        for votes in rows.values()
+        for group in rows.values()
     ]
 
 
 def vote_metrics(judgments: Sequence[Judgment], guidance: Guidance) -> dict[str, float]:
-    """What a Meta RM is for: the accuracy of the vote of all critiques of a row, plain and guided.
+    """Accuracy of the vote of all critiques of a row, plain and guided.
 
     Args:
         judgments (sequence of [`~trl_spct.evaluation.judgments.Judgment`]): With meta scores.
-        guidance ([`~trl_spct.judge.voting.Guidance`]): How the Meta RM guides.
+        guidance ([`~trl_spct.judge.voting.Guidance`]): Rule of the guided vote.
 
     Returns:
         `dict` of `plain_vote_accuracy`, `guided_vote_accuracy` and `votes_per_row` (mean k).
@@ -466,9 +463,9 @@ def vote_metrics(judgments: Sequence[Judgment], guidance: Guidance) -> dict[str,
         [credits_at(judgment, len(judgment.critiques), mode)[0] for judgment in judgments] for mode in (None, guidance)
     )
     return {
-        "plain_vote_accuracy": float(np.mean(plain)),
-        "guided_vote_accuracy": float(np.mean(guided)),
-        "votes_per_row": float(np.mean([len(judgment.critiques) for judgment in judgments])),
+        "plain_vote_accuracy": mean(plain),
+        "guided_vote_accuracy": mean(guided),
+        "votes_per_row": mean([len(judgment.critiques) for judgment in judgments]),
     }
 
 
@@ -486,35 +483,35 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ClassBalance:
-    """How many critiques are `correct` and `incorrect`."""
+    """Numbers of correct and of incorrect critiques."""
 
     correct: int
     incorrect: int
 
     @property
     def weight(self) -> float | None:
-        """The `pos_weight` under which both classes weigh alike; `None` if one of them is missing."""
+        """The `pos_weight` that balances the classes; `None` if one of them is empty."""
         return self.incorrect / self.correct if self.correct and self.incorrect else None
 
 
 def class_balance(labels: Sequence[float]) -> ClassBalance:
-    """Counts the labels of critiques."""
+    """Counts labels by class."""
     correct = sum(label > 0.5 for label in labels)
     return ClassBalance(correct, len(labels) - correct)
 
 
 def report_balance(balance: ClassBalance, pos_weight: float | None = None) -> None:
-    """Logs the counts, and warns if one class is rare, with the `pos_weight` that balances them."""
-    found = f"Found {balance.correct} correct and {balance.incorrect} incorrect critiques"
+    """Logs the counts, and warns if a class is rare, with the `pos_weight` that balances them."""
+    counts = f"Found {balance.correct} correct and {balance.incorrect} incorrect critiques"
     rare = min(balance.correct, balance.incorrect) < RARE * (balance.correct + balance.incorrect)
     if not rare or pos_weight is not None:
-        logger.info(f"{found}; pos_weight={pos_weight}.")
+        logger.info(f"{counts}; pos_weight={pos_weight}.")
         return
     advice = "collect more of the rare class" if balance.weight else "collect critiques of the other class"
     if balance.weight:
         advice += f", or set `balance_classes=True` or `pos_weight={balance.weight:.3g}`"
     logger.warning(
-        f"{found}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks nothing: "
+        f"{counts}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks nothing: "
         f"{advice}."
     )
 
@@ -534,7 +531,9 @@ def unwrapped(model: Any) -> PreTrainedModel:
     return model.get_base_model() if is_peft_model(model) else model
 
 
-def _check_head_is_trained(peft_config: Any) -> None:
+def _check_head_is_trained(peft_config: Any | None) -> None:
+    if peft_config is None:
+        return
     saved = getattr(peft_config, "modules_to_save", None) or ()
     if getattr(peft_config, "task_type", None) != "SEQ_CLS" and "score" not in saved:
         raise ValueError(
@@ -543,9 +542,11 @@ def _check_head_is_trained(peft_config: Any) -> None:
         )
 
 
-def _load(path: str, args: MetaRMTrainingConfig, quantization_config: Any | None) -> PreTrainedModel:
-    """A Meta RM from a path, by the rules of [`~trl.RewardTrainer`] for dtype, device map and seed."""
-    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+def _load(
+    path: str, args: MetaRMTrainingConfig, init_kwargs: Mapping[str, Any], quantization_config: Any | None
+) -> PreTrainedModel:
+    """Loads a Meta RM by the rules of [`~trl.RewardTrainer`] for dtype, device map and seed."""
+    kwargs = {"trust_remote_code": args.trust_remote_code, **init_kwargs}
     if quantization_config is not None:
         if "quantization_config" in kwargs:
             raise ValueError(
@@ -556,7 +557,7 @@ def _load(path: str, args: MetaRMTrainingConfig, quantization_config: Any | None
         kwargs["device_map"] = None
     set_seed(args.seed)  # the head is random
     with suppress_seqcls_warning():
-        return create_model_from_path(path, MetaRMForSequenceClassification, **kwargs)
+        return create_model_from_path(path, MetaRMForSequenceClassification, **kwargs)  # type: ignore[arg-type]
 
 
 def _is_usable(row: Mapping[str, Any]) -> bool:
@@ -565,19 +566,19 @@ def _is_usable(row: Mapping[str, Any]) -> bool:
 
 def _usable_or_raise(row: Mapping[str, Any]) -> bool:
     if row["problem"]:
-        raise ValueError(f"{row['problem']} Mend the row, or drop all such rows with `invalid_rows='drop'`.")
+        raise ValueError(f"{row['problem']} Correct the row, or drop invalid rows with `invalid_rows='drop'`.")
     return True
 
 
 def _without_problems(dataset: Dataset, invalid_rows: str, dataset_name: str) -> Dataset:
-    """Raises for the rows with a problem, or drops them with a warning."""
+    """Raises for invalid rows, or drops them with a warning."""
     problems = [problem for problem in dataset["problem"] if problem]
     causes = dict(Counter(cause for cause in dataset["cause"] if cause))
     if problems and invalid_rows == "error":
         first = "\n".join(f"  {problem}" for problem in problems[:3])
         raise ValueError(
             f"The {dataset_name} dataset has {len(problems)} of {len(dataset)} rows that cannot be used ({causes}), "
-            f"the first of them:\n{first}\nMend them, or drop them all with `invalid_rows='drop'`."
+            f"the first of them:\n{first}\nCorrect them, or drop them with `invalid_rows='drop'`."
         )
     if problems:
         logger.warning(f"Dropped {len(problems)} of {len(dataset)} rows of the {dataset_name} dataset: {causes}.")
