@@ -234,7 +234,7 @@ def test_collecting_and_training_in_two_jobs_is_one_job(judge, tmp_path):
     assert two.trajectories.to_list() == one.trajectories.to_list()
     first, second = weights(one.model), weights(two.model)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    with pytest.raises(ValueError, match="no preference rows to sample"):
+    with pytest.raises(ValueError, match="expected preference rows to sample"):
         two.collect()
 
 
@@ -614,7 +614,7 @@ GENERAL = {
 @pytest.mark.parametrize("shape", GENERAL)
 def test_general_data_of_any_shape_is_mixed_in(shape, collected, judge, tmp_path):
     trainer = trainer_of(tmp_path, judge, rows=collected[0], general_dataset=Dataset.from_list(GENERAL[shape]))
-    kept, general = trainer._training_rows()
+    kept, general = trainer._training_rows(trainer.trajectories)
     assert (len(kept), len(general)) == (5, 29)  # round(5.75 * 5)
     numbers = {re.fullmatch(r"Say (\d+)\.", row["prompt"][0]["content"])[1] for row in general}
     assert len(numbers) == 29
@@ -629,7 +629,7 @@ def test_general_ratio(ratio, mixed, collected, judge, tmp_path):
     general = Dataset.from_list(GENERAL["text"])
     changes = {"general_ratio": ratio}
     trainer = trainer_of(tmp_path, judge, rows=collected[0], changes=changes, general_dataset=general)
-    kept, general = trainer._training_rows()
+    kept, general = trainer._training_rows(trainer.trajectories)
     assert len(kept) == 5 and len(general or ()) == mixed
 
 
@@ -1001,7 +1001,7 @@ def test_streams_are_refused(judge, collected, tmp_path):
 
 
 def test_models_in_memory_need_a_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="pass one as `processing_class`"):
+    with pytest.raises(ValueError, match="expected a tokenizer as `processing_class`"):
         trainer_of(tmp_path, tiny_causal_lm())
     trainer = trainer_of(tmp_path, tiny_causal_lm(), processing_class=tiny_tokenizer())
     assert len(trainer.collect()) == 16

@@ -40,7 +40,14 @@ from .loading import (
     with_template,
 )
 from .rejection import Outcome, cap_hinted
-from .rejection_report import plot_rejection, rejection_metrics, rejection_report, rejection_summary, trajectory_groups
+from .rejection_report import (
+    Report,
+    plot_rejection,
+    rejection_metrics,
+    rejection_report,
+    rejection_summary,
+    trajectory_groups,
+)
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TrajectoryCollector, check_sampler, name_of
 
@@ -121,6 +128,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     _name = "RFT"
     _paper = PAPER
 
+    args: RejectiveSamplerConfig
+    model: Any
+    processing_class: Any
+
     def __init__(
         self,
         model: "str | PreTrainedModel",
@@ -156,7 +167,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             }
         elif eval_dataset is not None:
             eval_dataset = _eval_rows(eval_dataset, self.judge_tokenizer, "eval_dataset")
-        self.trajectories = self.rows = self.report = None
+        self.trajectories: Dataset | None = None
+        self.rows: Dataset | None = None
+        self.report: Report | None = None
         self.mixture: dict[str, int] = {}
         self.sampled_by = model if isinstance(model, str) else config._name_or_path
         self.context_length = context_length(config)
@@ -180,7 +193,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         keep_trainable(self.model)
         store_template(self.model.config, args.template)
         if eval_dataset is not None:
-            self.eval_dataset = _each(eval_dataset, lambda rows: self._prepared(rows, args.eval_packing, "eval"))
+            self.eval_dataset = _each(eval_dataset, lambda rows: self._prepared(rows, bool(args.eval_packing), "eval"))
 
     def collect(self) -> Dataset:
         """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
@@ -197,8 +210,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             `RuntimeError`: if the model itself is to sample and will be sharded by FSDP or ZeRO-3.
         """
         if self.rows is None:
-            raise ValueError("This trainer was given collected trajectories; there are no preference rows to sample.")
-        folder = Path(self.args.trajectories_dir or os.path.join(self.args.output_dir, "trajectories"))
+            raise ValueError("Found collected trajectories as `train_dataset`; expected preference rows to sample.")
+        folder = Path(self.args.trajectories_dir or Path(self.args.output_dir or ".", "trajectories"))
         settings = self._settings()
         with self.accelerator.main_process_first():
             job = ShardedJob(
@@ -214,7 +227,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.accelerator.wait_for_everyone()
         with self.accelerator.main_process_first():
             self.trajectories = job.read()
-        self._report(folder, settings)
+        self._report(self.trajectories, folder, settings)
         return self.trajectories
 
     def train(self, *args, **kwargs):
@@ -223,9 +236,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         Raises:
             `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
         """
-        if self.trajectories is None:
-            self.collect()
-        kept, general = self._training_rows()
+        kept, general = self._training_rows(self.trajectories or self.collect())
         self.train_dataset = self._prepared(kept, self.args.packing, "train", general)
         self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
         return super().train(*args, **kwargs)
@@ -233,8 +244,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def card_facts(self) -> dict[str, Any]:
         if self.trajectories is None:
             return {}
-        self.report = self.report or rejection_report(self.trajectories)
-        report = self.report
+        report = self.report = self.report or rejection_report(self.trajectories)
         return {
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
@@ -279,7 +289,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if isinstance(self.sampler, str):
             config = load_config(self.sampler, SimpleNamespace(trust_remote_code=self.args.trust_remote_code))
         else:
-            config = getattr(self.model if self.sampler is None else self.sampler, "config", None)
+            model = self.model if self.sampler is None else self.sampler
+            config = getattr(model, "config", None)
         return getattr(config, "_commit_hash", None)
 
     def _trajectory_features(self) -> Features:
@@ -385,7 +396,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         return tail if {tokenizer.eos_token_id, *ends}.intersection(tail) else [tokenizer.eos_token_id]
 
-    def _in_process(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> Sampler:
+    def _in_process(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Sampler:
         model = model if model.device == self.accelerator.device else model.to(self.accelerator.device)
         return partial(sample_critiques, model, tokenizer, batch_size=self.args.sampling_batch_size)
 
@@ -402,8 +413,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
                 bar.update(len(rows) * accelerator.num_processes)
 
-    def _report(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.report = rejection_report(self.trajectories)
+    def _report(self, trajectories: Dataset, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.report = rejection_report(trajectories)
         self.log(rejection_metrics(self.report))
         logger.info(rejection_summary(self.report), main_process_only=True)
         if self.accelerator.is_main_process:
@@ -418,9 +429,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         for remark in self.report["remarks"]:
             logger.warning(remark, main_process_only=True)
 
-    def _training_rows(self) -> tuple[Dataset, Dataset | None]:
+    def _training_rows(self, trajectories: Dataset) -> tuple[Dataset, Dataset | None]:
         """The kept trajectories, and the general data to mix in."""
-        kept = self._kept_rows()
+        kept = self._kept_rows(trajectories)
         available = 0 if self.general_dataset is None else len(self.general_dataset)
         limit = min(available, round(self.args.general_ratio * len(kept)))
         self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": limit}
@@ -428,22 +439,22 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             return kept, None
         return kept, self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
 
-    def _kept_rows(self) -> Dataset:
-        columns = self.trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
+    def _kept_rows(self, trajectories: Dataset) -> Dataset:
+        columns = trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
         kept = cap_hinted(
             columns["row"], columns["hinted"], columns["outcome"], self.args.max_hinted_share, self.args.seed
         )
         if kept:
-            return self.trajectories.select(kept)
+            return trajectories.select(kept)
         counts = dict(Counter(columns["outcome"]))
         if Outcome.KEPT.value in counts:
             raise NothingKeptError(
-                f"All kept trajectories out of {len(self.trajectories)} ({counts}) were hinted, and "
+                f"All kept trajectories out of {len(trajectories)} ({counts}) were hinted, and "
                 f"max_hinted_share={self.args.max_hinted_share} leaves none of them. Raise it, sample more "
                 "(`num_generations`), or let a stronger `sampler` sample."
             )
         raise NothingKeptError(
-            f"No trajectory was kept out of {len(self.trajectories)} ({counts}). If most are unreadable, raise "
+            f"No trajectory was kept out of {len(trajectories)} ({counts}). If most are unreadable, raise "
             "`max_completion_length` or let a stronger `sampler` sample; if most are incorrect, set `hint='all'` "
             "or take an easier dataset; if most are too easy, take a harder one or set `reject_too_easy=False`."
         )
@@ -462,7 +473,7 @@ def _are_trajectories(dataset: Any) -> bool:
 
 
 def _check_trajectories(trajectories: Dataset, template: str) -> None:
-    """Refuses trajectories that cannot be what `collect()` returned with this template."""
+    """Refuses trajectories that are not the result of `collect()` with this template."""
     missing = sorted({"row", "hinted", "problem", "query", "responses", "order"} - set(trajectories.column_names))
     if missing or not len(trajectories):
         found = f"the columns {sorted(trajectories.column_names)}" if missing else "no trajectories"

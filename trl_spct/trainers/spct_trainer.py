@@ -76,6 +76,10 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     _name = "SPCT"
     _paper = PAPER
 
+    args: SPCTConfig
+    model: Any
+    num_generations: int
+
     def __init__(
         self,
         model: "str | PreTrainedModel",

@@ -69,7 +69,7 @@ class TrajectoryCollector:
         """
         if self.context_length is None:
             return
-        lengths = []
+        lengths: list[int] = []
         for batch in self.rows.select_columns("prompt").iter(batch_size=256):
             lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"]))
         check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
