@@ -1,13 +1,20 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Judges to compare with: by hand, against the model's own logits, and over a scripted engine."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_models import tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from trl_spct import GRMRewardPipeline, Preference
 from trl_spct.evaluation.baselines import ChoiceJudge, ContentBlindJudge, ScalarJudge
+from trl_spct.evaluation.judgments import credits_at, record_judgments
+from trl_spct.judge.orders import count_occurrences
 from trl_spct.judge.sampling import PromptTooLongError, Sample
 
 
@@ -132,3 +139,58 @@ def test_choices_that_cannot_be_read(sample, problem):
     pipe = GRMRewardPipeline(lambda prompts, k, seed, **options: [[sample] * count for count in k])
     (judgment,) = ChoiceJudge(pipe, 1)([Preference("q?", ["a", "b"])])
     assert judgment.scores == (None,) and judgment.critiques[0].problem == problem
+
+
+# --- judges that read nothing are at chance, on any data ---
+
+
+class FirstPlace:
+    """An engine that always selects the response that it reads first."""
+
+    def __call__(self, prompts, k, seed, **options):
+        return [[Sample(r"Best Response: \boxed{1}", 5, False)] * count for count in k]
+
+
+ROWS = {
+    "yes and no": lambda i: Preference(f"Is {i} prime?", ["Yes", "No"]),
+    "one row again and again": lambda i: Preference("Is 7 prime?", ["Yes", "No"]),
+    "five rows": lambda i: Preference(f"{i % 5}?", ["Yes", "No"]),
+    "four responses": lambda i: Preference(f"{i}?", ["a", "b", "c", "d"]),
+}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(sorted(ROWS)), st.integers(0, 2**40), st.integers(1, 3), st.integers(1, 90))
+def test_judges_without_content_are_at_chance(name, seed, k, shard):
+    """Within 4.5 standard errors, a one-sided tail of 3 in a million, wherever the best response stands."""
+    rows = [ROWS[name](i) for i in range(300)]
+    n = len(rows[0])
+    blind, choice = ContentBlindJudge("random", seed), ChoiceJudge(GRMRewardPipeline(FirstPlace()), k, seed)
+    occurrences = count_occurrences(rows)
+    parts = [slice(first, first + shard) for first in range(0, len(rows), shard)]
+    for judge, votes in ((blind, 1), (choice, k)):
+        judgments = [judgment for part in parts for judgment in judge(rows[part], occurrences[part])]
+        assert judgments == judge(rows), "whatever the batch"
+        for best in range(n):
+            labels = tuple(int(i == best) for i in range(n))
+            credits = [credits_at(replace(judgment, labels=labels), votes)[0] for judgment in judgments]
+            assert abs(sum(credits) / 300 - 1 / n) <= 4.5 * math.sqrt((1 / n) * (1 - 1 / n) / 300)
+
+
+def test_equal_rows_are_judged_apart(tmp_path):
+    """In shards of one row each, and as often as they occur."""
+    rows = [Preference("Is 7 prime?", ["Yes", "No"])] * 64
+    judgments = record_judgments(ContentBlindJudge("random"), rows, [(1, 0)] * 64, tmp_path, rows_per_shard=1)
+    assert 16 < sum(credits_at(judgment, 1)[0] for judgment in judgments) < 48
+    assert len({judgment.scores for judgment in judgments}) == 64
+
+
+def test_a_choice_judge_samples_equal_rows_apart():
+    asked = []
+
+    def engine(prompts, k, seed, first=None, **options):
+        asked.extend(zip([messages[0]["content"] for messages in prompts], first or [0] * len(prompts), strict=True))
+        return [[Sample(r"\boxed{1}", 5, False)] * count for count in k]
+
+    ChoiceJudge(GRMRewardPipeline(engine), 1, order="fixed")([Preference("q?", ["a", "b"])] * 3)
+    assert len({text for text, _ in asked}) == 1 and len(set(asked)) == 3

@@ -45,7 +45,7 @@ class Worth(Judge):
         self.settings = {"judge": "worth", "k": k, "wrong": list(wrong), "unreadable": list(unreadable)}
         self.asked = 0
 
-    def __call__(self, rows):
+    def __call__(self, rows, occurrences=None):
         self.asked += len(rows)
         return [Judgment((), tuple(self.critique(row, number) for number in range(self.k))) for row in rows]
 
@@ -419,7 +419,7 @@ def test_errors_of_servers_about_private_rows_quote_nothing(tmp_path):
     """A server that refuses a request may tell it what it was."""
 
     class Refused(Worth):
-        def __call__(self, rows):
+        def __call__(self, rows, occurrences=None):
             raise EngineError(f"HTTP 422: {rows[0].query}", row=0, status=422)
 
     loaded = made("realmistake", tmp_path / "data")

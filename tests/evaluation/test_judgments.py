@@ -9,12 +9,15 @@ import matplotlib
 import pytest
 import torch
 from hand_made import judged
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.console import Console
 from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference
+from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import (
     JUDGMENT_FEATURES,
     Judgment,
@@ -24,8 +27,10 @@ from trl_spct.evaluation.judgments import (
     credits_at,
     record_judgments,
     scaling_results,
+    votes_at,
 )
 from trl_spct.evaluation.reports import plot_scaling, results_table
+from trl_spct.evaluation.statistics import roc_auc
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import PromptTooLongError, Sample
 from trl_spct.judge.voting import Guidance
@@ -133,6 +138,22 @@ def test_accuracy_by_place():
     single = judged((1,), ((1,),), orders=((0,),))
     assert accuracy_by_place([first, second, single]) == {0: (0.5, 2), 1: (0.25, 2), 2: (1.0, 1)}
     assert accuracy_by_place([single]) == {}
+
+
+@given(
+    st.lists(st.lists(st.floats(-30, 30), min_size=1, max_size=6), min_size=2, max_size=6),
+    st.sampled_from([Guidance(guide="soft"), Guidance(), Guidance(1), None]),
+    st.integers(1, 10),
+)
+@settings(deadline=None)
+def test_equal_scores_have_equal_means_whatever_they_weigh(rows, guidance, score):
+    """Single responses with one score: the ranking ties, and the area under the curve is one half."""
+    votes = [
+        next(votes_at(judged((i % 2,), ((score,),) * len(metas), metas), len(metas), guidance))
+        for i, metas in enumerate(rows)
+    ]
+    assert {value for (value,) in votes} == {score}
+    assert roc_auc([value for (value,) in votes], [i % 2 for i in range(len(votes))]) == 0.5
 
 
 # --- collecting ---
@@ -312,7 +333,18 @@ def test_a_row_that_is_too_long_is_named(tmp_path):
     rows = [{**ROWS[0], "query": "?" * (9000 if i == 3 else 1)} for i in range(5)]
     with pytest.raises(PromptTooLongError, match=r"Row 3 \(3\): the prompt has") as caught:
         collect_judgments(make(max_new_tokens=3, template="compact"), rows, 1, tmp_path, rows_per_shard=2)
-    assert caught.value.row == 3
+    assert caught.value.row == 3 and 'truncation="fair"' in str(caught.value)
+    assert not list(tmp_path.glob("*.parquet")), "before any row is judged"
+
+
+def test_cut_rows_are_counted(tmp_path):
+    rows = [{**ROWS[0], "responses": ["word " * (3000 if i == 3 else 1), "worth 9"]} for i in range(5)]
+    judge = make(max_new_tokens=3, template="compact", truncation="fair")
+    judgments = collect_judgments(judge, rows, 1, tmp_path)
+    assert [judgment.truncated for judgment in judgments] == [False, False, False, True, False]
+    report = diagnose(judgments)
+    assert report["truncated"] == 1
+    assert "1 rows cut to fit into the judge's context" in report_lines(report)
 
 
 def test_an_engine_judges(tmp_path):
@@ -407,6 +439,7 @@ def test_table():
     console.print(table)
     text = console.export_text()
     assert table.row_count == len(RESULTS) + 1 and "rows.jsonl" in text
+    assert "accuracy, all rows" in text and "with a vote" in text
     for word in ("greedy", "plain", "guided", "rft", "spct", "62.5", "100.0 – 100.0"):
         assert word in text, word
     results_table([{name: value for name, value in GREEDY.items() if name not in ("stage", "temperature")}])

@@ -15,6 +15,7 @@ from trl_spct.evaluation.reports import (
     mean_results,
     plot_scaling,
     read_evaluation,
+    results_table,
 )
 
 
@@ -58,6 +59,13 @@ def test_subsets():
     assert lines[2:] == ["| easy | 50.0 | – |", "| hard | – | 25.0 |"]
     hostile = breakdown_table([result("a|b", "rmb", 0.1, values={"x | y\n\n# z": [0.5, 0, 1]})]).splitlines()
     assert len(hostile) == 3 and hostile[2] == "| x \\| y # z | 50.0 |"
+
+
+def test_guided_results_that_equal_plain_ones_are_left_out_with_a_line():
+    guided = [result("spct", "rmb", 0.7, guided=True), result("spct", "rmb", 0.8, k=8, guided=True)]
+    table = results_table([*RESULTS[:2], *guided])
+    assert table.row_count == 3 and table.caption == "guided votes at k = 1 equal the plain ones"
+    assert results_table(RESULTS[:2]).caption is None
 
 
 def test_means_over_benchmarks():

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..judge.critiques import Critique
 from ..judge.meta_scoring import meta_scores
-from ..judge.orders import ORDERS, draw_orders
+from ..judge.orders import ORDERS, SAMPLES_PER_ROW, count_occurrences, draw_orders, row_seed
 from ..judge.preferences import Preference
 from ..judge.prompts import choice_messages
 from ..judge.sampling import (
@@ -32,7 +32,7 @@ from .judgments import Judge, Judgment, described_model
 
 
 def _random_scores(row: Preference, seed: int) -> list[float]:
-    draw = random.Random(derive_seed(seed, "blind", row.query, *row.responses))
+    draw = random.Random(derive_seed(seed, "blind"))
     return [float(draw.randint(0, 1))] if len(row) == 1 else [draw.random() for _ in row.responses]
 
 
@@ -42,7 +42,7 @@ CONTENT_BLIND: dict[str, Callable[[Preference, int], list[float]]] = {
     "longest": lambda row, seed: [float(len(text)) for text in row.responses],
     "shortest": lambda row, seed: [-float(len(text)) for text in row.responses],
 }
-"""Scores of content-blind judges, from a row and a seed: first in the data, a coin, most or fewest characters.
+"""Scores of content-blind judges, from a row and its seed: first in the data, a coin, most or fewest characters.
 
 For a single response `first` scores 1, and lengths give a ranking (ROC-AUC) but no 0/1 score.
 """
@@ -64,13 +64,14 @@ class ContentBlindJudge(Judge):
         self.name, self.seed, self.binary = name, seed, binary
         self.settings = {"judge": name, "binary": binary, **({"seed": seed} if name == "random" else {})}
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
-        return [Judgment((), (self._critique(row),)) for row in rows]
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
+        occurrences = count_occurrences(rows) if occurrences is None else occurrences
+        return [Judgment((), (self._critique(row, number),)) for row, number in zip(rows, occurrences, strict=True)]
 
-    def _critique(self, row: Preference) -> Critique:
+    def _critique(self, row: Preference, occurrence: int) -> Critique:
         if self.binary and len(row) == 1 and self.name in ("longest", "shortest"):
             return Critique("", None, "no verdict", order=(0,), num_tokens=0)
-        return _critique(CONTENT_BLIND[self.name](row, self.seed))
+        return _critique(CONTENT_BLIND[self.name](row, row_seed(self.seed, row, occurrence)))
 
 
 class ScalarJudge(Judge):
@@ -105,7 +106,7 @@ class ScalarJudge(Judge):
         except PromptTooLongError as error:
             raise PromptTooLongError(f"Row {owners[error.row]}", *error.lengths, owners[error.row]) from None
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         self.check(rows)
         scores = iter(meta_scores(self.model, self.tokenizer, self._conversations(rows), self.batch_size))
         return [Judgment((), (_critique([next(scores) for _ in row.responses]),)) for row in rows]
@@ -152,20 +153,22 @@ class ChoiceJudge(Judge):
         settings = {"judge": "choice", "k": k, "seed": seed, "order": order, "template_digest": CHOICE.digest}
         self.settings = {**settings, **described_model(pipe.model), **self.options}
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
-        batches = (rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size))
-        return [judgment for batch in batches for judgment in self._judge(batch)]
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
+        occurrences = count_occurrences(rows) if occurrences is None else occurrences
+        batches = (slice(first, first + self.batch_size) for first in range(0, len(rows), self.batch_size))
+        return [judgment for batch in batches for judgment in self._judge(rows[batch], occurrences[batch])]
 
-    def _judge(self, rows: Sequence[Preference]) -> list[Judgment]:
+    def _judge(self, rows: Sequence[Preference], occurrences: Sequence[int]) -> list[Judgment]:
         orders = []
-        for row in rows:
-            draw = random.Random(derive_seed(self.seed, "order", *row.responses))
+        for row, occurrence in zip(rows, occurrences, strict=True):
+            draw = random.Random(derive_seed(row_seed(self.seed, row, occurrence), "order"))
             orders.append(draw_orders(len(row), self.k, self.order, draw))
         requests = [(number, order) for number, drawn in enumerate(orders) for order in dict.fromkeys(drawn)]
         samples = self.pipe._sample(
             [choice_messages(rows[number].permuted(order), self.pipe._fences()) for number, order in requests],
             [orders[number].count(order) for number, order in requests],
             self.seed,
+            [occurrences[number] * SAMPLES_PER_ROW for number, _ in requests],
             **self.options,
         )
         texts = {request: iter(drawn) for request, drawn in zip(requests, samples, strict=True)}

@@ -20,14 +20,20 @@ from tqdm.auto import tqdm
 
 from ..jobs import MANIFEST, SHARDS, ShardedJob, rows_digest
 from ..judge.critiques import Critique
-from ..judge.orders import ORDERS
+from ..judge.orders import ORDERS, count_occurrences
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.prompts import judge_template
 from ..judge.sampling import EngineError, PromptTooLongError, context_length
+from ..judge.truncation import prompt_length
 from ..judge.voting import VOTING_TEMPERATURE, Guidance, Scores, mean_scores, vote
 from .statistics import bootstrap_interval, mean
 
+
+TOO_LONG = (
+    'Cut such rows with `truncation="fair"`, drop them, lower `max_new_tokens`, or take a shorter `template` or a '
+    "judge with a longer context."
+)
 
 HASHED = "blake2b:"
 """Prefix of the texts of private rows, of which only a hash is stored."""
@@ -115,8 +121,15 @@ class Judge:
             [`~trl_spct.judge.sampling.PromptTooLongError`]: With the position of a row that exceeds the context.
         """
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
-        """Judges rows; the judgments have neither labels nor ids."""
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
+        """Judges rows; the judgments have neither labels nor ids.
+
+        Args:
+            rows (sequence of [`Preference`]): Rows, a part of a dataset.
+            occurrences (sequence of `int`, *optional*):
+                Number of equal rows before each in the dataset, see [`~trl_spct.judge.orders.count_occurrences`];
+                counted among the rows by default. Draws depend on the row and on this number, never on the part.
+        """
         raise NotImplementedError
 
 
@@ -188,7 +201,18 @@ class PipelineJudge(Judge):
             f"{torch.__version__}",
         }
 
-    def __call__(self, rows: Sequence[Preference]) -> list[Judgment]:
+    def check(self, rows: Sequence[Preference]) -> None:
+        context, tokenizer = context_length(self.pipe.model.config), self.pipe.tokenizer
+        if context is None or tokenizer is None or self.parameters.get("truncation"):
+            return
+        template = self.pipe._template(self.parameters.get("template"))
+        room = self.parameters.get("max_new_tokens") or self.pipe._default_length()
+        for number, row in enumerate(rows):
+            length = prompt_length(row, tokenizer, template, self.binary and len(row) == 1)
+            if length + room > context:
+                raise PromptTooLongError(f"Row {number}", length, room, context, number, TOO_LONG)
+
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         guidance = {}
         if self.pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys():
             guidance = self.pipe.guidance.settings  # explicit, so that a plain vote has meta scores, too
@@ -311,17 +335,22 @@ def record_judgments(
         `list[Judgment]`, one per row, in order.
     """
     ids = list(map(str, range(len(rows)))) if ids is None else list(ids)
+    occurrences = count_occurrences(rows)
     digest = rows_digest(
         (row.query, row.responses, tuple(truth), row.reference, row.principles, id)
         for row, truth, id in zip(rows, labels, ids, strict=True)
     )
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
+    for path, numbers in job.shards[process_index::num_processes]:
+        if not path.exists():
+            with _naming_rows(numbers, ids, private):
+                judge.check([rows[number] for number in numbers])
 
     def work(numbers: range) -> list[dict[str, Any]]:
         started = time.perf_counter()
         with _naming_rows(numbers, ids, private):
-            judged = judge([rows[number] for number in numbers])
+            judged = judge([rows[number] for number in numbers], [occurrences[number] for number in numbers])
         seconds = (time.perf_counter() - started) / len(numbers)
         records = []
         for number, judgment in zip(numbers, judged, strict=True):
@@ -344,7 +373,7 @@ def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[
         yield
     except PromptTooLongError as error:
         number = numbers[error.row]
-        raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number) from None
+        raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number, error.advice) from None
     except EngineError as error:
         if not private:
             raise

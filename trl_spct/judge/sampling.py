@@ -166,7 +166,7 @@ class PromptTooLongError(ValueError):
             f"the model's context of {limit}. {advice}"
         )
         self.lengths = (length, max_new_tokens, limit)
-        self.row = row
+        self.row, self.advice = row, advice
         self.completed = completed or {}
 
 
