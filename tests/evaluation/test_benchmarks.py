@@ -435,7 +435,7 @@ def test_errors_of_servers_about_private_rows_quote_nothing(tmp_path):
 
 ROWS = [
     {"query": "q?", "responses": ["worth 1", "worth 2"], "labels": [0, 1], "kind": "a", "id": "x"},
-    {"query": "q?", "responses": ["worth 5", "worth 2", "worth 5"], "labels": [9, 1, 2], "kind": "b", "id": "x"},
+    {"query": "q?", "responses": ["worth 5", "worth 2", "also worth 5"], "labels": [9, 1, 2], "kind": "b", "id": "x"},
     {"query": "q?", "responses": ["worth 1"], "labels": [1], "kind": "b", "id": None},
 ]
 
