@@ -32,7 +32,7 @@ from trl_spct.evaluation.judgments import (
 from trl_spct.evaluation.reports import plot_scaling, results_table
 from trl_spct.evaluation.statistics import roc_auc
 from trl_spct.judge.prompts import judge_template
-from trl_spct.judge.sampling import PromptTooLongError, Sample
+from trl_spct.judge.sampling import EngineError, PromptTooLongError, Sample
 from trl_spct.judge.voting import Guidance
 
 
@@ -358,6 +358,22 @@ def test_an_engine_judges(tmp_path):
     assert [judgment.id for judgment in judgments] == ["a", "b"]
     assert [critique.num_tokens for critique in judgments[0].critiques] == [5, 5]
     assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
+
+
+def test_a_refused_row_is_named_by_its_own_number_and_id(tmp_path):
+    def engine(prompts, k, seed, **options):
+        for number, messages in enumerate(prompts):
+            if "Question 4?" in messages[0]["content"]:
+                raise EngineError("HTTP 400: content_filter.", row=number, status=400)
+        return [[Sample(r"\boxed{3, 9}", 5, False)] * count for count in k]
+
+    rows = [Preference.from_row(row) for row in ROWS[:7]]
+    judge = PipelineJudge(GRMRewardPipeline(engine), 2)
+    ids = [f"item {i}" for i in range(7)]
+    with pytest.raises(EngineError, match=r"^Row 4 \(item 4\): .*content_filter") as caught:
+        record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=ids, rows_per_shard=3)
+    assert (caught.value.row, caught.value.status) == (4, 400)
+    assert len(list(tmp_path.glob("shard-*.parquet"))) == 1, "the shard before it is kept"
 
 
 def test_guided_judgments(tmp_path, script):

@@ -188,4 +188,5 @@ def _choice(sample: Sample, order: Sequence[int]) -> Critique:
 
 
 def _critique(scores: Sequence[float]) -> Critique:
-    return Critique("", tuple(scores), order=tuple(range(len(scores))), num_tokens=0)
+    order = tuple(range(len(scores)))
+    return Critique("", tuple(scores), order=order, num_tokens=0)  # type: ignore[arg-type]  # a judge's are whole

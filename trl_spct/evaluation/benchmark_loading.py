@@ -16,7 +16,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.loading import load_named
-from ..data.preparation import prepare_preferences
+from ..data.preparation import InvalidRows, prepare_preferences
 from ..jobs import rows_digest
 from ..judge.preferences import InvalidPreference
 from .benchmarks import BENCHMARKS, Benchmark, Item, Part, preference_items
@@ -99,7 +99,7 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
         logger.warning("%s: not recorded, and so not compared: %s.", name, "; ".join(unrecorded))
     facts = {
         "benchmark": name,
-        "from": Path(path).name if path else sorted({part.path for part in benchmark.parts}),
+        "from": Path(path).name if path else sorted({part.path for part in benchmark.parts if part.path is not None}),
         "revisions": revisions,
         "rows": counts,
         "items": len(unique),
@@ -114,7 +114,7 @@ def load_rows(
     benchmark: Benchmark,
     rows: Rows,
     source: str | None = None,
-    invalid_rows: str = "error",
+    invalid_rows: InvalidRows = "error",
     group_column: str | None = None,
     where: str | None = None,
 ) -> LoadedBenchmark:
@@ -129,7 +129,7 @@ def load_rows(
     """
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
     items = _with_unique_ids(list(preference_items(prepared.dataset, group_column)))
-    facts = {
+    facts: dict[str, Any] = {
         "benchmark": benchmark.name,
         "from": where,
         "rows": {benchmark.name: prepared.num_read},

@@ -382,7 +382,7 @@ def _error_label(row: Row) -> str:
 # By domain as in `data/*_filtered.json` of the authors' repository; `math` has the remaining rows.
 _RM_BENCH_ROWS = {"chat": 129, "code": 228, "math": 529, "safety-refuse": 284, "safety-response": 157}
 _RM_BENCH_FILES = ("**/total_dataset.json", "**/*train*")
-_RM_BENCH = {
+_RM_BENCH: dict[str, Any] = {
     "license": "ODC-BY",
     "columns": "id,prompt,chosen,rejected,domain",
     "parts": [Part("RM-Bench", "THU-KEG/RM-Bench", _RM_BENCH_FILES, rows=1327, balance=_RM_BENCH_ROWS)],

@@ -375,13 +375,20 @@ def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[
         number = numbers[error.row]
         raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number, error.advice) from None
     except EngineError as error:
-        if not private:
-            raise
-        raise EngineError(
-            f"Failed on the rows {numbers.start} to {numbers.stop - 1} (status {error.status}). The answer is left "
-            "out, since it may quote rows that must not be published.",
-            status=error.status,
-        ) from None
+        place = f"Rows {numbers.start} to {numbers.stop - 1}"
+        if error.row is not None:
+            place = f"Row {numbers[error.row]} ({ids[numbers[error.row]]})"
+        cause: BaseException = error
+        while isinstance(cause.__cause__, EngineError):  # the sampler's own error, without numbers of a batch
+            cause = cause.__cause__
+        reason = f"{cause} Judged shards are kept: start again to judge the others."
+        if private:
+            reason = (
+                f"status {error.status}. The answer is left out, since it may quote rows that must not be published."
+            )
+        failure = EngineError(f"{place}: {reason}", status=error.status)
+        failure.row = None if error.row is None else numbers[error.row]
+        raise failure from (None if private else error)
 
 
 def _hashed(judgment: Judgment) -> Judgment:

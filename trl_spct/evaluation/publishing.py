@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from huggingface_hub import DatasetCardData, ModelCard
+from huggingface_hub import DatasetCardData, ModelCard, ModelCardData
 
 from ..cards import dataset_card, load_card
 from ..jobs import SHARDS
@@ -106,9 +106,11 @@ def _write_card(card: ModelCard, evaluation: JudgeEvaluation, folder: Path, name
     if len(blocks) > 1:
         blocks = {_ALL: f"### All of them\n\n{evaluation.table}", **blocks}
     card.text = with_blocks(card.text, blocks)
-    kept = [entry for entry in card.data.eval_results or () if entry.dataset_name not in blocks]
-    card.data.eval_results = [*kept, *evaluation.eval_results]
-    card.data.model_name = card.data.model_name or name
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    kept = [entry for entry in data.eval_results or () if entry.dataset_name not in blocks]
+    data.eval_results = [*kept, *evaluation.eval_results]
+    data.model_name = data.model_name or name
     card.save(folder / "README.md")
 
 
