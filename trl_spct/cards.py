@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
@@ -34,6 +34,11 @@ from .judge.hub import (
 from .judge.repositories import describe_adapter, described
 
 
+if TYPE_CHECKING:
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object
+
 logger = logging.getLogger(__name__)
 
 PAPER = {
@@ -49,7 +54,7 @@ PAPER = {
     eprint       = {arXiv:2504.02495},
 }""",
 }
-"""The paper that the trainers implement, in the form that TRL's model cards print."""
+"""The paper that the trainers implement, in the form of TRL's model cards."""
 
 _OF_PAPER = {"paper_title": PAPER["title"], "paper_id": PAPER["id"], "citation": PAPER["citation"]}
 
@@ -81,20 +86,20 @@ PAPER_VALUES = {
         "max_length": (None, "not stated [?]"),
     },
 }
-"""For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method), and how a card says
-so; `None` for what it does not state."""
+"""For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method) and their text on a
+card; `None` where it states no value."""
 
 _META_RM = "The folder `meta_rm` holds a Meta RM, which guides the vote."
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a model was made from, as far as the card of that says.
+    """The base of a model, from the base's card.
 
     Args:
-        name (`str`, *optional*): What a card calls it; no place on this machine.
+        name (`str`, *optional*): Name on a card; never a path on this machine.
         repo_id (`str`, *optional*): The nearest ancestor on the Hub.
-        license (`dict[str, Any]`): `license`, and its name and link if it has its own, as on the ancestor's card.
+        license (`dict[str, Any]`): `license`, `license_name` and `license_link` of the ancestor's card.
     """
 
     name: str | None = None
@@ -103,7 +108,7 @@ class Base:
 
     @classmethod
     def read(cls, name: str | None, token: str | None = None) -> "Base":
-        """From a path or an id. What cannot be read is left open."""
+        """From a path or an id. Fields that cannot be read are empty."""
         if not name:
             return cls()
         is_local = os.path.isdir(name) or not is_repo_id(name)
@@ -131,7 +136,7 @@ class Base:
 
 
 def is_repo_id(name: str) -> bool:
-    """Whether a name could be that of a repository on the Hub, which refuses cards that name anything else."""
+    """Whether a name is a valid id of a Hub repository; the Hub refuses cards with other names."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -139,8 +144,8 @@ def is_repo_id(name: str) -> bool:
     return True
 
 
-def load_card(where: str | os.PathLike, token: str | None = None) -> ModelCard | None:
-    """A model's card by file or id; `None` if there is none, or none that can be reached and read now."""
+def load_card(where: str | Path, token: str | None = None) -> ModelCard | None:
+    """A model's card by file or id; `None` if it does not exist or cannot be read."""
     if isinstance(where, Path) and not where.is_file():
         return None
     try:
@@ -150,14 +155,16 @@ def load_card(where: str | os.PathLike, token: str | None = None) -> ModelCard |
         return None
 
 
-class JudgeCards:
-    """Mixin for trainers: cards from our templates, through TRL's own hook [`~trl.GRPOTrainer.create_model_card`],
-    beside an adapter, which has no config, what a pipeline must know about the judge, and pushes that lose nothing.
+class JudgeCards(_Trainer):
+    """Mixin for trainers: model cards through TRL's hook [`~trl.GRPOTrainer.create_model_card`], the description of
+    the judge beside an adapter, which has no config, and pushes whose errors say how to push again.
 
     `push_errors` holds the [`~trl_spct.judge.hub.PushError`]s that did not stop the run.
     """
 
     _card_template = "judge.md"
+    _name: str
+    _tag_names: list[str]
     push_errors: tuple[PushError, ...] = ()
     _is_saved = False
 
@@ -174,8 +181,8 @@ class JudgeCards:
             keep_private(self.args.output_dir)
 
     def push_to_hub(self, *args, **kwargs):
-        """As for [`~transformers.Trainer.push_to_hub`]: the output folder, without what is the run's own business
-        (trajectories, rows, judgments, the pickled arguments). A `.gitignore` in the folder says what stays here.
+        """Pushes the output folder as [`~transformers.Trainer.push_to_hub`] does, without trajectories, rows,
+        judgments and pickled arguments, which a `.gitignore` in the folder lists.
 
         Raises:
             [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
@@ -189,11 +196,12 @@ class JudgeCards:
         except PushError as error:
             if self._is_saved:
                 raise
-            raise error.__cause__ from None  # it is not the Hub that failed
+            assert error.__cause__ is not None
+            raise error.__cause__ from None  # saving failed, not the push
 
     @contextmanager
     def tolerating_push_errors(self) -> Iterator[None]:
-        """A failing push of what comes beside the model is logged and kept in `push_errors`; the run goes on."""
+        """Logs the error of a failing push and appends it to `push_errors`; the run continues."""
         try:
             yield
         except PushError as error:
@@ -235,15 +243,15 @@ class JudgeCards:
 
     @cached_property
     def _base(self) -> Base:
-        """Looked up once: TRL's trainers write a card with each checkpoint."""
+        """Read once: TRL's trainers write a card with each checkpoint."""
         return Base.read(self.model.config._name_or_path, self.args.hub_token)
 
     def card_facts(self) -> dict[str, Any]:
-        """What the card says of the data."""
+        """Facts on the training data, by name."""
         return {"rows": len(self.train_dataset)} if hasattr(self.train_dataset, "__len__") else {}
 
     def card_results(self) -> dict[str, str]:
-        """What the card says of rows that were not trained on, as far as training looked at such."""
+        """Results on rows that were not trained on, by name."""
         return {}
 
 
@@ -257,16 +265,16 @@ def render_card(
     datasets: str | None = None,
     **facts: Any,
 ) -> ModelCard:
-    """A model's card from one of our templates.
+    """A model card from a template of `model_cards/`.
 
     Args:
         kind (`str`): `"judge.md"` or `"meta_rm.md"`.
-        name, repository (`str`): Its title, and what one loads.
-        base ([`Base`]): What it was made from.
+        name, repository (`str`): The card's title, and the id or path to load the model from.
+        base ([`Base`]): The model's base.
         is_adapter (`bool`): Whether the repository holds an adapter.
-        tags (iterable of `str`): For the Hub's search.
-        datasets (`str`, *optional*): The Hub's id of what it was trained on.
-        **facts: What else the template tells.
+        tags (iterable of `str`): Tags of the Hub's search.
+        datasets (`str`, *optional*): Hub id of the training data.
+        **facts: Further variables of the template.
     """
     return ModelCard.from_template(
         ModelCardData(
@@ -298,15 +306,15 @@ def write_judge_card(
     token: str | None = None,
     revision: str | None = None,
 ) -> None:
-    """The card of a judge that a pipeline pushes: the repository's, if it has one; else that of where the judge came
-    from, if it is one of ours, under the new name; else one that says how to use the judge and no more.
+    """Writes the card of a judge that a pipeline pushes: that of the repository, if it has one; else a renamed copy of
+    the card of the judge's origin, if that is a judge's; else a card on the use of the judge alone.
 
     Args:
         pipe ([`GRMRewardPipeline`]): The judge.
-        folder (`str` or path): What is going to be uploaded.
-        repo_id (`str`): Where to.
-        has_code (`bool`, *optional*): Whether the code goes with it.
-        tags (sequence of `str`, *optional*): To add.
+        folder (`str` or path): Folder that is uploaded.
+        repo_id (`str`): The repository.
+        has_code (`bool`, *optional*): Whether the code is uploaded with it.
+        tags (sequence of `str`, *optional*): Tags to add.
         token, revision (`str`, *optional*): Of the repository.
     """
     card = _card_there(repo_id, token, revision) or _inherited_card(pipe, folder, repo_id, token)
@@ -328,7 +336,7 @@ def write_judge_card(
 
 
 def _home(model: Any) -> str | None:
-    """Where a judge came from, an adapter's own repository before its base's."""
+    """Origin of a judge: an adapter's repository before its base's."""
     return (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
 
 
@@ -357,7 +365,7 @@ def _inherited_card(pipe: Any, folder: str | os.PathLike, repo_id: str, token: s
 
 
 def _renamed(text: str, repo_id: str) -> str:
-    """The card of a judge, or of a Meta RM, with the name of its repository in the snippets."""
+    """A card of a judge or a Meta RM, with another repository in its snippets."""
     named = re.search(r'pipeline\("grm-reward", model="([^"]+)"(?:, meta_rm="([^"]+)")?', text)
     if named is None:
         return text
@@ -366,15 +374,15 @@ def _renamed(text: str, repo_id: str) -> str:
 
 
 def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Pushes the folder of a judge or a Meta RM, with its card, in which the snippets then name the repository.
+    """Pushes the folder of a judge or a Meta RM with its card, whose snippets then name the repository.
 
-    What a run left beside it (trajectories, rows, judgments, checkpoints, pickled arguments) stays here.
+    Trajectories, rows, judgments, checkpoints and pickled arguments of the run are not pushed.
 
     Args:
-        folder (`str` or path): What a trainer has saved.
-        repo_id (`str`): Where to; the repository is created if it is not there.
-        private (`bool`, *optional*): Whether a new repository is private; as the account has it by default.
-        token (`str`, *optional*): The one that is logged in with by default.
+        folder (`str` or path): Output folder of a trainer.
+        repo_id (`str`): The repository, created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
+        token (`str`, *optional*): Token; by default that of `hf auth login`.
 
     Returns:
         `str`: address of the commit.
@@ -395,12 +403,12 @@ def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = N
 
 
 def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetCard:
-    """A dataset's card from one of our templates, all of which may name the paper.
+    """A dataset card from a template of `model_cards/`.
 
     Args:
         template (`str`): File in `model_cards/`.
-        data ([`~huggingface_hub.DatasetCardData`]): Its header.
-        **facts: What else the template tells.
+        data ([`~huggingface_hub.DatasetCardData`]): Metadata of the card.
+        **facts: Variables of the template, beside those of the paper.
     """
     return DatasetCard.from_template(data, template_path=str(template_path(template)), **_OF_PAPER, **facts)
 
@@ -412,14 +420,14 @@ def write_trajectories_card(
     settings: Mapping[str, Any],
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """The card of a folder of trajectories; it tells `load_dataset(folder)` to read the parquet files alone.
+    """Writes the card of a folder of trajectories, with which `load_dataset(folder)` reads the parquet files alone.
 
     Args:
-        folder (`Path`): Where the trajectories are.
+        folder (`Path`): Folder of the trajectories.
         report (mapping): Of [`~trl_spct.trainers.rejection_report.rejection_report`]. Its figure is `rejection.png`.
         groups (mapping): Of [`~trl_spct.trainers.rejection_report.trajectory_groups`].
-        settings (mapping): How they were sampled.
-        versions (mapping, *optional*): Of the packages that sampled them.
+        settings (mapping): Settings of the sampling.
+        versions (mapping, *optional*): Package versions of the sampling.
     """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
@@ -445,13 +453,13 @@ def push_trajectories(
 ) -> str:
     """Pushes a folder of trajectories to the Hub: the shards, the card, and the report with its figure.
 
-    The manifest, which may name places on this machine, stays here; the card says what it says.
+    The manifest, which may hold paths on this machine, is not pushed; the card holds its settings.
 
     Args:
-        folder (`str` or path): What [`~trl_spct.RejectiveSampler.collect`] wrote, or a user edited the card of.
-        repo_id (`str`): Of a dataset repository, which is created if it is not there.
-        private (`bool`, *optional*): Whether a new repository is private; as the organization has it by default.
-        token (`str`, *optional*): The one that is logged in with by default.
+        folder (`str` or path): Output folder of [`~trl_spct.RejectiveSampler.collect`].
+        repo_id (`str`): The dataset repository, created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
+        token (`str`, *optional*): Token; by default that of `hf auth login`.
 
     Returns:
         `str`: address of the commit.
@@ -465,7 +473,7 @@ def push_trajectories(
 
 
 def naming(folder: str | os.PathLike) -> Callable[[str], None]:
-    """What writes the full name of a dataset's repository into the snippets of the card that is pushed there."""
+    """A function that writes the id of a dataset's repository into the snippets of the folder's card."""
 
     def write(repo_id: str) -> None:
         path = Path(folder, "README.md")
@@ -477,13 +485,13 @@ def naming(folder: str | os.PathLike) -> Callable[[str], None]:
 
 
 def _size_category(rows: int) -> str:
-    """As the Hub counts rows."""
+    """The Hub's category of a number of rows."""
     bounds = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
     return next((name for name, bound in bounds.items() if rows < bound), "10M<n<100M")
 
 
 def template_path(name: str) -> Path:
-    """A card template: beside the installed modules, or beside the package in a checkout."""
+    """Path of a card template: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parent
     folders = (package / "model_cards", package.parent / "model_cards")
     return next(folder / name for folder in folders if (folder / name).exists())

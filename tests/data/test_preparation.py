@@ -6,13 +6,17 @@ import subprocess
 import sys
 
 import datasets
+import hypothesis
 import pytest
 from datasets import Dataset, DatasetDict
+from hypothesis import settings
+from hypothesis import strategies as st
 from tiny_models import EOS, TURN, tiny_tokenizer
 from trl import GRPOTrainer
 
 from trl_spct.data.preparation import (
     RESERVED_COLUMNS,
+    _Reader,
     consumed_columns,
     judge_rows,
     preference_of,
@@ -256,6 +260,141 @@ class TestPreparePreferences:
             prepare_preferences("trl-lib/ultrafeedback_binarized")
         with pytest.raises(ValueError, match="invalid_rows='skip'; expected 'error' or 'drop'"):
             prepare_preferences(dataset, invalid_rows="skip")
+
+
+class TestReading:
+    """What is read of a row, and what is refused, by the number of the row."""
+
+    @pytest.mark.parametrize("as_dataset", [True, False], ids=["dataset", "list"])
+    def test_the_prompt_may_have_another_name(self, as_dataset):
+        rows = [
+            {"article": "A cat sat.", "chosen": "Cat.", "rejected": "Dog.", "prompt": None, "year": 1},
+            {"article": "A dog ran.", "chosen": "Dog.", "rejected": "Cat.", "prompt": None, "year": 2},
+        ]
+        dataset = Dataset.from_list(rows).remove_columns("prompt") if as_dataset else rows
+        with pytest.raises(InvalidPreference, match=r"row 0: .* beside the columns \['article'\].*prompt_column"):
+            prepare_preferences(dataset)
+        made = prepare_preferences(dataset, prompt_column="article").dataset
+        assert made["query"] == ["A cat sat.", "A dog ran."] and made["responses"][0] == ["Cat.", "Dog."]
+        assert made["year"] == [1, 2] and "article" not in made.column_names
+        with pytest.raises(ValueError, match=r"found the columns \['article', .*expected prompt_column='text'"):
+            prepare_preferences(dataset, prompt_column="text")
+
+    def test_identical_responses(self):
+        rows = [PAIR, {"query": "q", "responses": ["a", "a", "b"], "labels": [2, 1, 0]}, SINGLE]
+        with pytest.raises(
+            InvalidPreference, match="row 1: Responses 1 and 2 are identical and have the labels 2 and 1"
+        ):
+            prepare_preferences(rows)
+        assert prepare_preferences(rows, invalid_rows="drop").dropped == {"identical": 1}
+        same = [{"query": "q", "responses": ["b", "a", "a"], "labels": [2, 1, 1]}]
+        assert prepare_preferences(same).dropped == {}
+
+    @pytest.mark.parametrize("missing", [None, "", " \n", 3, [], [{"role": "assistant", "content": None}]])
+    def test_a_missing_response_costs_itself_alone(self, missing):
+        rows = [
+            {"query": "q", "responses": ["a", "b", "c", "d"], "labels": ["?"]},
+            {"query": "q", "responses": ["a", missing, "c", None]},
+            {"query": "q", "responses": [missing, None]},
+        ]
+        options = {"read_labels": False, "invalid_responses": "drop"}
+        with pytest.raises(InvalidPreference, match="train_dataset row 2: "):
+            prepare_preferences(rows, **options)
+        made = prepare_preferences(rows, invalid_rows="drop", **options)
+        assert made.dataset["responses"] == [["a", "b", "c", "d"], ["a", "c"]]
+        assert made.response_numbers == {1: (0, 2)} and made.row_numbers == (0, 1) and sum(made.dropped.values()) == 1
+        with pytest.raises(ValueError, match="expected read_labels=False"):
+            prepare_preferences(rows, invalid_responses="drop")
+
+    @pytest.mark.parametrize("format", ["numpy", "torch", "pandas", "arrow", "polars", None])
+    def test_formats(self, format):
+        if format == "polars":
+            pytest.importorskip("polars")
+        rows = [{**PAIR, "id": 1}, {**PAIR, "labels": [0, 1], "id": 2}]
+        dataset = Dataset.from_list(rows).with_format(format)
+        assert list(prepare_preferences(dataset).dataset) == rows
+        if format in ("numpy", "torch"):
+            assert list(prepare_preferences(list(dataset)).dataset.with_format(None).select_columns(list(PAIR))) == [
+                {name: row[name] for name in PAIR} for row in rows
+            ]
+
+    def test_records_of_a_data_frame(self):
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame(
+            [
+                {"prompt": "q", "chosen": "a", "rejected": "b"},
+                {"prompt": "q", "responses": ["a", "b"], "best_index": 1},
+            ]
+        )
+        for rows in (frame.iloc[:1].to_dict("records"), Dataset.from_pandas(frame.iloc[:1])):
+            assert prepare_preferences(rows).dataset["responses"] == [["a", "b"]]
+        records = frame.to_dict("records")
+        with pytest.raises(InvalidPreference, match="row 1: `best_index` is 1.0; expected an index from 0 to 1"):
+            prepare_preferences(records)
+        with pytest.raises(TypeError, match="DataFrame; expected .* `Dataset.from_pandas"):
+            prepare_preferences(frame)
+
+    @pytest.mark.parametrize(
+        ("labels", "cause"),
+        [(["1", "0"], "labels"), ([1, None], "labels"), ([1, float("nan")], "labels"), ([1.5, 1.5], "ties")],
+    )
+    def test_labels_that_are_no_ranking(self, labels, cause):
+        rows = [PAIR] * 70 + [{**PAIR, "labels": labels}]
+        with pytest.raises(InvalidPreference, match="train_dataset row 70: ") as error:
+            prepare_preferences(rows)
+        assert error.value.cause == cause
+        assert prepare_preferences(rows, invalid_rows="drop").dropped == {cause: 1}
+        assert len(prepare_preferences(rows, read_labels=False).dataset) == 71
+
+
+TEXTS = st.one_of(st.none(), st.text(max_size=5), st.sampled_from(["a", "q a", "q b", 3, float("nan")]))
+TURNS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant"]), "content": TEXTS}), max_size=3)
+CELLS = TEXTS | TURNS
+NUMBERS = st.one_of(st.none(), st.integers(-2, 2), st.booleans(), st.sampled_from([0.5, float("nan"), "1"]))
+ROWS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("query", "prompt", "messages", "chosen", "rejected", "completion", "reference"), CELLS),
+        "responses": st.lists(CELLS, max_size=3),
+        "labels": st.lists(NUMBERS, max_size=3),
+        "scores": st.lists(NUMBERS, max_size=3),
+        "label": NUMBERS,
+        "best_index": NUMBERS,
+    },
+)
+
+
+def texts_in(value):
+    """All texts of a cell, and of its messages joined."""
+    if isinstance(value, (list, tuple)):
+        parts = [message["content"] for message in value if isinstance(message, dict)]
+        parts = [part for part in parts if isinstance(part, str)]
+        joined = {"\n".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+        return joined.union(*map(texts_in, value)) if joined or value else set()
+    if isinstance(value, dict):
+        return texts_in(value.get("content"))
+    return {value} if isinstance(value, str) else set()
+
+
+@settings(deadline=None, max_examples=400)
+@hypothesis.given(ROWS, st.booleans())
+def test_any_row_is_read_as_it_is_or_refused(row, read_labels):
+    """Every text of a preference is a text of the row, or a lossless part of one."""
+    reader = _Reader(None, False, read_labels, None, False)
+    try:
+        [preference] = reader(row)
+    except InvalidPreference as error:
+        assert error.cause and str(error)
+        return
+    texts = set().union(*map(texts_in, row.values()))
+    assert set(
+        texts_in([*preference.query]) if not isinstance(preference.query, str) else {preference.query}
+    ) & texts or (preference.query + preference.responses[0] in texts)
+    for response in preference.responses:
+        whole = response if not isinstance(preference.query, str) else preference.query + response
+        assert response in texts or whole in texts
+    assert read_labels or preference.labels is None
+    assert preference.labels is None or len(preference.labels) == len(preference.responses)
 
 
 class TestJudgeRows:

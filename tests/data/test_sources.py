@@ -297,7 +297,7 @@ def test_helpsteer2_preference():
         (helpsteer2(None), "strength None; expected one from -3 to 3"),
         (helpsteer2(True), "strength True"),
         (helpsteer2(-5), "strength -5"),
-        (helpsteer2(float("nan")), "strength nan"),
+        (helpsteer2(float("nan")), "strength None"),
         (helpsteer2(1, "Hi\n<extra_id_1>Assistant\nHello."), "whose last turn is not the user's"),
         (helpsteer2(1, "Hi <extra_id_1>Robot\nHello."), "cannot be split into turns"),
         (helpsteer2(1, None), "not in the source's schema"),
@@ -409,6 +409,38 @@ def test_shares_of_the_papers_mixture(paper_mixture):
         "train": 8,
         "test": 2,
     }
+
+
+# --- without labels ---
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_rows_are_read_without_a_look_at_their_labels(name):
+    rows = [row for row in rows_of(name) if name != "pandalm" or row["idx"] not in _not_text()]
+    made = prepare_preferences(rows, name=name, read_labels=False)
+    assert made.dropped == {} and made.row_numbers == tuple(range(len(rows)))
+    assert "labels" not in made.dataset.column_names
+    labeled = prepare_preferences(rows, name=name)
+    for row, number in zip(labeled.dataset, labeled.row_numbers, strict=True):
+        assert row["query"] == made.dataset[number]["query"]
+        assert set(row["responses"]) <= set(made.dataset[number]["responses"])
+
+
+def _not_text():
+    return [
+        row["idx"]
+        for row in rows_of("pandalm")
+        if not all(isinstance(row[name], str) and row[name].strip() for name in ("response1", "response2"))
+    ]
+
+
+def test_labels_are_not_read_even_if_they_are_broken():
+    rows = [{**row, **{f"annotator{i}": "?" for i in (1, 2, 3)}} for row in rows_of("pandalm")[:2]]
+    assert len(prepare_preferences(rows, read_labels=False).dataset) == 2
+    rows = [{**row, "hallucination": None} for row in rows_of("halueval")]
+    assert len(prepare_preferences(rows, read_labels=False).dataset) == 4
+    rows = [helpsteer2(0), helpsteer2(None, split="val")]
+    assert len(prepare_preferences(rows, read_labels=False).dataset) == 2
 
 
 def test_one_best():

@@ -1,12 +1,12 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Every accepted dataset shape to preference rows, and preference rows to what a judge reads in training."""
+"""Preparation of datasets: from any accepted shape to preference rows, and from these to a judge's prompts."""
 
 import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
@@ -21,10 +21,10 @@ from .sources import SOURCES, LeftOut, Source, detect_source, get_source
 
 logger = logging.getLogger(__name__)
 
-Rows = Dataset | Sequence[Mapping[str, Any]]
+Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]
 InvalidRows = Literal["error", "drop"]
 
-# What GRPOTrainer passes to reward functions itself, or takes for images (trl 1.16).
+# Names that GRPOTrainer passes to reward functions itself, or reads images from (trl 1.16).
 RESERVED_COLUMNS = frozenset(
     "prompts completions completion_ids trainer_state log_extra log_metric environments image images".split()
 )
@@ -36,19 +36,22 @@ _OWN_FEATURES = {
     "principles": Value("string"),
 }
 _OPTIONAL = ("labels", "reference", "principles")
+_QUERIES = frozenset(("query", "prompt", "messages"))
 
 
 @dataclass(frozen=True)
 class PreparedPreferences:
-    """Preference rows, and what became of the rows that they were made of.
+    """Preference rows, with counts of the rows that they were read from.
 
     Args:
-        dataset ([`~datasets.Dataset`]): The rows.
-        num_read (`int`): Rows that were read. Each was dropped or made at least one row.
-        dropped (`dict[str, int]`): Rows that were dropped, by cause.
-        name (`str`, *optional*, defaults to `"train_dataset"`): What the dataset is called in messages.
-        source (`str`, *optional*): The source adapter that read it.
-        row_numbers (`tuple[int, ...]`, *optional*): For each row made, the number of the row that was read.
+        dataset ([`~datasets.Dataset`]): The preference rows.
+        num_read (`int`): Number of rows read. Each was dropped, or gave at least one preference row.
+        dropped (`dict[str, int]`): Number of dropped rows by cause.
+        name (`str`, *optional*, defaults to `"train_dataset"`): Name of the dataset in messages.
+        source (`str`, *optional*): Name of the source adapter that read the rows.
+        row_numbers (`tuple[int, ...]`, *optional*): For each preference row, the number of the row read.
+        response_numbers (`dict[int, tuple[int, ...]]`, *optional*): For each preference row without some responses of
+            the row read, the numbers of those that it has.
     """
 
     dataset: Dataset
@@ -57,11 +60,12 @@ class PreparedPreferences:
     name: str = "train_dataset"
     source: str | None = None
     row_numbers: tuple[int, ...] = field(default=(), repr=False)
+    response_numbers: dict[int, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         origin = f" from {self.source}" if self.source else ""
-        made = len(self.dataset)
-        return f"{self.name}: read {self.num_read} rows{origin}, made {made}, dropped {_counts(self.dropped)}"
+        count = len(self.dataset)
+        return f"{self.name}: read {self.num_read} rows{origin}, made {count}, dropped {_counts(self.dropped)}"
 
 
 def prepare_preferences(
@@ -70,23 +74,33 @@ def prepare_preferences(
     invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
     require_labels: bool = True,
+    read_labels: bool = True,
+    prompt_column: str | None = None,
+    invalid_responses: InvalidRows = "error",
 ) -> PreparedPreferences:
-    """Brings a dataset of any accepted shape to the columns `query`, `responses`, `labels`.
+    """Converts a dataset of any accepted shape to the columns `query`, `responses` and `labels`.
 
-    `reference` and `principles` stand beside them if a row has one; unknown columns are kept. Queries are texts; if
-    one is a list of messages, all become messages, which reads the same to a judge. `labels` is left out if no row
-    has any.
+    `reference` and `principles` are added if a row has one; unknown columns are kept. Queries are texts; if one is a
+    list of messages, all become messages, which a judge reads as it reads texts. `labels` is left out if no row has
+    any. A top-level NaN counts as `None`.
 
     Args:
         dataset ([`~datasets.Dataset`] or sequence of mappings):
             Rows in a shape of [`Preference.from_row`] or in the schema of a source of [`SOURCES`].
         source (`str`, *optional*):
-            Name of the source adapter. Without it, own shapes go first, then the only source whose columns these are.
+            Name of the source adapter. By default the shapes of [`Preference.from_row`] are tried first, then the only
+            source with these columns.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
-            `"error"` raises for the first row that cannot be used, `"drop"` skips such rows and counts them by cause.
-            Rows that a source's own rule leaves out, as ties, are skipped and counted in both cases.
-        name (`str`, *optional*, defaults to `"train_dataset"`): What messages call the dataset.
+            `"error"` raises for the first row that cannot be used, `"drop"` skips these rows and counts them by cause.
+            Rows that a source's own rule leaves out, for instance ties, are skipped and counted in both cases.
+        name (`str`, *optional*, defaults to `"train_dataset"`): Name of the dataset in messages.
         require_labels (`bool`, *optional*, defaults to `True`): Whether a row without labels is invalid.
+        read_labels (`bool`, *optional*, defaults to `True`):
+            `False` ignores labels, valid or not: no row is dropped for its labels, and sources give all responses.
+        prompt_column (`str`, *optional*): Column with the query, if it has another name than `query`, `prompt` or
+            `messages`.
+        invalid_responses (`str`, *optional*, defaults to `"error"`):
+            `"drop"` removes empty or missing responses from rows that have others, without labels alone.
 
     Returns:
         [`PreparedPreferences`]
@@ -94,24 +108,36 @@ def prepare_preferences(
     Raises:
         [`InvalidPreference`]: for a row that cannot be used, with its number.
         `ValueError`: if columns are missing or reserved, or if no row is left.
-        `TypeError`: for anything that has no rows at hand, such as an `IterableDataset`.
+        `TypeError`: for a dataset without random access, for instance an `IterableDataset`.
     """
-    if invalid_rows not in ("error", "drop"):
-        raise ValueError(f"Found invalid_rows={invalid_rows!r}; expected 'error' or 'drop'.")
+    if invalid_rows not in ("error", "drop") or invalid_responses not in ("error", "drop"):
+        wrong = {"invalid_rows": invalid_rows, "invalid_responses": invalid_responses}
+        name, value = next((name, value) for name, value in wrong.items() if value not in ("error", "drop"))
+        raise ValueError(f"Found {name}={value!r}; expected 'error' or 'drop'.")
+    if invalid_responses == "drop" and read_labels:
+        raise ValueError("Found invalid_responses='drop' with labels; expected read_labels=False.")
     rows, columns = _checked_rows(dataset, name)
-    source = _source_name(columns, source, name)
+    if prompt_column is not None and prompt_column not in columns:
+        raise ValueError(f"{name}: found the columns {sorted(columns)}; expected prompt_column={prompt_column!r}.")
+    source = _source_name(columns, source, prompt_column, read_labels, name)
     adapter = get_source(source, columns) if source else None
-    survey = _survey(rows, _Reader(adapter, require_labels), invalid_rows, name)
+    reader = _Reader(adapter, require_labels and read_labels, read_labels, prompt_column, invalid_responses == "drop")
+    survey = _survey(rows, reader, invalid_rows, name)
     if not survey.row_numbers:
         raise ValueError(
             f"{name}: none of the {survey.num_read} rows is left; dropped {_counts(survey.dropped)}. Expected at "
             f"least one row that can be used. {survey.first_fault}".rstrip()
         )
-    kept = [column for column in columns if column not in survey.consumed]
+    kept = [column for column in columns if column not in survey.consumed | survey.empty]
     _check_kept(kept, name)
-    made = _write(rows, survey, kept, name)
     prepared = PreparedPreferences(
-        made, survey.num_read, dict(survey.dropped), name, source, tuple(survey.row_numbers)
+        _write(rows, survey, kept, name),
+        survey.num_read,
+        dict(survey.dropped),
+        name,
+        source,
+        tuple(survey.row_numbers),
+        survey.response_numbers,
     )
     logger.log(logging.WARNING if survey.dropped else logging.INFO, "%s", prepared)
     return prepared
@@ -130,11 +156,11 @@ def judge_rows(
     name: str = "train_dataset",
     row_numbers: Sequence[int] | None = None,
 ) -> Dataset:
-    """Adds what a judge reads to the rows of [`prepare_preferences`].
+    """Adds a judge's prompts to the rows of [`prepare_preferences`].
 
     | column | |
     |---|---|
-    | `prompt` | the judge's messages; a single response is asked for a 0/1 verdict (paper, section 2.2) |
+    | `prompt` | the judge's messages; a single response is scored 0 or 1 (paper, section 2.2) |
     | `order` | `order[place]` is the index in `responses` of the response that the judge reads in that place |
     | `query`, `responses`, `labels`, … | unchanged, in the order of the row |
 
@@ -149,7 +175,7 @@ def judge_rows(
         shuffle_responses (`bool`, *optional*, defaults to `True`): Whether the judge reads the responses shuffled.
         max_completion_length (`int`, *optional*, defaults to `1024`): Longest critique, in tokens.
         context_length (`int`, *optional*): Positions of the judge. Prompts are not measured without it.
-        hint (`bool`, *optional*, defaults to `False`): Whether to give the best response away (paper, section 2.3).
+        hint (`bool`, *optional*, defaults to `False`): Whether prompts name the best response (paper, section 2.3).
         invalid_rows (`str`, *optional*, defaults to `"error"`): `"drop"` skips rows whose prompt is too long.
         name (`str`, *optional*, defaults to `"train_dataset"`): What messages call the dataset.
         row_numbers (sequence of `int`, *optional*): Numbers of the rows in messages, if not 0, 1, …
@@ -159,7 +185,7 @@ def judge_rows(
 
     Raises:
         `ValueError`: if a prompt leaves no room for a critique (with the row and the numbers), if the tokenizer has no
-            chat template or pad token, or if `prompt` or `order` are there already.
+            chat template or pad token, or if the columns `prompt` or `order` exist.
     """
     _check_judgeable(dataset.column_names, name)
     tokenizer = _tokenizer_of(processing_class)
@@ -167,16 +193,16 @@ def judge_rows(
     lengths: list[int] = []
 
     def render(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
-        made: dict[str, list] = {"prompt": [], "order": []}
+        added: dict[str, list] = {"prompt": [], "order": []}
         for place, index in enumerate(indices):
             preference = preference_of({column: values[place] for column, values in batch.items()})
             order = response_order(len(preference), seed, index) if shuffle_responses else range(len(preference))
             shown = preference.permuted(order)
-            made["order"].append(list(order))
-            made["prompt"].append(judge_messages(shown, template, len(shown) == 1, hint, special))
+            added["order"].append(list(order))
+            added["prompt"].append(judge_messages(shown, template, len(shown) == 1, hint, special))
         if context_length is not None:
-            lengths.extend(map(len, encode_prompts(tokenizer, made["prompt"])))
-        return made
+            lengths.extend(map(len, encode_prompts(tokenizer, added["prompt"])))
+        return added
 
     features = Features({**dataset.features, "prompt": _MESSAGES, "order": List(Value("int64"))})
     rows = dataset.with_format(None).map(
@@ -219,23 +245,24 @@ def prepare_judge_rows(
 
 def preference_of(row: Mapping[str, Any]) -> Preference:
     """The preference in a row of [`prepare_preferences`] or [`judge_rows`]."""
-    return Preference(row["query"], row["responses"], *map(row.get, _OPTIONAL))
+    return Preference(row["query"], tuple(row["responses"]), *map(row.get, _OPTIONAL))
 
 
 def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
-    """Trajectories to what a Meta RM learns from: the unhinted, readable ones, right and wrong (paper, section 6).
+    """A Meta RM's training rows: the unhinted, readable trajectories, correct and incorrect (paper, section 6).
 
-    Critiques that cannot be read never vote and need no score.
+    Unreadable critiques never vote, and need no score.
 
     Args:
         trajectories ([`~datasets.Dataset`]): What [`~trl_spct.RejectiveSampler.collect`] returns.
-        source (`str`, *optional*): Where the trajectories come from: fills a column `source`.
+        source (`str`, *optional*): Origin of the trajectories, for a column `source`.
 
     Returns:
         [`~datasets.Dataset`] with `query`, `responses`, `order` (`order[p]` is the response that the judge read as
         number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with
         which a held-out set can vote. Responses, scores and labels are in the order of the row.
     """
+    trajectories = trajectories.with_format(None)
     used = [
         i
         for i, (hinted, scores) in enumerate(zip(trajectories["hinted"], trajectories["scores"], strict=True))
@@ -243,8 +270,9 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
     ]
 
     def to_meta(row: dict[str, Any]) -> dict[str, Any]:
-        made = {"critique": row["completion"][-1]["content"], "label": meta_label(row["scores"], row["labels"])}
-        return made if source is None else {**made, "source": source}
+        label = meta_label(row["scores"], row["labels"])
+        origin = {} if source is None else {"source": source}
+        return {"critique": row["completion"][-1]["content"], "label": label, **origin}
 
     names = ["query", "responses", "scores", "labels", "order"]
     features = Features({name: trajectories.features[name] for name in names})
@@ -257,14 +285,16 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
 
 
 def split_by_query(rows: Dataset, held_out_share: float, seed: int = 0) -> tuple[Dataset, Dataset | None]:
-    """(train, held out): all rows of a query fall on the same side, drawn from the query and the seed alone.
+    """(train, held out): all rows of a query are on the same side, drawn from the query and the seed alone.
 
-    A query is the same as a text and as a message, and whatever the responses to it are.
+    A text and a single message with it are the same query.
     """
     if held_out_share <= 0:
         return rows, None
     threshold = held_out_share * 2**64
-    held_out = [derive_seed(seed, "split", conversation_text(query)) < threshold for query in rows["query"]]
+    held_out = [
+        derive_seed(seed, "split", conversation_text(query)) < threshold for query in rows.with_format(None)["query"]
+    ]
     if all(held_out) or not any(held_out):
         raise ValueError(
             f"A held-out share of {held_out_share} leaves one side of {len(rows)} rows empty; expected more queries "
@@ -288,26 +318,48 @@ def score_range_of(num_responses: int, template: str = "paper") -> tuple[int, in
 
 @dataclass(frozen=True)
 class _Reader:
-    """From a row to its preferences and the columns that went into them."""
+    """From a row to its preferences, and the columns that these are read from."""
 
     source: Source | None
     require_labels: bool
+    read_labels: bool
+    prompt_column: str | None
+    drop_responses: bool
 
     def __call__(self, row: Mapping[str, Any]) -> list[Preference]:
-        preferences = [Preference.from_row(made) for made in self._shaped(row)]
+        return [preference for preference, _ in self.read(row)]
+
+    def read(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
+        """Preferences, each with the numbers of its responses if some were dropped."""
+        shaped = self._shaped(self._plain(row)) if isinstance(row, Mapping) else [row]
+        numbers = [self._valid_responses(part) for part in shaped]
+        preferences = [
+            Preference.from_row(
+                part if kept is None else {**part, "responses": [part["responses"][i] for i in kept]}, self.read_labels
+            )
+            for part, kept in zip(shaped, numbers, strict=True)
+        ]
         if self.require_labels and any(preference.labels is None for preference in preferences):
             raise InvalidPreference(
                 f"Found no labels among the columns {sorted(row)}; expected `labels`, `scores` or `best_index` for "
                 "training.",
                 "labels",
             )
-        return preferences
+        return list(zip(preferences, numbers, strict=True))
 
-    def _shaped(self, row: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    def _plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        plain = {name: _plain_value(value) for name, value in row.items()}
+        if self.prompt_column is not None:
+            prompt = plain.get(self.prompt_column)
+            unread = _QUERIES | {self.prompt_column}
+            plain = {"prompt": prompt, **{name: value for name, value in plain.items() if name not in unread}}
+        return plain
+
+    def _shaped(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         if self.source is None:
             return [row]
         try:
-            return list(self.source.read(row))
+            return self.source.read(row, self.read_labels)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise InvalidPreference(
                 f"Found a row that is not in the source's schema ({error!r}); expected "
@@ -315,12 +367,40 @@ class _Reader:
                 "shape",
             ) from error
 
+    def _valid_responses(self, row: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Numbers of the responses with a text; `None` for all, or if none has one."""
+        responses = row.get("responses") if self.drop_responses and isinstance(row, Mapping) else None
+        if not isinstance(responses, (list, tuple)):
+            return None
+        valid = tuple(number for number, response in enumerate(responses) if _has_text(response))
+        return valid if 0 < len(valid) < len(responses) else None
+
     def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
-        return consumed_columns(row) if self.source is None else self.source.consumed
+        if self.source is not None:
+            return self.source.consumed
+        columns = consumed_columns(self._plain(row))
+        return columns if self.prompt_column is None else columns - _QUERIES | {self.prompt_column}
+
+
+def _plain_value(value: Any) -> Any:
+    """Arrays and tensors as lists and numbers; a NaN as `None`."""
+    if hasattr(value, "tolist") and not isinstance(value, str):
+        value = value.tolist()
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
+        return None
+    return value
+
+
+def _has_text(response: Any) -> bool:
+    if isinstance(response, Mapping):
+        response = [response]
+    if isinstance(response, (list, tuple)):
+        return any(isinstance(message, Mapping) and bool(message.get("content")) for message in response)
+    return isinstance(response, str) and bool(response.strip())
 
 
 def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
-    """The columns of a row in one of our own shapes that [`Preference.from_row`] reads, or would if they held any."""
+    """Columns of a row that [`Preference.from_row`] reads, or would read if they had a value."""
     given = {column for column, value in row.items() if value is not None}
     query = next(({column} for column in ("query", "prompt", "messages") if column in given), set())
     labels = next(({column} for column in ("labels", "scores", "best_index") if column in given), set())
@@ -335,14 +415,16 @@ def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
 
 @dataclass
 class _Survey:
-    """What a first reading of all rows found; the second one writes accordingly, with flat memory."""
+    """Result of the first pass over the rows, which checks them; the second one writes, with flat memory."""
 
     reader: _Reader
     num_read: int = 0
     dropped: Counter = field(default_factory=Counter)
     first_fault: str = ""
     row_numbers: list[int] = field(default_factory=list)
+    response_numbers: dict[int, tuple[int, ...]] = field(default_factory=dict)
     consumed: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=lambda: {"query", *_OWN_FEATURES})
     own: set[str] = field(default_factory=lambda: {"responses"})
     messages: bool = False
 
@@ -352,7 +434,7 @@ def _survey(rows: Rows, reader: _Reader, invalid_rows: InvalidRows, name: str) -
     for number, row in enumerate(rows):
         survey.num_read += 1
         try:
-            preferences = reader(row)
+            read = reader.read(row)
         except InvalidPreference as error:
             fault = f"{name} row {number}: {error}"
             if invalid_rows == "error" and not isinstance(error, LeftOut):
@@ -361,8 +443,13 @@ def _survey(rows: Rows, reader: _Reader, invalid_rows: InvalidRows, name: str) -
             survey.dropped[error.cause] += 1
             survey.first_fault = survey.first_fault or fault
             continue
-        survey.row_numbers += [number] * len(preferences)
+        for _, numbers in read:
+            if numbers is not None:
+                survey.response_numbers[len(survey.row_numbers)] = numbers
+            survey.row_numbers.append(number)
+        preferences = [preference for preference, _ in read]
         survey.consumed |= reader.consumed(row)
+        survey.empty -= {column for column in survey.empty if _plain_value(row.get(column)) is not None}
         survey.messages |= any(not isinstance(preference.query, str) for preference in preferences)
         for column in _OPTIONAL:
             if any(getattr(preference, column) is not None for preference in preferences):
@@ -384,14 +471,14 @@ def _write(rows: Rows, survey: _Survey, kept: list[str], name: str) -> Dataset:
 
     columns = [*own, *kept]
     if not isinstance(rows, Dataset):
-        made = list(expand(enumerate(rows)))
-        features = {**own, **{column: _common_feature(made, column, name) for column in kept}}
-        return Dataset.from_dict({c: [row[c] for row in made] for c in columns}, features=Features(features))
+        written = list(expand(enumerate(rows)))
+        features = {**own, **{column: _common_feature(written, column, name) for column in kept}}
+        return Dataset.from_dict({c: [row[c] for row in written] for c in columns}, features=Features(features))
 
     def write(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
         batch_rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        made = list(expand(zip(numbers, batch_rows, strict=True)))
-        return {column: [row[column] for row in made] for column in columns}
+        written = list(expand(zip(numbers, batch_rows, strict=True)))
+        return {column: [row[column] for row in written] for column in columns}
 
     features = Features({**own, **{column: rows.features[column] for column in kept}})
     return rows.map(
@@ -407,7 +494,7 @@ def _write(rows: Rows, survey: _Survey, kept: list[str], name: str) -> Dataset:
 
 def _row_writer(messages: bool, columns: list[str]) -> Callable[[Preference], dict[str, Any]]:
     def to_row(preference: Preference) -> dict[str, Any]:
-        query = preference.query
+        query: Any = preference.query
         if messages:
             query = [{"role": "user", "content": query}] if isinstance(query, str) else list(query)
         return {"query": query, **{column: getattr(preference, column) for column in columns if column != "query"}}
@@ -415,9 +502,9 @@ def _row_writer(messages: bool, columns: list[str]) -> Callable[[Preference], di
     return to_row
 
 
-def _common_feature(made: list[dict[str, Any]], column: str, name: str) -> Any:
+def _common_feature(rows: list[dict[str, Any]], column: str, name: str) -> Any:
     """The Arrow type of a kept column of plain rows."""
-    values = [row[column] for row in made]
+    values = [row[column] for row in rows]
     try:
         return Dataset.from_dict({column: values}).features[column]
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
@@ -443,27 +530,30 @@ def _checked_rows(dataset: Any, name: str) -> tuple[Rows, list[str]]:
         raise TypeError(
             f"{name} is {type(dataset).__name__}; expected a `datasets.Dataset` or a list of rows, since all rows are "
             "checked before training. Materialize a stream, for instance "
-            "`Dataset.from_list(list(stream.take(10_000)))`."
+            "`Dataset.from_list(list(stream.take(10_000)))`; a data frame is `Dataset.from_pandas(frame)`."
         )
     return dataset, list(dict.fromkeys(column for row in dataset if isinstance(row, Mapping) for column in row))
 
 
-def _source_name(columns: Sequence[str], source: str | None, name: str) -> str | None:
-    if source is not None or not columns or _is_own_shape(set(columns)):
+def _source_name(
+    columns: Sequence[str], source: str | None, prompt_column: str | None, read_labels: bool, name: str
+) -> str | None:
+    if source is not None or not columns or prompt_column or _is_own_shape(set(columns), read_labels):
         return source
     detected = detect_source(columns)
     if detected is None:
         raise InvalidPreference(
             f"{name}: found the columns {sorted(columns)}; expected one of: {'; '.join(ACCEPTED_SHAPES)}; or the "
-            f"schema of one of the sources {', '.join(sorted(SOURCES))}. Rename the columns, or name a `source`.",
+            f"schema of one of the sources {', '.join(sorted(SOURCES))}. Rename the columns, or name a `source` or "
+            "the `prompt_column`.",
             "shape",
         )
     return detected
 
 
-def _is_own_shape(columns: set[str]) -> bool:
-    queried = bool(columns & {"query", "prompt", "messages"})
-    answered = "responses" in columns or {"completion", "label"} <= columns
+def _is_own_shape(columns: set[str], read_labels: bool) -> bool:
+    queried = bool(columns & _QUERIES)
+    answered = "responses" in columns or {"completion", *(["label"] if read_labels else [])} <= columns
     return (queried and answered) or {"chosen", "rejected"} <= columns
 
 
@@ -471,8 +561,8 @@ def _check_kept(kept: Sequence[str], name: str) -> None:
     reserved = sorted(RESERVED_COLUMNS.intersection(kept))
     if reserved:
         raise ValueError(
-            f"{name}: found the columns {reserved}, which TRL's trainers give to reward functions themselves or take "
-            "for images. Rename or remove them (`dataset.rename_column`, `dataset.remove_columns`)."
+            f"{name}: found the columns {reserved}, which TRL's trainers pass to reward functions themselves or read "
+            "images from. Rename or remove them (`dataset.rename_column`, `dataset.remove_columns`)."
         )
     clashing = sorted({"query", *_OWN_FEATURES}.intersection(kept))
     if clashing:
@@ -485,8 +575,8 @@ def _check_kept(kept: Sequence[str], name: str) -> None:
 def _check_judgeable(columns: Sequence[str], name: str) -> None:
     if not {"query", "responses"} <= set(columns):
         raise ValueError(
-            f"{name}: found the columns {sorted(columns)}; expected `query` and `responses`, as `prepare_preferences` "
-            "makes them."
+            f"{name}: found the columns {sorted(columns)}; expected `query` and `responses`, as from "
+            "`prepare_preferences`."
         )
     present = sorted({"prompt", "order"}.intersection(columns))
     if present:
@@ -522,7 +612,7 @@ def _without_long(rows: Dataset, lengths: Sequence[int], longest: int, name: str
 
 
 def _by_row_number(lengths: Sequence[int], row_numbers: Sequence[int] | None) -> Sequence[int]:
-    """The longest prompt made of each row that was read."""
+    """Length of the longest prompt of each row that was read."""
     if row_numbers is None or not lengths:
         return lengths
     longest = [0] * (max(row_numbers) + 1)
