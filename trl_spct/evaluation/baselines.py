@@ -153,6 +153,13 @@ class ChoiceJudge(Judge):
         settings = {"judge": "choice", "k": k, "seed": seed, "order": order, "template_digest": CHOICE.digest}
         self.settings = {**settings, **described_model(pipe.model), **self.options}
 
+    def check(self, rows: Sequence[Preference]) -> None:
+        tokenizer, context = self.pipe.tokenizer, context_length(self.pipe.model.config)
+        if tokenizer is not None and context is not None:
+            prompts = [choice_messages(row, self.pipe._fences()) for row in rows]
+            encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
+            check_lengths(list(map(len, encoded)), self.options["max_new_tokens"], context)
+
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         occurrences = count_occurrences(rows) if occurrences is None else occurrences
         batches = (slice(first, first + self.batch_size) for first in range(0, len(rows), self.batch_size))

@@ -106,11 +106,11 @@ def _write_card(card: ModelCard, evaluation: JudgeEvaluation, folder: Path, name
     if len(blocks) > 1:
         blocks = {_ALL: f"### All of them\n\n{evaluation.table}", **blocks}
     card.text = with_blocks(card.text, blocks)
-    data = card.data
-    assert isinstance(data, ModelCardData)
-    kept = [entry for entry in data.eval_results or () if entry.dataset_name not in blocks]
-    data.eval_results = [*kept, *evaluation.eval_results]
-    data.model_name = data.model_name or name
+    metadata = card.data
+    assert isinstance(metadata, ModelCardData)
+    kept = [entry for entry in metadata.eval_results or () if entry.dataset_name not in blocks]
+    metadata.eval_results = [*kept, *evaluation.eval_results]
+    metadata.model_name = metadata.model_name or name
     card.save(folder / "README.md")
 
 
