@@ -26,8 +26,9 @@ MODULES = {
 }
 
 STANDARD_LIBRARY_ONLY = {
-    "judge.card_prompts", "judge.critiques", "judge.fence", "judge.implicit_prompts", "judge.orders", "judge.outcomes",
-    "judge.preferences", "judge.prompts", "judge.stopping", "judge.templates", "judge.voting", "trainers.rejection",
+    "judge.card_prompts", "judge.conversations", "judge.critiques", "judge.fence", "judge.implicit_prompts",
+    "judge.orders", "judge.outcomes", "judge.preferences", "judge.prompts", "judge.stopping", "judge.templates",
+    "judge.voting", "trainers.rejection",
 }  # fmt: skip
 # A module imports from its own floor and the floors before it.
 FLOORS = [

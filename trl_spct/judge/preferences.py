@@ -2,15 +2,23 @@
 """One query, the responses to it, and what is known of their worth (paper, section 2.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any
 
+from .conversations import (
+    InvalidPreference,
+    Messages,
+    is_conversation,
+    is_message,
+    message_text,
+    response_text,
+    tools_turn,
+    turns_of,
+)
 from .implicit_prompts import possible_prompts, split_turn, split_words, without_prompt
 
-
-Messages = Sequence[Mapping[str, Any]]
 
 PROMPT_ADVICE = "Rename the column with the prompt to `prompt`, or name it as `prompt_column`."
 
@@ -24,27 +32,14 @@ ACCEPTED_SHAPES = (
 )
 
 
-class InvalidPreference(ValueError):
-    """A row that cannot be judged or learned from, and why.
-
-    Args:
-        message (`str`): What was found, what was expected and what to do.
-        cause (`str`): One word for counting: `"shape"`, `"query"`, `"responses"`, `"empty"`, `"labels"`, `"count"`,
-            `"ties"` or `"identical"`.
-    """
-
-    def __init__(self, message: str, cause: str):
-        super().__init__(message)
-        self.cause = cause
-
-
 @dataclass(frozen=True)
 class Preference:
     """What a judge is asked: a query and n ≥ 1 responses, with the ground truth if there is one.
 
     Args:
         query (`str` or sequence of messages):
-            What the user asked. A conversation is a sequence of `{"role", "content"}` mappings.
+            What the user asked. A conversation is a sequence of messages, which become turns of role and text, see
+            [`~trl_spct.judge.conversations.turns_of`].
         responses (sequence of `str`):
             The n responses to be scored, in the order in which the judge reads them.
         labels (sequence of `float`, *optional*):
@@ -56,6 +51,9 @@ class Preference:
             Principles with their weights that the judge must use instead of writing its own for this query: a
             user's, or ones that were written once for the query and kept (paper, sections 1 and 10). Blank ones count
             as none.
+        messages (sequence of message lists, *optional*):
+            Where a row holds messages: those of the query and of each response, as they stand in the row. Pairs for
+            other trainers are written from them. The judge reads `query` and `responses`.
 
     Raises:
         `InvalidPreference`: if a part is missing, empty, of the wrong type, or holds lone surrogates, which no
@@ -67,6 +65,7 @@ class Preference:
     labels: tuple[float, ...] | None = None
     reference: str | None = None
     principles: str | None = None
+    messages: tuple[Messages, ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "query", _checked_query(self.query))
@@ -76,6 +75,8 @@ class Preference:
             _check_distinct(self.responses, self.labels)
         for name in ("reference", "principles"):
             object.__setattr__(self, name, _checked_aside(name, getattr(self, name)))
+        if self.messages is not None and len(self.messages) != len(self.responses) + 1:  # of other responses
+            object.__setattr__(self, "messages", None)
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -94,6 +95,7 @@ class Preference:
             self,
             responses=tuple(self.responses[i] for i in order),
             labels=None if self.labels is None else tuple(self.labels[i] for i in order),
+            messages=None if self.messages is None else (self.messages[0], *(self.messages[i + 1] for i in order)),
         )
 
     @classmethod
@@ -107,7 +109,8 @@ class Preference:
         | `prompt`, `completion`, `label` | 1 | 1 if `label` else 0 |
         | `prompt` or `messages`, `responses`, `scores` or `best_index` or `labels` | ≥ 1 | as given |
 
-        Each may have a `reference` and `principles` beside them. Columns that are `None` count as absent; columns with
+        Each may have a `reference` and `principles` beside them, and a `system` prompt and `tools`, which the judge
+        reads before the conversation. Columns that are `None` count as absent; columns with
         other names are ignored here and kept by [`~trl_spct.data.preparation.prepare_preferences`].
 
         Args:
@@ -126,10 +129,13 @@ class Preference:
             given = {name: value for name, value in given.items() if name not in ("labels", "scores", "best_index")}
             if "completion" in given:
                 given["label"] = True
-        query, responses, labels = _read_columns(given)
+        query, raw, labels = _read_columns(given)
+        query = _with_columns(query, given.get("system"), given.get("tools"))
+        messages = _originals(query, raw)
+        responses = _texts(raw)
         labels = labels if read_labels else None
         aside = {name: given.get(name) for name in ("reference", "principles")}
-        return cls(query=query, responses=responses, labels=labels, **aside)
+        return cls(query=query, responses=responses, labels=labels, messages=messages, **aside)
 
 
 def restore_order(scores: Sequence[float] | None, order: Sequence[int]) -> tuple[float, ...] | None:
@@ -202,23 +208,6 @@ def _check_distinct(responses: Sequence[str], labels: Sequence[float]) -> None:
             )
 
 
-def message_text(content: Any, cause: str = "query") -> str:
-    """The text of a message's content, which may be a list of typed parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, (list, tuple)) and all(_is_text_part(part) for part in content):
-        return "".join(part["text"] for part in content)
-    raise InvalidPreference(
-        f"Found message content of type {type(content).__name__} that is not text; expected a text or a list of "
-        '`{"type": "text", "text": …}` parts. Judges read text only.',
-        cause,
-    )
-
-
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-
-
 def _check_encodable(text: str, name: str, cause: str) -> None:
     try:
         text.encode()
@@ -250,24 +239,19 @@ def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
         raise InvalidPreference(
             f"Found a query of type {type(query).__name__}; expected a text or a non-empty list of messages.", "query"
         )
-    messages = []
     for message in query:
-        if not _is_message(message):
+        if not is_message(message):
             raise InvalidPreference(
                 f"Found {message!r:.80} among the query's messages; expected mappings with `role` and `content`.",
                 "query",
             )
-        content = message_text(message["content"])
-        for text in (message["role"], content):
-            _check_encodable(text, f"Message {len(messages) + 1} of the query", "query")
-        messages.append({"role": message["role"], "content": content})
+    messages = turns_of(query)
+    for number, message in enumerate(messages, start=1):
+        for text in (message["role"], message["content"]):
+            _check_encodable(text, f"Message {number} of the query", "query")
     if not any(message["content"].strip() for message in messages):
         raise InvalidPreference("Found a query whose messages are all empty; expected a text in one.", "query")
-    return tuple(messages)
-
-
-def _is_message(message: Any) -> bool:
-    return isinstance(message, Mapping) and isinstance(message.get("role"), str) and "content" in message
+    return messages
 
 
 def _checked_responses(responses: Any) -> tuple[str, ...]:
@@ -295,13 +279,13 @@ def _read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """(query, responses, labels) of a row without `None` columns."""
     query = row.get("query", row.get("prompt", row.get("messages")))
     if "responses" in row and query is not None:
-        return query, _texts(row["responses"]), _labels_of(row)
+        return query, row["responses"], _labels_of(row)
     if "chosen" in row and "rejected" in row:
         if query is None and isinstance(row["chosen"], str) and isinstance(row["rejected"], str):
             return _read_texts(row)
         return _read_pair(query, row["chosen"], row["rejected"])
     if "completion" in row and "label" in row and query is not None:
-        return query, _texts([row["completion"]]), (row["label"],)
+        return query, [row["completion"]], (row["label"],)
     raise InvalidPreference(
         f"Found the columns {sorted(row)}; expected one of: {'; '.join(ACCEPTED_SHAPES)}. Rename the columns, or name "
         "a source adapter.",
@@ -331,13 +315,13 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
     there, so that no response holds the query.
     """
     sides = (chosen, rejected)
-    if prompt is None and not all(_is_conversation(side) for side in sides):
+    if prompt is None and not all(is_conversation(side) for side in sides):
         raise InvalidPreference(
             f"Found `chosen` and `rejected` of types {type(chosen).__name__} and {type(rejected).__name__} without a "
             "`prompt`; expected a prompt beside them, or full message lists.",
             "query",
         )
-    if prompt is None or all(_is_conversation(side) and side[0]["role"] != "assistant" for side in sides):
+    if prompt is None or all(is_conversation(side) and side[0]["role"] != "assistant" for side in sides):
         shared = 0
         while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
             shared += 1
@@ -353,10 +337,11 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
                 "different answer in each behind the shared prompt. Drop the row.",
                 "identical" if len(chosen) == len(rejected) else "empty",
             )
-        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        prompt = _joined_prompt(prompt, list(chosen[:shared]))
+        chosen, rejected = chosen[shared:], rejected[shared:]
     elif isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
         chosen, rejected = without_prompt(prompt, chosen, rejected)
-    return prompt, _texts([chosen, rejected]), (1, 0)
+    return prompt, [chosen, rejected], (1, 0)
 
 
 def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
@@ -377,23 +362,68 @@ def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return parts[0], list(parts[1:]), (1, 0)
 
 
-def _is_conversation(side: Any) -> bool:
-    return isinstance(side, (list, tuple)) and bool(side) and all(_is_message(message) for message in side)
-
-
 def _texts(responses: Any) -> Any:
     """Responses given as message lists become their text; anything else is left for the checks."""
     if isinstance(responses, (str, bytes, Mapping)) or not isinstance(responses, Sequence):
         return responses
-    return [_response_text(response) for response in responses]
+    return [response_text(response) for response in responses]
 
 
-def _response_text(response: Any) -> Any:
-    if isinstance(response, Mapping) and "content" in response:
-        response = [response]
-    is_messages = isinstance(response, (list, tuple)) and all(
-        isinstance(message, Mapping) and "content" in message for message in response
+def _joined_prompt(prompt: Any, shared: list[Any]) -> Any:
+    """The `prompt` and the turns that both sides share: one of them, or a `prompt` of system turns before them."""
+    if prompt is None:
+        return shared
+    contents = [message_text(message.get("content"), optional=True).strip() for message in shared]
+    if isinstance(prompt, str):
+        if prompt.strip() in contents:
+            return shared
+    elif is_conversation(prompt):
+        turns, sides = turns_of(prompt), turns_of(shared)
+        if turns[max(0, len(turns) - len(sides)) :] == sides:
+            return prompt
+        if any(sides[start : start + len(turns)] == turns for start in range(len(sides))):
+            return shared
+        if all(turn["role"] in ("system", "developer") for turn in turns):
+            return [*prompt, *shared]
+    raise InvalidPreference(
+        "Found a `prompt` that is no part of the conversation with which `chosen` and `rejected` begin; expected the "
+        "same turns in both. Drop one of them: the `prompt`, or the shared turns.",
+        "query",
     )
-    if not is_messages:
-        return response
-    return "\n".join(message_text(message["content"], "responses") for message in response)
+
+
+def _with_columns(query: Any, system: Any, tools: Any) -> Any:
+    """The query behind the system prompt and the tools of a row's own columns."""
+    before: list[Any] = []
+    if system is not None:
+        if not isinstance(system, str):
+            raise InvalidPreference(
+                f"Found the column `system` of type {type(system).__name__}; expected a text. Rename the column.",
+                "query",
+            )
+        before += [{"role": "system", "content": system}] if system.strip() else []
+    turn = tools_turn(tools)
+    before += [turn] if turn else []
+    if not before or not query or not (isinstance(query, str) or is_conversation(query)):
+        return query
+    turns = [{"role": "user", "content": query}] if isinstance(query, str) else list(query)
+    return [*(message for message in before if message not in turns), *turns]
+
+
+def _originals(query: Any, responses: Any) -> tuple[Messages, ...] | None:
+    """The messages of the query and of each response, texts among them as one turn; `None` for a row of texts."""
+    if not isinstance(responses, (list, tuple)):
+        return None
+    if isinstance(query, str) and all(isinstance(response, str) for response in responses):
+        return None
+    sides = [(query, "user"), *((response, "assistant") for response in responses)]
+    messages: list[Messages] = []
+    for side, role in sides:
+        if isinstance(side, str):
+            side = [{"role": role, "content": side}]
+        elif isinstance(side, Mapping):
+            side = [{"role": role, **side}]
+        if not is_conversation(side):
+            return None
+        messages.append(tuple(message for message in side if message["role"] != "tools"))
+    return tuple(messages)

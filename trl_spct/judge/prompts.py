@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from .card_prompts import template_of_card
+from .conversations import conversation_text
 from .fence import GIVEN, REFERENCE, Fence
 from .preferences import Messages, Preference
 from .templates import (
@@ -217,20 +218,6 @@ def meta_messages(preference: Preference, critique: str, special_tokens: Iterabl
     conversation, responses = _fenced(preference, fence)
     content = f"Please score the responses.{BEFORE[0]}{conversation}{BEFORE[1]}{judge_template().blocks(responses)}"
     return [{"role": "user", "content": content}, {"role": "assistant", "content": fence(critique)}]
-
-
-def conversation_text(query: str | Messages, speaker: bool = True) -> str:
-    """A query as text, in lines of `Role: text` as in public copies of the prompt **[C]**.
-
-    Args:
-        query (`str` or sequence of messages): What the user asked.
-        speaker (`bool`, *optional*, defaults to `True`): Whether a single user turn names its role as well.
-    """
-    if not isinstance(query, str) and len(query) == 1 and query[0]["role"] == "user":
-        query = query[0]["content"]
-    if isinstance(query, str):
-        return f"User: {query}" if speaker else query
-    return "\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in query)
 
 
 def _rendered(template: JudgeTemplate, preference: Preference, fence: Fence) -> str:
