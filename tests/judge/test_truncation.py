@@ -258,7 +258,7 @@ def test_when_even_the_minimum_does_not_fit_the_numbers_say_so():
 
 
 def test_the_hint_and_the_verdict_are_counted():
-    pair = Preference("q", (words(200), words(200)), (1, 0))
+    pair = Preference("q", (words(200), words(200).upper()), (1, 0))
     single = Preference("q", (words(400),), (1,))
     for preference, how in (
         (pair, {"hint": True}),
