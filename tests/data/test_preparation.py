@@ -16,8 +16,6 @@ from trl import GRPOTrainer
 
 from trl_spct.data.preparation import (
     RESERVED_COLUMNS,
-    _Reader,
-    consumed_columns,
     judge_rows,
     preference_of,
     prepare_judge_rows,
@@ -25,6 +23,7 @@ from trl_spct.data.preparation import (
     response_order,
     score_range_of,
 )
+from trl_spct.data.reading import RowReader, consumed_columns
 from trl_spct.judge.preferences import InvalidPreference, Preference
 from trl_spct.judge.prompts import judge_messages
 
@@ -380,7 +379,7 @@ def texts_in(value):
 @hypothesis.given(ROWS, st.booleans())
 def test_any_row_is_read_as_it_is_or_refused(row, read_labels):
     """Every text of a preference is a text of the row, or a lossless part of one."""
-    reader = _Reader(None, False, read_labels, None, False)
+    reader = RowReader(None, False, read_labels, None, False)
     try:
         [preference] = reader(row)
     except InvalidPreference as error:

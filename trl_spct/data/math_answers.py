@@ -1,8 +1,9 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-r"""Whether an answer agrees with the truth, by rule: what is boxed in both, compared by the library `math-verify`.
+r"""Rule-based matching of boxed answers with true ones, by the library `math-verify`.
 
-The comparison runs in processes of its own, which this module is when it is run as a script: computer algebra on what
-a model wrote may take forever or all memory, in threads that no alarm reaches, and such a process just ends.
+The comparison runs in processes for which this module is the script, since computer algebra on a model's text may take
+unbounded time or memory where no Python timeout interrupts it. A limit on the processor time of these processes does
+not depend on the load of the machine, and they import neither torch nor this package, unlike those of a process pool.
 """
 
 import importlib.metadata
@@ -28,13 +29,13 @@ _MEMORY = 4 * 2**30
 
 
 def without_draft(text: str) -> str:
-    """What a model wrote after thinking: nothing, if the draft was opened and never closed."""
+    """The text after a model's thoughts; empty if these were opened and never closed."""
     _, closed, answer = text.rpartition("</think>")
     return "" if not closed and "<think>" in text else answer.strip()
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""The content of the last `\boxed{…}` or `\fbox{…}`, whose braces are matched; of `\boxed 5` what follows.
+    r"""The content of the last `\boxed{…}` or `\fbox{…}`, with matched braces; `5` for `\boxed 5`.
 
     Earlier boxes do not count, not even where the last one cannot be read: MATH states its truth in the last one.
 
@@ -65,7 +66,7 @@ def boxed_answer(text: str) -> str | None:
 
 
 def math_verify_version() -> str:
-    """The version of the library whose rules decide.
+    """The version of `math-verify`, whose rules decide.
 
     Raises:
         `ImportError`: if it is not installed.
@@ -97,7 +98,9 @@ class AnswerMatcher:
 
     def __init__(self, timeout: float = 10.0, num_proc: int = 1):
         if not timeout > 0 or num_proc < 1:
-            raise ValueError(f"Found timeout={timeout} and num_proc={num_proc}; expected a time and a process.")
+            raise ValueError(
+                f"Found timeout={timeout} and num_proc={num_proc}; expected timeout > 0 and num_proc >= 1."
+            )
         math_verify_version()
         self.num_proc = num_proc
         self._idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
@@ -105,7 +108,7 @@ class AnswerMatcher:
             self._idle.put(_Process(timeout))
 
     def __call__(self, pairs: Iterable[tuple[str, str]]) -> list[str]:
-        """What comes of each pair of a true answer and another, both as LaTeX without the box.
+        """Outcomes of pairs of a true answer and another, both as LaTeX without the box.
 
         Returns:
             `list[str]`: `"correct"`, `"incorrect"`, or why that cannot be said: `"unparsable"` (either is no
@@ -136,7 +139,7 @@ class AnswerMatcher:
 
 
 class _Process:
-    """A process that is started when it is first asked, and again after it has died over a question."""
+    """A process that starts at its first pair, and again after a pair that ended it."""
 
     def __init__(self, timeout: float):
         self.timeout = timeout
@@ -146,6 +149,7 @@ class _Process:
         if self._running is not None and self._running.poll() is not None:
             self.end()
         running = self._running = self._running or self._start()
+        assert running.stdin is not None and running.stdout is not None
         running.stdin.write(json.dumps(pair) + "\n")
         running.stdin.flush()
         answer = running.stdout.readline()
@@ -157,9 +161,10 @@ class _Process:
         command = [sys.executable, "-P", __file__, str(self.timeout)]
         pipe = subprocess.PIPE
         running = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8")
+        assert running.stdout is not None
         if not running.stdout.readline():
             raise RuntimeError(
-                f"The process that matches answers ended with {running.wait()} before it was asked anything. "
+                f"The process that matches answers ended with {running.wait()} before its first pair. "
                 f"`{' '.join(command)}` shows why."
             )
         return running
@@ -169,6 +174,7 @@ class _Process:
         running, self._running = self._running, None
         if running is None:
             return None
+        assert running.stdin is not None and running.stdout is not None
         running.stdout.close()
         try:
             running.stdin.close()
@@ -178,7 +184,7 @@ class _Process:
 
 
 def _serve(timeout: float) -> None:
-    """Answers each line of the input, a pair, with a line; whatever takes longer ends the process."""
+    """Answers each line of the input, a pair, with a line; a pair that exceeds the time limit ends the process."""
     answers, sys.stdout = sys.stdout, sys.stderr
     _bound_memory()
     import math_verify  # noqa: F401  before the first question is timed
@@ -186,7 +192,7 @@ def _serve(timeout: float) -> None:
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, timeout)  # without a handler, it ends the process in whatever it does
+        signal.setitimer(signal.ITIMER_PROF, timeout)  # without a handler, the signal ends the process
         outcome = _matched(*json.loads(line))
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(outcome) + "\n")
@@ -209,7 +215,7 @@ def _matched(true: str, answer: str) -> str:
     if known[1] == found[1]:
         return CORRECT
     try:
-        # Its own alarm is off: this process has one that nothing can hold up, and that counts its own time.
+        # Without its own timeout: the signal of this process also interrupts C code, and counts processor time.
         same = verify(known[0], found[0], timeout_seconds=None, raise_on_error=True)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return ERROR

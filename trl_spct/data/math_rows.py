@@ -1,6 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Problems with known answers to preference rows: a policy answers, a rule says which answers are correct (paper,
-section 4: pairs, and single responses with 1 for correct and 0 for incorrect)."""
+"""Preference rows from problems with known answers: a policy's samples, labeled by rule (paper, section 4: pairs, and
+single responses with 1 for correct and 0 for incorrect)."""
 
 import json
 import logging
@@ -55,17 +55,17 @@ _FEATURES = Features(
 
 
 def read_problems(dataset: Dataset, name: str = "problems") -> list[dict[str, str | None]]:
-    """Problems in MATH's schema, each with its true answer: what its solution boxes last, or its column `answer`.
+    """Problems in MATH's schema, each with its true answer: its column `answer`, or the last box of its solution.
 
     Args:
-        dataset ([`~datasets.Dataset`]): With `problem`, `solution` or `answer`, and as they are there `level`, `type`.
-        name (`str`, *optional*, defaults to `"problems"`): What messages call it.
+        dataset ([`~datasets.Dataset`]): With `problem`, `solution` or `answer`, and optionally `level` and `type`.
+        name (`str`, *optional*, defaults to `"problems"`): Name of the dataset in messages.
 
     Returns:
-        `list[dict]`: `query`, `answer` (`None` where no box says it), `level` and `type` of each problem.
+        `list[dict]`: `query`, `answer` (`None` without a box), `level` and `type` of each problem.
 
     Raises:
-        `ValueError`: if columns are missing, or a problem is no text.
+        `ValueError`: if columns are missing, or a problem is not a text.
     """
     columns = set(dataset.column_names)
     if "problem" not in columns or not columns & {"solution", "answer"}:
@@ -74,7 +74,7 @@ def read_problems(dataset: Dataset, name: str = "problems") -> list[dict[str, st
             "or `answer`. Rename the columns."
         )
     problems = []
-    for number, row in enumerate(dataset):
+    for number, row in enumerate(dataset.with_format(None)):
         try:
             problems.append(_problem(row))
         except InvalidPreference as error:
@@ -86,25 +86,25 @@ def _problem(row: Mapping[str, Any]) -> dict[str, str | None]:
     query = row["problem"]
     if not isinstance(query, str):
         raise InvalidPreference(f"Found a problem of type {type(query).__name__}; expected a text.", "query")
-    Preference(query, ["."])
+    Preference(query, (".",))
     if row.get("answer") is not None:
         answer = str(row["answer"]).strip() or None
     else:
         answer = boxed_answer(row.get("solution") or "")
-    aside = {column: None if row.get(column) is None else str(row[column]) for column in ("level", "type")}
-    return {"query": query, "answer": answer, **aside}
+    tags = {column: None if row.get(column) is None else str(row[column]) for column in ("level", "type")}
+    return {"query": query, "answer": answer, **tags}
 
 
 @dataclass(frozen=True)
 class AnswerSampling:
-    r"""How a policy answers. All numbers are ours: the paper gives none. [?]
+    r"""Sampling of a policy's answers. The defaults are not in the paper. [?]
 
     Args:
         num_generations (`int`, *optional*, defaults to `8`): Answers per problem. [?]
         temperature (`float`, *optional*, defaults to `1.0`), top_p (`float`, *optional*, defaults to `1.0`): [?]
         max_completion_length (`int`, *optional*, defaults to `2048`): Longest answer in tokens. [?]
-        instruction (`str`, *optional*): Stands behind the problem in the policy's prompt, and not in the rows. [?]
-        seed (`int`, *optional*, defaults to `0`): Of the samples.
+        instruction (`str`, *optional*): Appended to the problem in the policy's prompt; not part of the rows. [?]
+        seed (`int`, *optional*, defaults to `0`): Seed of the samples.
     """
 
     num_generations: int = 8
@@ -134,15 +134,15 @@ class AnswerSampling:
 
 
 class AnswerCollector:
-    """Samples answers to problems and matches each with the truth, shard by shard; a restart resumes.
+    """Samples answers to problems and matches them with the true answers, shard by shard; a restart resumes.
 
     Args:
         problems (list): Of [`read_problems`].
-        folder (`str` or path): Where the answers are written.
-        sampling ([`AnswerSampling`]): How the policy answers.
-        policy (`str`): What the manifest calls it: a path, an id or a name on a server.
-        described (mapping, *optional*): What else tells this policy from others, such as a digest of its weights.
-        rows_per_shard (`int`, *optional*, defaults to `64`): Problems whose answers are written at once.
+        folder (`str` or path): Output folder.
+        sampling ([`AnswerSampling`]): Sampling options.
+        policy (`str`): The policy in the manifest: a path, an id or a name on a server.
+        described (mapping, *optional*): Further identification of the policy, for instance a digest of its weights.
+        rows_per_shard (`int`, *optional*, defaults to `64`): Problems per shard.
         timeout (`float`, *optional*, defaults to `10.0`): Seconds of processor time to match one answer. [?]
 
     Raises:
@@ -186,7 +186,7 @@ class AnswerCollector:
         process_index: int = 0,
         num_processes: int = 1,
     ) -> Iterator[range]:
-        """Does this process's missing shards, and yields the problems of each once it is there.
+        """Writes this process's missing shards, and yields the problems of each once it is written.
 
         Args:
             sampler (`Callable`): See [`~trl_spct.judge.sampling.Sampler`].
@@ -209,8 +209,8 @@ class AnswerCollector:
         sound = [number for number in numbers if faults[number] is None]
         drawn = self.sampling(sampler, [self.problems[number]["query"] for number in sound]) if sound else []
         samples = dict(zip(sound, drawn, strict=True))
-        outcomes = self._outcomes(matcher, [(self.problems[number]["answer"], samples[number]) for number in sound])
-        outcomes = dict(zip(sound, outcomes, strict=True))
+        matched = self._outcomes(matcher, [(self.problems[number]["answer"], samples[number]) for number in sound])
+        outcomes = dict(zip(sound, matched, strict=True))
         return [
             {
                 **self.problems[number],
@@ -223,7 +223,7 @@ class AnswerCollector:
         ]
 
     def _faults(self, matcher: AnswerMatcher, numbers: range) -> list[str | None]:
-        """Why problems cannot be used: a truth that does not even match itself costs no sample."""
+        """Causes for which problems are not sampled, for instance a true answer that does not match itself."""
         answers = [self.problems[number]["answer"] for number in numbers]
         outcomes = iter(matcher((answer, answer) for answer in answers if answer is not None))
         faults = [MISSING if answer is None else next(outcomes) for answer in answers]
@@ -231,14 +231,16 @@ class AnswerCollector:
         return [None if fault == CORRECT else fault for fault in faults]
 
     def _outcomes(self, matcher: AnswerMatcher, answered: Sequence[tuple[str, Sequence[Sample]]]) -> list[list[str]]:
-        """What comes of the samples of each problem; those with something in a box are matched, all at once."""
+        """Outcomes of the samples of each problem; all samples with a box are matched in one call."""
         read = [[(true, *_read_answer(sample)) for sample in samples] for true, samples in answered]
-        matched = iter(matcher((true, answer) for answers in read for true, answer, fault in answers if not fault))
+        matched = iter(
+            matcher((true, answer) for answers in read for true, answer, fault in answers if answer and not fault)
+        )
         return [[fault or next(matched) for *_, fault in answers] for answers in read]
 
 
 def _read_answer(sample: Sample) -> tuple[str | None, str | None]:
-    """What a sample boxes last, and why it cannot be matched."""
+    """The last boxed answer of a sample, and the cause if it cannot be matched."""
     answer = boxed_answer(without_draft(sample.text))
     if sample.truncated:
         return answer, TRUNCATED
@@ -256,7 +258,7 @@ def verified_rows(
     max_single_rows: int = 1,
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Preference rows of a problem that has correct and incorrect answers; of any other there are none.
+    """Preference rows of a problem with correct and incorrect answers; other problems give none.
 
     Rows of several responses have one that is correct and up to `num_responses - 1` that are incorrect, in a random
     order; no response is in two of them. Rows of a single response have the labels 1 and 0 by turns, so that both are
@@ -268,10 +270,10 @@ def verified_rows(
 
     Args:
         query (`str`): The problem.
-        responses, outcomes (sequences of `str`): The answers, and what the rule says of each.
+        responses, outcomes (sequences of `str`): The answers, and the outcome of each.
         num_responses (`int`, *optional*, defaults to `2`): n, at most; the paper has pairs. [P]
-        max_rows, max_single_rows (`int`, *optional*, default to `1`): Rows of each kind, at most. [?]
-        seed (`int`, *optional*, defaults to `0`): Of choice and order.
+        max_rows, max_single_rows (`int`, *optional*, default to `1`): Maximum number of rows of each kind. [?]
+        seed (`int`, *optional*, defaults to `0`): Seed of choice and order.
     """
     draw = random.Random(derive_seed(seed, "rows", query))
     texts = dict.fromkeys(zip(map(without_draft, responses), outcomes, strict=True))
@@ -300,7 +302,7 @@ def _row(query: str, labeled: Sequence[tuple[str, int]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class VerifiedRows:
-    """Preference rows of answered problems, and what became of problems and answers.
+    """Preference rows of answered problems, with counts of problems and answers.
 
     Args:
         rows (`list[dict]`): `query`, `responses`, `labels`; `answer` (the truth, which no judge reads), `level`,
@@ -314,26 +316,31 @@ class VerifiedRows:
     @classmethod
     def of(cls, answers: Iterable[Mapping[str, Any]], source: str = "math", **kwargs) -> "VerifiedRows":
         """Rows of what [`AnswerCollector`] wrote; `kwargs` are those of [`verified_rows`]."""
-        rows, report = [], {"problems": Counter(), "answers": Counter(), "solved": Counter(), "rows": Counter()}
-        for found in answers:
-            report["answers"].update(found["outcomes"])
-            made = list(verified_rows(found["query"], found["responses"], found["outcomes"], **kwargs))
-            report["problems"][found["fault"] or _kind(found["outcomes"])] += 1
-            if found["fault"] is None:
-                report["solved"][f"{found['outcomes'].count(CORRECT)}/{len(found['outcomes'])}"] += 1
-            aside = {"answer": found["answer"], "level": found["level"], "type": found["type"], "source": source}
-            for row in made:
+        rows: list[dict[str, Any]] = []
+        report: dict[str, Counter] = {name: Counter() for name in ("problems", "answers", "solved", "rows")}
+        for problem in answers:
+            report["answers"].update(problem["outcomes"])
+            report["problems"][problem["fault"] or _kind(problem["outcomes"])] += 1
+            if problem["fault"] is None:
+                report["solved"][f"{problem['outcomes'].count(CORRECT)}/{len(problem['outcomes'])}"] += 1
+            columns = {
+                "answer": problem["answer"],
+                "level": problem["level"],
+                "type": problem["type"],
+                "source": source,
+            }
+            for row in verified_rows(problem["query"], problem["responses"], problem["outcomes"], **kwargs):
                 n, label = len(row["labels"]), row["labels"][0]
                 report["rows"][f"{n} responses" if n > 1 else f"1 response, label {label}"] += 1
-                rows.append({**row, **aside})
-        made = cls(rows, {name: dict(sorted(counts.items())) for name, counts in report.items()})
+                rows.append({**row, **columns})
+        verified = cls(rows, {name: dict(sorted(counts.items())) for name, counts in report.items()})
         if not rows:
             logger.warning(
                 "Found no problem with a correct and an incorrect answer, and made no row (%s). Sample more answers, "
                 "take a policy that solves some problems, or raise the longest completion if most are truncated.",
-                made,
+                verified,
             )
-        return made
+        return verified
 
     def __str__(self) -> str:
         return "; ".join(f"{name}: {_counts(counts)}" for name, counts in self.report.items())
@@ -342,8 +349,8 @@ class VerifiedRows:
         """Writes `train.jsonl`, `report.json` and the card.
 
         Args:
-            folder (`str` or path): Where to.
-            settings (mapping): How the answers were made, for the card.
+            folder (`str` or path): Output folder.
+            settings (mapping): Settings of the sampling, for the card.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -368,13 +375,13 @@ class VerifiedRows:
 
 
 def push_rows(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Pushes the rows of [`VerifiedRows.save`] with card and report; the answers behind them stay here.
+    """Pushes the rows of [`VerifiedRows.save`] with card and report, without the answers that they were made of.
 
     Args:
-        folder (`str` or path): Where they were saved.
-        repo_id (`str`): Of a dataset repository, which is created if it is not there.
-        private (`bool`, *optional*): Whether a new repository is private; as the organization has it by default.
-        token (`str`, *optional*): The one that is logged in with by default.
+        folder (`str` or path): Folder of the rows.
+        repo_id (`str`): The dataset repository, created if it does not exist.
+        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
+        token (`str`, *optional*): Token; by default that of `hf auth login`.
 
     Returns:
         `str`: address of the commit.
@@ -390,7 +397,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _kind(outcomes: Sequence[str]) -> str:
-    """What a sound problem is good for, as far as its answers could be matched."""
+    """Kind of a problem by the outcomes of its answers."""
     if CORRECT in outcomes:
         return "mixed" if INCORRECT in outcomes else "all_correct"
     return "none_correct" if INCORRECT in outcomes else "none_readable"

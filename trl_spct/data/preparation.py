@@ -16,7 +16,8 @@ from ..judge.outcomes import meta_label
 from ..judge.preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
 from ..judge.prompts import conversation_text, judge_messages, judge_template
 from ..judge.sampling import check_lengths, check_tokenizer, derive_seed, encode_prompts, special_tokens
-from .sources import SOURCES, LeftOut, Source, detect_source, get_source
+from .reading import QUERIES, RowReader, plain_value
+from .sources import SOURCES, LeftOut, detect_source, get_source
 
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ _OWN_FEATURES = {
     "principles": Value("string"),
 }
 _OPTIONAL = ("labels", "reference", "principles")
-_QUERIES = frozenset(("query", "prompt", "messages"))
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,9 @@ def prepare_preferences(
         raise ValueError(f"{name}: found the columns {sorted(columns)}; expected prompt_column={prompt_column!r}.")
     source = _source_name(columns, source, prompt_column, read_labels, name)
     adapter = get_source(source, columns) if source else None
-    reader = _Reader(adapter, require_labels and read_labels, read_labels, prompt_column, invalid_responses == "drop")
+    reader = RowReader(
+        adapter, require_labels and read_labels, read_labels, prompt_column, invalid_responses == "drop"
+    )
     survey = _survey(rows, reader, invalid_rows, name)
     if not survey.row_numbers:
         raise ValueError(
@@ -316,108 +318,11 @@ def score_range_of(num_responses: int, template: str = "paper") -> tuple[int, in
     return judge_template(template, binary=num_responses == 1).score_range
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """From a row to its preferences, and the columns that these are read from."""
-
-    source: Source | None
-    require_labels: bool
-    read_labels: bool
-    prompt_column: str | None
-    drop_responses: bool
-
-    def __call__(self, row: Mapping[str, Any]) -> list[Preference]:
-        return [preference for preference, _ in self.read(row)]
-
-    def read(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
-        """Preferences, each with the numbers of its responses if some were dropped."""
-        shaped = self._shaped(self._plain(row)) if isinstance(row, Mapping) else [row]
-        numbers = [self._valid_responses(part) for part in shaped]
-        preferences = [
-            Preference.from_row(
-                part if kept is None else {**part, "responses": [part["responses"][i] for i in kept]}, self.read_labels
-            )
-            for part, kept in zip(shaped, numbers, strict=True)
-        ]
-        if self.require_labels and any(preference.labels is None for preference in preferences):
-            raise InvalidPreference(
-                f"Found no labels among the columns {sorted(row)}; expected `labels`, `scores` or `best_index` for "
-                "training.",
-                "labels",
-            )
-        return list(zip(preferences, numbers, strict=True))
-
-    def _plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        plain = {name: _plain_value(value) for name, value in row.items()}
-        if self.prompt_column is not None:
-            prompt = plain.get(self.prompt_column)
-            unread = _QUERIES | {self.prompt_column}
-            plain = {"prompt": prompt, **{name: value for name, value in plain.items() if name not in unread}}
-        return plain
-
-    def _shaped(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        if self.source is None:
-            return [row]
-        try:
-            return self.source.read(row, self.read_labels)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise InvalidPreference(
-                f"Found a row that is not in the source's schema ({error!r}); expected "
-                f"{self.source.description}. Name another `source`.",
-                "shape",
-            ) from error
-
-    def _valid_responses(self, row: Mapping[str, Any]) -> tuple[int, ...] | None:
-        """Numbers of the responses with a text; `None` for all, or if none has one."""
-        responses = row.get("responses") if self.drop_responses and isinstance(row, Mapping) else None
-        if not isinstance(responses, (list, tuple)):
-            return None
-        valid = tuple(number for number, response in enumerate(responses) if _has_text(response))
-        return valid if 0 < len(valid) < len(responses) else None
-
-    def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
-        if self.source is not None:
-            return self.source.consumed
-        columns = consumed_columns(self._plain(row))
-        return columns if self.prompt_column is None else columns - _QUERIES | {self.prompt_column}
-
-
-def _plain_value(value: Any) -> Any:
-    """Arrays and tensors as lists and numbers; a NaN as `None`."""
-    if hasattr(value, "tolist") and not isinstance(value, str):
-        value = value.tolist()
-    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
-        return None
-    return value
-
-
-def _has_text(response: Any) -> bool:
-    if isinstance(response, Mapping):
-        response = [response]
-    if isinstance(response, (list, tuple)):
-        return any(isinstance(message, Mapping) and bool(message.get("content")) for message in response)
-    return isinstance(response, str) and bool(response.strip())
-
-
-def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
-    """Columns of a row that [`Preference.from_row`] reads, or would read if they had a value."""
-    given = {column for column, value in row.items() if value is not None}
-    query = next(({column} for column in ("query", "prompt", "messages") if column in given), set())
-    labels = next(({column} for column in ("labels", "scores", "best_index") if column in given), set())
-    if query and "responses" in given:
-        read = {"responses", "labels"} | labels
-    elif {"chosen", "rejected"} <= given:
-        read = {"chosen", "rejected"}
-    else:
-        read = {"completion", "label"}
-    return frozenset((query | read | {"reference", "principles"}) & row.keys())
-
-
 @dataclass
 class _Survey:
     """Result of the first pass over the rows, which checks them; the second one writes, with flat memory."""
 
-    reader: _Reader
+    reader: RowReader
     num_read: int = 0
     dropped: Counter = field(default_factory=Counter)
     first_fault: str = ""
@@ -429,7 +334,7 @@ class _Survey:
     messages: bool = False
 
 
-def _survey(rows: Rows, reader: _Reader, invalid_rows: InvalidRows, name: str) -> _Survey:
+def _survey(rows: Rows, reader: RowReader, invalid_rows: InvalidRows, name: str) -> _Survey:
     survey = _Survey(reader)
     for number, row in enumerate(rows):
         survey.num_read += 1
@@ -449,7 +354,7 @@ def _survey(rows: Rows, reader: _Reader, invalid_rows: InvalidRows, name: str) -
             survey.row_numbers.append(number)
         preferences = [preference for preference, _ in read]
         survey.consumed |= reader.consumed(row)
-        survey.empty -= {column for column in survey.empty if _plain_value(row.get(column)) is not None}
+        survey.empty -= {column for column in survey.empty if plain_value(row.get(column)) is not None}
         survey.messages |= any(not isinstance(preference.query, str) for preference in preferences)
         for column in _OPTIONAL:
             if any(getattr(preference, column) is not None for preference in preferences):
@@ -552,7 +457,7 @@ def _source_name(
 
 
 def _is_own_shape(columns: set[str], read_labels: bool) -> bool:
-    queried = bool(columns & _QUERIES)
+    queried = bool(columns & QUERIES)
     answered = "responses" in columns or {"completion", *(["label"] if read_labels else [])} <= columns
     return (queried and answered) or {"chosen", "rejected"} <= columns
 

@@ -1,0 +1,110 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Reading of dataset rows as preferences: the shapes, the sources, labels or none, and missing values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..judge.preferences import InvalidPreference, Preference
+from .sources import Source
+
+
+QUERIES = frozenset(("query", "prompt", "messages"))
+"""Columns that hold the query."""
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """From a row to its preferences, and the columns that these are read from."""
+
+    source: Source | None
+    require_labels: bool
+    read_labels: bool
+    prompt_column: str | None
+    drop_responses: bool
+
+    def __call__(self, row: Mapping[str, Any]) -> list[Preference]:
+        return [preference for preference, _ in self.read(row)]
+
+    def read(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
+        """Preferences, each with the numbers of its responses if some were dropped."""
+        shaped = self._shaped(self._plain(row)) if isinstance(row, Mapping) else [row]
+        numbers = [self._valid_responses(part) for part in shaped]
+        preferences = [
+            Preference.from_row(
+                part if kept is None else {**part, "responses": [part["responses"][i] for i in kept]}, self.read_labels
+            )
+            for part, kept in zip(shaped, numbers, strict=True)
+        ]
+        if self.require_labels and any(preference.labels is None for preference in preferences):
+            raise InvalidPreference(
+                f"Found no labels among the columns {sorted(row)}; expected `labels`, `scores` or `best_index` for "
+                "training.",
+                "labels",
+            )
+        return list(zip(preferences, numbers, strict=True))
+
+    def _plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        plain = {name: plain_value(value) for name, value in row.items()}
+        if self.prompt_column is not None:
+            prompt = plain.get(self.prompt_column)
+            unread = QUERIES | {self.prompt_column}
+            plain = {"prompt": prompt, **{name: value for name, value in plain.items() if name not in unread}}
+        return plain
+
+    def _shaped(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        if self.source is None:
+            return [row]
+        try:
+            return self.source.read(row, self.read_labels)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InvalidPreference(
+                f"Found a row that is not in the source's schema ({error!r}); expected "
+                f"{self.source.description}. Name another `source`.",
+                "shape",
+            ) from error
+
+    def _valid_responses(self, row: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Numbers of the responses with a text; `None` for all, or if none has one."""
+        responses = row.get("responses") if self.drop_responses and isinstance(row, Mapping) else None
+        if not isinstance(responses, (list, tuple)):
+            return None
+        valid = tuple(number for number, response in enumerate(responses) if _has_text(response))
+        return valid if 0 < len(valid) < len(responses) else None
+
+    def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
+        if self.source is not None:
+            return self.source.consumed
+        columns = consumed_columns(self._plain(row))
+        return columns if self.prompt_column is None else columns - QUERIES | {self.prompt_column}
+
+
+def plain_value(value: Any) -> Any:
+    """Arrays and tensors as lists and numbers; a NaN as `None`."""
+    if hasattr(value, "tolist") and not isinstance(value, str):
+        value = value.tolist()
+    if type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value):
+        return None
+    return value
+
+
+def _has_text(response: Any) -> bool:
+    if isinstance(response, Mapping):
+        response = [response]
+    if isinstance(response, (list, tuple)):
+        return any(isinstance(message, Mapping) and bool(message.get("content")) for message in response)
+    return isinstance(response, str) and bool(response.strip())
+
+
+def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
+    """Columns of a row that [`Preference.from_row`] reads, or would read if they had a value."""
+    given = {column for column, value in row.items() if value is not None}
+    query = next(({column} for column in ("query", "prompt", "messages") if column in given), set())
+    labels = next(({column} for column in ("labels", "scores", "best_index") if column in given), set())
+    if query and "responses" in given:
+        read = {"responses", "labels"} | labels
+    elif {"chosen", "rejected"} <= given:
+        read = {"chosen", "rejected"}
+    else:
+        read = {"completion", "label"}
+    return frozenset((query | read | {"reference", "principles"}) & row.keys())
