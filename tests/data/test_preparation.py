@@ -44,7 +44,7 @@ SHAPES = {
     "explicit texts": ({"prompt": PAIR["query"], "chosen": "4", "rejected": "5"}, PAIR),
     "explicit messages": ({"prompt": USER, "chosen": RIGHT, "rejected": WRONG}, MESSAGE_PAIR),
     "implicit messages": ({"chosen": USER + RIGHT, "rejected": USER + WRONG}, MESSAGE_PAIR),
-    "repeated prompt": ({"prompt": "x", "chosen": USER + RIGHT, "rejected": USER + WRONG}, MESSAGE_PAIR),
+    "repeated prompt": ({"prompt": PAIR["query"], "chosen": USER + RIGHT, "rejected": USER + WRONG}, MESSAGE_PAIR),
     "unpaired text": ({"prompt": PAIR["query"], "completion": "4", "label": True}, SINGLE),
     "unpaired messages": ({"prompt": USER, "completion": RIGHT, "label": True}, {**SINGLE, "query": USER}),
     "scores": (
