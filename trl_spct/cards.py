@@ -58,7 +58,7 @@ PAPER = {
 
 _OF_PAPER = {"paper_title": PAPER["title"], "paper_id": PAPER["id"], "citation": PAPER["citation"]}
 
-PAPER_VALUES = {
+PAPER_VALUES: dict[str, dict[str, tuple[tuple | None, str]]] = {
     "RFT": {
         "learning_rate": ((5e-6,), "5e-6 [P]"),
         "batch size": ((1024,), "1024 [P]"),
@@ -220,6 +220,7 @@ class JudgeCards(_Trainer):
         """
         if not self.is_world_process_zero():
             return
+        assert self.args.output_dir is not None
         folder = Path(self.args.output_dir)
         is_local = dataset_name is not None and (os.path.exists(dataset_name) or not is_repo_id(dataset_name))
         tags = [tags] if isinstance(tags, str) else list(tags or [])
@@ -231,7 +232,7 @@ class JudgeCards(_Trainer):
             is_adapter=isinstance(self.model, PeftModel),
             tags={"generated_from_trainer", *self._tag_names, *tags},
             datasets=None if is_local else dataset_name,
-            dataset_name=Path(dataset_name).name if is_local else dataset_name,
+            dataset_name=Path(dataset_name).name if dataset_name and is_local else dataset_name,
             method=self._name,
             template=getattr(self.args, "template", ""),
             facts=self.card_facts(),
@@ -331,7 +332,8 @@ def write_judge_card(
             has_meta_rm=pipe.meta_rm is not None,
             has_code=has_code,
         )
-    card.data.tags = [*(card.data.tags or ()), *(tag for tag in tags if tag not in (card.data.tags or ()))]
+    present = card.data.get("tags") or []
+    card.data["tags"] = [*present, *(tag for tag in tags if tag not in present)]
     card.save(Path(folder, "README.md"))
 
 
@@ -350,9 +352,11 @@ def _card_there(repo_id: str, token: str | None, revision: str | None) -> ModelC
 
 def _inherited_card(pipe: Any, folder: str | os.PathLike, repo_id: str, token: str | None) -> ModelCard | None:
     home = _home(pipe.model)
-    is_local = bool(home) and os.path.isdir(home)
-    card = load_card(Path(home, "README.md") if is_local else home, token) if home else None
-    if card is None or "generative-reward-model" not in (card.data.tags or ()):
+    if not home:
+        return None
+    is_local = os.path.isdir(home)
+    card = load_card(Path(home, "README.md") if is_local else home, token)
+    if card is None or "generative-reward-model" not in (card.data.get("tags") or ()):
         return None
     card.text = _renamed(card.text, repo_id)
     if pipe.meta_rm is not None and "`meta_rm`" not in card.text:

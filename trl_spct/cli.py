@@ -119,7 +119,9 @@ def split_arguments(
     Returns:
         `tuple[list[str], list[str]]`: (for accelerate, for the recipe).
     """
-    recipe, launch, file = list(arguments), [], []
+    recipe = list(arguments)
+    launch: list[str] = []
+    file: list[str] = []
     if "--config" in recipe[:-1] and hasattr(parser, "set_defaults_with_config"):
         place = recipe.index("--config")
         file = recipe[place : place + 2]
@@ -134,8 +136,8 @@ def split_arguments(
         else:
             own.append(argument)
     if file:
-        launch, file[1] = _split_config(parser, file[1], scratch)
-        launch = [word for words in launch if words[0] not in unknown for word in words]
+        options, file[1] = _split_config(parser, file[1], scratch)
+        launch = [word for words in options if words[0] not in unknown for word in words]
     return [*launch, *unknown], [*file, *own]
 
 

@@ -35,6 +35,7 @@ def load_preferences(
     invalid_rows: InvalidRows = "error",
     seed: int = 42,
     splits: Sequence[str] | None = None,
+    prompt_column: str | None = None,
 ) -> DatasetDict:
     """Preference rows from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of these.
 
@@ -44,7 +45,7 @@ def load_preferences(
     Args:
         script_args ([`~trl.ScriptArguments`]): `dataset_name` is an id, a folder or a file.
         dataset_args ([`~trl.DatasetMixtureConfig`]): `datasets` is the mixture; it goes before `dataset_name`.
-        source, invalid_rows: See [`prepare_preferences`]; for all parts.
+        source, invalid_rows, prompt_column: See [`prepare_preferences`], for all parts with the column.
         seed (`int`, *optional*, defaults to `42`): Seed of the test split.
         splits (sequence of `str`, *optional*): The splits that are needed; all by default.
 
@@ -60,7 +61,7 @@ def load_preferences(
     if dataset_args.datasets:
         if script_args.dataset_name:
             logger.warning("Both `datasets` and `dataset_name` are given; `dataset_name` is ignored.")
-        loaded = _load_mixture(dataset_args, source, invalid_rows, seed)
+        loaded = _load_mixture(dataset_args, source, invalid_rows, seed, prompt_column)
         _check_splits("The mixture", loaded, splits)
         return loaded
     if not script_args.dataset_name:
@@ -68,7 +69,7 @@ def load_preferences(
     loaded = load_rows(script_args.dataset_name, script_args.dataset_config, splits)
     return DatasetDict(
         {
-            split: prepare_preferences(rows, source, invalid_rows, split).dataset
+            split: prepare_preferences(rows, source, invalid_rows, split, prompt_column=prompt_column).dataset
             for split, rows in loaded.items()
             if splits is None or split in splits
         }
@@ -203,14 +204,20 @@ def _read_json_lines(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _load_mixture(
-    mixture: DatasetMixtureConfig, source: str | None, invalid_rows: InvalidRows, seed: int
+    mixture: DatasetMixtureConfig,
+    source: str | None,
+    invalid_rows: InvalidRows,
+    seed: int,
+    prompt_column: str | None,
 ) -> DatasetDict:
     if mixture.streaming:
         raise ValueError("`streaming` is not supported: all preference rows are checked before training.")
     parts = []
     for part in mixture.datasets:
         name = part.data_files if isinstance(part.data_files, str) else part.path
-        parts.append(prepare_preferences(_load_part(part), source, invalid_rows, name).dataset)
+        rows = _load_part(part)
+        column = prompt_column if prompt_column in rows.column_names else None
+        parts.append(prepare_preferences(rows, source, invalid_rows, name, prompt_column=column).dataset)
     rows = concatenate_datasets(with_same_columns(_at_fractions(parts, [part.fraction for part in mixture.datasets])))
     if mixture.test_split_size is None:
         return DatasetDict({"train": rows})
