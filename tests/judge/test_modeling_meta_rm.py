@@ -432,3 +432,33 @@ def test_find_adapter_config_file_takes_the_hub_arguments():
     from trl_spct.judge.modeling_meta_rm import _HUB_KWARGS
 
     assert set(_HUB_KWARGS) <= set(inspect.signature(find_adapter_config_file).parameters)
+
+
+# --- for inference a head is never made up ---
+
+
+def test_a_checkpoint_without_a_head_is_refused_for_inference(tmp_path):
+    save_tiny(tmp_path / "causal", "llama")
+    with pytest.raises(ValueError, match=r"Found no weights for \['score.weight'\].*train it with `MetaRMTrainer`"):
+        MetaRMForSequenceClassification.load_trained(tmp_path / "causal")
+    model = MetaRMForSequenceClassification.from_pretrained(tmp_path / "causal")
+    model.save_pretrained(tmp_path / "meta")
+    again = MetaRMForSequenceClassification.load_trained(tmp_path / "meta")
+    assert torch.equal(again.score.weight, model.score.weight)
+
+
+def test_an_adapter_without_a_head_is_refused_for_inference(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    save_tiny(tmp_path / "causal", "llama")
+    base = MetaRMForSequenceClassification.from_pretrained(tmp_path / "causal")
+    head = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["score"]))
+    with torch.no_grad():
+        head.base_model.model.score.modules_to_save["default"].weight.fill_(0.5)
+    head.save_pretrained(tmp_path / "head")
+    loaded = MetaRMForSequenceClassification.load_trained(tmp_path / "head")
+    assert (loaded.score.modules_to_save["default"].weight == 0.5).all()
+    base = MetaRMForSequenceClassification.from_pretrained(tmp_path / "causal")
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "headless")
+    with pytest.raises(ValueError, match="Found no weights for"):
+        MetaRMForSequenceClassification.load_trained(tmp_path / "headless")

@@ -120,6 +120,21 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         )
 
     @classmethod
+    def load_trained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
+    ) -> "MetaRMForSequenceClassification":
+        """
+        Loads a Meta RM for inference: as [`~MetaRMForSequenceClassification.from_pretrained`], but with a stored head.
+
+        Raises:
+            `ValueError`: if the checkpoint or its adapter has no weights of the `score` head, as a causal LM.
+        """
+        model, info = cls.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        if not hasattr(model.score, "modules_to_save"):  # an adapter's own copy of the head
+            require_head(info, pretrained_model_name_or_path)
+        return model
+
+    @classmethod
     def _from_config(cls, config: PreTrainedConfig, **kwargs):
         if cls is not MetaRMForSequenceClassification:
             return super()._from_config(config, **kwargs)
@@ -173,6 +188,25 @@ class MetaRMForSequenceClassification(PreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             **{CACHE: getattr(outputs, CACHE, None)},
+        )
+
+
+def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
+    """
+    Refuses a classifier whose head was not in its checkpoint, which transformers draws at random.
+
+    Args:
+        loading_info (`dict`): The second value of `from_pretrained(…, output_loading_info=True)`.
+        name (`str` or `os.PathLike`): The checkpoint, for the message.
+
+    Raises:
+        `ValueError`: if weights of the head are missing.
+    """
+    missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(("score.", "classifier.")))
+    if missing:
+        raise ValueError(
+            f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head. A causal "
+            "LM has none: train it with `MetaRMTrainer`. A head of another name has to be renamed in the checkpoint."
         )
 
 

@@ -295,7 +295,7 @@ class GRMRewardPipeline(Pipeline):
                 return None, None
             name, place = located
             try:
-                meta_rm = MetaRMForSequenceClassification.from_pretrained(name, dtype=self.model.dtype, **place)
+                meta_rm = MetaRMForSequenceClassification.load_trained(name, dtype=self.model.dtype, **place)
             except (OSError, ValueError) as error:  # which is of either kind where a folder or its config is missing
                 raise OSError(
                     f"Could not load the Meta RM {name!r}{f' {place}' if place else ''}: {error} Pass another "
