@@ -130,8 +130,13 @@ class MetaRMForSequenceClassification(PreTrainedModel):
             `ValueError`: if the checkpoint or its adapter has no weights of the `score` head, as a causal LM.
         """
         model, info = cls.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        if not hasattr(model.score, "modules_to_save"):  # an adapter's own copy of the head
-            require_head(info, pretrained_model_name_or_path)
+        if hasattr(model.score, "modules_to_save"):  # an adapter's own copy of the head
+            return model
+        hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+        base = _adapter_base(pretrained_model_name_or_path, hub)
+        if base is not None and "score.weight" not in _stored_names(base):  # the info is about the adapter alone
+            info = {"missing_keys": ["score.weight"]}
+        require_head(info, pretrained_model_name_or_path)
         return model
 
     @classmethod
@@ -205,8 +210,9 @@ def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
     missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(("score.", "classifier.")))
     if missing:
         raise ValueError(
-            f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head. A causal "
-            "LM has none: train it with `MetaRMTrainer`. A head of another name has to be renamed in the checkpoint."
+            f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head. A "
+            "causal LM has none: train it with `MetaRMTrainer`. A head of another name has to be renamed in the "
+            "checkpoint."
         )
 
 
@@ -339,6 +345,19 @@ def _adapter_extras(path: str | os.PathLike, kwargs: dict[str, Any]) -> dict[str
         return {}
     with open(file, encoding="utf-8") as stored:
         return json.load(stored)
+
+
+def _stored_names(path: str) -> set[str]:
+    """Names of the weights in a checkpoint's safetensors files."""
+    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
+    if index is not None:
+        with open(index, encoding="utf-8") as file:
+            return set(json.load(file)["weight_map"])
+    weights = cached_file(path, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+    if weights is None:
+        return set()
+    with open(weights, "rb") as file:  # a length of 8 bytes, then a JSON header
+        return set(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
 
 
 def _adapter_base(path: str | os.PathLike, hub: dict[str, Any]) -> str | None:
