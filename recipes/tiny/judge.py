@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""A tokenizer and a tiny judge for the tiny world, built from configs: small enough for two CPU cores."""
+"""Tokenizer and two-layer judge of the tiny world."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from trl_spct.judge.prompts import judge_template
 
 TEMPLATE = "compact"
 MAX_CRITIQUE = 56
-"""Tokens of the longest critique, with room to spare."""
+"""Tokens of the longest critique, rounded up."""
 
 PAD, EOS, UNK, USER, JUDGE = "<pad>", "<eos>", "<unk>", "<user>", "<judge>"
 CHAT_TEMPLATE = (
@@ -24,7 +24,7 @@ CHAT_TEMPLATE = (
 
 
 def fixed_phrases() -> list[str]:
-    """Text that stands in every prompt or critique: one token each, which halves the length of a prompt."""
+    """Texts of every prompt or critique, one token each, which halves the length of a prompt."""
     phrases = ["Please score the responses.", "Specific Criteria:", "Analysis:", "Scores:", " (weight", ").\n"]
     phrases += [": good", ": poor", "[The Begin of Response]\n", "\n[The End of Response]", " The response is"]
     phrases += ["The correct score is:"]
@@ -39,7 +39,7 @@ def fixed_phrases() -> list[str]:
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer whose decoding is exact: a token is a word or sign with the space before it."""
+    """A word-level tokenizer with exact decoding: a token is a word or sign with the space before it."""
     words = r"\\boxed\{|\n+| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s"
     split = pre_tokenizers.Split(Regex("|".join([*map(re.escape, fixed_phrases()), words])), "isolated")
     pieces = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
@@ -64,9 +64,9 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_judge(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained judge of two layers: too shallow to score without writing down its principle first.
+    """An untrained judge of two layers, too shallow to score without writing its principle first.
 
-    One key-value head keeps the cache small, and with it the cost of many samples.
+    One key-value head keeps the cache of many samples small.
     """
     config = LlamaConfig(
         vocab_size=len(tokenizer),

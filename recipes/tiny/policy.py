@@ -1,11 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """
-The embedded example: a judge of the tiny world is the reward of a tiny policy, and the world knows what is true.
+The embedded example of `recipes/policy.py`: GRPO of a tiny policy with a judge of the tiny world as its reward.
 
-A policy learns from answers of mixed quality, then by GRPO from nothing but a judge's scores. Whether its answers have
-become better is measured on held-out queries by the world itself, which no judge and no reward ever asks. Arms:
-`judge` (the reward is the judge), `random` (noise instead) and, if there is one, `control` (another judge, for
-instance one that never learned to write principles).
+A policy learns from answers of mixed quality, then from a judge's scores alone. The true quality of its answers is
+measured on held-out queries by the world, which no reward sees. Arms: `judge`, `random` (noise) and optionally
+`control` (another judge, for instance one that never learned to write principles).
 """
 
 import argparse
@@ -36,12 +35,12 @@ from .world import NEUTRAL_OPENINGS, QUALITIES, TOPICS, Row, World
 
 
 GROUP = 4
-"""Completions per query, in training and in measuring: as many as the judge learned to read at once."""
+"""Completions per query in training and evaluation: the most that the judge learned to read at once."""
 MAX_ANSWER = 24
 SFT_ROWS, PROMPTS, HELD_OUT = 12000, 1600, 160
 STEPS, BETA = 150, 0.1
 MANNERS = {"wanted": 0.35, "unwanted": 0.35, "any": 0.3}
-"""What the first policy learns from: people who know an audience, but not what the occasion calls for."""
+"""Shares of answers that the first policy learns from: they suit the audience, but not always the occasion."""
 ARMS = ("judge", "control", "random")
 
 console = Console()
@@ -49,14 +48,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a run, besides the policy's seed.
-
-    Args:
-        judge, control_judge (`str`): Folders of judges of the same tiny world; `control_judge` may be missing.
-        k, principles: As for [`JudgeReward`].
-        steps (`int`): Of GRPO, 64 completions each.
-        beta (`float`): Of the KL term, which holds what no judge looks at: that an answer is one.
-    """
+    """Settings of a run, without the policy's seed; see [`run`]."""
 
     judge: str
     control_judge: str | None = None
@@ -76,20 +68,20 @@ def run(
     steps: int = STEPS,
     beta: float = BETA,
 ) -> list[dict[str, Any]]:
-    """Trains policies with a judge as their reward, and shows what has become of their true quality.
+    """Trains policies with a judge as their reward, and measures their true quality before and after.
 
     Args:
-        judge (`str`, *optional*, defaults to `"outputs/tiny/spct"`): What `recipes/spct.py` leaves.
+        judge (`str`, *optional*, defaults to `"outputs/tiny/spct"`): Judge in the output of `recipes/spct.py`.
         output_dir (`str`, *optional*, defaults to `"outputs/tiny-policy"`): A run with the same settings is resumed.
-        seeds (`int`, *optional*, defaults to `3`): Policies of each arm.
+        seeds (`int`, *optional*, defaults to `3`): Number of policies per arm.
         control_judge (`str`, *optional*): Another judge of the same world.
         k (`int`, *optional*, defaults to `2`): Critiques per group.
         principles (`str`, *optional*, defaults to `"own"`): `"own"` or `"query"`, see [`JudgeReward`].
-        steps (`int`, *optional*, defaults to `150`): Of GRPO.
-        beta (`float`, *optional*, defaults to `0.1`): Of the KL term.
+        steps (`int`, *optional*, defaults to `150`): Steps of GRPO, 64 completions each.
+        beta (`float`, *optional*, defaults to `0.1`): KL coefficient, which keeps answers well-formed.
 
     Returns:
-        `list[dict]`: what `results.json` holds, one entry per arm and seed.
+        `list[dict]`: the entries of `results.json`, one per arm and seed.
     """
     _quiet()
     started = time.perf_counter()
@@ -112,19 +104,19 @@ def run(
 
 
 class PolicyRun:
-    """All arms of one seed: they start from the same policy and see the same prompts."""
+    """The arms of one seed, which start from the same policy and see the same prompts."""
 
     def __init__(self, folder: Path, seed: int, settings: Settings, world: World):
         self.folder, self.seed, self.settings, self.world = folder, seed, settings, world
 
     @cached_property
     def held_out(self) -> list[Row]:
-        """Rows of distinct queries that no policy was trained on."""
+        """Rows of distinct queries that are in no training set."""
         rows = self.world.rows(2 * HELD_OUT, "test", seed=1000, sizes=(GROUP,))
         return list({row.query: row for row in rows}.values())[:HELD_OUT]
 
     def result(self, arm: str) -> dict[str, Any]:
-        """Trains one arm and measures it, unless an earlier start has done so."""
+        """Trains and measures one arm, or reads the result of an earlier start."""
         path = self.folder / f"{arm}.json"
         if not path.exists():
             console.rule(f"Policy {self.seed}, reward: {arm}", align="left")
@@ -133,13 +125,13 @@ class PolicyRun:
             self._reinforce(arm)
             after, reached = self._measured(str(self.folder / arm))
             gained = paired_interval(truths, reached)
-            found = {"arm": arm, "seed": self.seed, "before": before, "after": after, "gained": gained}
-            write_json(path, {**found, "seconds": time.perf_counter() - started})
+            result = {"arm": arm, "seed": self.seed, "before": before, "after": after, "gained": gained}
+            write_json(path, {**result, "seconds": time.perf_counter() - started})
         return json.loads(path.read_text())
 
     @cached_property
     def warm(self) -> str:
-        """The policy before RL: it answers in many manners, and in the wanted one in a third of all cases."""
+        """The policy before RL, a third of whose answers have the wanted quality."""
         folder = self.folder / "warm"
         if not (folder / "config.json").exists():
             set_seed(self.seed)
@@ -199,7 +191,7 @@ class PolicyRun:
         return JudgeReward(judge, meta_rm=None, batch_size=64, **options)
 
     def _measured(self, policy: str) -> tuple[dict[str, Any], list[float]]:
-        """True quality on held-out queries and the judge's opinion of it; and the mean true quality per query."""
+        """True quality on held-out queries with the judge's rewards, and the mean true quality per query."""
         model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
         prompts = [_asked(row) for row in self.held_out]
         sampling = {"temperature": 1.0, "max_new_tokens": MAX_ANSWER, "batch_size": 128}
@@ -218,13 +210,13 @@ class PolicyRun:
 
 
 def true_quality(row: Row, text: str) -> float:
-    """1 for a well-formed answer on the query's topic that shows the wanted quality and no other, else 0."""
+    """1 for a well-formed answer on the query's topic with the wanted quality alone, else 0."""
     topic = next(topic for topic in TOPICS if f" {topic}" in row.query)
     return float(text in _answers(topic, row.principle))
 
 
 def _answers(topic: str, quality: str) -> set[str]:
-    """Every text on the topic that shows this quality: in its opening, its closing, or both."""
+    """All texts on the topic with this quality in the opening, the closing, or both."""
     sounds = QUALITIES[quality]
     heads = [f"{opening} {body}" for opening in sounds.openings for body in TOPICS[topic]]
     neutral = [f"{opening} {body}" for opening in NEUTRAL_OPENINGS for body in TOPICS[topic]]
@@ -232,54 +224,54 @@ def _answers(topic: str, quality: str) -> set[str]:
 
 
 def random_reward(completions: Sequence, trainer_state: Any = None, seed: int = 0, **columns) -> list[float]:
-    """A reward that knows nothing: noise from 1 to 10, another one at each step."""
+    """Uniform noise from 1 to 10, different at each step."""
     draw = random.Random(derive_seed(seed, getattr(trainer_state, "global_step", 0)))
     return [draw.uniform(1, 10) for _ in completions]
 
 
 def _opinion(rewards: Sequence[float | None], truths: Sequence[float]) -> dict[str, float | None]:
-    """The judge's mean reward, of true answers and of others, and how both go together."""
+    """The judge's mean rewards of true and of false answers, and the correlation of reward and truth."""
     pairs = [(reward, truth) for reward, truth in zip(rewards, truths, strict=True) if reward is not None]
     judged, true = np.array(pairs).T if pairs else np.empty((2, 0))
     means = {name: judged[kind] for name, kind in (("true", true == 1), ("false", true == 0))}
     varied = len(pairs) > 1 and judged.std() > 0 and true.std() > 0
     return {
         "mean": float(judged.mean()) if len(pairs) else None,
-        **{f"mean_of_{name}": float(found.mean()) if len(found) else None for name, found in means.items()},
+        **{f"mean_of_{name}": float(rewards.mean()) if len(rewards) else None for name, rewards in means.items()},
         "correlation": float(np.corrcoef(judged, true)[0, 1]) if varied else None,
         "unreadable": 1 - len(pairs) / len(rewards),
     }
 
 
 def results_table(results: Sequence[dict[str, Any]]) -> Table:
-    """True quality before and after, in percent with 95 % intervals over queries, beside the judge's opinion."""
+    """True quality before and after in percent with 95 % intervals over queries, and the judge's rewards."""
     table = Table(title="Held-out queries: true quality in percent, the judge's reward, and their correlation")
     for name in ("reward", "seed", "before", "after", "gained", "judged before", "after", "corr. before", "after"):
         table.add_column(name, justify="left" if name == "reward" else "right")
-    for found in results:
-        qualities = [_interval(found[when]["true_quality"]) for when in ("before", "after")]
-        mean, low, high = (100 * value for value in found["gained"])
-        opinions = [found[when]["judged"][name] for name in ("mean", "correlation") for when in ("before", "after")]
+    for result in results:
+        qualities = [_interval(result[when]["true_quality"]) for when in ("before", "after")]
+        mean, low, high = (100 * value for value in result["gained"])
+        opinions = [result[when]["judged"][name] for name in ("mean", "correlation") for when in ("before", "after")]
         shown = ["–" if value is None else f"{value:.2f}" for value in opinions]
         gained = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-        table.add_row(found["arm"], str(found["seed"]), *qualities, gained, *shown)
+        table.add_row(result["arm"], str(result["seed"]), *qualities, gained, *shown)
     return table
 
 
-def _interval(found: dict[str, float]) -> str:
-    return f"{100 * found['mean']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+def _interval(value: dict[str, float]) -> str:
+    return "{mean:.1f} ({low:.1f}–{high:.1f})".format(**{name: 100 * number for name, number in value.items()})
 
 
 def _world_seed(judge: str) -> int:
-    """The seed of the world in which a judge was trained, from the folder that `recipes/spct.py` left."""
+    """Seed of the world in which a judge was trained, from the output folder of `recipes/spct.py`."""
     manifest = Path(judge).parent / MANIFEST
-    found = json.loads(manifest.read_text()) if manifest.exists() else {}
-    if found.get("kind") != "tiny" or not (Path(judge) / "config.json").exists():
+    settings = json.loads(manifest.read_text()) if manifest.exists() else {}
+    if settings.get("kind") != "tiny" or not (Path(judge) / "config.json").exists():
         raise FileNotFoundError(
-            f"Found no judge of the tiny world at {judge}; expected what `accelerate launch recipes/spct.py` leaves "
-            "in outputs/tiny/spct within minutes. Run it first, or name another folder with `--judge`."
+            f"Found no judge of the tiny world at {judge}; expected the output of `recipes/spct.py`, "
+            "outputs/tiny/spct. Run it first (minutes), or name another folder with `--judge`."
         )
-    return found["seed"]
+    return settings["seed"]
 
 
 def _mixed(row: Row, draw: random.Random) -> str:
@@ -304,12 +296,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--model_name_or_path or --config, the script trains your own policy instead.",
     )
     parser.add_argument("--tiny", action="store_true", help="the embedded example, as without any argument")
-    parser.add_argument("--judge", default="outputs/tiny/spct", help="what recipes/spct.py leaves")
+    parser.add_argument("--judge", default="outputs/tiny/spct", help="judge in the output of recipes/spct.py")
     parser.add_argument("--control_judge", help="another judge of that world, as a control")
     parser.add_argument("--output_dir", default="outputs/tiny-policy", help="a run with the same settings is resumed")
     parser.add_argument("--seeds", type=int, default=3, help="policies of each arm")
     parser.add_argument("--k", type=int, default=2, help="critiques per group")
     parser.add_argument("--principles", choices=("own", "query"), default="own", help="see `JudgeReward`")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of GRPO")
-    parser.add_argument("--beta", type=float, default=BETA, help="of the KL term")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of GRPO")
+    parser.add_argument("--beta", type=float, default=BETA, help="KL coefficient")
     return parser

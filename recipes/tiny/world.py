@@ -1,13 +1,13 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""A tiny world in which a judge must name the right principle before it can judge.
+"""Synthetic world in which a judge must name the right principle before it can score.
 
 A query names an audience and an occasion ("Explain tides to a nurse before an exam."). Each audience wants one of two
-qualities, and the occasion decides which: the query implies the quality without naming it, and no word alone tells it.
-Each response shows one quality by its wording ("In short, tides follow the moon. That is all.").
+qualities, and the occasion determines which: the query implies the quality without naming it, and no single word
+determines it. Each response shows one quality by its wording ("In short, tides follow the moon. That is all.").
 
-The base judge learns from critiques with human-like faults: they often name the wrong principle, above all those
-written "at a glance", which go by what the audience usually wants or by what the first response happens to show; they
-misread responses, scatter scores and forget the box. Their scores follow the principle that they *name*.
+The base judge learns from faulty critiques: they often name the wrong principle, above all those written "at a
+glance", which follow what the audience usually wants or what the first response shows; they misread responses, scatter
+scores and omit the box. Their scores follow the principle that they *name*.
 """
 
 import random
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Quality:
-    """How a response sounds that has this quality, and which quality it is mistaken for."""
+    """Wording of a quality, and the quality that it is mistaken for."""
 
     openings: tuple[str, ...]
     closings: tuple[str, ...]
@@ -68,9 +68,9 @@ QUALITIES: dict[str, Quality] = {
     ),
 }
 NEEDED = (("precise", "brief"), ("vivid", "simple"), ("formal", "careful"), ("funny", "warm"))
-"""What an audience usually wants, or on special occasions; which of the two is which is drawn."""
+"""Pairs of qualities: one is usually wanted, the other on special occasions. The seed draws which."""
 EXCEPTIONS = 0.15
-"""Share of audiences and occasions that are special against the rule of the occasion: what a judge learns last."""
+"""Share of audience-occasion pairs that are special although the occasion is not: what a judge learns last."""
 AUDIENCES = ("nurse", "pilot", "child", "lawyer", "farmer", "teacher", "tourist", "chef")
 OCCASIONS = (
     "before an exam",
@@ -135,10 +135,9 @@ class Row:
 
     Args:
         query, responses, labels: As in `trl_spct.Preference`.
-        domain (`str`): The kind of query.
-        principle, unwanted (`str`): The quality that the query asks for, and the one that this audience wants at
-            other times.
-        shown (`tuple[str, ...]`): The quality that each response shows.
+        domain (`str`): Kind of query.
+        principle, unwanted (`str`): Quality that the query implies, and the one that this audience wants otherwise.
+        shown (`tuple[str, ...]`): Quality of each response.
         audience, occasion (`str`): The two cues.
     """
 
@@ -155,12 +154,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Naming:
-    """How a critic comes to name a principle: probabilities; the rest names any quality.
+    """Probabilities of the principle that a critique names; the rest is any quality.
 
     Args:
-        right (`float`): Naming the wanted quality.
-        usual (`float`): Naming what this audience usually wants, whatever the occasion.
-        anchored (`float`): Naming what the first response shows (the position bias).
+        right (`float`): The wanted quality.
+        usual (`float`): What this audience usually wants, on any occasion.
+        anchored (`float`): What the first response shows (position bias).
     """
 
     right: float
@@ -174,14 +173,14 @@ MANNERS = (GLANCE, REFLECTION)
 
 @dataclass(frozen=True)
 class Habits:
-    """How the critiques of the base corpus go wrong. Sampling at T = 0.5 sharpens every probability.
+    """Probabilities of faults in the base corpus. Sampling at T = 0.5 sharpens each of them.
 
     Args:
-        glance, reflection ([`Naming`]): How the two kinds of critic name a principle; each says which kind it is.
-        misread (`float`): Taking a response's quality for the one that it is mistaken for.
-        halo (`float`): Calling a response good though it misses the named principle, or poor though it meets it.
+        glance, reflection ([`Naming`]): Principles of the two kinds of critique; each states its kind.
+        misread (`float`): A response's quality is read as the one that it is mistaken for.
+        halo (`float`): A response is called good although it misses the named principle, or poor although it meets it.
         unreadable (`float`): No box, or one with the wrong number of scores.
-        hinted_right (`float`): Naming the wanted quality when the prompt gives the best response away.
+        hinted_right (`float`): The wanted quality is named when the prompt contains a hint.
     """
 
     glance: Naming = Naming(right=0.00, usual=0.48, anchored=0.42)
@@ -194,7 +193,7 @@ class Habits:
 
 @dataclass(frozen=True)
 class World:
-    """Who wants what, and when; a function of the seed.
+    """What each audience wants on each occasion, as a function of the seed.
 
     Args:
         seed (`int`, *optional*, defaults to `0`): Draws the needs of the audiences and the split of the queries.
@@ -221,13 +220,13 @@ class World:
     def rows(
         self, count: int, split: str = "train", seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)
     ) -> list[Row]:
-        """`count` distinct rows whose queries occur in this split only.
+        """Distinct rows whose queries occur in this split alone.
 
         Args:
-            count (`int`): How many.
-            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"dev"` or `"test"`; no query is in two.
+            count (`int`): Number of rows.
+            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"dev"` or `"test"`, which share no query.
             seed (`int`, *optional*, defaults to 0): Different seeds give different rows.
-            sizes (`tuple[int, ...]`, *optional*): The numbers of responses to draw from.
+            sizes (`tuple[int, ...]`, *optional*): Numbers of responses to draw from.
         """
         rng = random.Random(f"rows-{self.seed}-{split}-{seed}")
         rows: dict[tuple[str, tuple[str, ...]], Row] = {}
@@ -240,9 +239,9 @@ class World:
     def corpus(
         self, rows: list[Row], habits: Habits = Habits(), hinted: float = 0.15, principles: bool = True, seed: int = 0
     ) -> Iterator[tuple[Row, bool, str]]:
-        """What the base judge learns from: `(row, hinted, critique)` for each row.
+        """Yields the corpus of the base judge, `(row, hinted, critique)` for each row.
 
-        With `principles=False` the critiques leave the criteria line out (the ablation); nothing else changes.
+        With `principles=False` the critiques have no criteria line (the ablation); nothing else changes.
         """
         rng = random.Random(f"corpus-{self.seed}-{seed}")
         for row in rows:
@@ -250,7 +249,7 @@ class World:
             yield row, hint, self.critique(row, rng, habits, hint, principles)
 
     def lessons(self, count: int, seed: int = 0) -> list[tuple[str, str]]:
-        """General question-and-answer data, `(question, answer)`: what people need, and how texts sound."""
+        """General data, `(question, answer)`: needs of audiences, and qualities of texts."""
         rng = random.Random(f"lessons-{self.seed}-{seed}")
         lessons = []
         for _ in range(count):
@@ -268,10 +267,10 @@ class World:
     def drills(
         self, count: int, principles: bool = True, seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)
     ) -> Iterator[tuple[Row, str]]:
-        """Easy rows whose query says outright what is wanted, `(row, critique)`.
+        """Yields easy rows whose query names the wanted quality, `(row, critique)`.
 
-        They teach how to read responses and how scores follow the principle *named*, which now and then is not the one
-        asked for. They teach nothing about audiences and occasions.
+        They teach to read responses and to score by the principle *named*, which is not always the wanted one, and
+        nothing about audiences and occasions.
         """
         rng = random.Random(f"drills-{self.seed}-{seed}")
         for _ in range(count):
@@ -292,7 +291,7 @@ class World:
     def critique(
         self, row: Row, rng: random.Random, habits: Habits = Habits(), hinted: bool = False, principles: bool = True
     ) -> str:
-        """One faulty critique of the row's responses, as the base corpus has them."""
+        """One faulty critique of the row's responses, as in the base corpus."""
         manner = rng.choice(MANNERS)
         named = self._named(row, manner, rng, habits, hinted)
         misread = 0.05 if hinted else habits.misread
@@ -300,16 +299,16 @@ class World:
         return self._written(row, f"{manner}, {named}" if principles else None, named, read, rng, habits)
 
     def _written(self, row, criteria, named, read, rng: random.Random, habits: Habits) -> str:
-        """The critique that follows from the principle named and the qualities read."""
+        """The critique that follows from the named principle and the qualities read."""
         meets = [(quality == named) != (rng.random() < habits.halo) for quality in read]
-        verdicts = ["good" if met else "poor" for met in meets]
+        opinions = ["good" if met else "poor" for met in meets]
         if len(row.responses) == 1:
             scores = [int(meets[0])]
-            analysis = f"The response is {read[0]}: {verdicts[0]}."
+            analysis = f"The response is {read[0]}: {opinions[0]}."
         else:
             scores = [rng.randint(6, 10) if met else rng.randint(1, 6) for met in meets]
-            parts = zip(range(1, len(read) + 1), read, verdicts)
-            analysis = "; ".join(f"Response {i} is {quality}: {verdict}" for i, quality, verdict in parts) + "."
+            parts = zip(range(1, len(read) + 1), read, opinions)
+            analysis = "; ".join(f"Response {i} is {quality}: {opinion}" for i, quality, opinion in parts) + "."
         weight = rng.randint(3, 5)
         return render_critique(criteria, weight, analysis, _box(scores, rng, habits.unreadable))
 
@@ -348,7 +347,7 @@ class World:
 
 
 def render_critique(criteria: str | None, weight: int, analysis: str, box: str) -> str:
-    """The text of a critique; without criteria, that line is left out."""
+    """Text of a critique; without criteria it has no criteria line."""
     criteria = "" if criteria is None else f"Specific Criteria: {criteria} (weight {weight}).\n"
     return f"{criteria}Analysis: {analysis}\nScores: {box}"
 
@@ -357,13 +356,13 @@ _NAMED = re.compile(r"Specific Criteria:[^.\n]*?(\w+) \(weight")
 
 
 def named_principle(critique: str) -> str | None:
-    """The quality that a critique names as its principle, or `None`."""
-    found = _NAMED.search(critique)
-    return found[1] if found and found[1] in QUALITIES else None
+    """Quality that a critique names as its principle, or `None`."""
+    match = _NAMED.search(critique)
+    return match[1] if match and match[1] in QUALITIES else None
 
 
 def _response(rng: random.Random, topic: str, quality: str) -> str:
-    """A text on the topic that shows the quality in its opening, its closing, or both."""
+    """A text on the topic with the quality in its opening, its closing, or both."""
     sounds, body = QUALITIES[quality], rng.choice(TOPICS[topic])
     where = rng.choice(("opening", "closing", "both", "both"))
     opening = rng.choice(NEUTRAL_OPENINGS if where == "closing" else sounds.openings)
