@@ -169,7 +169,7 @@ def load_pipeline(
 
     register()
     quantization = get_quantization_config(model_args)
-    return pipeline(
+    judge = pipeline(  # type: ignore[call-overload, misc]  # whose overloads list transformers' own tasks
         TASK,
         model=model,
         revision=revision,
@@ -182,6 +182,7 @@ def load_pipeline(
             **({} if quantization is None else {"quantization_config": quantization}),
         },
     )
+    return judge
 
 
 def stored_template(name: str | None) -> str | None:
