@@ -161,6 +161,14 @@ def test_the_embedded_example_of_a_policy(monkeypatch):
     assert options.training_script_args == ["--tiny", "--steps", "2"] and options.num_processes == 1
 
 
+def test_several_processes_on_a_cpu_are_refused_rather_than_one(monkeypatch, capsys):
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["label", "--num_processes", "2", "--cpu", "--dataset_name", "rows.jsonl"])
+    assert stop.value.code == 2
+    assert "--cpu with --num_processes 2" in capsys.readouterr().err
+
+
 def test_what_nobody_knows_is_refused_before_anything_is_launched(monkeypatch, capsys):
     monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
     for unknown in (["--kk", "4"], ["--kk"], ["--kk=4"]):

@@ -213,6 +213,13 @@ def _launch(script: Path, launch: list[str], arguments: list[str], parser: argpa
             f"{parser.prog}: error: found the arguments {unknown or launch}, which neither the recipe nor `accelerate "
             f"launch` knows; `{parser.prog} --help` shows the recipe's.\n",
         )
+    if options.cpu and (options.num_processes or 1) > 1:
+        parser.exit(
+            2,
+            f"{parser.prog}: error: found --cpu with --num_processes {options.num_processes}, with which `accelerate "
+            f"launch` starts a single process. Leave --num_processes out, or start the processes with "
+            f"`torchrun --nproc_per_node {options.num_processes} {script} …`.\n",
+        )
     try:
         launch_command(options)
     except subprocess.CalledProcessError as error:  # the recipe has printed its own error

@@ -286,6 +286,15 @@ def test_the_place_decides_nothing_where_scores_are_shared():
     assert set(far) == {"1", "3"} and sum(far.values()) == 60, "among those that it may be paired with"
 
 
+def test_draws_of_pairs_differ_between_rows_with_equal_responses_and_between_equal_rows():
+    """Each of 300 draws among three is a coin of its own: each response is drawn 70 to 130 times, four deviations."""
+    for queries in ([f"Is {i} prime?" for i in range(300)], ["Is 7 prime?"] * 300):
+        rows = prepare_rows([{"prompt": query, "responses": ["a", "b", "c", "d"]} for query in queries])
+        pairs, _ = pairs_of(rows, [judgment([8.0, 2.0, 2.0, 2.0])] * 300)
+        counts = Counter(pair["rejected"] for pair in pairs)
+        assert set(counts) == {"b", "c", "d"} and all(68 <= count <= 132 for count in counts.values()), counts
+
+
 def test_the_same_text_twice_makes_no_pair():
     rows = prepare_rows([{"prompt": "q", "responses": ["a", "a"]}])
     assert pairs_of(rows, [judgment([8.0, 2.0])]) == ([], {"duplicate": 1})

@@ -10,8 +10,7 @@ from typing import Any
 from datasets import Dataset, Features, List, Value
 
 from ..evaluation.diagnostics import agreement
-from ..judge.prompts import conversation_text
-from ..judge.sampling import derive_seed
+from ..judge.orders import count_occurrences, derive_seed, row_seed
 from .rows import LabelRows
 
 
@@ -155,13 +154,14 @@ def preference_pairs(
     """
     check_pairs(pairs, min_margin)
     skipped = Counter() if skipped is None else skipped
+    occurrences = count_occurrences(rows)
     for number, (row, record) in enumerate(zip(rows, judgments, strict=True)):
         scores = mean_scores(record)
         if scores is None or len(row) == 1:
             skipped["single" if len(row) == 1 else "unreadable"] += 1
             continue
         candidates = _Candidates(row.responses, record["totals"], record["weight"], min_margin)
-        draw = random.Random(derive_seed(seed, "pair", conversation_text(row.query), *row.responses))
+        draw = random.Random(row_seed(derive_seed(seed, "pair"), row, occurrences[number]))
         for chosen, rejected in candidates.of(pairs, record["best"], draw):
             cause = candidates.refusal(chosen, rejected)
             if cause is not None:
