@@ -305,6 +305,27 @@ class TestReading:
         with pytest.raises(ValueError, match="expected read_labels=False"):
             prepare_preferences(rows, invalid_responses="drop")
 
+    def test_tool_calls_are_a_response(self):
+        call = [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]
+        rows = [{"query": "q", "responses": [[{"role": "assistant", "content": "a"}], call, None]}]
+        made = prepare_preferences(rows, read_labels=False, invalid_responses="drop")
+        assert made.response_numbers == {0: (0, 1)} and "f" in made.dataset[0]["responses"][1]
+
+    @pytest.mark.parametrize("label", [None, float("nan")])
+    def test_a_completion_without_its_label(self, label):
+        rows = [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "q", "completion": "a", "label": label}]
+        with pytest.raises(InvalidPreference, match="row 1: Found a `completion` without a `label`"):
+            prepare_preferences(rows)
+        assert prepare_preferences(rows, invalid_rows="drop").dropped == {"labels": 1}
+        assert len(prepare_preferences(rows, read_labels=False).dataset) == 2
+
+    def test_prepared_rows_stay_as_they_are(self):
+        call = '[{"type": "function", "function": {"name": "f"}}]'
+        rows = [{"prompt": "q", "system": "Be brief.", "tools": call, "chosen": "a", "rejected": "b"}]
+        made = prepare_preferences(rows).dataset
+        assert list(prepare_preferences(made).dataset) == list(made)
+        assert [turn["role"] for turn in made["query"][0]] == ["system", "tools", "user"]
+
     @pytest.mark.parametrize("format", ["numpy", "torch", "pandas", "arrow", "polars", None])
     def test_formats(self, format):
         if format == "polars":
@@ -390,6 +411,8 @@ def test_any_row_is_read_as_it_is_or_refused(row, read_labels):
         texts_in([*preference.query]) if not isinstance(preference.query, str) else {preference.query}
     ) & texts or (preference.query + preference.responses[0] in texts)
     for response in preference.responses:
+        if "User:" in response or "Assistant:" in response:
+            continue  # turns of several roles are written out; `test_conversations` checks them
         whole = response if not isinstance(preference.query, str) else preference.query + response
         assert response in texts or whole in texts
     assert read_labels or preference.labels is None

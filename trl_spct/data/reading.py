@@ -28,7 +28,11 @@ class RowReader:
 
     def read(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
         """Preferences, each with the numbers of its responses if some were dropped."""
-        shaped = self._shaped(self._plain(row)) if isinstance(row, Mapping) else [row]
+        shaped: Sequence[Any] = [row]
+        if isinstance(row, Mapping):
+            plain = self._plain(row)
+            self._check_label(plain)
+            shaped = self._shaped(plain)
         numbers = [self._valid_responses(part) for part in shaped]
         preferences = [
             Preference.from_row(
@@ -43,6 +47,14 @@ class RowReader:
                 "labels",
             )
         return list(zip(preferences, numbers, strict=True))
+
+    def _check_label(self, row: Mapping[str, Any]) -> None:
+        answered = [name for name in ("responses", "chosen", "completion") if row.get(name) is not None]
+        if self.read_labels and answered == ["completion"] and "label" in row and row["label"] is None:
+            raise InvalidPreference(
+                "Found a `completion` without a `label`; expected `label` true (correct) or false (incorrect).",
+                "labels",
+            )
 
     def _plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
         plain = {name: plain_value(value) for name, value in row.items()}
@@ -92,7 +104,8 @@ def _has_text(response: Any) -> bool:
     if isinstance(response, Mapping):
         response = [response]
     if isinstance(response, (list, tuple)):
-        return any(isinstance(message, Mapping) and bool(message.get("content")) for message in response)
+        messages = [message for message in response if isinstance(message, Mapping)]
+        return any(message.get("content") or message.get("tool_calls") for message in messages)
     return isinstance(response, str) and bool(response.strip())
 
 
