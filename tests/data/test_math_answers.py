@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_spct.data.math_answers import AnswerMatcher, boxed_answer, without_draft
+from trl_spct.data.math_answers import AnswerMatcher, boxed_answer
 
 
 pytest.importorskip("math_verify")
@@ -53,13 +53,6 @@ def test_boxes_of_any_text(text):
     answer = boxed_answer(text)
     assert answer is None or (answer.strip() and answer in text)
     assert boxed_answer(text + r"\boxed{6}") == "6"
-
-
-def test_without_draft():
-    assert without_draft("a") == "a"
-    assert without_draft(r"<think>\boxed{1}</think> \boxed{2}") == r"\boxed{2}"
-    assert without_draft(r"\boxed{1}</think>So \boxed{2}") == r"So \boxed{2}"
-    assert without_draft(r"<think>\boxed{1}") == ""
 
 
 BY_HAND = [

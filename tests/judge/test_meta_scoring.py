@@ -8,7 +8,7 @@ from tiny_models import ARCHITECTURES, tiny_config, tiny_tokenizer
 from transformers import Qwen3NextConfig
 
 from trl_spct import MetaRMForSequenceClassification, Preference
-from trl_spct.judge.meta_scoring import encode_meta, meta_scores
+from trl_spct.judge.meta_scoring import encode_meta, meta_scores, tokenizer_digest
 from trl_spct.judge.prompts import meta_messages
 
 
@@ -127,3 +127,13 @@ def test_half_precision():
     model = meta_rm().bfloat16()
     want = one_by_one(model, tokenizer, messages)
     assert meta_scores(model, tokenizer, messages) == pytest.approx(want, abs=0.1)
+
+
+def test_the_date_in_a_chat_template_is_no_part_of_the_digest(monkeypatch):
+    tokenizer = tiny_tokenizer()
+    plain = tokenizer_digest(tokenizer)
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}" + tokenizer.chat_template
+    dated = tokenizer_digest(tokenizer)
+    assert dated != plain
+    tokenizer.chat_template = tokenizer.chat_template.replace("%d %b %Y", "%H:%M:%S.%f")
+    assert tokenizer_digest(tokenizer) == tokenizer_digest(tokenizer) != dated, "not even the time"

@@ -28,12 +28,6 @@ _PERIOD = re.compile(r"(?<=[0-9}\])])\.$")
 _MEMORY = 4 * 2**30
 
 
-def without_draft(text: str) -> str:
-    """The text after a model's thoughts; empty if these were opened and never closed."""
-    _, closed, answer = text.rpartition("</think>")
-    return "" if not closed and "<think>" in text else answer.strip()
-
-
 def boxed_answer(text: str) -> str | None:
     r"""The content of the last `\boxed{…}` or `\fbox{…}`, with matched braces; `5` for `\boxed 5`.
 

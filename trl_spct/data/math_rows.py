@@ -21,6 +21,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from .. import __version__
 from ..cards import dataset_card
 from ..jobs import ShardedJob, in_one_step, rows_digest, write_json
+from ..judge.critiques import without_thoughts
 from ..judge.hub import push_folder
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.sampling import TRUNCATED, Sample, Sampler, derive_seed
@@ -31,7 +32,6 @@ from .math_answers import (
     AnswerMatcher,
     boxed_answer,
     math_verify_version,
-    without_draft,
 )
 
 
@@ -241,7 +241,7 @@ class AnswerCollector:
 
 def _read_answer(sample: Sample) -> tuple[str | None, str | None]:
     """The last boxed answer of a sample, and the cause if it cannot be matched."""
-    answer = boxed_answer(without_draft(sample.text))
+    answer = boxed_answer(_answer(sample.text))
     if sample.truncated:
         return answer, TRUNCATED
     if not sample.text.strip():
@@ -276,7 +276,7 @@ def verified_rows(
         seed (`int`, *optional*, defaults to `0`): Seed of choice and order.
     """
     draw = random.Random(derive_seed(seed, "rows", query))
-    texts = dict.fromkeys(zip(map(without_draft, responses), outcomes, strict=True))
+    texts = dict.fromkeys(zip(map(_answer, responses), outcomes, strict=True))
     correct, incorrect = (
         [(text, label) for text, outcome in texts if outcome == side] for side, label in ((CORRECT, 1), (INCORRECT, 0))
     )
@@ -406,3 +406,8 @@ def _kind(outcomes: Sequence[str]) -> str:
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with in_one_step(path) as partial_path, partial_path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _answer(text: str) -> str:
+    """The text after a model's thoughts; empty if these were opened and never closed."""
+    return (without_thoughts(text) or "").strip()

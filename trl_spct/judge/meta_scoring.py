@@ -18,13 +18,14 @@ _FAMILY = 2  # Batches that a shared beginning must fill to be kept for all of t
 Conversation = Sequence[Mapping[str, str]]
 
 
-def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> list[int]:
+def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **template_kwargs: Any) -> list[int]:
     """
     The token ids that a Meta RM reads: the conversation in the tokenizer's chat template, without a generation prompt.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The Meta RM's own tokenizer.
         messages (sequence of messages): What [`~trl_spct.judge.prompts.meta_messages`] returns.
+        **template_kwargs: Variables of the chat template.
 
     Raises:
         `ValueError`: if the tokenizer has no chat template.
@@ -34,7 +35,9 @@ def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> l
             "Found a tokenizer without a chat template; expected one, since a Meta RM reads a user and an assistant "
             "turn. Set `tokenizer.chat_template`, or `chat_template_path` when training."
         )
-    return tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=False, return_dict=False)
+    return tokenizer.apply_chat_template(
+        list(messages), tokenize=True, add_generation_prompt=False, return_dict=False, **template_kwargs
+    )
 
 
 @torch.no_grad()
@@ -111,9 +114,16 @@ _PROBE = (
 )
 
 
+# Takes the place of the function with which templates print today's date, as Llama 3.2's.
+_WITHOUT_DATE = "{%- macro strftime_now(format) -%}{{ format }}{%- endmacro -%}"
+
+
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A short hash of what a Meta RM reads of a fixed conversation: of the vocabulary and of the chat template."""
-    return hashlib.blake2b(repr(list(encode_meta(tokenizer, _PROBE))).encode(), digest_size=6).hexdigest()
+    dated = isinstance(tokenizer.chat_template, str) and "strftime_now" in tokenizer.chat_template
+    fixed = {"chat_template": _WITHOUT_DATE + tokenizer.chat_template} if dated else {}
+    tokens = encode_meta(tokenizer, _PROBE, **fixed)
+    return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
