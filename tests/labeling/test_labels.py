@@ -120,7 +120,16 @@ def test_a_source_becomes_query_and_responses():
     row = {"input": "q", "output_1": "a", "output_2": "b", "label": 2, "extra": 1}
     rows = prepare_rows([row])
     assert rows[0].responses == ("a", "b") and rows[0].labels is None
-    assert rows.originals[0] == {"query": "q", "responses": ["a", "b"], "labels": [0.0, 1.0], "extra": 1}
+    assert rows.originals[0] == {"query": "q", "responses": ["a", "b"], **row}
+
+
+def test_no_row_is_dropped_for_its_labels():
+    """Sources whose rule needs one best response, and labels without one, lose no row."""
+    rows = [{"prompt": "q", "responses": ["a", "b"], "labels": [1.0, 1.0]}, {"prompt": "q", "responses": ["a", "b"]}]
+    assert len(prepare_rows(rows)) == 2
+    tie = {"input": "q", "output_1": "a", "output_2": "b", "label": 7}
+    labeled = prepare_rows([tie])
+    assert labeled.dropped == {} and labeled[0].responses == ("a", "b") and labeled.originals["label"] == [7]
 
 
 def test_references_and_principles_are_read():

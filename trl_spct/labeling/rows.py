@@ -7,7 +7,7 @@ from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from ..data.preparation import InvalidRows, Rows, prepare_preferences
 from ..judge.preferences import InvalidPreference, Preference
@@ -96,13 +96,20 @@ def prepare_rows(
         dataset = _as_dataset(dataset)
     judged = _judged_columns(dataset) if isinstance(dataset, Dataset) and source is None else None
     prepared = prepare_preferences(
-        dataset if judged is None else judged, source, invalid_rows, name, require_labels=False
+        dataset if judged is None else judged,
+        source,
+        invalid_rows,
+        name,
+        require_labels=False,
+        read_labels=False,
     )
-    if judged is None:
-        originals = prepared.dataset
-    else:
-        numbers = prepared.row_numbers
-        originals = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
+    numbers, originals = prepared.row_numbers, prepared.dataset
+    if isinstance(dataset, Dataset):
+        columns = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
+        if judged is not None:
+            originals = columns
+        elif consumed := [name for name in columns.column_names if name not in originals.column_names]:
+            originals = concatenate_datasets([originals, columns.select_columns(consumed)], axis=1)
     kept = [column for column in prepared.dataset.column_names if column in _READ]
     preferences = prepared.dataset.select_columns(kept)
     return LabelRows(originals, preferences, prepared.num_read, dict(prepared.dropped), prepared.row_numbers)
