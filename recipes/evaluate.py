@@ -135,19 +135,12 @@ class Evaluation:
                 self.add(name, self.judged(judge, f"baselines/{blind}", name, 4096), blind, baseline=True)
 
     def compare_scalar_rm(self) -> None:
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         from trl_spct.evaluation.baselines import ScalarJudge
-        from trl_spct.judge.modeling_meta_rm import require_head
 
         path = self.args.scalar_rm
         if path is None:
             return
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, dtype=self.model_args.dtype, output_loading_info=True
-        )
-        require_head(info, path)
-        judge = ScalarJudge(model.to(self.state.device), AutoTokenizer.from_pretrained(path))
+        judge = ScalarJudge.from_pretrained(path, self.state.device, dtype=self.model_args.dtype)
         for name in self.loaded:
             self.add(name, self.judged(judge, "scalar_rm", name), Path(path).name, baseline=True)
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Judges to compare with: by hand, against the model's own logits, and over a scripted engine."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
@@ -202,3 +205,46 @@ def test_a_choice_judge_finds_long_rows_before_the_start(tmp_path):
     with pytest.raises(PromptTooLongError, match=r"Row 4 \(4\): the prompt has") as caught:
         record_judgments(ChoiceJudge(pipe, 1, max_new_tokens=3), rows, [(1, 0)] * 6, tmp_path, rows_per_shard=2)
     assert caught.value.row == 4 and not list(tmp_path.glob("*.parquet"))
+
+
+# --- only trained heads score ---
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_trained_head_is_loaded_as_it_is(tmp_path):
+    model = scalar("llama")
+    judge = ScalarJudge.from_pretrained(saved(model, tmp_path))
+    assert scores(judge, ROW)[0] == pytest.approx(scores(ScalarJudge(model, tiny_tokenizer()), ROW)[0], abs=1e-5)
+
+
+def test_a_head_drawn_at_random_is_refused(tmp_path):
+    """A causal language model, and a classifier whose head has another name."""
+    causal = saved(tiny_causal_lm("llama"), tmp_path / "causal")
+    renamed = saved(scalar("llama"), tmp_path / "renamed")
+    weights = load_file(renamed / "model.safetensors")
+    weights["v_head.weight"] = weights.pop("score.weight")
+    save_file(weights, renamed / "model.safetensors", metadata={"format": "pt"})
+    for folder in (causal, renamed):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_labels": 1, "id2label": {"0": "score"}}))
+        with pytest.raises(ValueError, match=r"score\.weight"):
+            ScalarJudge.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("saves_head", [True, False])
+def test_heads_of_adapters(saves_head, tmp_path):
+    base = saved(scalar("llama") if saves_head else tiny_causal_lm("llama"), tmp_path / "base")
+    kwargs = {"num_labels": 1}
+    model = AutoModelForSequenceClassification.from_pretrained(base, **kwargs)
+    config = LoraConfig(target_modules=["q_proj"], modules_to_save=["score"] if saves_head else None)
+    adapter = saved(get_peft_model(model, config), tmp_path / "adapter")
+    if saves_head:
+        assert len(set(scores(ScalarJudge.from_pretrained(adapter, **kwargs), ROW)[0])) == 3
+    else:
+        with pytest.raises(ValueError, match=r"score\.weight"):
+            ScalarJudge.from_pretrained(adapter, **kwargs)

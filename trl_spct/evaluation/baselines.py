@@ -5,15 +5,22 @@ Accuracies compare with those of content-blind judges: on some benchmarks the lo
 four, and in data where the best response comes first, so is a judge that always prefers the first.
 """
 
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..judge.critiques import Critique
 from ..judge.meta_scoring import meta_scores
+from ..judge.modeling_meta_rm import require_head
 from ..judge.orders import ORDERS, SAMPLES_PER_ROW, count_occurrences, draw_orders, row_seed
 from ..judge.preferences import Preference
 from ..judge.prompts import choice_messages
@@ -96,6 +103,28 @@ class ScalarJudge(Judge):
             )
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.settings = {"judge": "scalar", **described_model(model)}
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike, device: Any = None, **kwargs: Any) -> "ScalarJudge":
+        """Loads a trained reward model and its tokenizer.
+
+        Args:
+            name (`str` or path): A folder or a Hub id, of an adapter too.
+            device (`torch.device` or `str`, *optional*): Device of the model.
+            **kwargs: As for [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            `ValueError`: If the checkpoint has no head of this name, whose scores would be random.
+        """
+        load = AutoModelForSequenceClassification.from_pretrained
+        model, info = load(name, output_loading_info=True, **kwargs)
+        require_head(info, name)
+        adapters = getattr(model, "peft_config", {})
+        if adapters and not any(hasattr(module, "modules_to_save") for module in model.modules()):
+            base = next(iter(adapters.values())).base_model_name_or_path  # without a head in the adapter
+            require_head(load(base, config=model.config, output_loading_info=True)[1], base)
+        model.eval()
+        return cls(model if device is None else model.to(device), AutoTokenizer.from_pretrained(name))
 
     def check(self, rows: Sequence[Preference]) -> None:
         conversations = self._conversations(rows)
