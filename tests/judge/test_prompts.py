@@ -22,7 +22,9 @@ from trl_spct.judge.prompts import (
     judge_messages,
     judge_template,
     meta_messages,
+    portable_template,
     principle_messages,
+    template_name,
 )
 from trl_spct.judge.sampling import encode_prompts, special_tokens
 from trl_spct.judge.templates import CHOICE, JudgeTemplate
@@ -655,3 +657,24 @@ def test_fencing_takes_time_linear_in_the_text(unit):
     quarter, whole = seconds(SIZE // 4), seconds(SIZE)
     assert whole < max(10 * quarter, 0.25)  # 4 if linear, 16 if quadratic
     assert whole < 10
+
+
+def test_a_template_from_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("trl_spct.judge.prompts.TEMPLATES", dict(TEMPLATES))
+    header = 'labels: ["A", "B"]\nscore_form: <scores>{scores}</scores>\nsystem: In XML.\nscore_range: [0, 5]\n'
+    file = tmp_path / "mine.txt"
+    file.write_text(f"---\n{header}---\n{TEXT}")
+    template = judge_template(str(file))
+    assert (template.labels, template.score_range, template.system) == (("A", "B"), (0, 5), "In XML.")
+    assert template.render("c", ("a",)).startswith(TEXT[:17])
+    assert template.parse("<scores>0, 5</scores>", 2).scores == (0, 5)
+    system, turn = judge_messages(PAIR, template=str(file))
+    assert system["content"] == "In XML." and "[The Begin of Response A]" in turn["content"]
+    stored = portable_template(str(file))
+    file.unlink()
+    assert judge_template(stored) == template and portable_template("paper") == "paper", "found without the file"
+    assert template_name(stored) == f"text {template.digest}"
+    with pytest.raises(ValueError, match="Found the option 'nonsense: 1'"):
+        judge_template("---\nnonsense: 1\n---\n" + TEXT)
+    with pytest.raises(ValueError, match="the path of a text file with a prompt"):
+        judge_template(str(file))

@@ -71,11 +71,13 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
         `ValueError`: for an unknown name, or a card or text without a prompt.
         `OSError`: for a card that is not there, with the command that fetches it.
     """
+    template = portable_template(template)
     if template not in TEMPLATES:
-        if template.partition(":")[0] == OFFICIAL:
-            add_template(template, read_card_template(template.partition(":")[2] or RELEASED))
-        elif (text := portable_template(template)) != template or _is_text(template):
-            add_template(template, JudgeTemplate.from_text(text))
+        kind, _, home = template.partition(":")
+        if _is_text(template):
+            add_template(template, JudgeTemplate.from_text(template))
+        elif kind == OFFICIAL:
+            add_template(template, read_card_template(home or RELEASED))
         else:
             raise ValueError(
                 f"Found template {template!r}; expected one of {sorted(TEMPLATES)}, {OFFICIAL!r} for the released "
@@ -87,7 +89,7 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
 
 def portable_template(template: str) -> str:
     """What a judge's config holds of its template: the text in place of a file's path, any other name as it is."""
-    if template in TEMPLATES and not _is_text(template) or not os.path.isfile(template):
+    if template in TEMPLATES or _is_text(template) or not os.path.isfile(template):
         return template
     return _file_text(os.path.abspath(template))
 

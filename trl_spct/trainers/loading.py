@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import prepare_judge_rows
-from ..judge.prompts import judge_template
+from ..judge.prompts import judge_template, portable_template
 from ..judge.sampling import context_length
 
 
@@ -169,7 +169,8 @@ def stored_template(config: PreTrainedConfig) -> str | None:
 
 
 def store_template(config: PreTrainedConfig, template: str) -> None:
-    """Stores the template in a judge's configuration, where the pipeline finds it."""
+    """Stores the template in a judge's configuration, where the pipeline finds it: the text in place of a file."""
+    template = portable_template(template)
     stored = stored_template(config)
     if stored not in (None, template):
         logger.warning("The judge was trained with the template %r, and is now trained with %r.", stored, template)
