@@ -932,3 +932,19 @@ def test_a_saved_judge_runs_where_the_package_is_absent(tmp_path, pipe):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == pipe(ROWS, k=2, seed=0)
+
+
+def test_a_server_s_default_template_is_said_once(caplog):
+    from trl_spct.judge.pipelines import _warn_of_default_template
+
+    def engine(prompts, k, seed, **options):
+        return [[Sample(r"\\boxed{1, 2}", 5, truncated=False)] * count for count in k]
+
+    _warn_of_default_template.cache_clear()
+    row = {"query": "q", "responses": ["a", "b"]}
+    judge = GRMRewardPipeline(engine, meta_rm=None)
+    judge(row, template="compact")
+    assert not caplog.messages
+    judge(row)
+    judge(row)
+    assert len([message for message in caplog.messages if "Judging with template 'paper'" in message]) == 1

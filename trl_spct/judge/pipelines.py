@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -544,6 +545,8 @@ class GRMRewardPipeline(Pipeline):
     def _template(self, asked: str | None) -> str:
         """The name of the template: what was asked for, or what the judge learned with."""
         stored = described(self.model.config)
+        if self.engine is not None and asked is None and "template" not in stored:
+            _warn_of_default_template()
         template = official_template(asked or stored.get("template", "paper"), self.model.config)
         digests = [judge_template(template, binary).digest for binary in (False, True)]
         if asked is None and stored.get("template_digests", digests) != digests:
@@ -793,6 +796,15 @@ def _read(sample: Sample, order: tuple[int, ...], template: JudgeTemplate) -> di
         "counted": False,
         "num_tokens": sample.num_tokens,
     }
+
+
+@cache
+def _warn_of_default_template() -> None:
+    """Warns once: a server does not say with which template its judge was trained."""
+    logger.warning(
+        "Judging with template 'paper', since a server does not name the template of its judge. Pass `template=` if "
+        "the judge was trained with another one."
+    )
 
 
 def _error(early_stopping: str | float | None) -> float | None:
