@@ -126,19 +126,17 @@ def split_arguments(
         place = recipe.index("--config")
         file = recipe[place : place + 2]
         del recipe[place : place + 2]
-    _, unknown = parser.parse_known_args(recipe)
-    rest = iter(unknown)
-    following = next(rest, None)
-    own = []
-    for argument in recipe:  # `unknown` is a subsequence of `recipe`
-        if argument == following:
-            following = next(rest, None)
-        else:
-            own.append(argument)
+    words = [_Word(word) for word in recipe]
+    _, unknown = parser.parse_known_args(words)
+    own = [str(word) for word in words if not any(word is other for other in unknown)]
     if file:
         options, file[1] = _split_config(parser, file[1], scratch)
         launch = [word for words in options if words[0] not in unknown for word in words]
-    return [*launch, *unknown], [*file, *own]
+    return [*launch, *map(str, unknown)], [*file, *own]
+
+
+class _Word(str):
+    """An argument that is told from an equal one by identity: argparse returns the objects that it does not know."""
 
 
 def _split_config(parser, path: str, scratch: str | os.PathLike) -> tuple[list[list[str]], str]:
