@@ -57,7 +57,7 @@ class PolicyScriptArguments(ScriptArguments):
         "own", "own: each critique writes its own; query: written once per query and kept.", ("own", "query")
     )
     principles_file: str | None = helped(
-        None, "File that keeps the principles of `query`. Default: principles.sqlite in the output folder."
+        None, "File that keeps the principles of `query`. Default: principles.jsonl in the output folder."
     )
     reward_scale: str = helped("raw", "Scale of the rewards, see JudgeReward.", ("raw", "centered", "rank"))
     judge_template: str | None = helped(None, TEMPLATE_HELP)
@@ -80,7 +80,7 @@ def judge_reward(script_args: PolicyScriptArguments, training_args):
         raise ValueError("Found no `judge`; expected the path or id of one, or the `judge_base_url` of its server.")
     file = script_args.principles_file
     if script_args.principles == "query" and file is None:
-        file = os.path.join(training_args.output_dir, "principles.sqlite")
+        file = os.path.join(training_args.output_dir, "principles.jsonl")
     options = {
         "meta_rm": {None: "auto", "none": None}.get(script_args.meta_rm, script_args.meta_rm),
         "k": script_args.k,

@@ -6,7 +6,6 @@ import pickle
 import random
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -149,6 +148,28 @@ def test_messages():
         JudgeReward(judge)([" "], ["x"])
 
 
+def test_the_judge_does_not_read_thoughts():
+    judge = Reader()
+    thinking = [
+        "<think>worth 1</think>\nworth 8",
+        "worth 9</think>worth 3",
+        "<think>worth 10",
+        "worth 6",
+        "[THINK]x[/THINK]\n",
+    ]
+    found, log = rewards(JudgeReward(judge, k=1), ["q?"] * 5, thinking)
+    assert found == [8, 3, 1, 6, 1], "a draft that was never closed has no answer, as an empty completion"
+    ((_, responses),) = judge.judged
+    assert sorted(responses) == worth(3, 6, 8) and log["judge_reward/empty"] == 0.4
+    said = [[{"role": "assistant", "content": text}] for text in thinking]
+    assert JudgeReward(Reader(), k=1)(["q?"] * 5, said) == found
+    shown = Reader()
+    JudgeReward(shown, k=1, thoughts="show")(["q?"] * 5, thinking)
+    assert sorted(shown.judged[0][1]) == sorted(thinking)
+    prefilled = JudgeReward(Reader(), k=1, thoughts="prefilled")(["q?"] * 5, thinking)
+    assert prefilled == [8, 3, 1, 1, 1] == JudgeReward(Reader(), k=1)(["q?<think>\n"] * 5, thinking)
+
+
 def test_larger_groups_are_judged_in_blocks_with_an_anchor():
     """Each block is as much too generous as it is long; the anchor takes that off."""
     judge = Reader(lambda responses, number: scores_of(responses, more=len(responses) % 2))
@@ -271,7 +292,7 @@ def test_errors_of_a_server_end_the_run():
     [
         ({"scale": "log"}, ValueError, "scale='log'; expected one of 'raw', 'centered', 'rank'"),
         ({"principles": "given"}, ValueError, "principles='given'; expected 'own' or 'query'"),
-        ({"principles_file": "x"}, ValueError, "never kept; expected 'query'"),
+        ({"principles_file": "x"}, ValueError, "not kept; expected 'query'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"k": 0}, ValueError, "k=0"),
         ({"order": "up"}, ValueError, "order='up'"),
@@ -372,7 +393,7 @@ def test_a_rows_own_principles_go_before():
 
 
 def test_principles_survive_a_restart_in_their_file(tmp_path):
-    path = tmp_path / "kept" / "principles.sqlite"
+    path = tmp_path / "kept" / "principles.jsonl"
     rows = (["a?", "b?", "nothing?"], worth(1, 2, 3))
     for asked in (["a?", "b?", "nothing?"], ["nothing?"]):
         judge = Reader()
@@ -383,20 +404,19 @@ def test_principles_survive_a_restart_in_their_file(tmp_path):
     assert len(judge.asked) == 3, "another template is another judge"
 
 
-def test_the_cache_is_bounded_and_shared(tmp_path):
-    path = tmp_path / "principles.sqlite"
-    cache = PrincipleCache("j", path, max_size=3)
+def test_the_cache_is_shared(tmp_path):
+    path = tmp_path / "principles.jsonl"
+    cache, beside = PrincipleCache("j", path), PrincipleCache("j", path)
     for number in range(5):
-        cache.put({f"q{number}": f"p{number}"})
-    kept = {f"q{number}": f"p{number}" for number in (2, 3, 4)}
-    queries = [f"q{number}" for number in range(5)]
-    assert cache.get(queries) == kept == PrincipleCache("j", path).get(queries)
-    assert PrincipleCache("other", path).get(queries) == {}
-    assert PrincipleCache("j").get(queries) == {}, "without a file it starts empty"
+        cache.put({f"q{number}": f"p{number}\n"})
+    kept = {f"q{number}": f"p{number}\n" for number in range(5)}
+    assert cache.get(kept) == kept == PrincipleCache("j", path).get(kept) == beside.get(kept)
+    assert PrincipleCache("other", path).get(kept) == {}
+    assert PrincipleCache("j").get(kept) == {}, "without a file it starts empty"
 
     def fill(first):
         for number in range(first, first + 20):
-            PrincipleCache("j", path, 100).put({f"t{number}": "p"})
+            PrincipleCache("j", path).put({f"t{number}": "p"})
 
     threads = [threading.Thread(target=fill, args=(20 * i,)) for i in range(4)]
     for thread in threads:
@@ -406,28 +426,23 @@ def test_the_cache_is_bounded_and_shared(tmp_path):
     assert len(PrincipleCache("j", path).get(f"t{number}" for number in range(80))) == 80
 
 
-def test_more_queries_at_once_than_the_cache_holds():
-    judge = Reader()
-    reward = JudgeReward(judge, principles="query", batch_size=1)
-    reward.cache.max_size = 1
-    assert reward(["a?", "b?", "c?"], worth(1, 2, 3)) == [1, 2, 3]
-    assert all("(weight 2)" in prompt for prompt, _ in judge.judged)
-
-
-def test_a_file_that_is_none_of_principles(tmp_path):
-    path = tmp_path / "x"
-    path.write_text("not a database, but long enough to be looked at" * 9)
-    with pytest.raises(ValueError, match="cannot be used as a file of principles"):
-        JudgeReward(Reader(), principles="query", principles_file=path)(["q?"], ["x"])
+def test_a_file_without_principles(tmp_path):
+    for text in ("not principles\n", "[1, 2]\n", '{"query": "x"}\n'):
+        path = tmp_path / "x"
+        path.write_text(text)
+        with pytest.raises(ValueError, match="not a file of principles"):
+            JudgeReward(Reader(), principles="query", principles_file=path)(["q?"], ["x"])
 
 
 def test_a_killed_writer_leaves_a_readable_file(tmp_path):
-    path = tmp_path / "principles.sqlite"
+    path = tmp_path / "principles.jsonl"
     PrincipleCache("j", path).put({"a": "1"})
-    held = sqlite3.connect(path)
-    held.execute("INSERT INTO principles VALUES ('j', 'b', '2')")
-    held.close()  # without a commit
-    assert PrincipleCache("j", path).get("ab") == {"a": "1"}
+    with open(path, "a") as file:
+        file.write('{"judge": "j", "query": "b", "te')
+    cache = PrincipleCache("j", path)
+    assert cache.get("ab") == {"a": "1"}
+    cache.put({"c": "3"})
+    assert cache.get("abc") == PrincipleCache("j", path).get("abc") == {"a": "1", "c": "3"}
 
 
 def test_the_identity_of_a_judge(tmp_path):

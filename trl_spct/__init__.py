@@ -55,11 +55,6 @@ def register() -> None:
 
     modeling_meta_rm.register()
     pipelines.register()
-    pipelines.GRMRewardPipeline.write_card = _write_card
-
-
-def _write_card(*given):
-    importlib.import_module(".cards", __name__).write_judge_card(*given)
 
 
 if os.path.basename(sys.argv[0]) != "trl-spct":  # whose `--help` need not wait for torch; it registers before it runs

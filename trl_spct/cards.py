@@ -5,8 +5,7 @@ import json
 import logging
 import os
 import re
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,11 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
+from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
-from yaml import YAMLError
 
 from .jobs import SHARDS
 from .judge.hub import (
@@ -31,6 +29,7 @@ from .judge.hub import (
     pushing,
     upload,
 )
+from .judge.judge_card import META_RM_SENTENCE, read_model_card, rename_in_card
 from .judge.repositories import describe_adapter, described
 
 
@@ -89,8 +88,6 @@ PAPER_VALUES: dict[str, dict[str, tuple[tuple | None, str]]] = {
 """For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method) and their text on a
 card; `None` where it states no value."""
 
-_META_RM = "The folder `meta_rm` holds a Meta RM, which guides the vote."
-
 
 @dataclass(frozen=True)
 class Base:
@@ -112,7 +109,7 @@ class Base:
         if not name:
             return cls()
         is_local = os.path.isdir(name) or not is_repo_id(name)
-        card = load_card(Path(name, "README.md") if is_local else name, token)
+        card = read_model_card(name, token)
         data = {} if card is None else card.data.to_dict()
         ancestor = data.get("base_model")
         known = isinstance(ancestor, str) and is_repo_id(ancestor)
@@ -142,17 +139,6 @@ def is_repo_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def load_card(where: str | Path, token: str | None = None) -> ModelCard | None:
-    """A model's card by file or id; `None` if it does not exist or cannot be read."""
-    if isinstance(where, Path) and not where.is_file():
-        return None
-    try:
-        return ModelCard.load(where, token=token)
-    except (HTTPError, OSError, ValueError, YAMLError) as error:
-        logger.info("The card of %s cannot be read: %s", where, error)
-        return None
 
 
 class JudgeCards(_Trainer):
@@ -292,89 +278,10 @@ def render_card(
         base_model=base.name,
         is_adapter=is_adapter,
         license=base.terms,
-        meta_rm=_META_RM,
+        meta_rm=META_RM_SENTENCE,
         **_OF_PAPER,
         **facts,
     )
-
-
-def write_judge_card(
-    pipe: Any,
-    folder: str | os.PathLike,
-    repo_id: str,
-    has_code: bool = False,
-    tags: Sequence[str] = (),
-    token: str | None = None,
-    revision: str | None = None,
-) -> None:
-    """Writes the card of a judge that a pipeline pushes: that of the repository, if it has one; else a renamed copy of
-    the card of the judge's origin, if that is a judge's; else a card on the use of the judge alone.
-
-    Args:
-        pipe ([`GRMRewardPipeline`]): The judge.
-        folder (`str` or path): Folder that is uploaded.
-        repo_id (`str`): The repository.
-        has_code (`bool`, *optional*): Whether the code is uploaded with it.
-        tags (sequence of `str`, *optional*): Tags to add.
-        token, revision (`str`, *optional*): Of the repository.
-    """
-    card = _card_there(repo_id, token, revision) or _inherited_card(pipe, folder, repo_id, token)
-    if card is None:
-        model = pipe.model
-        card = render_card(
-            "judge.md",
-            name=repo_id.rsplit("/", 1)[-1],
-            repository=repo_id,
-            base=Base.read(_home(model), token),
-            is_adapter=hasattr(model, "peft_config"),
-            tags=["generative-reward-model", "spct", "trl"],
-            template=described(model.config).get("template", "paper"),
-            has_meta_rm=pipe.meta_rm is not None,
-            has_code=has_code,
-        )
-    present = card.data.get("tags") or []
-    card.data["tags"] = [*present, *(tag for tag in tags if tag not in present)]
-    card.save(Path(folder, "README.md"))
-
-
-def _home(model: Any) -> str | None:
-    """Origin of a judge: an adapter's repository before its base's."""
-    return (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
-
-
-def _card_there(repo_id: str, token: str | None, revision: str | None) -> ModelCard | None:
-    try:
-        path = hf_hub_download(repo_id, "README.md", token=token, revision=revision)
-    except EntryNotFoundError:
-        return None
-    return ModelCard.load(path)
-
-
-def _inherited_card(pipe: Any, folder: str | os.PathLike, repo_id: str, token: str | None) -> ModelCard | None:
-    home = _home(pipe.model)
-    if not home:
-        return None
-    is_local = os.path.isdir(home)
-    card = load_card(Path(home, "README.md") if is_local else home, token)
-    if card is None or "generative-reward-model" not in (card.data.get("tags") or ()):
-        return None
-    card.text = _renamed(card.text, repo_id)
-    if pipe.meta_rm is not None and "`meta_rm`" not in card.text:
-        card.text = card.text.replace("\nsays why.", f"\nsays why. {_META_RM}", 1)
-    for figure in sorted(set(re.findall(r"\]\((scaling[^/)]*\.png)\)", card.text))):
-        path = Path(home, figure) if is_local else Path(hf_hub_download(home, figure, token=token))
-        if path.is_file():
-            shutil.copy(path, Path(folder, figure))
-    return card
-
-
-def _renamed(text: str, repo_id: str) -> str:
-    """A card of a judge or a Meta RM, with another repository in its snippets."""
-    named = re.search(r'pipeline\("grm-reward", model="([^"]+)"(?:, meta_rm="([^"]+)")?', text)
-    if named is None:
-        return text
-    old = re.escape(named[2] or named[1])
-    return re.sub(rf'(["= ]){old}(?=["\n])', lambda found: found[1] + repo_id, text)
 
 
 def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
@@ -398,7 +305,7 @@ def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = N
 
     def rename(full_id: str) -> None:
         if path.is_file():
-            path.write_text(_renamed(path.read_text(encoding="utf-8"), full_id), encoding="utf-8")
+            path.write_text(rename_in_card(path.read_text(encoding="utf-8"), full_id), encoding="utf-8")
 
     keep_private(folder)
     again = push_command(repo_id, folder, exclude=LEFT_OUT, private=private)

@@ -1,15 +1,14 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""A judge as the reward of policy RL: one judgment of n = G responses for each GRPO group (paper, section 10)."""
+"""Judge as the reward of policy RL: one judgment of n = G responses per GRPO group (paper, section 10)."""
 
 import asyncio
 import hashlib
 import json
 import os
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -19,24 +18,27 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, pipeline
 
-from .judge.critiques import PROBLEMS
+from .judge.critiques import PROBLEMS, opens_draft, without_thoughts
+from .judge.judging import JudgingOptions, check_whole
+from .judge.orders import derive_seed
 from .judge.pipelines import TASK, GRMRewardPipeline
 from .judge.preferences import InvalidPreference, Messages, Preference, message_text
 from .judge.prompts import conversation_text, judge_template
-from .judge.sampling import TRUNCATED, PromptTooLongError, Sampler, derive_seed
+from .judge.sampling import TRUNCATED, PromptTooLongError, Sampler
 
 
 SCALES = ("raw", "centered", "rank")
+THOUGHTS = ("hide", "prefilled", "show")
 TOO_LONG = "too_long"
 _SPACE = 2**31
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 
 
 class JudgeReward:
-    r"""A reward function for [`~trl.GRPOTrainer`]: a judge reads each group of completions in one prompt, k times.
+    r"""Reward function for [`~trl.GRPOTrainer`]: a judge reads each group of completions in one prompt, k times.
 
-    A generative judge compares: what it says about a response depends on the responses beside it. So all completions
-    of a prompt form one judgment of n = G responses, and its mean score per critique is the reward.
+    A generative judge compares: its score of a response depends on the responses beside it. All completions of a
+    prompt therefore form one judgment of n = G responses, and the mean score per vote is the reward.
 
     ```python
     >>> from trl import GRPOTrainer
@@ -45,58 +47,56 @@ class JudgeReward:
     >>> trainer = GRPOTrainer("path/to/policy", reward_funcs=JudgeReward("path/to/judge", k=4), train_dataset=rows)
     ```
 
-    - **Groups.** Completions with the same prompt, and the same `reference` and `principles` if the dataset has such
-      columns, are judged together; equal ones are read once and share their score. A group that does not fit into the
-      judge's context is judged in blocks with a shared anchor (`max_responses_per_prompt`).
-    - **Several processes.** TRL hands each process its own slice of the batch, which ends within a group unless the
-      completions per process are a multiple of `num_generations`. The slices are exchanged: the process that holds
-      the first completion of a group judges all of it, once, and every process gets the rewards of its own.
-    - **Failures.** A group of which no critique can be read, or that is too long for the judge even two by two, has
-      the reward `None`, which TRL leaves out of the group's mean and gives no advantage. Shares by cause are logged.
-      An empty completion gets the lowest score unread: it meets no criterion (ours). Errors of a server end the run.
-    - **Seeds.** Orders and critiques depend on `seed`, the trainer's step and what is judged, and on nothing else: the
-      policy's sampling is not touched, and a resumed run judges as it would have.
-    - **Principles.** `principles="query"` (ours; paper, section 10) has the judge write principles for each query
-      alone, once, and judges with them at every later step: no completion can move them, and they do not drift within
-      a run. A row's own `principles` go before.
+    - **Groups.** Completions with equal prompt, `reference` and `principles` (columns of the dataset) are judged
+      together; equal ones are read once and share their score. Groups that exceed the judge's context are judged in
+      blocks with a shared anchor (`max_responses_per_prompt`).
+    - **Thoughts.** The draft of a reasoning policy (`<think>…</think>`) is not shown to the judge by default. A
+      completion whose draft was never closed has no answer and counts as empty.
+    - **Several processes.** The slices of the batch are exchanged: the process with the first completion of a group
+      judges all of it, once, and every process gets the rewards of its own slice.
+    - **Failures.** A group without a readable critique, or too long for the judge even two by two, has the reward
+      `None`, which TRL leaves out. An empty completion gets the lowest score unread. Errors of a server end the run.
+    - **Seeds.** Orders and critiques depend on `seed`, the trainer's step and the group alone: the policy's sampling
+      is not affected, and a resumed run judges as it would have.
+    - **Principles.** With `principles="query"` (not in the paper; suggested in its section 10) the judge writes
+      principles for each query alone, once, and judges with them at every later step. A row's own `principles`
+      precede.
 
-    Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of critiques that could
-    not be read, by cause; of groups for `too_long`), `tokens` (of critiques, per group), `duplicates` and `empty`
-    (shares of completions); with `principles="query"` also `principles_written` (queries) and `principles_missing`
-    (share of groups for which the judge wrote none and uses its own). With `log_completions` the table shows a
-    critique of each group.
+    Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of unreadable critiques
+    by cause; of groups for `too_long`), `tokens` (of critiques, per group), `duplicates` and `empty` (shares of
+    completions); with `principles="query"` also `principles_written` (queries) and `principles_missing` (share of
+    groups without). With `log_completions` the table shows a critique of each group.
 
     Args:
         judge (`str`, [`GRMRewardPipeline`] or a sampler):
-            A path or an id; a loaded pipeline; or a sampler such as an [`~trl_spct.engines.OpenAIEngine`], which
-            should have its `tokenizer`. With a path or an id the reward function can be pickled, and every process
-            loads the judge.
+            A path or an id; a loaded pipeline; or a sampler, for instance an [`~trl_spct.engines.OpenAIEngine`], which
+            should have a `tokenizer`. With a path, an id or an engine the reward function can be pickled, and every
+            process loads the judge.
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
-            As for [`GRMRewardPipeline`]; not with a loaded pipeline, which has its own.
-        k (`int`, *optional*, defaults to `4`):
-            Critiques per group. Each reads the completions in an order of its own.
+            As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
+        k (`int`, *optional*, defaults to `4`): Critiques per group.
         principles (`str`, *optional*, defaults to `"own"`):
-            `"own"`: each critique begins with principles of its own (paper). `"query"`: see above. It asks for a judge
-            that can write principles for a query alone, and judge by given ones.
+            `"own"`: each critique begins with its own principles (paper). `"query"`: see above.
         principles_file (`str` or path, *optional*):
-            Keeps the principles of `"query"` over restarts, for any number of processes and judges: an SQLite file.
+            JSON-lines file that keeps the principles of `"query"` over restarts; processes and judges may share it.
         scale (`str`, *optional*, defaults to `"raw"`):
-            `"raw"`: the mean score. `"centered"`: less the mean of the group. `"rank"`: the share of the group's other
-            completions that it beats, ties half; for judges whose scores bunch. The last two matter where TRL does not
-            normalize within groups (`scale_rewards`) or where rewards are added up.
-        seed (`int`, *optional*, defaults to `0`): Of all that is drawn.
-        batch_size (`int`, *optional*):
-            Groups judged together. By default 8, and over a sampler all of them, which bounds its requests itself.
-        device (`str` or [`torch.device`], *optional*):
-            Where to load the judge. Defaults to the process's own device.
-        name (`str`, *optional*, defaults to `"judge_reward"`): Of the metrics; `rewards/{name}/mean` is TRL's.
+            `"raw"`: the mean score. `"centered"`: minus the mean of the group. `"rank"`: the share of the group's
+            other completions that it beats, ties half. The last two matter where TRL does not normalize within groups
+            (`scale_rewards`) or where rewards are added.
+        thoughts (`str`, *optional*, defaults to `"hide"`):
+            `"hide"`: drafts are cut off where a completion, or a prompt that is text, opens or closes one.
+            `"prefilled"`: the policy's chat template opens the draft, so that a completion without its end has no
+            answer. `"show"`: drafts are judged as well.
+        seed (`int`, *optional*, defaults to `0`): Seed of all draws.
+        batch_size (`int`, *optional*): Groups judged together. Defaults to 8, and to all of them for an engine.
+        device (`str` or [`torch.device`], *optional*): Device of the judge. Defaults to the one of the process.
+        name (`str`, *optional*, defaults to `"judge_reward"`): Name of the metrics.
         **options:
-            As for judging with [`GRMRewardPipeline`]: `temperature`, `max_new_tokens`, `order`, `template`, `k_meta`,
-            `guide`, `early_stopping`, `max_responses_per_prompt` (`"auto"` by default where tokens can be counted),
-            `truncation`.
+            Options of judging, see [`GRMRewardPipeline`]. `max_responses_per_prompt` defaults to `"auto"` where tokens
+            can be counted.
 
     Raises:
-        `ValueError`: if an option is out of its range, before a judge is loaded where it does not depend on it.
+        `ValueError`: if an option is out of its range, before a judge is loaded where possible.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class JudgeReward:
         principles: str = "own",
         principles_file: str | os.PathLike | None = None,
         scale: str = "raw",
+        thoughts: str = "hide",
         seed: int = 0,
         batch_size: int | None = None,
         device: str | torch.device | None = None,
@@ -116,25 +117,27 @@ class JudgeReward:
     ):
         if scale not in SCALES:
             raise ValueError(f"Found scale={scale!r}; expected one of {', '.join(map(repr, SCALES))}.")
+        if thoughts not in THOUGHTS:
+            raise ValueError(f"Found thoughts={thoughts!r}; expected one of {', '.join(map(repr, THOUGHTS))}.")
         if principles not in ("own", "query"):
             raise ValueError(f"Found principles={principles!r}; expected 'own' or 'query'.")
         if principles_file is not None and principles == "own":
-            raise ValueError("Found a principles_file with principles='own', which are never kept; expected 'query'.")
+            raise ValueError("Found a principles_file with principles='own', which are not kept; expected 'query'.")
         if isinstance(judge, GRMRewardPipeline) and meta_rm != "auto":
             raise ValueError("Found a loaded pipeline and a `meta_rm`; expected the Meta RM in the pipeline.")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"Found batch_size={batch_size}; expected at least one group.")
+        if batch_size is not None:
+            check_whole("batch_size", batch_size, 1, "at least one group")
         self.__name__ = name
         self.source, self.meta_rm, self.device = judge, meta_rm, device
         self.principles, self.principles_file = principles, principles_file
-        self.scale, self.seed, self.batch_size = scale, seed, batch_size
+        self.scale, self.seed, self.batch_size, self.thoughts = scale, seed, batch_size, thoughts
         self.options = {"k": k, **{option: value for option, value in options.items() if value is not None}}
-        GRMRewardPipeline._sanitize_parameters(self, **self.options)  # refuses what is wrong before it loads a judge
-        self.judge  # noqa: B018
+        JudgingOptions.of(self.options)  # refuses wrong options before it loads a judge
+        self.judge.judging(**self.options)  # and then those that do not fit the judge
 
     @cached_property
     def judge(self) -> GRMRewardPipeline:
-        """The judge that is asked."""
+        """The pipeline that judges."""
         if isinstance(self.source, GRMRewardPipeline):
             return self.source
         if not isinstance(self.source, str):
@@ -145,11 +148,11 @@ class JudgeReward:
     @cached_property
     def cache(self) -> "PrincipleCache":
         """The principles that the judge wrote for queries alone."""
-        settings = {"template": self._asked("template"), "max_new_tokens": self._asked("max_new_tokens")}
+        settings = {"template": self._option("template"), "max_new_tokens": self._option("max_new_tokens")}
         return PrincipleCache(judge_identity(self.judge, **settings), self.principles_file)
 
     def __getstate__(self) -> dict[str, Any]:
-        loaded = {"cache", "judge"} if isinstance(self.source, str) else {"cache"}
+        loaded = {"cache"} if isinstance(self.source, GRMRewardPipeline) else {"cache", "judge"}
         return {name: value for name, value in vars(self).items() if name not in loaded}
 
     def __call__(
@@ -164,13 +167,14 @@ class JudgeReward:
         log_extra: Callable[[str, list], None] | None = None,
         **columns,
     ) -> list[float | None]:
-        """The rewards of completions, as TRL asks for them.
+        """Rewards of completions.
 
         Args:
             prompts (sequence of texts or message lists): One for each completion.
-            completions (sequence of texts or message lists): Of messages the assistant's are read.
-            reference, principles (sequence of `str` or `None`, *optional*): The dataset's columns of these names.
-            trainer_state ([`~transformers.TrainerState`], *optional*): Its `global_step` makes seeds fresh.
+            completions (sequence of texts or message lists):
+                Of messages those of the assistant are judged. Their tool calls are not shown to the judge.
+            reference, principles (sequence of `str` or `None`, *optional*): Columns of the dataset.
+            trainer_state ([`~transformers.TrainerState`], *optional*): Its `global_step` varies the seeds.
             log_metric, log_extra (callable, *optional*): TRL's.
             **columns: Ignored.
 
@@ -178,168 +182,169 @@ class JudgeReward:
             `list` of a `float` for each completion, or `None` where the judge gave no score.
         """
         rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
-        groups = _grouped(_from_all(lambda: _read(prompts, completions, reference, principles)))
-        own = {number: group for number, group in enumerate(groups) if group.owner == rank}
-        shared = _from_all(lambda: self._judged(own, step, log_metric))
+        read = partial(_read, prompts, completions, reference, principles, self.thoughts)
+        groups = _grouped(_from_all(read))
+        owned = {number: group for number, group in enumerate(groups) if group.owner == rank}
+        shared = _from_all(lambda: self._judged(owned, step, log_metric))
         outcomes = {number: judgment for part in shared for number, judgment in part.items()}
         rewards: list[float | None] = [None] * len(completions)
         critiques: list[str | None] = [None] * len(completions)
         for number, group in enumerate(groups):
-            found = self._scaled(outcomes[number].scores, group.texts)
-            for (process, place), reward in zip(group.members, found, strict=True):
+            scaled = self._scaled(outcomes[number].scores, group.texts)
+            for (process, place), reward in zip(group.members, scaled, strict=True):
                 if process == rank:
                     rewards[place], critiques[place] = reward, outcomes[number].critique
         if log_extra is not None:
             log_extra(f"{self.__name__}_critique", critiques)
         return rewards
 
-    def _asked(self, option: str) -> Any:
-        """An option of the judge: what was asked for here, else the pipeline's own."""
-        return self.options.get(option, self.judge._forward_params.get(option))
+    def _option(self, name: str) -> Any:
+        """An option of judging: the one given here, else the pipeline's."""
+        return self.options.get(name, self.judge.preset.get(name))
 
-    def _judged(self, groups: Mapping[int, "_Group"], step: int, log_metric) -> dict[int, "_Judged"]:
-        """Judges the groups that are this process's, and logs what became of them."""
-        asked = {number: group for number, group in groups.items() if group.distinct}
-        rows = [group.row for group in asked.values()]
+    def _judged(
+        self, groups: Mapping[int, "_Group"], step: int, log_metric: Callable[[str, float], None] | None
+    ) -> dict[int, "_Judged"]:
+        """Judges the groups of this process, and logs their metrics."""
+        readable = {number: group for number, group in groups.items() if group.distinct}
+        rows = [group.row for group in readable.values()]
         metrics = self._add_principles(rows) if self.principles == "query" else {}
         judge, seed = self.judge, derive_seed(self.seed, step) % _SPACE
         options = {**self.options, "seed": seed, "batch_size": self.batch_size or self._default_batch(len(rows))}
-        if judge.tokenizer is not None and self._asked("max_responses_per_prompt") is None:
+        if judge.tokenizer is not None and self._option("max_responses_per_prompt") is None:
             options["max_responses_per_prompt"] = "auto"
-        verdicts = dict(zip(asked, _fitting(lambda rows: judge(iter(rows), **options), rows), strict=True))
+        judgments = dict(zip(readable, _fitting(lambda rows: judge(iter(rows), **options), rows), strict=True))
         if log_metric is not None and groups:
-            for name, value in {**_shares(groups.values(), verdicts.values()), **metrics}.items():
+            for name, value in {**_shares(groups.values(), judgments.values()), **metrics}.items():
                 log_metric(f"{self.__name__}/{name}", value)
-        lowest = judge_template(self._template).score_range[0]
-        return {number: self._outcome(group, verdicts.get(number), lowest) for number, group in groups.items()}
-
-    @property
-    def _template(self) -> str:
-        return self.judge._template(self._asked("template"))
+        lowest = judge_template(judge.find_template(self._option("template"))).score_range[0]
+        return {number: _Judged.of(group, judgments.get(number), lowest) for number, group in groups.items()}
 
     def _default_batch(self, groups: int) -> int:
         return 8 if self.judge.engine is None else max(1, groups)
-
-    def _outcome(self, group: "_Group", verdict: dict[str, Any] | None, lowest: int) -> "_Judged":
-        empty = {text: float(lowest) for text in group.texts if not text.strip()}
-        if not group.distinct:
-            return _Judged(empty)
-        if verdict is None or verdict["scores"] is None:
-            return _Judged(None, None if verdict is None else verdict["critiques"][0]["text"])
-        means = [score / verdict["weight"] for score in verdict["scores"]]
-        counted = next(critique["text"] for critique in verdict["critiques"] if critique["counted"])
-        return _Judged({**dict(zip(group.distinct, means, strict=True)), **empty}, counted)
 
     def _scaled(self, scores: Mapping[str, float] | None, texts: Sequence[str]) -> list[float | None]:
         if scores is None:
             return [None] * len(texts)
         values = [scores[text] for text in texts]
         if self.scale == "raw":
-            return values
+            return [*values]
         if self.scale == "centered":
             mean = sum(values) / len(values)
             return [value - mean for value in values]
         return [_share_beaten(value, values) for value in values]
 
     def _add_principles(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Gives each row the principles for its query; returns what to log of it."""
+        """Adds the principles for its query to each row without; returns their metrics."""
         lacking = [row for row in rows if row["principles"] is None]
         queries = {conversation_text(row["query"]): row["query"] for row in lacking}
-        kept = self.cache.get(queries)
-        new = [text for text in queries if text not in kept]
-        if new:
-            options = {name: self._asked(name) for name in ("template", "max_new_tokens")}
-            size = self.batch_size or self._default_batch(len(new))
-            for start in range(0, len(new), size):
-                asked = [queries[text] for text in new[start : start + size]]
-                written = _fitting(partial(self.judge.principles, batch_size=size, **options), asked)
-                found = dict(zip(new[start : start + size], written, strict=True))
-                self.cache.put(found)
-                kept |= found
+        new = [text for text in queries if text not in self.cache.get(queries)]
+        options = {name: self._option(name) for name in ("template", "max_new_tokens")}
+        size = self.batch_size or self._default_batch(len(new))
+        for start in range(0, len(new), size):
+            batch = new[start : start + size]
+            written = _fitting(
+                lambda asked: [*(self.judge.principles(asked, batch_size=size, **options) or ())],
+                [queries[text] for text in batch],
+            )
+            self.cache.put(dict(zip(batch, written, strict=True)))
+        principles = self.cache.get(queries)
         for row in lacking:
-            row["principles"] = kept[conversation_text(row["query"])]
-        counts = {"principles_written": len(new)}
+            row["principles"] = principles[conversation_text(row["query"])]
+        counts: dict[str, float] = {"principles_written": len(new)}
         if lacking:
             counts["principles_missing"] = sum(row["principles"] is None for row in lacking) / len(lacking)
         return counts
 
 
 class AsyncJudgeReward(JudgeReward):
-    """A [`JudgeReward`] that TRL awaits: it judges over a server while other asynchronous rewards do their work.
+    """A [`JudgeReward`] that TRL awaits: it judges over a server while other asynchronous rewards are computed.
 
-    The groups of a batch are judged at the same time by either class, since an engine has all of their requests in
-    flight at once. With several processes several judges take turns. Arguments as for [`JudgeReward`].
+    Either class judges the groups of a batch concurrently over an engine. With several processes several judges take
+    turns. Arguments as for [`JudgeReward`].
     """
 
-    async def __call__(self, *args, **kwargs) -> list[float | None]:
+    async def __call__(self, *args, **kwargs) -> list[float | None]:  # type: ignore[override]
         turns = _IN_TURN if PartialState().num_processes > 1 else None
         judging = partial(super().__call__, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(turns, judging)
 
 
 class PrincipleCache:
-    """Principles of one judge by query: in memory, and in a file if there is one.
+    """Principles by query: in memory, and in a JSON-lines file if there is one.
 
-    Queries for which the judge wrote none are remembered in memory, so that they are not asked again in this run.
+    Queries without principles are remembered in memory, so that they are not asked again in this run. Each entry is
+    one line that is appended at once: processes may share the file, and a killed one damages its last line at most.
 
     Args:
-        judge (`str`): Tells judges apart that share a file, see [`judge_identity`].
-        path (`str` or path, *optional*): An SQLite file; made if it does not exist. Processes may share it.
-        max_size (`int`, *optional*, defaults to `100000`):
-            Queries that are kept, in memory and in the file; the oldest go first.
+        judge (`str`): Distinguishes judges that share a file, see [`judge_identity`].
+        path (`str` or path, *optional*): The file, which is created if it does not exist.
+
+    Raises:
+        `ValueError`: if the file is not one of principles.
     """
 
-    def __init__(self, judge: str, path: str | os.PathLike | None = None, max_size: int = 100_000):
-        self.judge, self.path, self.max_size = judge, path, max_size
-        self._memory: dict[str, str | None] = {}
+    def __init__(self, judge: str, path: str | os.PathLike | None = None):
+        self.judge, self.path = judge, path
+        self._texts: dict[str, str | None] = {}
+        self._offset = 0
         if path is not None:
             os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            try:
-                self._run(
-                    "CREATE TABLE IF NOT EXISTS principles"
-                    " (judge TEXT, query TEXT, text TEXT NOT NULL, PRIMARY KEY (judge, query))"
-                )
-            except sqlite3.DatabaseError as error:
-                raise ValueError(
-                    f"Found {os.fspath(path)!r}, which cannot be used as a file of principles ({error}); expected an "
-                    "SQLite file, or a path at which one can be made."
-                ) from error
+            open(path, "ab").close()
+            self._read()
 
     def get(self, queries: Iterable[str]) -> dict[str, str | None]:
-        """What is known of these queries; `None` where the judge wrote nothing."""
+        """The known principles of these queries; `None` where the judge wrote none."""
         queries = list(queries)
-        missing = [query for query in queries if query not in self._memory]
-        if self.path is not None:
-            wanted = [(self.judge, query) for query in missing]
-            self._remember(dict(self._run("SELECT query, text FROM principles WHERE judge = ? AND query = ?", wanted)))
-        return {query: self._memory[query] for query in queries if query in self._memory}
+        if self.path is not None and any(query not in self._texts for query in queries):
+            self._read()
+        return {query: self._texts[query] for query in queries if query in self._texts}
 
-    def put(self, found: Mapping[str, str | None]) -> None:
+    def put(self, principles: Mapping[str, str | None]) -> None:
         """Keeps principles by query."""
-        self._remember(found)
-        rows = [(self.judge, query, text) for query, text in found.items() if text is not None]
-        if self.path is not None and rows:
-            self._run("INSERT OR REPLACE INTO principles VALUES (?, ?, ?)", rows)
-            self._run(
-                "DELETE FROM principles WHERE rowid <= (SELECT max(rowid) FROM principles) - ?", [(self.max_size,)]
-            )
+        self._texts.update(principles)
+        lines = [
+            json.dumps({"judge": self.judge, "query": query, "text": text}) + "\n"
+            for query, text in principles.items()
+            if text is not None
+        ]
+        if self.path is not None and lines:
+            with open(self.path, "ab", buffering=0) as file:
+                file.write(("\n" + "".join(lines)).encode())  # the first break ends a line that a kill cut off
 
-    def _remember(self, found: Mapping[str, str | None]) -> None:
-        self._memory.update(found)
-        while len(self._memory) > max(self.max_size, len(found)):
-            del self._memory[next(iter(self._memory))]
+    def _read(self) -> None:
+        """Reads the lines that were added since the last time."""
+        with open(os.fspath(self.path or ""), "rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset += len(line)
+                self._add(line)
 
-    def _run(self, statement: str, rows: Sequence[tuple] = ((),)) -> list[tuple]:
-        # A connection of its own each time: usable from any thread and after a fork.
-        with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
-            return [line for row in rows for line in database.execute(statement, row)]
+    def _add(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        try:
+            entry = json.loads(line)
+            judge, query, text = entry["judge"], entry["query"], entry["text"]
+        except (ValueError, TypeError, KeyError) as error:
+            if line.startswith(b'{"judge": '):
+                return  # cut off by a kill
+            raise ValueError(
+                f"Found {os.fspath(self.path or '')!r}, which is not a file of principles ({error}); expected a "
+                "JSON-lines file of an earlier run, or a path at which one can be created."
+            ) from error
+        if judge == self.judge:
+            self._texts[query] = text
 
 
 def judge_identity(judge: GRMRewardPipeline, **settings) -> str:
-    """Tells judges apart by name, by samples of their weights where they are in this process, and by settings.
+    """Identifies a judge by samples of its weights, or by the name of a server's model, and by settings.
 
-    Wherever the weights lie, and however they came to be: a judge that was trained on is another judge. Of a server
-    only the name is known.
+    Args:
+        judge ([`GRMRewardPipeline`]): The judge.
+        **settings: JSON-like; `template` is replaced by its digest.
     """
     model = judge.model
     name = getattr(model.config, "_name_or_path", "")
@@ -349,10 +354,10 @@ def judge_identity(judge: GRMRewardPipeline, **settings) -> str:
             state.update(f"{key} {tuple(value.shape)}".encode())
             if value.device.type != "meta":
                 flat = value.detach().flatten()
-                few = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
-                state.update(few.view(torch.uint8).numpy().tobytes())
+                sample = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
+                state.update(sample.view(torch.uint8).numpy().tobytes())
         name = state.hexdigest()
-    template = judge._template(settings.pop("template", None))
+    template = judge.find_template(settings.pop("template", None))
     return json.dumps({"judge": name, "template": judge_template(template).digest, **settings}, sort_keys=True)
 
 
@@ -373,74 +378,95 @@ class _Group:
 
     @cached_property
     def distinct(self) -> tuple[str, ...]:
-        """What there is to judge: texts that are not empty, each once."""
+        """The texts to judge: those that are not empty, each once."""
         return tuple(dict.fromkeys(text for text in self.texts if text.strip()))
 
-    @cached_property
+    @property
     def row(self) -> dict[str, Any]:
-        aside = {"reference": self.reference, "principles": self.principles}
-        return {"query": self.query, "responses": list(self.distinct), **aside}
+        known = {"reference": self.reference, "principles": self.principles}
+        return {"query": self.query, "responses": list(self.distinct), **known}
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """The score of each text of a group, `None` if there are none, and one critique to look at."""
+    """The score of each text of a group, `None` if there are none, and one critique for the log."""
 
     scores: dict[str, float] | None
     critique: str | None = None
 
+    @classmethod
+    def of(cls, group: _Group, judgment: dict[str, Any] | None, lowest: int) -> "_Judged":
+        empty = {text: float(lowest) for text in group.texts if not text.strip()}
+        if not group.distinct:
+            return cls(empty)
+        if judgment is None or judgment["means"] is None:
+            return cls(None, None if judgment is None else judgment["critiques"][0]["text"])
+        counted = next(critique["text"] for critique in judgment["critiques"] if critique["counted"])
+        return cls({**dict(zip(group.distinct, map(float, judgment["means"]), strict=True)), **empty}, counted)
 
-def _read(prompts, completions, references, principles) -> list[tuple[Preference, str]]:
-    """Each completion with the preference that it belongs to; a stand-in is in the place of its responses."""
+
+def _read(
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
+    references: Sequence[str | None] | None,
+    principles: Sequence[str | None] | None,
+    thoughts: str,
+) -> list[tuple[Preference, str]]:
+    """Each completion as text, with a preference that holds its query and a placeholder response."""
     count = len(completions)
     columns = (prompts, references or [None] * count, principles or [None] * count, completions)
     read = []
     for number, (query, reference, given, completion) in enumerate(zip(*columns, strict=True)):
         try:
-            asked = Preference(query, ("?",), reference=reference, principles=given)
-            read.append((asked, _text(completion)))
+            preference = Preference(query, ("?",), reference=reference, principles=given)  # type: ignore[arg-type]
+            prefilled = thoughts == "prefilled" or (isinstance(query, str) and opens_draft(query))
+            read.append((preference, _text(completion, thoughts == "show", prefilled)))
         except InvalidPreference as error:
             raise InvalidPreference(f"Completion {number}: {error}", error.cause) from None
     return read
 
 
-def _text(completion: str | Messages) -> str:
-    """A completion as text: of messages the assistant's, without what only calls a tool."""
+def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> str:
+    """A completion as text: of messages those of the assistant, without those that only call a tool."""
     if isinstance(completion, str):
-        return completion
-    written = [message.get("content") for message in completion if message.get("role", "assistant") == "assistant"]
-    return "\n".join(message_text(content, "responses") for content in written if content)
+        texts = [completion]
+    else:
+        written = [message.get("content") for message in completion if message.get("role", "assistant") == "assistant"]
+        texts = [message_text(content, "responses") for content in written if content]
+    if show_thoughts:
+        return "\n".join(texts)
+    answers = [without_thoughts(text, prefilled) or "" for text in texts]
+    return "\n".join(answer if answer == text else answer.strip() for answer, text in zip(answers, texts, strict=True))
 
 
 def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]:
     """Groups in the sequence of their first completions, the same ones in every process."""
-    found: dict[tuple, tuple[Preference, list, list]] = {}
-    for process, own in enumerate(slices):
-        for place, (asked, text) in enumerate(own):
-            key = (conversation_text(asked.query), asked.reference, asked.principles)
-            _, members, texts = found.setdefault(key, (asked, [], []))
+    groups: dict[tuple, tuple[Preference, list, list]] = {}
+    for process, completions in enumerate(slices):
+        for place, (row, text) in enumerate(completions):
+            key = (conversation_text(row.query), row.reference, row.principles)
+            _, members, texts = groups.setdefault(key, (row, [], []))
             members.append((process, place))
             texts.append(text)
     return [
-        _Group(asked.query, asked.reference, asked.principles, tuple(members), tuple(texts))
-        for asked, members, texts in found.values()
+        _Group(row.query, row.reference, row.principles, tuple(members), tuple(texts))
+        for row, members, texts in groups.values()
     ]
 
 
 def _from_all(make: Callable[[], Any]) -> list[Any]:
-    """What each process makes, in every one of them. One that fails says so, since the others wait for it."""
-    made = None
+    """The values of all processes. A process that fails tells the others, which wait for it."""
+    value = None
     try:
-        made = make()
+        value = make()
     finally:
-        found = _exchanged(made)
-    if None in found:
-        raise RuntimeError(f"Process {found.index(None)} could not judge its completions; its own error says why.")
-    return found
+        values = _exchanged(value)
+    if None in values:
+        raise RuntimeError(f"Process {values.index(None)} could not judge its completions; see its own error.")
+    return values
 
 
 def _exchanged(value: Any) -> list[Any]:
-    """The values of all processes."""
     state = PartialState()
     if state.num_processes == 1:
         return [value]
@@ -451,7 +477,7 @@ def _exchanged(value: Any) -> list[Any]:
 
 
 def _fitting(judge: Callable[[list], Iterable], items: Sequence[Any]) -> list[Any]:
-    """What is judged of each item; `None` for those that are too long for the judge."""
+    """Results of items; `None` for those that are too long for the judge."""
     results: dict[int, Any] = {}
     while waiting := [place for place in range(len(items)) if place not in results]:
         try:
@@ -470,24 +496,24 @@ def _share_beaten(value: float, values: Sequence[float]) -> float:
     return (sum(value > other for other in values) + (values.count(value) - 1) / 2) / others
 
 
-def _shares(groups: Iterable[_Group], verdicts: Iterable[dict[str, Any] | None]) -> dict[str, float]:
-    """What became of groups, for the log."""
-    groups, verdicts = list(groups), list(verdicts)
+def _shares(groups: Iterable[_Group], judgments: Iterable[dict[str, Any] | None]) -> dict[str, float]:
+    """Metrics of groups and of their judgments."""
+    groups, judgments = list(groups), list(judgments)
     texts = sum(len(group.texts) for group in groups)
     empty = sum(not text.strip() for group in groups for text in group.texts)
     distinct = sum(len(group.distinct) for group in groups)
     shares = {"duplicates": (texts - empty - distinct) / texts, "empty": empty / texts}
-    if not verdicts:
+    if not judgments:
         return shares
-    read = [verdict for verdict in verdicts if verdict is not None]
-    critiques = [critique for verdict in read for critique in verdict["critiques"]]
+    read = [judgment for judgment in judgments if judgment is not None]
+    critiques = [critique for judgment in read for critique in judgment["critiques"]]
     problems = Counter(critique["problem"] for critique in critiques)
-    unreadable = sum(verdict is None or verdict["scores"] is None for verdict in verdicts)
+    unreadable = sum(judgment is None or judgment["scores"] is None for judgment in judgments)
     causes = {cause: problems[cause] / max(1, len(critiques)) for cause in (*PROBLEMS, TRUNCATED)}
-    causes[TOO_LONG] = (len(verdicts) - len(read)) / len(verdicts)
+    causes[TOO_LONG] = (len(judgments) - len(read)) / len(judgments)
     return {
         **shares,
-        "unreadable": unreadable / len(verdicts),
-        "tokens": sum(critique["num_tokens"] for critique in critiques) / len(verdicts),
+        "unreadable": unreadable / len(judgments),
+        "tokens": sum(critique["num_tokens"] for critique in critiques) / len(judgments),
         **{f"problems/{cause}": share for cause, share in causes.items()},
     }

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """`pipeline("grm-reward")`: rows in, votes out, whatever the judge writes and the responses hold."""
 
+import dataclasses
 import functools
-import inspect
 import json
 import os
 import random
@@ -20,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 import trl_spct
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference, vote
 from trl_spct.engines import EngineError, OpenAIEngine, ServerContextError
+from trl_spct.judge.judging import JudgingOptions
 from trl_spct.judge.meta_scoring import meta_scores
 from trl_spct.judge.prompts import meta_messages
 from trl_spct.judge.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques, special_tokens
@@ -30,7 +31,20 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 ROW = {"query": "Name a prime.", "responses": ["worth 3", "worth 9", "worth 5"]}
 PAIR = {"query": "Name a prime.", "responses": ["worth 4", "worth 7"]}
 BLOCK = re.compile(r"\[The Begin of Response(?: (\d+))?\]\n(.*?)\n\[The End of Response(?: \d+)?\]", re.DOTALL)
-KEYS = {"scores", "best", "tied", "k", "drawn", "votes", "weight", "problems", "critiques", "truncated", "blocks"}
+KEYS = {
+    "scores",
+    "means",
+    "best",
+    "tied",
+    "k",
+    "drawn",
+    "votes",
+    "weight",
+    "problems",
+    "critiques",
+    "truncated",
+    "blocks",
+}
 CRITIQUE_KEYS = {"text", "scores", "problem", "order", "meta_score", "counted", "num_tokens"}
 
 
@@ -75,9 +89,13 @@ def by_worth(responses, number):
     return box(*(re.search(r"worth (\d+)", text)[1] for text in responses))
 
 
+def orders_of(pipe, row, k, seed, order="balanced"):
+    return pipe.preprocess(row, judging=pipe.judging(k=k, seed=seed, order=order)).blocks[0].orders
+
+
 def seed_with_orders(pipe, row, orders):
     wanted = [tuple(order) for order in orders]
-    return next(s for s in range(1000) if pipe.preprocess(row, len(orders), s, "random")["orders"] == wanted)
+    return next(seed for seed in range(1000) if orders_of(pipe, row, len(orders), seed, "random") == wanted)
 
 
 # --- what comes out ---
@@ -117,7 +135,7 @@ def test_critiques_are_listed_as_they_were_drawn(pipe):
     """Not order by order: the first k of many critiques must be what k critiques would have been."""
     many = pipe(PAIR, k=16, seed=0, temperature=1.0)["critiques"]
     orders = [tuple(critique["order"]) for critique in many]
-    assert orders == pipe.preprocess(PAIR, 16, 0)["orders"]
+    assert orders == orders_of(pipe, PAIR, 16, 0)
     assert orders != sorted(orders) and orders != sorted(orders, reverse=True)
     for k in (2, 4, 8):
         assert pipe(PAIR, k=k, seed=0, temperature=1.0)["critiques"] == many[:k]
@@ -386,11 +404,11 @@ def test_defaults(pipe, monkeypatch):
 
 def test_length_of_a_critique(monkeypatch):
     script = Script(monkeypatch, by_worth)
-    cases = [({"max_position_embeddings": 600}, None, 300), ({}, None, 1024), ({}, 77, 77)]
+    cases = [({"max_position_embeddings": 1800}, None, 900), ({}, None, 1024), ({}, 77, 77)]
     for overrides, configured, expected in cases:
         model = tiny_causal_lm("llama", **overrides)
         model.generation_config.max_new_tokens = configured
-        pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer())(PAIR)
+        pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer(), template="compact")(PAIR)
         assert script.calls[-1]["max_new_tokens"] == expected
 
 
@@ -404,7 +422,7 @@ def test_fixed_order(pipe, monkeypatch):
 def test_orders_are_uniform(pipe):
     counts = {}
     for seed in range(200):
-        for order in pipe.preprocess(ROW, 3, seed, "random")["orders"]:
+        for order in orders_of(pipe, ROW, 3, seed, "random"):
             counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 6 and all(60 < count < 140 for count in counts.values())
 
@@ -508,7 +526,7 @@ def test_what_was_drawn_is_the_beginning_of_what_would_have_been(early_stopping)
     pipe = make(template="compact", max_new_tokens=24, temperature=1.0)
     pipe.model.config.grm = {"template": "compact"}
     stop = {"early_stopping": early_stopping}
-    wrap = pipe._sample
+    wrap = pipe.sample
 
     def written(prompts, counts, seed, firsts=None, **options):
         """The judge's own samples, each with a box that depends on its text."""
@@ -524,7 +542,7 @@ def test_what_was_drawn_is_the_beginning_of_what_would_have_been(early_stopping)
             sample.text + box(*(min(10, max(1, worth + noise.randint(-2, 2))) for worth in worths)), 1, False
         )
 
-    pipe._sample = written
+    pipe.sample = written
     rows = [{"query": f"{i}?", "responses": [f"worth {w}" for w in worths]} for i, worths in enumerate(WORTHS)]
     full = pipe(rows, k=16, seed=3, batch_size=3)
     early = pipe(rows, k=16, seed=3, batch_size=3, **stop)
@@ -653,7 +671,7 @@ def test_principles_for_queries_alone(pipe):
         texts = {"a": "Specific Criteria: Brevity (weight 2)", "b": "1. Warmth", "c": "", "d": "cut"}
         return [[Sample(texts[m[0]["content"].split("User: ")[1][0]], 3, "d?" in m[0]["content"])] for m in prompts]
 
-    pipe._sample = answer
+    pipe.sample = answer
     queries = ["a?", [{"role": "user", "content": "b?"}], "c?", "a?", "d?"]
     brevity = "Brevity (weight 2)"
     assert pipe.principles(queries, batch_size=2) == [brevity, "1. Warmth", None, brevity, None]
@@ -749,7 +767,7 @@ def test_what_was_judged_is_kept_when_a_server_dies(at, batch_size, kind, pipe):
     if at == 8:
         assert judge(FOUR, **asked) == want
         return
-    with pytest.raises(kind, match=rf"^Row {at // 2}: gone\. \d verdicts .* with seed=5") as found:
+    with pytest.raises(kind, match=rf"^Row {at // 2}: gone\. \d judgments .* with seed=5") as found:
         judge(FOUR, **asked)
     assert (found.value.row, found.value.status) == (at // 2, 503)
     completed = found.value.completed
@@ -771,11 +789,11 @@ def test_what_was_handed_out_is_not_kept(pipe):
     seed = int(re.search(r"seed=(\d+)", str(found.value))[1])
     assert [*verdicts, found.value.completed[2]] == pipe(FOUR, seed=seed, **asked)[:3], "the seed that was drawn"
     alone = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, 0), device="cpu")
-    with pytest.raises(EngineError, match="^Row 0: gone. 0 verdicts"):
+    with pytest.raises(EngineError, match="^Row 0: gone. 0 judgments"):
         alone(FOUR[0])
     unnamed = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, 2), device="cpu")
     unnamed.engine.kind = lambda message, row=None, status=None, done=None: EngineError("no server", None, None, done)
-    with pytest.raises(EngineError, match="^no server 2 verdicts") as found:
+    with pytest.raises(EngineError, match="^no server 2 judgments") as found:
         unnamed(FOUR, k=1, max_new_tokens=6, order="fixed", batch_size=3)
     assert found.value.row is None and found.value.completed.keys() == {0, 1}
 
@@ -800,7 +818,7 @@ def test_a_server_that_dies_early_stops_and_a_meta_rm(pipe, monkeypatch):
             return script(None, None, prompts, k, seed, **options)
 
     judge = GRMRewardPipeline(Scripted(), local.tokenizer, meta_rm=meta, device="cpu")
-    with pytest.raises(EngineError, match="^Row 1: gone. 1 verdicts") as found:
+    with pytest.raises(EngineError, match="^Row 1: gone. 1 judgments") as found:
         judge(FOUR, **{**asked, "order": "fixed"})
     assert found.value.completed == {0: want[0]} and calls[-1] == 3
 
@@ -886,9 +904,8 @@ def test_it_is_registered():
     assert PIPELINE_REGISTRY.get_supported_tasks().count("grm-reward") == 1
 
 
-def test_without_a_model_the_error_names_the_default():
-    with pytest.raises(OSError, match=r"BBQGOD/DeepSeek-GRM-16B.*model=\"path/to/judge\""):
-        pipeline("grm-reward")
+def test_without_a_model_it_is_the_released_one():
+    assert PIPELINE_REGISTRY.supported_tasks["grm-reward"]["default"]["model"][0] == "BBQGOD/DeepSeek-GRM-16B"
 
 
 def test_tokenizers_are_checked_at_once():
@@ -901,7 +918,7 @@ def test_tokenizers_are_checked_at_once():
 
 
 def test_every_option_is_documented():
-    options = set(inspect.signature(GRMRewardPipeline._sanitize_parameters).parameters) - {"self", "unknown"}
+    options = {option.name for option in dataclasses.fields(JudgingOptions)}
     documented = set(re.findall(r"^        (\w+) \(", GRMRewardPipeline.__doc__, re.MULTILINE))
     made_with = {"model", "tokenizer", "meta_rm", "meta_rm_tokenizer", "batch_size"}
     assert options | made_with == documented

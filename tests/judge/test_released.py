@@ -62,13 +62,13 @@ def hub(tmp_path, monkeypatch):
 
 def prompts_of(judge, monkeypatch):
     """The text of each prompt that the judge reads."""
-    seen, apply = [], judge.tokenizer.apply_chat_template
+    seen, sample = [], judge.sample
 
-    def kept(messages, *args, **kwargs):
-        seen.extend(prompt[-1]["content"] for prompt in messages)
-        return apply(messages, *args, **kwargs)
+    def kept(prompts, *args, **kwargs):
+        seen.extend(prompt[-1]["content"] for prompt in prompts)
+        return sample(prompts, *args, **kwargs)
 
-    monkeypatch.setattr(judge.tokenizer, "apply_chat_template", kept)
+    monkeypatch.setattr(judge, "sample", kept)
     return seen
 
 
@@ -110,14 +110,14 @@ def test_whose_card_it_is(hub, tmp_path):
     hub(lay_out(tmp_path / "16b", "deepseek_v2", other), RELEASED_JUDGES[0])
     hub(lay_out(tmp_path / "27b"), RELEASED)
     own = pipeline("grm-reward", model=RELEASED_JUDGES[0], template="official")
-    assert judge_template(own._template("official")).instructions.startswith("We weigh")
+    assert judge_template(own.find_template("official")).instructions.startswith("We weigh")
     base = pipeline("grm-reward", model=save_tiny(tmp_path / "base"))
-    assert base._template("official") == "official"
+    assert base.find_template("official") == "official"
     assert judge_template("official").instructions.startswith("You weigh")
     trained = lay_out(tmp_path / "trained", code=other)
     trained = pipeline("grm-reward", model=trained)
     trained.model.config.grm = {"template": "official"}  # its card is one of ours
-    assert trained._template(None) == "official"
+    assert trained.find_template() == "official"
     named = f"official:{tmp_path / '16b'}"
     assert (
         judge_template(named).instructions.startswith("We weigh")
@@ -136,7 +136,7 @@ def test_a_judge_that_learned_with_another_card(hub, tmp_path):
     hub(lay_out(tmp_path / "27b"), RELEASED)
     judge = pipeline("grm-reward", model=save_tiny(tmp_path / "judge"), max_new_tokens=4)
     judge.model.config.grm = {"template": "official", "template_digests": ["a", "b"]}
-    with pytest.raises(ValueError, match=r"learned with another text of that name, \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"trained with another text of that name, \['a', 'b'\]"):
         judge(ROW)
     assert judge(ROW, template="official")["drawn"] == 1
     judge.model.config.grm["template_digests"] = [judge_template("official", v).digest for v in (False, True)]

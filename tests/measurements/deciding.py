@@ -26,16 +26,13 @@ Table = Sequence[Sequence[float] | None]
 
 def replay(rows: Table, k: int, score_range: tuple[int, int], error: float) -> tuple[int, int]:
     """(critiques drawn, rounds) of a row whose critiques have these scores."""
-    from trl_spct.judge.pipelines import _next_count
+    from trl_spct.judge.stopping import next_round
 
     n = len(next((row for row in rows if row is not None), (0, 0)))
-    part = {"k": k, "preference": range(n), "score_range": score_range, "error": error, "critiques": []}
-    rounds = 0
-    while count := _next_count(part, None):
-        drawn = len(part["critiques"])
-        part["critiques"] += [{"scores": row, "meta_score": None} for row in rows[drawn : drawn + count]]
-        rounds += 1
-    return len(part["critiques"]), rounds
+    drawn = rounds = 0
+    while count := next_round(rows[:drawn], k, n, score_range, error):
+        drawn, rounds = drawn + count, rounds + 1
+    return drawn, rounds
 
 
 def winners(rows: Table) -> tuple[int, ...]:

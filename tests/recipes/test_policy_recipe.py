@@ -109,8 +109,8 @@ def test_a_policy_learns_from_a_judge_in_this_process(policy, judge, prompts, tm
     out = tmp_path / "out"
     run(*arguments(policy, prompts, out, "--judge", judge, "--principles", "query", "--reward_scale", "rank"))
     assert (out / "model.safetensors").exists() and "GRPO" in (out / "README.md").read_text()
-    assert (out / "principles.sqlite").exists()
-    PrincipleCache("x", out / "principles.sqlite").put({"q": "p"})  # it is one of principles
+    assert (out / "principles.jsonl").exists()
+    PrincipleCache("x", out / "principles.jsonl").put({"q": "p"})  # it is one of principles
 
 
 def test_a_policy_learns_from_a_judge_on_a_server(policy, prompts, tmp_path):

@@ -177,7 +177,7 @@ class ChoiceJudge(Judge):
         self.options: dict[str, Any] = {
             "temperature": (VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
             "top_p": 1.0,
-            "max_new_tokens": pipe._default_length() if max_new_tokens is None else max_new_tokens,
+            "max_new_tokens": pipe.default_length if max_new_tokens is None else max_new_tokens,
         }
         settings = {"judge": "choice", "k": k, "seed": seed, "order": order, "template_digest": CHOICE.digest}
         self.settings = {**settings, **described_model(pipe.model), **self.options}
@@ -185,7 +185,7 @@ class ChoiceJudge(Judge):
     def check(self, rows: Sequence[Preference]) -> None:
         tokenizer, context = self.pipe.tokenizer, context_length(self.pipe.model.config)
         if tokenizer is not None and context is not None:
-            prompts = [choice_messages(row, self.pipe._fences()) for row in rows]
+            prompts = [choice_messages(row, self.pipe.special_tokens) for row in rows]
             encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
             check_lengths(list(map(len, encoded)), self.options["max_new_tokens"], context)
 
@@ -200,8 +200,8 @@ class ChoiceJudge(Judge):
             draw = random.Random(derive_seed(row_seed(self.seed, row, occurrence), "order"))
             orders.append(draw_orders(len(row), self.k, self.order, draw))
         requests = [(number, order) for number, drawn in enumerate(orders) for order in dict.fromkeys(drawn)]
-        samples = self.pipe._sample(
-            [choice_messages(rows[number].permuted(order), self.pipe._fences()) for number, order in requests],
+        samples = self.pipe.sample(
+            [choice_messages(rows[number].permuted(order), self.pipe.special_tokens) for number, order in requests],
             [orders[number].count(order) for number, order in requests],
             self.seed,
             [occurrences[number] * SAMPLES_PER_ROW for number, _ in requests],

@@ -174,7 +174,7 @@ class PipelineJudge(Judge):
     def protocol(self) -> dict[str, Any]:
         """How the critiques are made, for results and cards: models and revisions, template, sampling, versions."""
         pipe, options = self.pipe, self.parameters
-        template = pipe._template(options.get("template"))
+        template = pipe.find_template(options.get("template"))
         engine = {"engine": type(pipe.engine).__name__, "dtype": None, "device": None}
         if pipe.engine is None:
             dtype = str(pipe.model.dtype).removeprefix("torch.")
@@ -190,7 +190,7 @@ class PipelineJudge(Judge):
             "k": self.k,
             "temperature": options.get("temperature", VOTING_TEMPERATURE if self.k > 1 else 0.0),
             "top_p": options.get("top_p", 1.0),
-            "max_new_tokens": options.get("max_new_tokens") or pipe._default_length(),
+            "max_new_tokens": options.get("max_new_tokens") or pipe.default_length,
             "context": context_length(pipe.model.config),
             "truncation": options.get("truncation"),
             "order": options.get("order", ORDERS[0]),
@@ -205,8 +205,8 @@ class PipelineJudge(Judge):
         context, tokenizer = context_length(self.pipe.model.config), self.pipe.tokenizer
         if context is None or tokenizer is None or self.parameters.get("truncation"):
             return
-        template = self.pipe._template(self.parameters.get("template"))
-        room = self.parameters.get("max_new_tokens") or self.pipe._default_length()
+        template = self.pipe.find_template(self.parameters.get("template"))
+        room = self.parameters.get("max_new_tokens") or self.pipe.default_length
         for number, row in enumerate(rows):
             length = prompt_length(row, tokenizer, template, self.binary and len(row) == 1)
             if length + room > context:
@@ -221,14 +221,13 @@ class PipelineJudge(Judge):
             Judgment(
                 (), tuple(map(Critique.from_dict, output["critiques"])), truncated=output["truncated"] is not None
             )
-            for output in self.pipe(list(rows), **options)
+            for output in self.pipe(list(rows), occurrences=occurrences, **options)
         ]
 
 
 def _preset(pipe) -> dict[str, Any]:
     """Parameters that the pipeline was made with."""
-    preset = {**pipe._preprocess_params, **pipe._forward_params}
-    return {name: value for name, value in preset.items() if name not in ("k", "binary")}
+    return {name: value for name, value in pipe.preset.items() if name not in ("k", "binary", "guide", "k_meta")}
 
 
 def described_model(model) -> dict[str, Any]:

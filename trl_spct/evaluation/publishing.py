@@ -10,9 +10,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData, ModelCard, ModelCardData
 
-from ..cards import dataset_card, load_card
+from ..cards import dataset_card
 from ..jobs import SHARDS
 from ..judge.hub import push_folder
+from ..judge.judge_card import read_model_card
 from .benchmarks import BENCHMARKS
 from .judgments import HASHED
 from .reports import (
@@ -81,7 +82,7 @@ def push_results(repo_id: str, evaluation: str | os.PathLike, token: str | None 
     Raises:
         [`~trl_spct.judge.hub.PushError`]: If the push fails. The card is kept in `card` in the evaluation's folder.
     """
-    card = load_card(repo_id, token) or ModelCard(f"# {repo_id}\n")
+    card = read_model_card(repo_id, token) or ModelCard(f"# {repo_id}\n")
     folder = Path(evaluation, "card")
     folder.mkdir(exist_ok=True)
     _write_card(card, read_evaluation(evaluation), folder, repo_id.rsplit("/", 1)[-1])

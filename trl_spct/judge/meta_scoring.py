@@ -1,13 +1,18 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Critiques to Meta RM scores. Training and inference tokenize here, and nowhere else (paper, section 2.4)."""
+"""Meta RM scores of critiques, and whether a Meta RM fits a judge (paper, section 2.4).
+
+Training and inference tokenize here alone.
+"""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .modeling_meta_rm import MetaRMForSequenceClassification
 from .prompts import TEMPLATES, judge_template
 from .sampling import evaluating
 from .shared_prompts import PrefixReader, can_share, families, shared_lengths
@@ -15,7 +20,28 @@ from .shared_prompts import PrefixReader, can_share, families, shared_lengths
 
 _FAMILY = 2  # Batches that a shared beginning must fill to be kept for all of them
 
-Conversation = Sequence[Mapping[str, str]]
+Conversation = Sequence[dict[str, str]]
+
+
+def load_meta_rm(name: str | os.PathLike, dtype: torch.dtype, place: dict[str, Any]) -> PreTrainedModel:
+    """
+    Loads the Meta RM of a judge, whose head must be stored.
+
+    Args:
+        name (`str` or path): A folder or a Hub id.
+        dtype ([`torch.dtype`]): Of the judge.
+        place (`dict[str, Any]`): Its revision and subfolder.
+
+    Raises:
+        `OSError`: if it cannot be loaded, with the reason.
+    """
+    try:
+        return MetaRMForSequenceClassification.load_trained(name, dtype=dtype, **place)
+    except (OSError, ValueError) as error:  # which is of either kind where a folder or its config is missing
+        raise OSError(
+            f"Could not load the Meta RM {str(name)!r}{f' {place}' if place else ''}: {error} Pass another "
+            "`meta_rm`, or `meta_rm=None` to vote without one."
+        ) from error
 
 
 def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **template_kwargs: Any) -> list[int]:
@@ -35,9 +61,10 @@ def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **te
             "Found a tokenizer without a chat template; expected one, since a Meta RM reads a user and an assistant "
             "turn. Set `tokenizer.chat_template`, or `chat_template_path` when training."
         )
-    return tokenizer.apply_chat_template(
+    ids = tokenizer.apply_chat_template(
         list(messages), tokenize=True, add_generation_prompt=False, return_dict=False, **template_kwargs
     )
+    return cast(list[int], ids)
 
 
 @torch.no_grad()
@@ -141,7 +168,7 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, templa
             with; or if the judge's template is not the one whose critiques it learned from.
     """
     stored = getattr(model.config, "meta_rm", None) or {}
-    embedded = model.get_input_embeddings().num_embeddings
+    embedded = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > embedded:
         raise ValueError(
             f"Found a tokenizer of {len(tokenizer)} tokens for a Meta RM that embeds {embedded}; expected its own. "

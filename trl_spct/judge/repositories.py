@@ -9,6 +9,7 @@
 
 import json
 import os
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,3 +121,20 @@ def _read_adapter(model: torch.nn.Module, home: str | os.PathLike, hub: dict[str
     with open(file, encoding="utf-8") as opened:
         model.config.grm = {**described(model.config), **json.load(opened)}
     model.judge_repository = (str(home), hub.get("revision"))
+
+
+@contextmanager
+def changed_config(config: PreTrainedConfig, **entries):
+    """Changes entries of a config while it is saved; `None` removes one. Other copies of the model do not change."""
+    before = {name: vars(config)[name] for name in entries if name in vars(config)}
+    for name, value in entries.items():
+        vars(config).pop(name, None)
+        if value is not None:
+            setattr(config, name, value)
+    try:
+        yield
+    finally:
+        for name in entries:
+            vars(config).pop(name, None)
+        for name, value in before.items():
+            setattr(config, name, value)

@@ -121,6 +121,30 @@ def critiques_to_go(
     return bisect.bisect_left(range(k - len(rows)), True, key=is_decided)
 
 
+def next_round(
+    rows: Sequence[Scores],
+    k: int,
+    num_responses: int,
+    score_range: tuple[int, int],
+    error: float | None,
+    meta_scores: Sequence[float | None] | None = None,
+    guidance: Guidance | None = None,
+) -> int:
+    """How many critiques to sample next: all that remain, or the least number that may decide the vote.
+
+    A round has at least a sixteenth of all critiques, since its prompts are read anew.
+
+    Args:
+        rows, k, num_responses, score_range, meta_scores, guidance: As for [`critiques_to_go`].
+        error (`float`, *optional*): As for [`decided`]; `None` without early stopping.
+    """
+    left = k - len(rows)
+    if not left or error is None:
+        return left
+    least = critiques_to_go(rows, k, num_responses, score_range, error, meta_scores, guidance)
+    return min(max(least, k // 16), left) if least else 0
+
+
 def _opponents(rows: Sequence[Scores], score_range: tuple[int, int]) -> tuple[list[Scores], float]:
     """Score rows with at least two opponents, and how far one critique can part them. A score of 0 or 1 on a single
     response is a vote for "incorrect" or for "correct"."""

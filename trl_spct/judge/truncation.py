@@ -4,13 +4,13 @@
 Nothing here runs unless it is asked for: elsewhere a prompt that is too long is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from .fence import Fence
-from .preferences import Messages, Preference
+from .preferences import Preference
 from .prompts import judge_messages
 from .sampling import PromptTooLongError, check_tokenizer, encode_prompts, special_tokens
 
@@ -105,7 +105,7 @@ def fit_preference(
     def length(candidate: Preference) -> int:
         return prompt_length(candidate, tokenizer, template, binary, hint)
 
-    if room is None or length(preference) <= room:
+    if room is None or limit is None or length(preference) <= room:
         return preference, Cuts(0, (0,) * len(preference))
     texts = _Texts.of(preference, tokenizer, min_tokens, query_share)
     fitted = texts.cut(0)
@@ -215,14 +215,15 @@ class _Texts:
         fitted = replace(self.preference, query=query, responses=texts[:count], reference=reference)
         return fitted, Cuts(query_cut, cuts[:count], sum(cuts[count:]))
 
-    def _cut_query(self, room: int) -> tuple[str | Messages, int]:
+    def _cut_query(self, room: int) -> tuple[str | tuple[Mapping[str, str], ...], int]:
         """The query in about `room` tokens, the newest turns first, and how many of its tokens are missing."""
         if isinstance(self.preference.query, str):
             return self.turns[0].cut(room, self.mark_length)
         if sum(map(len, self.turns)) <= room:
             return self.preference.query, 0
         older = list(zip(self.preference.query, self.turns, strict=True))
-        kept, missing, left = [], 0, room
+        kept: list[dict[str, str]] = []
+        missing, left = 0, room
         while older and (not kept or left >= min(self.min_tokens, len(older[-1][1]))):
             message, text = older.pop()
             content, cut = text.cut(left, self.mark_length)

@@ -130,7 +130,7 @@ def guided_selection(
     """Indices, ascending, of the critiques that vote under [`guided_vote`]; the earlier one wins a tie."""
     voters = num_voters(k_meta, len(rows))
     readable = _scored(rows, meta_scores)
-    return tuple(sorted(sorted(readable, key=lambda j: -meta_scores[j])[:voters]))
+    return tuple(sorted(sorted(readable, key=lambda j: -readable[j])[:voters]))
 
 
 def num_voters(k_meta: int | float | None, k: int) -> int:
@@ -195,8 +195,8 @@ class Guidance:
         """What is asked for, else what is stored with the Meta RM (`config.meta_rm`), else the paper's k/2."""
         if k_meta is not None:
             return cls(k_meta, guide or "top")
-        stored = cls(**{name: value for name, value in (stored or {}).items() if name in ("k_meta", "guide")})
-        return stored if guide in (None, stored.guide) else cls(guide=guide)
+        known = cls(**{name: value for name, value in (stored or {}).items() if name in ("k_meta", "guide")})
+        return known if guide is None or guide == known.guide else cls(guide=guide)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -217,8 +217,8 @@ class Guidance:
         if self.plain:
             return tuple(int(row is not None) for row in rows)
         if self.guide == "soft":
-            readable = set(_scored(rows, meta_scores))
-            return tuple(_sigmoid(meta) if j in readable else 0 for j, meta in enumerate(meta_scores))
+            readable = _scored(rows, meta_scores)
+            return tuple(_sigmoid(readable[j]) if j in readable else 0 for j in range(len(rows)))
         voters = set(guided_selection(rows, meta_scores, self.k_meta))
         return tuple(int(j in voters) for j in range(len(rows)))
 
@@ -228,19 +228,19 @@ class Guidance:
         return "top half" if self.k_meta is None else f"top {self.k_meta}"
 
 
-def _scored(rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> list[int]:
-    """Indices of the readable critiques, each of which must have a meta score."""
+def _scored(rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> dict[int, float]:
+    """The meta scores of the readable critiques, by index; each must have one."""
     if len(rows) != len(meta_scores):
         raise ValueError(f"Found {len(meta_scores)} meta scores for {len(rows)} critiques; expected one per critique.")
     readable = [j for j, row in enumerate(rows) if row is not None]
-    unscored = [j for j in readable if meta_scores[j] is None or meta_scores[j] != meta_scores[j]]
-    if unscored:
+    scored = {j: score for j in readable if (score := meta_scores[j]) is not None and score == score}
+    if unscored := [j for j in readable if j not in scored]:
         raise ValueError(
             f"Found no meta score (None or NaN) for the readable critiques {unscored}; score every critique before a "
             "guided vote."
         )
-    return readable
+    return scored
 
 
 def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(min(-logit, 700.0)))  # never 0: somebody always has a vote
+    return 1 / (1 + math.exp(min(-logit, 700.0)))  # never 0, so that at least one critique votes

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.preparation import InvalidRows
 from ..evaluation.judgments import PipelineJudge
 from ..jobs import ShardedJob, rows_digest
+from ..judge.orders import count_occurrences
 from ..judge.pipelines import GRMRewardPipeline
 from ..judge.preferences import Preference
 from ..judge.sampling import PromptTooLongError
@@ -114,7 +115,7 @@ def judge_dataset(
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
     options = {"k": k, "binary": binary, "batch_size": batch_size, **judge.parameters, **stops}
     lengths = None if stops.get("max_responses_per_prompt") else _Lengths.of(judge)
-    batch = _Batch(pipe, rows, options, lengths, invalid_rows == "drop")
+    batch = _Batch(pipe, rows, count_occurrences(rows), options, lengths, invalid_rows == "drop")
     if lengths is not None and invalid_rows == "error":
         missing = [numbers for path, numbers in job.shards[process_index::num_processes] if not path.exists()]
         _check_lengths(rows, chain.from_iterable(missing), lengths)
@@ -206,6 +207,7 @@ class _Batch:
 
     pipe: GRMRewardPipeline
     rows: LabelRows
+    occurrences: Sequence[int]
     options: Mapping[str, Any]
     lengths: _Lengths | None
     drop: bool
@@ -219,7 +221,11 @@ class _Batch:
         judgments: dict[int, Mapping[str, Any]] = {}
         while remaining:
             try:
-                outputs = self.pipe([self.rows[number] for number in remaining], **self.options)
+                outputs = self.pipe(
+                    [self.rows[number] for number in remaining],
+                    occurrences=[self.occurrences[number] for number in remaining],
+                    **self.options,
+                )
                 judgments = dict(zip(remaining, outputs, strict=True))
                 break
             except PromptTooLongError as error:  # an order may take a token more, and blocks are measured here only

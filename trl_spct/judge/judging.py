@@ -1,0 +1,536 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Judging of rows: options, prompts of a row, rounds of critiques, and the count of the votes."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .critiques import Critique
+from .meta_scoring import Conversation
+from .orders import ORDERS, SAMPLES_PER_ROW, align_blocks, derive_seed, draw_orders, row_seed, split_blocks
+from .outcomes import highest
+from .preferences import InvalidPreference, Preference
+from .prompts import OFFICIAL, judge_messages, judge_template, meta_messages
+from .sampling import EngineError, PromptTooLongError, Sample, check_sampling, read_sample
+from .stopping import decided, next_round, stopping_error
+from .truncation import Cuts, fit_preference, prompt_length
+from .voting import Guidance, Scores, mean_scores, weighted_vote
+
+
+_SHORTEN = "Shorten or drop the row, lower `max_new_tokens`, or use a shorter `template`"
+_TOO_LONG = f"{_SHORTEN}, or cut the texts with `truncation='fair'`."
+_TOO_LONG_CUT = f"The texts are cut already (`truncation='fair'`). {_SHORTEN}, or set `max_responses_per_prompt`."
+
+NEXT_STEPS = {
+    "missing": r"no closed `\boxed{…}`: check that `template` is the one the judge was trained with",
+    "count": "not one score per response: check `template`, or lower `max_responses_per_prompt`",
+    "range": "a score outside of the template's range: check `template` and `binary`",
+    "value": "a score that is not a whole number: check `template`",
+    "truncated": "the token limit was reached: raise `max_new_tokens`",
+}
+"""For each cause why a critique could not be read, what it means and what to do."""
+
+
+@dataclass(frozen=True)
+class JudgingOptions:
+    """Options of judging that a pipeline or a call sets; see [`GRMRewardPipeline`] for each of them.
+
+    Raises:
+        `ValueError`: for a value out of its range, naming the option.
+    """
+
+    k: int = 1
+    temperature: float | None = None
+    top_p: float = 1.0
+    max_new_tokens: int | None = None
+    seed: int | None = None
+    order: str = ORDERS[0]
+    early_stopping: str | float | bool | None = None
+    guide: str | None = None
+    k_meta: int | float | None = None
+    template: str | None = None
+    binary: bool = False
+    max_responses_per_prompt: int | str | None = None
+    truncation: str | bool | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> "JudgingOptions":
+        """Options by name.
+
+        Raises:
+            `TypeError`: for an unknown name.
+        """
+        known = [option.name for option in fields(cls)]
+        if unknown := sorted(options.keys() - set(known)):
+            raise TypeError(f"Found the unknown parameters {unknown}; expected {', '.join(known)}.")
+        return cls(**options)
+
+    def __post_init__(self) -> None:
+        check_whole("k", self.k, 1, "a whole number of critiques, at least 1")
+        for name, least in (("max_new_tokens", 1), ("seed", None)):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), least)
+        check_sampling(self.temperature, self.top_p, self.max_new_tokens)
+        if self.order not in ORDERS:
+            raise ValueError(f"Found order={self.order!r}; expected one of {', '.join(map(repr, ORDERS))}.")
+        Guidance(self.k_meta, self.guide or "top")
+        if self.template not in (None, OFFICIAL):  # whose card depends on the model
+            judge_template(self.template)
+        stopping_error(self.early_stopping)
+        if self.max_responses_per_prompt not in (None, "auto"):
+            check_whole(
+                "max_responses_per_prompt", self.max_responses_per_prompt, 2, "'auto', or at least 2 responses"
+            )
+        if self.truncation not in (None, False, "fair"):
+            raise ValueError(
+                f"Found truncation={self.truncation!r}; expected 'fair', or False to refuse what is too long."
+            )
+
+
+def check_whole(name: str, value: Any, least: int | None, expected: str = "") -> None:
+    """Refuses what is not a whole number, or less than `least`.
+
+    Raises:
+        `ValueError`: naming the option.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and (least is None or int(value) >= least):
+        return
+    expected = expected or ("a whole number" if least is None else f"a whole number of at least {least}")
+    raise ValueError(f"Found {name}={value!r}; expected {expected}.")
+
+
+def resolve_seed(seed: int | None, temperature: float) -> int:
+    """The seed itself; 0 for greedy decoding without one, so that it repeats itself, else a random one."""
+    if seed is not None:
+        return int(seed)
+    return 0 if temperature == 0 else int(torch.randint(2**31, (1,)))
+
+
+@dataclass
+class Block:
+    """One prompt's share of a row: all of its responses or some of them, with the critiques drawn so far.
+
+    Args:
+        members (`tuple[int, ...]`): Numbers of the responses in the row.
+        preference ([`Preference`]): What the judge reads, cut if it had to be.
+        binary (`bool`): Whether the judge is asked for 0 or 1.
+        orders (list of orders): Of all k critiques, in numbers of the block.
+        cuts ([`Cuts`], *optional*): What was cut.
+        critiques (list of [`Critique`]): In the order drawn; scores and orders in numbers of the block.
+    """
+
+    members: tuple[int, ...]
+    preference: Preference
+    binary: bool
+    orders: list[tuple[int, ...]]
+    cuts: Cuts | None = None
+    critiques: list[Critique] = field(default_factory=list)
+
+    @property
+    def scores(self) -> list[Scores]:
+        """The score rows of its critiques."""
+        return [critique.scores for critique in self.critiques]
+
+    @property
+    def meta_scores(self) -> list[float | None]:
+        """The meta scores of its critiques."""
+        return [critique.meta_score for critique in self.critiques]
+
+
+@dataclass
+class JudgedRow:
+    """A row while it is judged.
+
+    Args:
+        number (`int`): Its place in the call, for messages.
+        occurrence (`int`): Number of equal rows before it.
+        seed (`int`): Of its orders, blocks and tie-breaks, see [`row_seed`].
+        preference ([`Preference`]): The row, without labels.
+        blocks (list of [`Block`]): One, unless its responses are judged in blocks.
+    """
+
+    number: int
+    occurrence: int
+    seed: int
+    preference: Preference
+    blocks: list[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples of one prompt: critiques of a block that read it in the same order."""
+
+    row: JudgedRow
+    block: Block
+    order: tuple[int, ...]
+    count: int
+    past: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """The votes of a block: which critiques count how much, their sums and their means per vote."""
+
+    weights: tuple[float, ...]
+    sums: tuple[float, ...] | None
+    means: tuple[float, ...] | None
+
+    @property
+    def weight(self) -> float:
+        return sum(self.weights)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a call judges: its options with all defaults resolved, and the models behind them.
+
+    Args:
+        options ([`JudgingOptions`]): What was set.
+        template (`str`): Name of the judge's template.
+        seed, temperature, max_new_tokens: Resolved options.
+        guidance ([`Guidance`], *optional*): How the Meta RM guides; `None` if all readable critiques vote alike.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The judge's; `None` for some engines.
+        special_tokens (`tuple[str, ...]`): That prompts are fenced against.
+        context (`int`, *optional*): Positions of the judge; `None` if unknown.
+        sample (`Callable`): `sample(prompts, counts, seed, firsts)` returns samples of each prompt.
+        meta_score (`Callable`, *optional*): Returns the Meta RM's logits of conversations.
+        meta_special_tokens (`tuple[str, ...]`): That its conversations are fenced against.
+    """
+
+    options: JudgingOptions
+    template: str
+    seed: int
+    temperature: float
+    max_new_tokens: int
+    guidance: Guidance | None
+    tokenizer: PreTrainedTokenizerBase | None
+    special_tokens: tuple[str, ...]
+    context: int | None
+    sample: Callable[..., list[list[Sample]]]
+    meta_score: Callable[[Sequence[Conversation]], list[float]] | None = None
+    meta_special_tokens: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        options = self.options
+        if (options.max_responses_per_prompt == "auto" or options.truncation) and self.tokenizer is None:
+            raise ValueError(
+                "Found max_responses_per_prompt='auto' or a truncation over an engine without a tokenizer; expected "
+                "one to count tokens with: `GRMRewardPipeline(engine, tokenizer=…)`."
+            )
+        if (error := stopping_error(options.early_stopping)) is not None:
+            decided((), 0, error=error, guidance=self.guidance)  # refuses combinations that cannot be decided
+
+    # --- before sampling ---
+
+    def read(self, number: int, row: Preference | Mapping[str, Any]) -> Preference:
+        """Reads a row in any shape that [`Preference.from_row`] reads, without its labels.
+
+        Raises:
+            [`InvalidPreference`]: naming the row by its number in the call.
+        """
+        try:
+            return replace(row if isinstance(row, Preference) else Preference.from_row(row), labels=None)
+        except InvalidPreference as error:
+            raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
+
+    def prepare(self, number: int, preference: Preference, occurrence: int = 0) -> JudgedRow:
+        """Draws a row's blocks and orders, and checks that its prompts can be rendered and fit.
+
+        Args:
+            number (`int`): The row's place in the call, for messages.
+            preference ([`Preference`]): From [`Judging.read`].
+            occurrence (`int`, *optional*, defaults to `0`): See [`row_seed`].
+
+        Raises:
+            [`PromptTooLongError`], `ValueError`: naming the row.
+        """
+        row = JudgedRow(number, occurrence, row_seed(self.seed, preference, occurrence), preference)
+        try:
+            for place, (members, part) in enumerate(self._split(row)):
+                row.blocks.append(self._block(row, place, members, part))
+        except PromptTooLongError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"Row {number}: {error}") from error
+        return row
+
+    def _split(self, row: JudgedRow) -> list[tuple[tuple[int, ...], Preference]]:
+        """What is judged in one prompt each: the whole row, or its blocks."""
+        most, count = self.options.max_responses_per_prompt, len(row.preference)
+
+        def blocks_of(most: int) -> list[tuple[tuple[int, ...], Preference]]:
+            blocks = split_blocks(count, most, random.Random(derive_seed(row.seed, "blocks")))
+            responses = row.preference.responses
+            return [(block, replace(row.preference, responses=tuple(responses[i] for i in block))) for block in blocks]
+
+        blocks = blocks_of(count if most in (None, "auto") else int(most))
+        while most == "auto" and len(blocks[0][0]) > 2 and not all(self._fits(block) for _, block in blocks):
+            blocks = blocks_of(len(blocks[0][0]) - 1)  # the first block is of the largest
+        return blocks
+
+    def _block(self, row: JudgedRow, place: int, members: tuple[int, ...], preference: Preference) -> Block:
+        binary, cuts = self._binary(preference), None
+        if self.options.truncation:
+            assert self.tokenizer is not None  # see __post_init__
+            try:
+                preference, cuts = fit_preference(
+                    preference,
+                    self.tokenizer,
+                    self.context,
+                    self.max_new_tokens,
+                    template=self.template,
+                    binary=binary,
+                    row=row.number,
+                )
+            except PromptTooLongError as error:
+                raise self._too_long(row.number, *error.lengths) from None
+        elif not self._fits(preference):
+            assert self.context is not None
+            raise self._too_long(row.number, self._length(preference), self.max_new_tokens, self.context)
+        draw = random.Random(derive_seed(row.seed, "order", *([place] if place else [])))
+        orders = draw_orders(len(members), self.options.k, self.options.order, draw)
+        return Block(members, preference, binary, orders, cuts)
+
+    def _binary(self, preference: Preference) -> bool:
+        return self.options.binary and len(preference) == 1
+
+    def _fits(self, preference: Preference) -> bool:
+        """Whether the prompt leaves room for a critique. It is rendered even where the context is unknown, so that a
+        chat template that refuses it does so before any row is judged."""
+        if self.tokenizer is None:
+            return True
+        length = self._length(preference)
+        return self.context is None or length + self.max_new_tokens <= self.context
+
+    def _length(self, preference: Preference) -> int:
+        assert self.tokenizer is not None
+        try:
+            return prompt_length(preference, self.tokenizer, self.template, self._binary(preference))
+        except Exception as error:
+            advice = ""
+            if judge_template(self.template, self._binary(preference)).system is not None:
+                advice = (
+                    f" The template {self.template!r} begins with a system turn: use a template without one, or a "
+                    "judge whose chat template accepts system turns."
+                )
+            raise ValueError(
+                f"the judge's tokenizer cannot render the prompt ({type(error).__name__}: {error}).{advice}"
+            ) from error
+
+    def _too_long(self, number: int, length: int, max_new_tokens: int, limit: int) -> PromptTooLongError:
+        advice = _TOO_LONG_CUT if self.options.truncation else _TOO_LONG
+        return PromptTooLongError(f"Row {number}", length, max_new_tokens, limit, number, advice)
+
+    # --- rounds ---
+
+    def judge(self, rows: Sequence[JudgedRow]) -> None:
+        """Draws the critiques of a batch of rows, in rounds where rows may stop early.
+
+        Raises:
+            [`EngineError`], [`PromptTooLongError`]: in terms of rows. Rows that are [`Judging.finished`] can be
+                counted all the same.
+        """
+        while requests := [request for row in rows for block in row.blocks for request in self._requests(row, block)]:
+            self._draw(requests)
+
+    def finished(self, row: JudgedRow) -> bool:
+        """Whether no more critiques of a row are needed."""
+        return not any(self.next_count(row, block) for block in row.blocks)
+
+    def next_count(self, row: JudgedRow, block: Block) -> int:
+        """How many critiques of a block to sample next, see [`next_round`]. Rows in blocks never stop early."""
+        error = stopping_error(self.options.early_stopping) if len(row.blocks) == 1 else None
+        score_range = judge_template(self.template, block.binary).score_range
+        metas = None if self.guidance is None else block.meta_scores
+        n = len(block.preference)
+        return next_round(block.scores, self.options.k, n, score_range, error, metas, self.guidance)
+
+    def _requests(self, row: JudgedRow, block: Block) -> list[Request]:
+        """The next critiques of a block, those that read it in the same order together."""
+        drawn, count = len(block.critiques), self.next_count(row, block)
+        past, new = block.orders[:drawn], block.orders[drawn : drawn + count]
+        return [Request(row, block, order, new.count(order), past.count(order)) for order in dict.fromkeys(new)]
+
+    def _draw(self, requests: Sequence[Request]) -> None:
+        """Samples, reads and scores one round. If the sampler fails, what it completed is kept."""
+        prompts = [
+            judge_messages(
+                request.block.preference.permuted(request.order),
+                self.template,
+                request.block.binary,
+                False,
+                self.special_tokens,
+            )
+            for request in requests
+        ]
+        counts = [request.count for request in requests]
+        firsts = [request.row.occurrence * SAMPLES_PER_ROW + request.past for request in requests]
+        try:
+            samples: Sequence[list[Sample] | None] = self.sample(prompts, counts, self.seed, firsts)
+        except PromptTooLongError as error:
+            raise self._too_long(requests[error.row].row.number, *error.lengths) from None
+        except EngineError as error:
+            self._read(requests, [error.completed.get(number) for number in range(len(requests))])
+            cause = error.__cause__ if isinstance(error.__cause__, EngineError) else error  # in terms of no prompts
+            if error.row is None:
+                raise type(error)(str(cause), None, error.status) from error
+            number = requests[error.row].row.number
+            raise type(error)(f"Row {number}: {cause}", number, error.status) from error
+        self._read(requests, samples)
+
+    def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
+        """Adds the critiques of a round to their blocks, in the order drawn; a block of which a sample is missing gets
+        none of them."""
+        texts: dict[int, dict[tuple[int, ...], list[Sample]]] = {}
+        incomplete = {id(r.block) for r, drawn in zip(requests, samples, strict=True) if drawn is None}
+        for request, drawn in zip(requests, samples, strict=True):
+            texts.setdefault(id(request.block), {})[request.order] = list(drawn or ())
+        new: list[tuple[Block, Critique]] = []
+        for block in {id(request.block): request.block for request in requests}.values():
+            if id(block) in incomplete:
+                continue
+            left, first = texts[id(block)], len(block.critiques)
+            for order in block.orders[first : first + sum(map(len, left.values()))]:
+                sample = left[order].pop(0)
+                template = judge_template(self.template, block.binary)
+                critique = read_sample(sample, len(order), template).in_row_order(order)
+                new.append((block, replace(critique, num_tokens=sample.num_tokens)))
+        for block, critique in self._scored(new):
+            block.critiques.append(critique)
+
+    def _scored(self, new: Sequence[tuple[Block, Critique]]) -> Sequence[tuple[Block, Critique]]:
+        """Readable critiques with the Meta RM's scores, if it guides."""
+        if self.guidance is None or self.meta_score is None:
+            return new
+        conversations = [
+            meta_messages(block.preference.permuted(critique.order or ()), critique.text, self.meta_special_tokens)
+            for block, critique in new
+            if critique.scores is not None
+        ]
+        scores = iter(self.meta_score(conversations))
+        return [
+            (block, critique if critique.scores is None else replace(critique, meta_score=next(scores)))
+            for block, critique in new
+        ]
+
+    # --- votes ---
+
+    def result(self, row: JudgedRow) -> dict[str, Any]:
+        """The judgment of a row: what the pipeline returns."""
+        counts = [self._count(block) for block in row.blocks]
+        k, single = self.options.k, len(row.blocks) == 1
+        scores, means = (counts[0].sums, counts[0].means) if single else self._aligned(row, counts)
+        tied = [] if scores is None else list(highest(scores))
+        critiques = [
+            critique
+            for block, count in zip(row.blocks, counts, strict=True)
+            for critique in _critiques(block, count, len(row.preference))
+        ]
+        return {
+            "scores": None if scores is None else list(scores),
+            "means": None if means is None else list(means),
+            "best": random.Random(derive_seed(row.seed, "tie")).choice(tied) if tied else None,
+            "tied": tied,
+            "k": k,
+            "drawn": len(critiques),
+            "votes": sum(critique["counted"] for critique in critiques),
+            "weight": counts[0].weight if single else k,
+            "problems": dict(Counter(critique["problem"] for critique in critiques if critique["problem"])),
+            "critiques": critiques,
+            "truncated": _truncated(row),
+            "blocks": None if single else _blocks(row, counts),
+        }
+
+    def _count(self, block: Block) -> Count:
+        rows = block.scores
+        if self.guidance is None:
+            weights: tuple[float, ...] = tuple(int(row is not None) for row in rows)
+        else:  # the share that votes is one of all k critiques, those that were not needed included
+            missing = [None] * (self.options.k - len(rows))
+            weights = self.guidance.weights([*rows, *missing], [*block.meta_scores, *missing])[: len(rows)]
+        return Count(weights, weighted_vote(rows, weights), mean_scores(rows, weights))
+
+    def _aligned(
+        self, row: JudgedRow, counts: Sequence[Count]
+    ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """Sums and means of a row in blocks, on one scale."""
+        means = align_blocks([block.members for block in row.blocks], [count.means for count in counts])
+        return None if means is None else tuple(round(self.options.k * mean, 9) for mean in means), means
+
+    # --- messages ---
+
+    def explain(self, row: JudgedRow, judgment: Mapping[str, Any]) -> str:
+        """Why a row without scores has none, and what to do."""
+        causes = "; ".join(
+            f"{number} {cause} ({NEXT_STEPS.get(cause, 'unknown')})" for cause, number in judgment["problems"].items()
+        )
+        return (
+            f"Row {row.number} has no scores: none of its {judgment['drawn']} critiques could be read: {causes}. "
+            f"Here `template` is {self.template!r} and `max_new_tokens` {self.max_new_tokens}."
+        )
+
+    def with_completed(self, error: Exception, judged: dict[int, dict[str, Any]]) -> Exception:
+        """The error with its attribute `completed`, and with how to judge the remaining rows."""
+        advice = (
+            f"{len(judged)} judgments that were not returned are in `completed`, by the number of their row. To go "
+            f"on, judge the remaining rows with seed={self.seed}, and with `occurrences` if some rows are equal."
+        )
+        if isinstance(error, EngineError):
+            return type(error)(f"{error} {advice}", error.row, error.status, judged)
+        error.completed = judged  # type: ignore[attr-defined]
+        error.add_note(advice)
+        return error
+
+
+def _critiques(block: Block, count: Count, n: int) -> list[dict[str, Any]]:
+    """The critiques of a block in numbers of the row; `None` is the score of responses outside of the block."""
+    entries = []
+    for critique, weight in zip(block.critiques, count.weights, strict=True):
+        entry = replace(critique, counted=weight > 0).to_dict()
+        if len(block.members) < n:
+            entry["order"] = [block.members[place] for place in entry["order"]]
+            if critique.scores is not None:
+                scored = dict(zip(block.members, critique.scores, strict=True))
+                entry["scores"] = [scored.get(response) for response in range(n)]
+        entries.append(entry)
+    return entries
+
+
+def _blocks(row: JudgedRow, counts: Sequence[Count]) -> dict[str, Any]:
+    return {
+        "responses": [list(block.members) for block in row.blocks],
+        "anchor": row.blocks[0].members[0],
+        "anchor_scores": [None if count.means is None else count.means[0] for count in counts],
+    }
+
+
+def _truncated(row: JudgedRow) -> dict[str, Any] | None:
+    """Tokens that were cut from the row, for a text in several blocks the most; and responses that became equal."""
+    cuts = [(block, block.cuts) for block in row.blocks if block.cuts]
+    if not cuts:
+        return None
+    responses = [0] * len(row.preference)
+    for block, cut in cuts:
+        for member, count in zip(block.members, cut.responses, strict=True):
+            responses[member] = max(responses[member], count)
+    return {
+        "query": max(cut.query for _, cut in cuts),
+        "responses": responses,
+        "reference": max(cut.reference for _, cut in cuts),
+        "made_equal": [group for block, _ in cuts for group in _made_equal(row, block)],
+    }
+
+
+def _made_equal(row: JudgedRow, block: Block) -> list[list[int]]:
+    """Groups of different responses that the judge read as the same text."""
+    groups: dict[str, list[int]] = {}
+    for member, text in zip(block.members, block.preference.responses, strict=True):
+        groups.setdefault(text, []).append(member)
+    originals = row.preference.responses
+    return [group for group in groups.values() if len({originals[member] for member in group}) > 1]
