@@ -750,7 +750,7 @@ class Dying(Engine):
         if not 0 <= place < len(prompts):
             return samples
         done = {i: drawn for i, drawn in enumerate(samples) if i < place or place < i <= place + self.after}
-        raise self.kind(f"Prompt {place}: gone. 7 of 9 prompts.", place, 503, done) from self.kind("gone.")
+        raise self.kind("gone.", place, 503, done, note="7 of 9 prompts.")
 
 
 FOUR = [{"query": f"Name {i}.", "responses": ["worth 3", f"worth {i}"]} for i in range(4)]

@@ -377,10 +377,7 @@ def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[
         place = f"Rows {numbers.start} to {numbers.stop - 1}"
         if error.row is not None:
             place = f"Row {numbers[error.row]} ({ids[numbers[error.row]]})"
-        cause: BaseException = error
-        while isinstance(cause.__cause__, EngineError):  # the sampler's own error, without numbers of a batch
-            cause = cause.__cause__
-        reason = f"{cause} Judged shards are kept: start again to judge the others."
+        reason = f"{error.reason} Judged shards are kept: start again to judge the others."
         if private:
             reason = (
                 f"status {error.status}. The answer is left out, since it may quote rows that must not be published."

@@ -377,11 +377,7 @@ class Judging:
             raise self._too_long(requests[error.row].row.number, *error.lengths) from None
         except EngineError as error:
             self._read(requests, [error.completed.get(number) for number in range(len(requests))])
-            cause = error.__cause__ if isinstance(error.__cause__, EngineError) else error  # in terms of no prompts
-            if error.row is None:
-                raise type(error)(str(cause), None, error.status) from error
-            number = requests[error.row].row.number
-            raise type(error)(f"Row {number}: {cause}", number, error.status) from error
+            raise error.renumbered([request.row.number for request in requests], {}) from error.__cause__
         self._read(requests, samples)
 
     def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
@@ -482,7 +478,7 @@ class Judging:
             f"on, judge the remaining rows with seed={self.seed}, and with `occurrences` if some rows are equal."
         )
         if isinstance(error, EngineError):
-            return type(error)(f"{error} {advice}", error.row, error.status, judged)
+            return type(error)(error.reason, error.row, error.status, judged, error.refusals, advice, "Row")
         error.completed = judged  # type: ignore[attr-defined]
         error.add_note(advice)
         return error

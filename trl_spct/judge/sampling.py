@@ -8,11 +8,11 @@ with prompts as message lists: an engine, or a `functools.partial` of [`sample_c
 import copy
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -61,6 +61,18 @@ class Sample:
     ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     prefilled: bool = False
 
+    def __post_init__(self):
+        object.__setattr__(self, "text", storable(self.text))
+
+
+def storable(text: str) -> str:
+    """The text with `U+FFFD` in place of surrogates without a partner, which neither UTF-8 nor Arrow can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
 
 TRUNCATED = "truncated"
 
@@ -75,7 +87,22 @@ def read_sample(sample: Sample, num_responses: int, template: JudgeTemplate) -> 
     return template.parse(sample.text, num_responses, sample.prefilled)
 
 
-Sampler = Callable[..., list[list[Sample]]]
+class Sampler(Protocol):
+    """Samples completions of prompts: an engine, or a `functools.partial` of [`sample_critiques`]."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Messages],
+        k: int | Sequence[int],
+        seed: int | None,
+        *,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        first: int | Sequence[int] = 0,
+    ) -> list[list[Sample]]:
+        """Returns k samples of each prompt, in order. `first` is the number of each prompt's first sample: the calls
+        with `k=2` and with `k=3, first=2` return together what one with `k=5` does."""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -122,8 +149,18 @@ def _is_control(token: str) -> bool:
     return bool(re.search(r"[<\[{|｜]", token)) and not _MARKUP.fullmatch(token)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages]) -> list[list[int]]:
-    """Token ids of each prompt, in the chat template and with the generation prompt."""
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Messages],
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> list[list[int]]:
+    """Token ids of each prompt, in the chat template and with the generation prompt.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template.
+        prompts (sequence of message lists): The prompts.
+        chat_template_kwargs (mapping, *optional*): Variables of the chat template.
+    """
     if not prompts:
         return []
     return tokenizer.apply_chat_template(
@@ -131,6 +168,7 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Message
         tokenize=True,
         add_generation_prompt=True,
         return_dict=False,
+        **(chat_template_kwargs or {}),
         tokenizer_kwargs={"verbose": False},  # no warning about `model_max_length`: the model's context is checked
     )
 
@@ -170,29 +208,75 @@ class PromptTooLongError(ValueError):
         self.completed = completed or {}
 
 
-class EngineError(RuntimeError):
-    """A sampler failed: its server refused a request, or did not answer it time and again.
+@dataclass(frozen=True)
+class Refusal:
+    """Why a server does not complete a prompt, whatever is tried again.
 
     Args:
-        message (`str`): What was asked, what was answered.
-        row (`int`, *optional*): Which of the prompts it was, or of the rows that were judged; `None` if none of them.
+        cause (`str`):
+            `"content_filter"`, `"context_length"`, `"refused"` (another refusal of the request) or `"unreadable"` (an
+            answer without a completion).
+        message (`str`): The server's answer.
+    """
+
+    cause: str
+    message: str
+
+
+class EngineError(RuntimeError):
+    """A sampler failed: its server refused a request or did not answer.
+
+    Args:
+        reason (`str`): The request and the answer.
+        row (`int`, *optional*): Number of the prompt in the call, or of the row; `None` if it was none of them.
         status (`int`, *optional*): The HTTP status; `None` if there was no answer.
         completed (`dict[int, Any]`, *optional*):
-            What was complete when it failed, by number: the samples of each prompt, or the verdict on each row. The
-            same call with the other ones and the same seed gives the rest.
+            What was complete when it failed, by number: the samples of each prompt, or the judgment of each row. The
+            same call with the others and the same seed gives the rest.
+        refusals (`dict[int, Refusal]`, *optional*): The prompts or rows that the server refuses, by number.
+        note (`str`, *optional*): Added to the message, which also begins with the number.
+        name (`str`, *optional*, defaults to `"Prompt"`): What the message calls the number.
     """
 
     def __init__(
         self,
-        message: str,
+        reason: str,
         row: int | None = None,
         status: int | None = None,
         completed: dict[int, Any] | None = None,
+        refusals: dict[int, Refusal] | None = None,
+        note: str = "",
+        name: str = "Prompt",
     ):
-        super().__init__(message)
+        number = "" if row is None else f"{name} {row}: "
+        super().__init__(f"{number}{reason} {note}".rstrip())
+        self.reason = reason
         self.row = row
         self.status = status
         self.completed = completed or {}
+        self.refusals = refusals or {}
+
+    def renumbered(
+        self, numbers: Sequence[int], completed: dict[int, Any] | None = None, note: str = "", name: str = "Row"
+    ) -> "EngineError":
+        """The same failure in terms of the rows that the prompts were made of.
+
+        Args:
+            numbers (sequence of `int`): Number of the row of each prompt, in the caller's dataset.
+            completed (`dict[int, Any]`, *optional*): By number of the row; this failure's by default.
+            note, name (`str`, *optional*): See [`EngineError`].
+        """
+        row = None if self.row is None else numbers[self.row]
+        if completed is None:
+            completed = {numbers[number]: done for number, done in self.completed.items()}
+        refusals: dict[int, Refusal] = {}
+        for number, refusal in self.refusals.items():
+            refusals.setdefault(numbers[number], refusal)
+        return type(self)(self.reason, row, self.status, completed, refusals, note, name)
+
+
+class PromptRefusedError(EngineError):
+    """A server refused some prompts (`refusals`, of which `row` is the first) and completed all others."""
 
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:

@@ -1,0 +1,168 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Answers of OpenAI-compatible servers: completions, broken answers, refusals of a prompt and failures."""
+
+import json
+import logging
+import re
+from operator import itemgetter
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .judge.sampling import EngineError, Refusal, Sample, decode_completions, storable
+
+
+logger = logging.getLogger(__name__)
+
+
+# vLLM reads what a request leaves open from the model's generation config, which often sets a top-k of 20 or 50. Token
+# ids count the tokens of each sample, where the usage knows only their sum.
+VLLM_FIELDS = {
+    "top_k": -1,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "return_token_ids": True,
+}
+DIALECTS: dict[str, dict[str, Any]] = {"vllm": VLLM_FIELDS, "openai": {}}
+
+# Finish reasons of OpenAI, vLLM, TGI, SGLang, Anthropic, Gemini and Mistral, in lower case.
+_ENDED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_text", "complete", "completed"}
+_CUT = {"length", "max_tokens", "max_length", "max_output_tokens", "max_new_tokens", "model_length"}
+_FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "blocklist", "spii", "refusal"}
+_BROKEN_OFF = {"", "none", "null", "abort", "error"}
+
+_CONTEXT = re.compile(
+    r"context[ _](length|size|window)|max_model_len|longer than the max|(prompt|input) is too long|too many tokens",
+    re.IGNORECASE,
+)
+_CONTENT = re.compile(
+    r"content[ _-]?(filter|management|policy|polic)|ResponsibleAI|moderation|flagged|safety (system|filter|polic)",
+    re.IGNORECASE,
+)
+_REQUEST = re.compile(
+    r"extra[ _](inputs|fields)|(unknown|unexpected|unrecognized|unsupported)[ _\w]*(field|param|argument|key)",
+    re.IGNORECASE,
+)
+
+
+class BrokenAnswer(Exception):
+    """An answer without whole completions, which the same request may get."""
+
+
+class Refused(Exception):
+    """A request that the server refuses because of its prompt."""
+
+    def __init__(self, cause: str, message: str, status: int = 200):
+        super().__init__(message)
+        self.refusal = Refusal(cause, message)
+        self.status = status
+
+
+def parse_json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def parse_answer(data: bytes) -> dict[str, Any]:
+    """The JSON object of a successful answer."""
+    answer = parse_json(data)
+    if not isinstance(answer, dict) or answer.get("error"):
+        message = error_message(answer) or data[:300].decode(errors="replace")
+        raise BrokenAnswer(f"Found no completions in the answer: {message.strip().rstrip('.')}.")
+    return answer
+
+
+def error_message(answer: Any) -> str:
+    """The message of an error, in the shapes of OpenAI, vLLM and FastAPI."""
+    for name in ("error", "message", "detail"):
+        if isinstance(answer, dict) and answer.get(name):
+            return error_message(answer[name])
+    return answer if isinstance(answer, str) else json.dumps(answer)[:300] if answer else ""
+
+
+def refusal(message: str, status: int, payload: str, attempts: int) -> Exception:
+    """What the status and the text of an answer mean: a prompt that is refused, or a server that fails."""
+    if status in (408, 409, 429) or status >= 500:
+        return EngineError(f"{message} Gave up after {attempts} attempts.", status=status)
+    if any(name in message for name in VLLM_FIELDS):
+        message += ' `dialect="openai"` leaves out the fields that only vLLM knows.'
+    elif status in (400, 403, 413, 422) and _CONTENT.search(payload):
+        return Refused("content_filter", message, status)
+    elif status in (400, 413, 422) and (status == 413 or _CONTEXT.search(payload)):
+        advice = "Shorten or drop the row, lower `max_new_tokens`, or start the server with a longer context."
+        return Refused("context_length", f"{message} {advice}", status)
+    elif status in (400, 422) and not _REQUEST.search(payload):
+        return Refused("refused", message, status)
+    return EngineError(message, status=status)
+
+
+def read_choices(answer: dict[str, Any], size: int, tokenizer: PreTrainedTokenizerBase | None) -> list[Sample]:
+    """The samples of a request."""
+    choices = answer.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise BrokenAnswer(f"Found no choices in the answer {json.dumps(answer)[:300]}.")
+    if len(choices) != size:
+        advice = ' `dialect="openai"` requests one at a time.' if size > 1 else ""
+        raise EngineError(
+            f"Found {len(choices)} choices; expected the {size} that were requested.{advice}", status=200
+        )
+    usage = answer.get("usage")
+    total = usage.get("completion_tokens") if isinstance(usage, dict) and size == 1 else None
+    if all(isinstance(choice.get("index"), int) for choice in choices):
+        choices = sorted(choices, key=itemgetter("index"))
+    return [_read_choice(choice, total, tokenizer) for choice in choices]
+
+
+def _read_choice(choice: dict[str, Any], total: Any, tokenizer: PreTrainedTokenizerBase | None) -> Sample:
+    reason = str(choice.get("finish_reason") or "").lower()
+    if reason in _BROKEN_OFF:
+        raise BrokenAnswer(f"Found a completion that the server broke off ({choice.get('finish_reason')}).")
+    if reason in _FILTERED:
+        raise Refused("content_filter", f"Found the finish reason {choice['finish_reason']!r}.")
+    if reason not in _ENDED | _CUT:
+        expected = "expected 'stop' or 'length'"
+        raise Refused("unreadable", f"Found the finish reason {choice['finish_reason']!r}; {expected}.")
+    text = _content(choice)
+    if text is None:
+        raise Refused("unreadable", f"Found a choice without text: {json.dumps(choice)[:300]}.")
+    ids, tokens = choice.get("token_ids"), None
+    if isinstance(ids, list) and ids and all(type(token) is int and token >= 0 for token in ids):
+        if tokenizer is not None:  # the text as a model in this process has it
+            text = decode_completions(tokenizer, [ids])[0]
+            tokens = tuple(ids)
+        total = len(ids)
+    if type(total) is not int:
+        total = _count(text, tokenizer)
+    return Sample(text, total, truncated=reason in _CUT, ids=tokens)
+
+
+def _content(choice: dict[str, Any]) -> str | None:
+    """The text of a choice: of `/completions`, of a message, of its parts, or of a refusal in its place."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        text = choice.get("text")
+        return text if isinstance(text, str) else None
+    text = message.get("content")
+    if isinstance(text, list):
+        parts = [part for part in text if isinstance(part, dict)]
+        texts = [part.get("text", part.get("refusal")) for part in parts if part.get("type") != "thinking"]
+        text = "".join(part for part in texts if isinstance(part, str)) if parts else None
+    if text is None and isinstance(message.get("refusal"), str):
+        text = message["refusal"]
+    if text is None and (message.get("reasoning") or message.get("reasoning_content")):
+        text = ""
+    return text if isinstance(text, str) else None
+
+
+def _count(text: str, tokenizer: PreTrainedTokenizerBase | None) -> int:
+    """Tokens of a completion, its end included, for a server that counts none."""
+    if tokenizer is not None:
+        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + 1
+    logger.warning_once(  # type: ignore[attr-defined]
+        "The server gives no number of tokens; `num_tokens` is estimated as a quarter of the bytes."
+    )
+    return len(storable(text).encode()) // 4 + 1
