@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from trl_spct.judge.configuration_meta_rm import MetaRMConfig, native_config
+from trl_spct.judge.generation import keep_trainable
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores
 from trl_spct.judge.modeling_meta_rm import (
     MetaRMForSequenceClassification,
@@ -28,7 +29,6 @@ from trl_spct.judge.modeling_meta_rm import (
 )
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import meta_messages
-from trl_spct.judge.sampling import keep_trainable
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")

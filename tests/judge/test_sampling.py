@@ -12,18 +12,17 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import ARCHITECTURES, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, Qwen3NextConfig
 
-from trl_spct.judge import sampling
+from trl_spct.judge import generation, sampling
+from trl_spct.judge.generation import SeededSampling, evaluating
+from trl_spct.judge.orders import derive_seed
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import (
     PromptTooLongError,
     Sample,
-    SeededSampling,
     check_lengths,
     check_tokenizer,
     decode_completions,
-    derive_seed,
     encode_prompts,
-    evaluating,
     read_sample,
     sample_critiques,
     special_tokens,
@@ -251,7 +250,7 @@ def test_rows_that_leave_the_batch_change_nothing(segment, ids, monkeypatch):
     kwargs = {"k": 10, "seed": 0, "temperature": 2.0, "max_new_tokens": 33}
     want = sample_critiques(judge(), ids, PROMPTS, **kwargs)
     assert len({sample.num_tokens for group in want for sample in group}) > 3, "the test needs ends at different steps"
-    monkeypatch.setattr(sampling, "_SEGMENT", segment)
+    monkeypatch.setattr(generation, "SEGMENT", segment)
     assert sample_critiques(judge(), ids, PROMPTS, **kwargs) == want
 
 
@@ -260,7 +259,7 @@ def test_copied_prompts_give_the_same(arch, ids, monkeypatch):
     """For attention that cannot be replaced, and where it would not pay."""
     kwargs = {"k": [5, 1, 4], "seed": 3, "temperature": 1.0, "max_new_tokens": 10}
     want = sample_critiques(judge(arch), ids, PROMPTS, **kwargs)
-    monkeypatch.setattr(sampling, "worth_sharing", lambda *args: False)
+    monkeypatch.setattr(generation, "worth_sharing", lambda *args: False)
     assert sample_critiques(judge(arch), ids, PROMPTS, **kwargs) == want
 
 

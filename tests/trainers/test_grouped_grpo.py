@@ -9,9 +9,11 @@ from tiny_models import ON_CPU, save_tiny, tiny_tokenizer
 from trl import GRPOTrainer
 
 from trl_spct import SPCTConfig
-from trl_spct.judge.sampling import derive_seed
-from trl_spct.trainers import grouped_grpo
+from trl_spct.judge import generation
+from trl_spct.judge.orders import derive_seed
+from trl_spct.trainers import grouped_grpo, trl_internals
 from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer, group_uniforms, regrouped
+from trl_spct.trainers.trl_internals import PARAMETERS, changed
 
 
 COMPLETION = 10
@@ -242,9 +244,9 @@ def generated(trainer, count=2, step=0):
 def test_completions_follow_the_models_law(arch, copied, judges, tmp_path, monkeypatch):
     """Each token is where the stream of its completion falls into the model's cumulative distribution."""
     shared = []
-    decoding = grouped_grpo.decoding_shared
+    decoding = generation.decoding_shared
     monkeypatch.setattr(grouped_grpo, "SHARED_TOKENS", 10**6 if copied else 0)
-    monkeypatch.setattr(grouped_grpo, "decoding_shared", lambda *args: shared.append(args) or decoding(*args))
+    monkeypatch.setattr(generation, "decoding_shared", lambda *args: shared.append(args) or decoding(*args))
     trainer = trainer_of(GroupedGRPOTrainer, judges(arch), tmp_path, temperature=0.8)
     trainer.model.train()
     prompts, completions = generated(trainer)
@@ -314,3 +316,35 @@ def test_generation_leaves_the_model_as_it_was(judges, tmp_path):
     assert trainer.model.training
     assert all(module.gradient_checkpointing for module in trainer.model.model.layers)
     assert trainer.model.generation_config.to_dict() == before
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, "_step"])
+def test_another_version_of_trl(name, judges, tmp_path, monkeypatch, caplog):
+    """A method with another parameter, or an attribute of another name: TRL's own path, said once, and its numbers."""
+    if name == "_step":
+        monkeypatch.setattr(trl_internals, "hasattr", lambda _, attribute: attribute != "_step", raising=False)
+    else:
+        stock = getattr(GRPOTrainer, name)
+
+        def changed_method(self, *args, new_option=None, **kwargs):
+            return stock(self, *args, **kwargs)
+
+        monkeypatch.setattr(GRPOTrainer, name, changed_method)
+    options = {"steps_per_generation": 2, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4}
+    losses = []
+    for kind in (Stock, Grouped if name != "_generate_single_turn" else GroupedGRPOTrainer):
+        trainer = trainer_of(kind, judges("llama"), tmp_path, **options)
+        with caplog.at_level(logging.WARNING):
+            torch.manual_seed(3)
+            trainer.train()
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    said = [record.message for record in caplog.records if "this version of TRL" in record.message]
+    assert len(said) == (name != "_generate_and_score_completions"), "which SPCTTrainer overrides"
+    assert len(losses[1]) == 2
+    if name != "_generate_single_turn":
+        assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def test_a_method_that_trl_no_longer_has():
+    assert changed("_prepare_inputs") is None
+    assert "no `_gone`" in changed("_prepare_inputs", object(), ("_gone",))

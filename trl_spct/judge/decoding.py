@@ -137,15 +137,17 @@ class PromptCache(DynamicCache):
         self._set_owners(owners)
 
     def _set_owners(self, owners: list[int]) -> None:
+        # On the device of the prompts: copying an index there for each layer and token would wait for it every time.
+        device = self.layers[0].prompts[0].device
         samples = [[row for row, owner in enumerate(owners) if owner == prompt] for prompt in range(max(owners) + 1)]
         self.largest = max(map(len, samples))
         self.owners = owners
-        self.first = torch.tensor([rows[0] for rows in samples])
+        self.first = torch.tensor([rows[0] for rows in samples], device=device)
         self.regular = owners == [prompt for prompt in range(len(samples)) for _ in range(self.largest)]
         # Prompts with fewer samples fill their places with their first one again.
-        self.table = torch.tensor([rows + rows[:1] * (self.largest - len(rows)) for rows in samples])
+        self.table = torch.tensor([rows + rows[:1] * (self.largest - len(rows)) for rows in samples], device=device)
         place = {row: prompt * self.largest + i for prompt, rows in enumerate(samples) for i, row in enumerate(rows)}
-        self.places = torch.tensor([place[row] for row in range(len(owners))])
+        self.places = torch.tensor([place[row] for row in range(len(owners))], device=device)
 
     def copy_prompts(self) -> "PromptCache":
         """For models whose attention cannot be replaced."""

@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .generation import evaluating
 from .modeling_meta_rm import MetaRMForSequenceClassification
 from .prompts import TEMPLATES, judge_template
-from .sampling import evaluating
 from .shared_prompts import PrefixReader, can_share, families, shared_lengths
 
 

@@ -5,42 +5,25 @@ A *sampler* is any callable `sampler(prompts, k, seed, *, temperature, top_p, ma
 with prompts as message lists: an engine, or a `functools.partial` of [`sample_critiques`] over model and tokenizer.
 """
 
-import copy
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .compat import CACHE
 from .critiques import Critique, is_draft_tag, opens_draft
-from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
+from .generation import Decoder, evaluating, generating, random_streams
 from .orders import derive_seed
 from .preferences import Messages
-from .shared_prompts import Prefill, PrefixReader, can_share, families, left_padded, shared_lengths
+from .shared_prompts import Prefill, PrefixReader, can_share, families, shared_lengths
 from .templates import JudgeTemplate
 
 
-logger = logging.getLogger(__name__)
-
 _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them
-_SEGMENT = 32  # Tokens after which rows that have ended leave the batch
 
 
 @dataclass(frozen=True)
@@ -347,20 +330,21 @@ def sample_critiques(
         raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
     settings = _generation_config(model, tokenizer, max_new_tokens)
+    decoder = Decoder(model, settings, temperature, top_p)
     samples: list[list[Sample]] = [[] for _ in prompts]
-    decoder = _Decoder(model, tokenizer, encoded, starts, seed, temperature, top_p, settings)
     with (
         torch.no_grad(),
         tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar,
         evaluating(model),
-        _generating(model, settings),
+        generating(model, settings),
     ):
         for batch, prefill in _prefilled(model, encoded, counts, batch_size, tokenizer.pad_token_id):
-            drawn = decoder.decode(batch, prefill)
-            for place, sample in zip(batch.owners, drawn, strict=True):
+            uniforms = _uniforms(encoded, starts, batch, seed, max_new_tokens) if temperature > 0 else None
+            completions = decoder.complete([encoded[i] for i in batch.prompts], batch.owners, uniforms, prefill)
+            for place, sample in zip(batch.owners, _read_samples(tokenizer, completions, settings), strict=True):
                 number = batch.prompts[place]
                 samples[number].append(replace(sample, prefilled=ends_in_draft(tokenizer, encoded[number])))
-            bar.update(len(drawn))
+            bar.update(len(completions))
     return samples
 
 
@@ -388,47 +372,6 @@ def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: i
     if len(values) != num_prompts or min(values, default=least) < least:
         raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
     return [*map(int, values)]
-
-
-class SeededSampling(LogitsProcessor):
-    """Draws each token by inverting the cumulative distribution at a uniform number fixed beforehand.
-
-    `generate` draws from one global generator, so that a sample depends on its neighbors in the batch. Here row b uses
-    `uniforms[b, t]` at step t, and greedy search picks what was drawn. Computed in float64, where the uniforms are.
-
-    Args:
-        uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
-        prompt_length (`int`): Length of `input_ids` before the first new token.
-        temperature (`float`): Divides the logits.
-        top_p (`float`): Nucleus sampling; `1.0` keeps the whole vocabulary.
-    """
-
-    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):
-        self.uniforms = uniforms
-        self.prompt_length = prompt_length
-        self.temperature = temperature
-        self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        logits = scores.float().to(self.uniforms.device).double() / self.temperature
-        if self.nucleus is not None:
-            logits = self.nucleus(input_ids, logits)
-        cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
-        drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens.to(scores.device), 0.0)
-
-
-class _RequireNumbers(LogitsProcessor):
-    """Without it a model whose activations overflow, as Gemma-2 in float16, decodes arbitrary tokens."""
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if scores.isnan().any():
-            raise FloatingPointError(
-                f"Found logits that are not numbers (NaN) after {input_ids.shape[1]} tokens. Load the model in "
-                "bfloat16 or float32, and check that its weights are finite."
-            )
-        return scores
 
 
 @dataclass(frozen=True)
@@ -488,128 +431,14 @@ def _prefilled(
             yield batch, prefill
 
 
-class _Decoder:
-    """Decodes batches with `generate`."""
-
-    def __init__(self, model, tokenizer, encoded, starts, seed: int, temperature: float, top_p: float, settings):
-        self.model, self.tokenizer, self.settings = model, tokenizer, settings
-        self.encoded, self.starts = encoded, starts
-        self.seed, self.temperature, self.top_p = seed, temperature, top_p
-        self.owner = _base_model(model)
-        self.shares = can_decode_shared(self.owner)
-
-    def decode(self, batch: _Batch, prefill: Prefill | None) -> list[Sample]:
-        prompts = [self.encoded[i] for i in batch.prompts]
-        input_ids, mask = left_padded(prompts, self.tokenizer.pad_token_id, self.model.device)
-        rows = torch.tensor(batch.owners, device=input_ids.device)
-        uniforms = None
-        if self.temperature > 0:
-            uniforms = _uniforms(self.encoded, self.starts, batch, self.seed, self.settings.max_new_tokens)
-            if input_ids.device.type != "mps":  # which has no float64
-                uniforms = uniforms.to(input_ids.device)
-        if prefill is None:
-            cache = self._plain_cache(input_ids, mask)
-            cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
-            return self._generate(input_ids[rows], mask[rows], cache, uniforms)
-        cache = PromptCache(prefill, batch.owners, self.model.config)
-        if self.shares and worth_sharing(prefill, len(rows), self.model.config):
-            try:
-                with decoding_shared(self.owner, cache):
-                    return self._generate(input_ids[rows], mask[rows], cache, uniforms)
-            except NotShareableError as error:
-                logger.info("Prompts are copied for each of their samples. %s", error)
-                self.shares = False
-                cache = PromptCache(prefill, batch.owners, self.model.config)
-        cache.copy_prompts()
-        return self._generate(input_ids[rows], mask[rows], cache, uniforms)
-
-    def _plain_cache(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        if input_ids.shape[1] > 1:
-            positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-            self.model(
-                input_ids=input_ids[:, :-1],
-                attention_mask=attention_mask[:, :-1],
-                position_ids=positions[:, :-1],
-                use_cache=True,
-                logits_to_keep=1,
-                **{CACHE: cache},
-            )
-        return cache
-
-    def _generate(self, ids: torch.Tensor, mask: torch.Tensor, cache, uniforms: torch.Tensor | None) -> list[Sample]:
-        chosen = (self.settings, uniforms, self.temperature, self.top_p)
-        return _read_samples(
-            self.tokenizer, generate_in_segments(self.model, ids, mask, cache, *chosen), self.settings
-        )
-
-
-def generate_in_segments(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    cache: DynamicCache,
-    settings: GenerationConfig,
-    uniforms: torch.Tensor | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-) -> list[list[int]]:
-    """Calls `generate` for some tokens at a time, and goes on with the rows that have not ended.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
-        ids, mask (`torch.Tensor` of shape `(rows, length)`): Prompts, padded on the left.
-        cache ([`~transformers.DynamicCache`]): What the model keeps of all their tokens but the last.
-        settings ([`~transformers.GenerationConfig`]): Greedy: `uniforms` decide.
-        uniforms (`torch.Tensor` of shape `(rows, max_new_tokens)`, *optional*):
-            See [`SeededSampling`]. Greedy decoding without.
-        temperature, top_p (`float`, *optional*, defaults to `1.0`): Of the sampling.
-
-    Returns:
-        `list[list[int]]`: the new tokens of each row, up to and including the first one that ends it.
-
-    Raises:
-        `FloatingPointError`: if the model's logits are not numbers.
-    """
-    start, longest = ids.shape[1], settings.max_new_tokens
-    ends = torch.tensor(settings.eos_token_id, device=ids.device)
-    completions: list[list[int]] = [[] for _ in ids]
-    running = torch.arange(len(ids), device=ids.device)
-    segment = copy.copy(settings)
-    while len(running):
-        segment.max_new_tokens = min(_SEGMENT, start + longest - ids.shape[1])
-        processors = LogitsProcessorList([_RequireNumbers()])
-        if uniforms is not None:
-            processors.append(SeededSampling(uniforms[running.to(uniforms.device)], start, temperature, top_p))
-        ids = model.generate(
-            input_ids=ids,
-            attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
-            generation_config=segment,
-            logits_processor=processors,
-            **{CACHE: cache},
-        )
-        ended = torch.isin(ids[:, start:], ends)
-        going = ~ended.any(dim=1) & (ids.shape[1] - start < longest)
-        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
-        for row in (~going).nonzero().flatten().tolist():
-            completions[running[row]] = ids[row, start : start + lengths[row]].tolist()
-        if not going.all() and going.any():
-            kept = going.nonzero().flatten()
-            cache.reorder_cache(kept)
-            ids, mask = ids[kept], mask[kept]
-        running = running[going]
-    return completions
-
-
 def _uniforms(encoded, starts, batch: _Batch, seed: int, length: int) -> torch.Tensor:
     """(completions, length) numbers in [0, 1): one stream per sample, from the seed, its prompt and its number."""
-    streams = []
+    seeds = []
     for index, count in zip(batch.prompts, batch.counts, strict=True):
         prompt = derive_seed(seed, *encoded[index])
         begin = starts[index] + batch.first
-        for number in range(begin, begin + count):
-            streams.append(np.random.Generator(np.random.Philox(key=derive_seed(prompt, number))).random(length))
-    return torch.from_numpy(np.stack(streams))
+        seeds += [derive_seed(prompt, number) for number in range(begin, begin + count)]
+    return random_streams(seeds, length)
 
 
 def _generation_config(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
@@ -652,45 +481,3 @@ def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence
 def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
     """Whether an encoded prompt ends with an open draft, as with chat templates that begin the answer themselves."""
     return opens_draft(tokenizer.decode(list(prompt[-16:]), clean_up_tokenization_spaces=False))
-
-
-def keep_trainable(model: torch.nn.Module) -> None:
-    """Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
-
-    Training repacked weights crashes, or silently loses gradients on layers without a bias. Trainers call this, since
-    they evaluate between training steps.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module):
-    """Evaluation mode, and back to what was before; what can be trained stays trainable."""
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        keep_trainable(model)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _generating(model: torch.nn.Module, settings: GenerationConfig):
-    """Hides the model's own generation config, from which `generate` fills in whatever `settings` leave open: a
-    repetition penalty, beams, another cache."""
-    owner = _base_model(model)
-    hidden = owner.generation_config
-    owner.generation_config = settings
-    try:
-        yield
-    finally:
-        owner.generation_config = hidden
-
-
-def _base_model(model: torch.nn.Module) -> PreTrainedModel:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,21 +1,18 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""GRPO that reads a prompt once per group: when it generates, for the reference, and for the policy's gradient."""
+"""GRPO that reads a prompt once per group: in generation, for the reference, and for the policy's gradient."""
 
-import inspect
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-import numpy as np
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from trl import GRPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
-from ..judge.decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared
-from ..judge.sampling import derive_seed, evaluating, generate_in_segments
-from ..judge.shared_prompts import PrefixReader, left_padded, shared_lengths
+from ..judge.generation import Decoder, base_model, evaluating, random_streams
+from ..judge.orders import derive_seed
 from .shared_prefix import (
     UnusedLayout,
     attending,
@@ -25,49 +22,38 @@ from .shared_prefix import (
     prefix_obstacle,
     relative_work,
 )
+from .trl_internals import changed, overrides_trl
 
 
 logger = logging.getLogger(__name__)
 
 WORTHWHILE = 0.85
-"""Share of the work of a batch up to which its packed form is read: above, prompts are too short to gain."""
+"""Largest share of a batch's work at which its packed form is read: above, prompts are too short to gain."""
 
 SHARED_TOKENS = 1024
-"""From how many tokens of copied prompts on completions grow behind one copy. Fewer are copied: attention over two
-caches costs more than that."""
+"""Tokens of copied prompts from which on completions attend to one copy. Fewer are copied, since attention over two
+caches costs more."""
 
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
 _UNSHARED_LOSSES = ("bnpo",)
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
 
 
-# What is overridden takes these parameters in trl 1.16; where they differ, TRL's own path is taken.
-SEAMS = {
-    "_get_per_token_logps_and_entropies": (
-        "self model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss pixel_values "
-        "image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles image_sizes token_type_ids "
-        "mm_token_type_ids image_position_ids"
-    ).split(),
-    "_generate_single_turn": ("self prompt_ids images multimodal_fields num_generations has_tool_images".split()),
-}
-
-
-def changed_seams() -> list[str]:
-    """The overridden methods of [`~trl.GRPOTrainer`] whose parameters are not those that are known."""
-    methods = {name: getattr(GRPOTrainer, name, None) for name in SEAMS}
-    return [name for name, m in methods.items() if m is None or list(inspect.signature(m).parameters) != SEAMS[name]]
+_SAMPLING_ATTRIBUTES = (
+    "generation_kwargs max_completion_length temperature top_p tools use_vllm use_transformers_continuous_batching"
+).split()
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
     """
-    [`~trl.GRPOTrainer`] that pays for a prompt once per group, with TRL's numbers.
+    [`~trl.GRPOTrainer`] that computes a prompt once per group, with TRL's losses.
 
     Prompts are prefilled once per group, and sample j of a prompt has a random stream of its own, so that completions
     depend neither on the number of processes nor on their neighbors, and a resumed run draws what an unbroken one
     would. Log-probabilities of the completions of a group come from one forward pass over the prompt and all of them.
 
-    Where a model, an option or the shape of a batch does not allow it or does not gain by it, TRL's own path is taken.
-    That is decided by itself and logged once; `args.share_prompts=False` always takes TRL's path.
+    Where a model, an option, the shape of a batch or the version of TRL does not allow it or does not gain by it,
+    TRL's own path is taken, which is logged once. `args.share_prompts=False` always takes TRL's path.
     """
 
     def __init__(self, *args, **kwargs):
@@ -81,8 +67,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
             logger.log(level, message)
         self._said.add(message)
 
+    def metrics_of(self, mode: str) -> dict[str, list]:
+        """TRL's metrics of `"train"` or `"eval"` until the next log; a dictionary that is dropped if it keeps none."""
+        return getattr(self, "_metrics", defaultdict(lambda: defaultdict(list)))[mode]
+
     # Training: one forward pass per group.
 
+    @overrides_trl("Prompts are read once per completion in training, as by TRL")
     def _get_per_token_logps_and_entropies(
         self,
         model,
@@ -115,14 +106,16 @@ class GroupedGRPOTrainer(GRPOTrainer):
     def _may_pack(self, model: torch.nn.Module) -> bool:
         if not self.args.share_prompts or self._packing_works is False:
             return False
-        reason = self._setup_obstacle() or packing_obstacle(self._causal_lm(model))
+        reason = (
+            changed("_get_per_token_logps_and_entropies")
+            or self._setup_obstacle()
+            or packing_obstacle(self._causal_lm(model))
+        )
         if reason is not None:
             self._say_once(f"Prompts are read once per completion in training, as by TRL: {reason}.", logging.WARNING)
         return reason is None
 
     def _setup_obstacle(self) -> str | None:
-        if changed_seams():
-            return f"this version of TRL has changed {', '.join(changed_seams())}"
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return "the model is sharded"
         if self.args.torch_compile:
@@ -133,8 +126,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         return None
 
     def _causal_lm(self, model: torch.nn.Module) -> PreTrainedModel:
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if hasattr(model, "get_base_model") else model
+        return base_model(self.accelerator.unwrap_model(model))
 
     def _packed(self, model, packed, input_ids, logits_to_keep) -> tuple[torch.Tensor, torch.Tensor | None]:
         self._recomputing.close()
@@ -184,6 +176,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 )
         return self._packing_works
 
+    @overrides_trl("Completions stay in the batches of TRL", "_buffered_inputs", "_step", "_entropy_bonus_enabled")
     def _prepare_inputs(self, generation_batch):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
@@ -211,6 +204,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     # Generation: one prefill per group.
 
+    @overrides_trl("Critiques are generated as by TRL", *_SAMPLING_ATTRIBUTES)
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         reason = self._generation_obstacle()
         if reason is None and images is None and not multimodal_fields:
@@ -256,7 +250,11 @@ class GroupedGRPOTrainer(GRPOTrainer):
             torch.no_grad(),
             evaluating(model),  # so that nothing is dropped out
         ):
-            return complete_groups(model, prompt_ids, uniforms, settings, self.temperature, self.top_p)
+            decoder = Decoder(model, settings, self.temperature, self.top_p, SHARED_TOKENS)
+            distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
+            places = {ids: place for place, ids in enumerate(distinct)}
+            owners = [places[tuple(ids)] for ids in prompt_ids]
+            return decoder.complete(distinct, owners, uniforms, decoder.prefill(distinct))
 
 
 def _probe(input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int) -> tuple:
@@ -298,60 +296,11 @@ def group_uniforms(
     processes; a prompt that comes again is another group.
     """
     first = process_index * len(prompt_ids)
-    streams, seen = [], Counter()
+    seeds = []
+    seen: Counter = Counter()
     for place, ids in enumerate(map(tuple, prompt_ids)):
         member = (first + place) % num_generations
         number = member + num_generations * seen[ids, member]
         seen[ids, member] += 1
-        generator = np.random.Generator(np.random.Philox(key=derive_seed(seed, number, *ids)))
-        streams.append(generator.random(length))
-    return torch.from_numpy(np.stack(streams))
-
-
-def complete_groups(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Sequence[int]],
-    uniforms: torch.Tensor,
-    settings: GenerationConfig,
-    temperature: float,
-    top_p: float,
-) -> list[list[int]]:
-    """A completion of each prompt; equal prompts are read once, and long ones kept once while their completions grow.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or `PeftModel`): That generates.
-        prompt_ids (sequence of token lists): One per completion.
-        uniforms (`torch.Tensor` of shape `(completions, max_new_tokens)`): See [`SeededSampling`].
-        settings ([`~transformers.GenerationConfig`]): Greedy; the uniforms decide.
-        temperature, top_p (`float`): Of the sampling.
-
-    Returns:
-        `list[list[int]]`: token ids up to and including the first one that ends a completion.
-    """
-    distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
-    places = {ids: place for place, ids in enumerate(distinct)}
-    owners = [places[tuple(ids)] for ids in prompt_ids]
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
-    beginnings = [list(ids[:-1]) for ids in distinct]  # `generate` reads the last token itself
-    prefill = None
-    if any(beginnings):
-        reader = PrefixReader(model, settings.pad_token_id, logits_to_keep=1)
-        prefill = reader.read(beginnings, shared_lengths(beginnings))[1]
-    ids, mask = left_padded(prompt_ids, settings.pad_token_id, model.device)
-    if model.device.type != "mps":  # which has no float64
-        uniforms = uniforms.to(model.device)
-
-    def generate(cache: DynamicCache) -> list[list[int]]:
-        return generate_in_segments(model, ids, mask, cache, settings, uniforms, temperature, top_p)
-
-    if prefill is None:
-        return generate(DynamicCache(config=model.config))
-    copied = sum(map(len, prompt_ids)) - sum(map(len, distinct))
-    if copied >= SHARED_TOKENS and can_decode_shared(causal_lm):
-        cache = PromptCache(prefill, owners, model.config)
-        try:
-            with decoding_shared(causal_lm, cache):
-                return generate(cache)
-        except NotShareableError as error:
-            logger.info("Prompts are copied for each of their completions. %s", error)
-    return generate(PromptCache(prefill, owners, model.config).copy_prompts())
+        seeds.append(derive_seed(seed, number, *ids))
+    return random_streams(seeds, length)

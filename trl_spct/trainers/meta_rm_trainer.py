@@ -33,11 +33,12 @@ from ..evaluation.judgments import Judgment, credits_at
 from ..evaluation.statistics import calibration_error, mean, roc_auc
 from ..jobs import write_json
 from ..judge.critiques import Critique
+from ..judge.generation import keep_trainable
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from ..judge.preferences import InvalidPreference, Preference, checked_labels
 from ..judge.prompts import conversation_text, judge_template, meta_messages
-from ..judge.sampling import keep_trainable, special_tokens
+from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
 from .loading import check_output_dir, stored_template
 from .meta_rm_config import MetaRMTrainingConfig

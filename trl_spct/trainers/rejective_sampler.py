@@ -25,8 +25,9 @@ from ..data.instructions import instruction_rows
 from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
 from ..jobs import ShardedJob, rows_digest, write_json
+from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
-from ..judge.sampling import Sampler, context_length, encode_prompts, keep_trainable, sample_critiques
+from ..judge.sampling import Sampler, context_length, encode_prompts, sample_critiques
 from .loading import (
     check_arguments,
     check_output_dir,

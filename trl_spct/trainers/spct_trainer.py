@@ -14,10 +14,12 @@ from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order
 from ..evaluation.judgments import PipelineJudge, scaling_results
 from ..judge.critiques import Critique
+from ..judge.generation import keep_trainable
+from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
 from ..judge.prompts import judge_messages, judge_template
-from ..judge.sampling import Sample, derive_seed, keep_trainable, read_sample, special_tokens
+from ..judge.sampling import Sample, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
 from .loading import (
     check_arguments,
@@ -32,6 +34,7 @@ from .loading import (
 from .monitoring import CollapseAlarms, critique_metrics
 from .refilling import refill
 from .spct_config import SPCTConfig
+from .trl_internals import overrides_trl
 
 
 class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
@@ -130,6 +133,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self._voting_judge: PipelineJudge | None = None
         self.add_callback(CollapseAlarms())
 
+    @overrides_trl("Responses keep their order and no group is refilled")
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self._batch_of(inputs)
         return self._refilled(batch, inputs) if self.model.training and self.args.refill_groups else batch
@@ -145,7 +149,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         return super()._generate_and_score_completions(rows)
 
     def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        metrics = self._metrics["train"]
+        metrics = self.metrics_of("train")
         as_drawn = {name: list(values) for name, values in metrics.items()}
         refilled = refill(
             batch,
@@ -178,7 +182,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         if self.args.eval_votes and isinstance(rows, Dataset):
             for name, value in self._vote(rows).items():
-                self._metrics["eval"][f"spct/{name}"].append(value)
+                self.metrics_of("eval")[f"spct/{name}"].append(value)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def _vote(self, rows: Dataset) -> dict[str, float]:
@@ -205,7 +209,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         return {f"{'guided' if r['guided'] else 'vote'}@{r['k']}": r["accuracy"] for r in results}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self.metrics_of("train" if self.model.training else "eval")
         if "frac_reward_zero_std" in metrics:
             metrics["spct/zero_signal"] = list(metrics["frac_reward_zero_std"])
         # TRL logs the metrics of all evaluation sets as `eval_…`, where the last one overwrites the others.

@@ -1,0 +1,277 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Decoding of token ids: seeded sampling with `generate`, and prompts that are read once for all their completions."""
+
+import copy
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    TopPLogitsWarper,
+)
+
+from .compat import CACHE
+from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
+from .shared_prompts import Prefill, PrefixReader, left_padded, shared_lengths
+
+
+logger = logging.getLogger(__name__)
+
+SEGMENT = 32
+"""Tokens after which rows that have ended leave the batch."""
+
+
+class Decoder:
+    """Completes prompts of token ids. Each prompt is read once, and its keys and values serve all its completions.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model, in evaluation mode.
+        settings ([`~transformers.GenerationConfig`]): Greedy, with pad and end tokens and `max_new_tokens`.
+        temperature, top_p (`float`): Of the sampling.
+        min_copied (`int`, *optional*, defaults to `0`):
+            Tokens of copied prompts from which on completions attend to one copy instead.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: GenerationConfig,
+        temperature: float,
+        top_p: float,
+        min_copied: int = 0,
+    ):
+        self.model, self.settings = model, settings
+        self.temperature, self.top_p = temperature, top_p
+        self.min_copied = min_copied
+        self.owner = base_model(model)
+        self.shares = can_decode_shared(self.owner)
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill | None:
+        """Reads all tokens of the prompts but the last, which `generate` reads itself; `None` if there are none."""
+        beginnings = [list(ids[:-1]) for ids in prompts]
+        if not any(beginnings):
+            return None
+        reader = PrefixReader(self.model, self.settings.pad_token_id, logits_to_keep=1)
+        return reader.read(beginnings, shared_lengths(beginnings))[1]
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        owners: list[int],
+        uniforms: torch.Tensor | None,
+        prefill: Prefill | None,
+    ) -> list[list[int]]:
+        """One completion for each of `owners`.
+
+        Args:
+            prompts (sequence of token ids): Distinct prompts.
+            owners (`list[int]`): Number of the prompt of each completion; every prompt has one.
+            uniforms (`torch.Tensor` of shape `(completions, max_new_tokens)`, *optional*): See [`SeededSampling`].
+            prefill ([`Prefill`], *optional*): Of the prompts without their last tokens. Without, they are read here.
+
+        Returns:
+            `list[list[int]]`: token ids up to and including the first one that ends a completion.
+        """
+        ids, mask = left_padded(prompts, self.settings.pad_token_id, self.model.device)
+        rows = torch.tensor(owners, device=ids.device)
+        if uniforms is not None and ids.device.type != "mps":  # which has no float64
+            uniforms = uniforms.to(ids.device)
+
+        def generate(cache: DynamicCache) -> list[list[int]]:
+            chosen = (self.settings, uniforms, self.temperature, self.top_p)
+            return generate_in_segments(self.model, ids[rows], mask[rows], cache, *chosen)
+
+        if prefill is None:
+            cache = self._read(ids, mask)
+            cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
+            return generate(cache)
+        copied = sum(prefill.lengths[owner] for owner in owners) - sum(prefill.lengths)
+        if self.shares and copied >= self.min_copied and worth_sharing(prefill, len(owners), self.model.config):
+            shared = PromptCache(prefill, owners, self.model.config)
+            try:
+                with decoding_shared(self.owner, shared):
+                    return generate(shared)
+            except NotShareableError as error:
+                logger.info("Prompts are copied for each of their completions. %s", error)
+                self.shares = False
+        return generate(PromptCache(prefill, owners, self.model.config).copy_prompts())
+
+    def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        if input_ids.shape[1] > 1:
+            positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+            self.model(
+                input_ids=input_ids[:, :-1],
+                attention_mask=attention_mask[:, :-1],
+                position_ids=positions[:, :-1],
+                use_cache=True,
+                logits_to_keep=1,
+                **{CACHE: cache},
+            )
+        return cache
+
+
+def random_streams(seeds: Iterable[int], length: int) -> torch.Tensor:
+    """Numbers in [0, 1) of shape `(seeds, length)` in float64, one stream per seed."""
+    streams = [np.random.Generator(np.random.Philox(key=seed)).random(length) for seed in seeds]
+    return torch.from_numpy(np.stack(streams))
+
+
+def generate_in_segments(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    cache: DynamicCache,
+    settings: GenerationConfig,
+    uniforms: torch.Tensor | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> list[list[int]]:
+    """Calls `generate` for some tokens at a time, each time with the rows that have not ended.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
+        ids, mask (`torch.Tensor` of shape `(rows, length)`): Prompts, padded on the left.
+        cache ([`~transformers.DynamicCache`]): Keys and values of all their tokens but the last.
+        settings ([`~transformers.GenerationConfig`]): Greedy: `uniforms` decide.
+        uniforms (`torch.Tensor` of shape `(rows, max_new_tokens)`, *optional*):
+            See [`SeededSampling`]. Greedy decoding without.
+        temperature, top_p (`float`, *optional*, defaults to `1.0`): Of the sampling.
+
+    Returns:
+        `list[list[int]]`: the new tokens of each row, up to and including the first one that ends it.
+
+    Raises:
+        `FloatingPointError`: if the model's logits are not numbers.
+    """
+    start, longest = ids.shape[1], settings.max_new_tokens
+    ends = torch.tensor(settings.eos_token_id, device=ids.device)
+    completions: list[list[int]] = [[] for _ in ids]
+    running = list(range(len(ids)))
+    segment = copy.copy(settings)
+    while running:
+        segment.max_new_tokens = min(SEGMENT, start + longest - ids.shape[1])
+        numbers = _NumberCheck()
+        processors = LogitsProcessorList([numbers])
+        if uniforms is not None:
+            processors.append(SeededSampling(uniforms[running], start, temperature, top_p))
+        ids = model.generate(
+            input_ids=ids,
+            attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+            generation_config=segment,
+            logits_processor=processors,
+            **{CACHE: cache},
+        )
+        numbers.check(ids.shape[1])
+        ended = torch.isin(ids[:, start:], ends)
+        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
+        finished = (ended.any(dim=1) | (ids.shape[1] - start >= longest)).tolist()
+        for place, done in enumerate(finished):
+            if done:
+                completions[running[place]] = ids[place, start : start + lengths[place]].tolist()
+        kept = [place for place, done in enumerate(finished) if not done]
+        if kept and len(kept) < len(running):
+            places = torch.tensor(kept, device=ids.device)
+            cache.reorder_cache(places)
+            ids, mask = ids[places], mask[places]
+        running = [running[place] for place in kept]
+    return completions
+
+
+class SeededSampling(LogitsProcessor):
+    """Draws each token by inverting the cumulative distribution at a uniform number fixed beforehand.
+
+    `generate` draws from one global generator, so that a sample depends on its neighbors in the batch. Here row b uses
+    `uniforms[b, t]` at step t, and greedy search picks what was drawn. Computed in float64, where the uniforms are.
+
+    Args:
+        uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
+        prompt_length (`int`): Length of `input_ids` before the first new token.
+        temperature (`float`): Divides the logits.
+        top_p (`float`): Nucleus sampling; `1.0` keeps the whole vocabulary.
+    """
+
+    def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):
+        self.uniforms = uniforms
+        self.prompt_length = prompt_length
+        self.temperature = temperature
+        self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        logits = scores.float().to(self.uniforms.device).double() / self.temperature
+        if self.nucleus is not None:
+            logits = self.nucleus(input_ids, logits)
+        cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+        drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens.to(scores.device), 0.0)
+
+
+class _NumberCheck(LogitsProcessor):
+    """Notes logits that are not numbers, from which a model would decode arbitrary tokens. Read once per segment,
+    since reading a flag waits for the device."""
+
+    def __init__(self):
+        self.broken: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        broken = scores.isnan().any()
+        self.broken = broken if self.broken is None else self.broken | broken
+        return scores
+
+    def check(self, length: int) -> None:
+        if self.broken is not None and self.broken:
+            raise FloatingPointError(
+                f"Found logits that are not numbers (NaN) within {length} tokens. Load the model in bfloat16 or "
+                "float32, and check that its weights are finite."
+            )
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
+
+    Training repacked weights crashes, or silently loses gradients on layers without a bias. Trainers call this, since
+    they evaluate between training steps.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module):
+    """Evaluation mode, and back to what was before; what can be trained stays trainable."""
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        keep_trainable(model)
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def generating(model: torch.nn.Module, settings: GenerationConfig):
+    """Hides the model's own generation config, from which `generate` fills in whatever `settings` leave open: a
+    repetition penalty, beams, another cache."""
+    owner = base_model(model)
+    hidden = owner.generation_config
+    owner.generation_config = settings
+    try:
+        yield
+    finally:
+        owner.generation_config = hidden
+
+
+def base_model(model: torch.nn.Module) -> PreTrainedModel:
+    return model.getbase_model() if hasattr(model, "getbase_model") else model
