@@ -224,7 +224,7 @@ def test_attention_that_takes_more_is_copied_for(caplog):
     model, tokenizer = AutoModelForCausalLM.from_config(config).eval(), tiny_tokenizer()
     prompts = [[{"role": "user", "content": text}] for text in ("Why?", "How does it come about, and when?")]
     usual = model.config._attn_implementation
-    with caplog.at_level("INFO", logger="trl_spct.judge.sampling"):
+    with caplog.at_level("INFO", logger="trl_spct.judge.generation"):
         samples = sample_critiques(model, tokenizer, prompts, k=3, temperature=0, max_new_tokens=12)
     assert "GptOssAttention" in caplog.text and model.config._attn_implementation == usual
     for prompt, group in zip(prompts, samples, strict=True):

@@ -274,4 +274,4 @@ def generating(model: torch.nn.Module, settings: GenerationConfig):
 
 
 def base_model(model: torch.nn.Module) -> PreTrainedModel:
-    return model.getbase_model() if hasattr(model, "getbase_model") else model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
