@@ -282,7 +282,8 @@ def _join(paths: list[Path], arrow: Path, schema: pa.Schema) -> None:
 
 
 def _write(path: Path, records: list[dict[str, Any]], features: Features) -> None:
-    table = Dataset.from_list(records, features=features).with_format("arrow")[:]
+    columns = {name: [record[name] for record in records] for name in features}  # `from_list` takes no empty list
+    table = Dataset.from_dict(columns, features=features).with_format("arrow")[:]
     with in_one_step(path) as partial:
         pq.write_table(table.cast(features.arrow_schema), partial)
     _delete(path.parent.glob(f"{path.stem}.*.partial"))

@@ -48,7 +48,7 @@ def test_rows_are_measured_against_the_shorter_of_two_contexts(kind, tmp_path):
     def kept(limit, positions, invalid_rows="drop"):
         args = kind(str(tmp_path), max_context_length=limit, invalid_rows=invalid_rows, **CPU)
         config = tiny_config("llama", tokenizer, max_position_embeddings=positions)
-        return len(rows_for(dataset, tokenizer, args, config, "rows"))
+        return len(rows_for(dataset, tokenizer, args, config, "rows").dataset)
 
     assert kept(middle, 8192) == kept(None, middle) == kept(8192, middle) == 2
     assert kept(middle - 1, 8192) == 1

@@ -10,6 +10,7 @@ import textwrap
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -1173,3 +1174,55 @@ def test_a_folder_holds_an_adapter_or_a_full_model(judge, tmp_path):
     with pytest.raises(FileExistsError, match="of a full model"):
         trainer_of(tmp_path / "full", str(tmp_path / "adapter"))
     trainer_of(tmp_path / "full", judge)
+
+
+class Refusing(Script):
+    """Refuses to complete some prompts, as a server with a content filter does, and completes all others."""
+
+    class Error(RuntimeError):
+        def __init__(self, completed, refusals):
+            super().__init__("Found a refusal.")
+            self.completed, self.refusals = completed, refusals
+
+    def __init__(self, refused):
+        super().__init__()
+        self.refused = refused
+
+    def __call__(self, prompts, k, seed, **options):
+        texts = [prompt[-1]["content"] for prompt in prompts]
+        refusals = {i: SimpleNamespace(cause="content_filter") for i, text in enumerate(texts) if self.refused(text)}
+        samples = dict(enumerate(super().__call__(prompts, k, seed)))
+        if refusals:
+            raise self.Error({i: s for i, s in samples.items() if i not in refusals}, refusals)
+        return list(samples.values())
+
+
+@pytest.mark.parametrize("rows_per_shard", [1, 2, 4])
+def test_rows_that_the_sampler_refuses_are_dropped_by_cause(rows_per_shard, judge, collected, tmp_path, caplog):
+    sampler = Refusing(lambda text: "row 1:" in text or ("row 3:" in text and HINT in text))
+    changes = {"invalid_rows": "drop", "rows_per_shard": rows_per_shard}
+    trainer = trainer_of(tmp_path, judge, sampler, changes=changes)
+    expected = [r for r in collected[0] if r["row"] != 1 and not (r["row"] == 3 and r["hinted"])]
+    assert trainer.collect().to_list() == expected
+    assert trainer.report["refused"] == {"content_filter": 2}
+    assert "The sampler refused 2 content_filter prompts." in caplog.text
+    again = trainer_of(tmp_path, judge, sampler, changes=changes)
+    asked = len(sampler.calls)
+    assert again.collect().to_list() == expected and again.report["refused"] == {"content_filter": 2}
+    assert len(sampler.calls) == asked, "a restart asks for nothing"
+
+
+def test_a_sampler_that_refuses_everything_keeps_nothing(judge, tmp_path):
+    trainer = trainer_of(tmp_path, judge, Refusing(lambda text: True), changes={"invalid_rows": "drop"})
+    assert len(trainer.collect()) == 0 and trainer.report["refused"] == {"content_filter": 4}
+    with pytest.raises(NothingKeptError, match="out of 0"):
+        trainer.train()
+
+
+def test_a_refused_row_stops_a_run_that_may_not_drop_it(judge, tmp_path):
+    trainer = trainer_of(tmp_path, judge, Refusing(lambda text: "row 1:" in text))
+    with pytest.raises(Refusing.Error):
+        trainer.collect()
+    again = trainer_of(tmp_path, judge, Refusing(lambda text: False))
+    assert len(again.collect()) == 16
+    assert not any("row 0:" in text for text in again.sampler.calls[0]), "it was complete"

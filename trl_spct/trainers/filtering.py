@@ -99,7 +99,7 @@ def without_easy_for(
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)
     numbered = dataset.add_column(_NUMBER, list(range(len(dataset))))
-    rows = rows_for(numbered, tokenizer, args, model.config, name)
+    rows = rows_for(numbered, tokenizer, args, model.config, name).dataset
     sampler = partial(
         sample_critiques,
         model.to(args.device) if not getattr(model, "is_quantized", False) else model,

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import cached_file
 from trl.trainer.utils import create_model_from_path
 
-from ..data.preparation import prepare_judge_rows
+from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
 from ..judge.sampling import context_length
 
@@ -180,7 +180,7 @@ def store_template(config: PreTrainedConfig, template: str) -> None:
 
 def rows_for(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, config: PreTrainedConfig, name: str
-) -> Dataset:
+) -> PreparedPreferences:
     """Prepares preference rows in any accepted shape, and measures their prompts against the judge's context.
 
     Args:
@@ -202,7 +202,7 @@ def rows_for(
         shuffle_responses=args.shuffle_responses,
         max_completion_length=args.max_completion_length or 1,
         context_length=min(limits, default=None),
-    ).dataset
+    )
 
 
 def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:

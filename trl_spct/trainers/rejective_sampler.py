@@ -50,7 +50,7 @@ from .rejection_report import (
     trajectory_groups,
 )
 from .rejective_sampler_config import RejectiveSamplerConfig
-from .trajectories import TrajectoryCollector, check_sampler, name_of
+from .trajectories import TrajectoryCollector, check_sampler, count_refused, name_of
 
 
 logger = get_logger(__name__)
@@ -118,7 +118,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
             that returns k [`~trl_spct.judge.sampling.Sample`]s for each of the prompts, which are message lists. The
             options come from the configuration. If it raises a `RuntimeError` with an attribute `completed`, the
-            samples by number of the prompts that are done, these are kept and not asked for again.
+            samples by number of the complete prompts, these are kept and not sampled again. Prompts in its attribute
+            `refusals` are dropped if `invalid_rows="drop"`, see [`~trl_spct.judge.sampling.PromptRefusedError`].
         general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
             trajectory that is trained on. Without general data the paper loses 5 points.
@@ -170,6 +171,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             eval_dataset = _eval_rows(eval_dataset, self.judge_tokenizer, "eval_dataset")
         self.trajectories: Dataset | None = None
         self.rows: Dataset | None = None
+        self.row_numbers: Sequence[int] | None = None
         self.report: Report | None = None
         self.mixture: dict[str, int] = {}
         self.sampled_by = model if isinstance(model, str) else config._name_or_path
@@ -179,7 +181,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             self.trajectories = train_dataset
             prompt = train_dataset[0]["prompt"]
         else:
-            self.rows = rows_for(train_dataset, processing_class, args, config, "train_dataset")
+            prepared = rows_for(train_dataset, processing_class, args, config, "train_dataset")
+            self.rows = prepared.dataset
+            # Rows that were dropped for their length are missing in the numbers.
+            self.row_numbers = prepared.row_numbers if len(prepared.row_numbers) == len(prepared.dataset) else None
             prompt = self.rows[0]["prompt"]
         # `SFTTrainer` prepares its data before it has a model; one row in the final format tells it the kind.
         placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
@@ -402,7 +407,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return partial(sample_critiques, model, tokenizer, batch_size=self.args.sampling_batch_size)
 
     def _fill(self, job: ShardedJob, sampler: Sampler, tokenizer, limit: int | None, concurrency: int = 1) -> None:
-        collector = TrajectoryCollector(self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit)
+        collector = TrajectoryCollector(
+            self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers
+        )
         if tokenizer is not None or limit != self.context_length:
             collector.check_rows()
         accelerator = self.accelerator
@@ -418,6 +425,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.report = rejection_report(trajectories)
         self.log(rejection_metrics(self.report))
         logger.info(rejection_summary(self.report), main_process_only=True)
+        if refused := count_refused(folder):
+            self.report["refused"] = refused
+            logger.warning(f"The sampler refused {_counts(refused)} prompts.", main_process_only=True)
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
             plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)

@@ -45,7 +45,8 @@ class RejectiveSamplerConfig(SFTConfig):
         source (`str`, *optional*):
             Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
-            What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+            What to do with rows that cannot be used, or that the sampler refuses to complete (content filters of a
+            server): `"error"` names the first one, `"drop"` counts them by cause.
         sampling_batch_size (`int`, *optional*, defaults to `64`):
             Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):

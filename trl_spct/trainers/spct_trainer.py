@@ -104,7 +104,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         processing_class = processing_class or load_tokenizer(model, config, args)
 
         def rows(dataset, name):
-            return rows_for(dataset, processing_class, args, config, name)
+            return rows_for(dataset, processing_class, args, config, name).dataset
 
         if train_dataset is not None:
             train_dataset = rows(train_dataset, "train_dataset")

@@ -1,11 +1,12 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""From preference rows to judged trajectories, a shard at a time, whoever samples."""
+"""Collection of trajectories from preference rows, one shard at a time."""
 
 import inspect
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,19 @@ from .rejection import Trajectory, select_trajectories
 
 logger = logging.getLogger(__name__)
 
+REFUSED = ".refused.json"
+"""Suffix of the file beside a shard that counts the prompts which the sampler refused, by cause."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """What a row is asked with, and where its trajectories belong."""
+
+    index: int  # of the prepared row
+    row: Mapping[str, Any]
+    messages: Messages
+    hinted: bool = False
+
 
 class TrajectoryCollector:
     """Samples the rows of a shard without and with hints, reads the scores, and applies the rejection rule.
@@ -32,10 +46,11 @@ class TrajectoryCollector:
     Args:
         rows ([`~datasets.Dataset`]): Rows of [`~trl_spct.data.preparation.judge_rows`].
         sampler (`Callable`): See [`RejectiveSampler`].
-        args ([`RejectiveSamplerConfig`]): What is sampled, and which rows are hinted.
-        judge_tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Of the judge that the prompts were made for.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Of who samples; the judge's by default.
-        context_length (`int`, *optional*): Of who samples. Prompts are not measured without it.
+        args ([`RejectiveSamplerConfig`]): Number of samples, hints, template and sampling options.
+        judge_tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The judge's, for which the prompts were prepared.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The sampler's; the judge's by default.
+        context_length (`int`, *optional*): The sampler's. Without it, prompts are not measured.
+        row_numbers (sequence of `int`, *optional*): Number of each row in the user's dataset, for errors.
     """
 
     def __init__(
@@ -46,11 +61,13 @@ class TrajectoryCollector:
         judge_tokenizer: PreTrainedTokenizerBase,
         tokenizer: PreTrainedTokenizerBase | None = None,
         context_length: int | None = None,
+        row_numbers: Sequence[int] | None = None,
     ):
         self.rows = rows
         self.args = args
         self.tokenizer = tokenizer or judge_tokenizer
         self.context_length = context_length
+        self.row_numbers = range(len(rows)) if row_numbers is None else row_numbers
         self.sampler = partial(
             sampler, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_completion_length
         )
@@ -58,14 +75,14 @@ class TrajectoryCollector:
         own = set(special_tokens(judge_tokenizer))
         engine = sampler.func if isinstance(sampler, partial) else sampler
         foreign = set(special_tokens(self.tokenizer)) | set(getattr(engine, "special_tokens", ()))
-        # Prompts stand fenced against the judge's special tokens; who samples may have others.
+        # Prompts are fenced against the judge's special tokens; a sampler may have others.
         self._fence = None if foreign <= own else tuple(sorted(own | foreign))
 
     def check_rows(self) -> None:
-        """Refuses rows that do not fit the context of who samples.
+        """Refuses rows that do not fit into the sampler's context.
 
         Raises:
-            [`~trl_spct.judge.sampling.PromptTooLongError`]: naming the row.
+            [`~trl_spct.judge.sampling.PromptTooLongError`]: with the number of the row.
         """
         if self.context_length is None:
             return
@@ -75,21 +92,28 @@ class TrajectoryCollector:
         check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
 
     def __call__(self, numbers: range, path: Path) -> list[dict[str, Any]]:
-        """The trajectories of these rows, in the order of the rows.
+        """The trajectories of some rows, in the order of the rows.
+
+        Rows that the sampler refuses have none if `invalid_rows="drop"`; their causes are written beside the shard.
 
         Args:
-            numbers (`range`): Row numbers.
-            path (`Path`): Of their shard. Beside it is kept what was sampled when a sampler failed.
+            numbers (`range`): Indices of the rows.
+            path (`Path`): Path of their shard. If the sampler fails, complete samples are kept beside it.
         """
-        rows = list(self.rows.select(numbers))
-        kept = _Samples(path.with_suffix(".samples.partial"))
+        rows = {index: self.rows[index] for index in numbers}
+        samples = _Samples(path.with_suffix(".samples.partial"))
         try:
-            records = self._unhinted(numbers, rows, kept)
-            records += self._hinted(numbers, rows, records, kept)
+            records = self._sample(samples, [_Prompt(i, row, self._prompt(row)) for i, row in rows.items()])
+            hinted = [
+                _Prompt(i, rows[i], self._hinted_prompt(rows[i]), True) for i in self._rows_to_hint(rows, records)
+            ]
+            records += self._sample(samples, self._fitting(hinted))
         except (RuntimeError, ValueError, OSError) as error:
-            kept.write()
-            error.add_note(f"It happened to rows {numbers.start} to {numbers.stop - 1}. A restart goes on from here.")
+            samples.write()
+            error.add_note(f"In rows {numbers.start} to {numbers.stop - 1}. A restart resumes here.")
             raise
+        if samples.refused:
+            write_json(path.with_suffix(REFUSED), Counter(samples.refused.values()))
         selection = select_trajectories(
             [Trajectory(r["row"], r["scores"], r["labels"], r["hinted"]) for r in records], self.args.reject_too_easy
         )
@@ -97,30 +121,22 @@ class TrajectoryCollector:
             record["outcome"] = outcome.value
         return sorted(records, key=lambda record: (record["row"], record["sample"]))
 
-    def _unhinted(self, numbers: range, rows: list[dict], kept: "_Samples") -> list[dict[str, Any]]:
-        prompts = [self._prompt(row) for row in rows]
-        drawn = kept.draw(self.sampler, prompts, self.args.num_generations, self.args.seed)
+    def _sample(self, samples: "_Samples", prompts: Sequence[_Prompt]) -> list[dict[str, Any]]:
+        k = 1 if prompts and prompts[0].hinted else self.args.num_generations
+        messages, numbers = [p.messages for p in prompts], [self.row_numbers[p.index] for p in prompts]
+        drawn = samples.draw(self.sampler, messages, k, self.args.seed, numbers, self.args.invalid_rows == "drop")
         return [
-            self._record(numbers[i], number, rows[i], sample, hinted=False)
-            for i, samples in enumerate(drawn)
-            for number, sample in enumerate(samples)
+            self._record(prompt, self.args.num_generations if prompt.hinted else number, sample)
+            for prompt, of_prompt in zip(prompts, drawn, strict=True)
+            for number, sample in enumerate(of_prompt)
         ]
 
-    def _hinted(self, numbers: range, rows: list[dict], records: list[dict], kept: "_Samples") -> list[dict[str, Any]]:
-        chosen = self._rows_to_hint(numbers, records)
-        prompts = {i: self._hinted_prompt(rows[numbers.index(i)]) for i in chosen}
-        prompts = self._fitting(prompts)
-        drawn = kept.draw(self.sampler, list(prompts.values()), 1, self.args.seed)
-        return [
-            self._record(i, self.args.num_generations, rows[numbers.index(i)], samples[0], hinted=True)
-            for i, samples in zip(prompts, drawn, strict=True)
-        ]
-
-    def _rows_to_hint(self, numbers: range, records: Sequence[Mapping[str, Any]]) -> list[int]:
+    def _rows_to_hint(self, rows: Mapping[int, Any], records: Sequence[Mapping[str, Any]]) -> list[int]:
         if self.args.hint == "none":
             return []
+        sampled = {record["row"] for record in records}
         solved = {record["row"] for record in records if is_correct(record["scores"], record["labels"])}
-        return [i for i in numbers if self.args.hint == "all" or i not in solved]
+        return [i for i in rows if i in sampled and (self.args.hint == "all" or i not in solved)]
 
     def _prompt(self, row: Mapping[str, Any]) -> Messages:
         if self._fence is None:
@@ -135,32 +151,32 @@ class TrajectoryCollector:
         hint = hint_line(shown, template, row.get("preference_strength"))
         return [*before, {**turn, "content": f"{turn['content']}\n\n{hint}"}]
 
-    def _fitting(self, prompts: dict[int, Messages]) -> dict[int, Messages]:
-        """A hint makes a prompt longer than the one that was checked; a row that it does not fit goes without."""
+    def _fitting(self, prompts: Sequence[_Prompt]) -> list[_Prompt]:
+        """The prompts that fit into the context. A hint makes a prompt longer than the one that was checked."""
         if self.context_length is None or not prompts:
-            return prompts
+            return list(prompts)
         longest = self.context_length - self.args.max_completion_length
-        # A byte makes at most one token, and few prompts come so close to the limit that they must be counted.
-        close = [i for i, prompt in prompts.items() if self._overhead + _num_bytes(prompt) > longest]
-        lengths = map(len, encode_prompts(self.tokenizer, [prompts[i] for i in close]))
-        too_long = {i for i, length in zip(close, lengths, strict=True) if length > longest}
+        # A byte makes at most one token, so that only prompts near the limit are tokenized.
+        near = [p for p in prompts if self._overhead + _num_bytes(p.messages) > longest]
+        lengths = map(len, encode_prompts(self.tokenizer, [p.messages for p in near]))
+        too_long = {p.index for p, length in zip(near, lengths, strict=True) if length > longest}
         if too_long:
             logger.warning(
                 "Rows %s have no hinted trajectory: with the hint, their prompts exceed %d tokens.",
                 sorted(too_long),
                 longest,
             )
-        return {i: prompt for i, prompt in prompts.items() if i not in too_long}
+        return [p for p in prompts if p.index not in too_long]
 
-    def _record(self, index: int, number: int, row: Mapping[str, Any], sample: Sample, hinted: bool) -> dict[str, Any]:
-        n = len(row["responses"])
+    def _record(self, prompt: _Prompt, number: int, sample: Sample) -> dict[str, Any]:
+        row, n = prompt.row, len(prompt.row["responses"])
         critique = read_sample(sample, n, judge_template(self.args.template, binary=n == 1)).in_row_order(row["order"])
         return {
             **row,
             "completion": [{"role": "assistant", "content": sample.text}],
-            "row": index,
+            "row": prompt.index,
             "sample": number,
-            "hinted": hinted,
+            "hinted": prompt.hinted,
             "scores": None if critique.scores is None else list(critique.scores),
             "problem": critique.problem,
             "completion_ids": None if sample.ids is None else list(sample.ids),
@@ -169,30 +185,62 @@ class TrajectoryCollector:
 
 
 class _Samples:
-    """The samples of a shard as far as they go, and a file for what there was when a sampler failed."""
+    """The samples of a shard so far, and the causes of refused prompts; written to a file when the sampler fails."""
 
     def __init__(self, path: Path):
         self.path = path
-        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        self.drawn = {key: [Sample(**sample) for sample in samples] for key, samples in stored.items()}
+        stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"drawn": {}, "refused": {}}
+        self.drawn = {key: [Sample(**sample) for sample in samples] for key, samples in stored["drawn"].items()}
+        self.refused: dict[str, str] = stored["refused"]
 
-    def draw(self, sampler: Callable, prompts: Sequence[Messages], k: int, seed: int) -> list[list[Sample]]:
+    def draw(
+        self,
+        sampler: Callable[..., list[list[Sample]]],
+        prompts: Sequence[Messages],
+        k: int,
+        seed: int,
+        row_numbers: Sequence[int],
+        drop_refused: bool,
+    ) -> list[list[Sample]]:
+        """k samples of each prompt, and none of prompts that the sampler refuses, if these may be dropped."""
         keys = [rows_digest([(k, prompt)]) for prompt in prompts]
-        missing = [i for i, key in enumerate(keys) if key not in self.drawn]
+        missing = [i for i, key in enumerate(keys) if key not in self.drawn and key not in self.refused]
         if missing:
             try:
                 drawn = dict(enumerate(sampler([prompts[i] for i in missing], k, seed)))
+                _check_counts(drawn, len(missing), k)
             except RuntimeError as error:
                 drawn = getattr(error, "completed", {})
+                refused = getattr(error, "refusals", {})
                 self.drawn |= {keys[missing[j]]: samples for j, samples in drawn.items()}
-                raise
-            _check_counts(drawn, len(missing), k)
+                if not (drop_refused and refused and len(drawn) + len(refused) == len(missing)):
+                    renumbered = _renumbered(error, [row_numbers[i] for i in missing])
+                    raise renumbered from (None if renumbered is error else error)
+                self.refused |= {keys[missing[j]]: refusal.cause for j, refusal in refused.items()}
             self.drawn |= {keys[missing[j]]: samples for j, samples in drawn.items()}
-        return [self.drawn[key] for key in keys]
+        return [self.drawn.get(key, []) for key in keys]
 
     def write(self) -> None:
-        if self.drawn:
-            write_json(self.path, {key: [asdict(sample) for sample in samples] for key, samples in self.drawn.items()})
+        if self.drawn or self.refused:
+            drawn = {key: [asdict(sample) for sample in samples] for key, samples in self.drawn.items()}
+            write_json(self.path, {"drawn": drawn, "refused": self.refused})
+
+
+def _renumbered(error: RuntimeError, row_numbers: Sequence[int]) -> RuntimeError:
+    """The error of an engine with the numbers of the user's rows; that of any other sampler unchanged."""
+    renumbered = getattr(error, "renumbered", None)
+    if renumbered is None:
+        return error
+    note = "Drop rows that the sampler refuses with `invalid_rows='drop'`." if getattr(error, "refusals", {}) else ""
+    return renumbered(row_numbers, note=note, name="train_dataset row")
+
+
+def count_refused(folder: Path) -> dict[str, int]:
+    """Numbers of dropped prompts by cause, over all shards of a folder."""
+    counts: Counter[str] = Counter()
+    for path in folder.glob(f"shard-*{REFUSED}"):
+        counts.update(json.loads(path.read_text(encoding="utf-8")))
+    return dict(counts)
 
 
 def _num_bytes(prompt: Messages) -> int:
@@ -209,10 +257,10 @@ def _check_counts(drawn: Mapping[int, Sequence[Sample]], num_prompts: int, k: in
 
 
 def check_sampler(sampler: Any) -> None:
-    """Refuses what cannot sample before a model is loaded.
+    """Checks a sampler before a model is loaded.
 
     Raises:
-        `TypeError`: if a sampler is no path, no model and no callable that takes what it will be given.
+        `TypeError`: if it is not a path, a model or a callable with the signature of [`~judge.sampling.Sampler`].
     """
     if sampler is None or isinstance(sampler, (str, torch.nn.Module)):
         return
@@ -230,12 +278,13 @@ def check_sampler(sampler: Any) -> None:
 
 
 def name_of(sampler: Any) -> str:
-    """Who samples, as far as it can be told across starts."""
+    """Name of a sampler, the same in each start of a run."""
     if isinstance(sampler, str):
         return sampler
     if isinstance(sampler, partial):
         return name_of(sampler.func)
     path = getattr(getattr(sampler, "config", None), "_name_or_path", None)
     name = getattr(sampler, "name", None)
-    named = path or (name if isinstance(name, str) else None)
-    return named or getattr(sampler, "__qualname__", type(sampler).__qualname__)
+    if path or isinstance(name, str):
+        return str(path or name)
+    return str(getattr(sampler, "__qualname__", type(sampler).__qualname__))
