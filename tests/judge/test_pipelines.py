@@ -792,7 +792,7 @@ def test_what_was_handed_out_is_not_kept(pipe):
     with pytest.raises(EngineError, match="^Row 0: gone. 0 judgments"):
         alone(FOUR[0])
     unnamed = GRMRewardPipeline(Dying(pipe.model, pipe.tokenizer, 2), device="cpu")
-    unnamed.engine.kind = lambda message, row=None, status=None, done=None: EngineError("no server", None, None, done)
+    unnamed.engine.kind = lambda *args, **kwargs: EngineError("no server", completed=args[3])
     with pytest.raises(EngineError, match="^no server 2 judgments") as found:
         unnamed(FOUR, k=1, max_new_tokens=6, order="fixed", batch_size=3)
     assert found.value.row is None and found.value.completed.keys() == {0, 1}

@@ -61,6 +61,7 @@ def split_words(chosen: str, rejected: str) -> tuple[str, str, str] | None:
     cuts = [cut for cut in cuts if cut <= longest and shared[:cut].strip()]
     if not cuts and unspaced:
         cuts = [cut for cut in range(1, longest + 1) if not _continues(chosen, cut) and not _continues(rejected, cut)]
+        cuts = [cut for cut in cuts if shared[:cut].strip()]
     return (shared[: cuts[-1]], chosen[cuts[-1] :], rejected[cuts[-1] :]) if cuts else None
 
 
