@@ -142,7 +142,7 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
         name, served = model_args.model_name_or_path, args.tokenizer_name_or_path
         engine = make_engine(name, args.base_url, served, args.dialect, args.api_key)
         stored = stored_template(served or name)
-        preset = {} if stored is None else {"template": stored}
+        preset: dict[str, Any] = {} if stored is None else {"template": stored}
         judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device, **preset)
     elif model_args.model_name_or_path is None:
         raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")

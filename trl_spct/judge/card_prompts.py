@@ -79,8 +79,8 @@ def _prompt(nodes: list[ast.AST]) -> list[str]:
         raise ValueError(f"Found `.{min(unknown)}()` on the prompt; expected an f-string or `str.format`.")
     text = _literal(prompt)
     if "format" in calls:
-        parts = string.Formatter().parse(text)
-        text = "".join(text if name is None else f"{text}{_FIELD}{name}{_FIELD}" for text, name, *_ in parts)
+        fields = string.Formatter().parse(text)
+        text = "".join(text if name is None else f"{text}{_FIELD}{name}{_FIELD}" for text, name, *_ in fields)
     parts = (text.strip() if "strip" in calls else text).split(_FIELD)
     under = zip(_HEADINGS[1:], parts[::2], strict=False)
     if len(parts) != 5 or not all(heading in part for heading, part in under):
@@ -91,11 +91,11 @@ def _prompt(nodes: list[ast.AST]) -> list[str]:
 def _methods(nodes: list[ast.AST], literal: ast.AST) -> set[str]:
     """Names of the methods that are called on a literal, or on the name to which it is assigned."""
     name = _assigned(nodes, literal)
-    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    methods = [node.func for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     return {
-        call.func.attr
-        for call in calls
-        for node in ast.walk(call.func.value)
+        method.attr
+        for method in methods
+        for node in ast.walk(method.value)
         if node is literal or (isinstance(node, ast.Name) and node.id == name)
     }
 

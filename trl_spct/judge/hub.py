@@ -143,6 +143,6 @@ def upload(
     if before is not None:
         before(repo_id)
     commit = api.upload_folder(
-        repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message=message, **options
+        repo_id=repo_id, repo_type=repo_type, folder_path=Path(folder), commit_message=message, **options
     )
     return commit.commit_url

@@ -6,7 +6,7 @@ Training and inference tokenize here alone.
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,7 +20,7 @@ from .shared_prompts import PrefixReader, can_share, families, shared_lengths
 
 _FAMILY = 2  # Batches that a shared beginning must fill to be kept for all of them
 
-Conversation = Sequence[dict[str, str]]
+Conversation = Sequence[Mapping[str, str]]
 
 
 def load_meta_rm(name: str | os.PathLike, dtype: torch.dtype, place: dict[str, Any]) -> PreTrainedModel:

@@ -70,7 +70,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
     def __new__(cls, config: PreTrainedConfig | None = None, *args, **kwargs):
         if cls is MetaRMForSequenceClassification:
-            cls = meta_rm_class(type(native_config(config)))
+            cls = _class_for(native_config(config))
         return super().__new__(cls)
 
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
@@ -107,17 +107,15 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         if kwargs.get("subfolder") and os.path.isdir(pretrained_model_name_or_path):
             # beside a whole judge transformers would take this one for the base of an adapter in a subfolder
             pretrained_model_name_or_path = os.path.join(pretrained_model_name_or_path, kwargs.pop("subfolder"))
-        extras = None
+        extras: dict[str, Any] | None = None
         if isinstance(config, MetaRMConfig) and config.backbone is None and config.backbone_config is None:
-            config, extras = None, config.extras
+            extras, config = config.extras, None
         if not isinstance(config, PreTrainedConfig):
             path = config or pretrained_model_name_or_path
             extras = {**_adapter_extras(path, kwargs), **(extras or {})} or None
             config, kwargs = _load_config(path, kwargs)
         config = native_config(config, extras)
-        return meta_rm_class(type(config)).from_pretrained(
-            pretrained_model_name_or_path, *model_args, config=config, **kwargs
-        )
+        return _class_for(config).from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
 
     @classmethod
     def load_trained(
@@ -144,7 +142,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         if cls is not MetaRMForSequenceClassification:
             return super()._from_config(config, **kwargs)
         config = native_config(config)
-        return meta_rm_class(type(config))._from_config(config, **kwargs)
+        return _class_for(config)._from_config(config, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -263,6 +261,10 @@ def meta_rm_class(config_class: type[PreTrainedConfig]) -> type[MetaRMForSequenc
     return type(native.__name__, (MetaRMForSequenceClassification, native), body)
 
 
+def _class_for(config: PreTrainedConfig) -> type[MetaRMForSequenceClassification]:
+    return meta_rm_class(type(config))  # type: ignore[arg-type]  # classes are hashable
+
+
 def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
     """
     Turns a native classifier with one label into a Meta RM, in place and without copying weights.
@@ -290,7 +292,7 @@ def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
     require_one_label(model.config.num_labels)
     model.config.problem_type = "multi_label_classification"
     model.config.meta_rm = getattr(model.config, "meta_rm", None) or {}
-    model.__class__ = meta_rm_class(type(model.config))
+    model.__class__ = _class_for(model.config)
     return model
 
 

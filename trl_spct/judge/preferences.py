@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeVar
 
 from .conversations import (
     InvalidPreference,
@@ -19,6 +19,8 @@ from .conversations import (
 )
 from .implicit_prompts import possible_prompts, split_turn, split_words, without_prompt
 
+
+Score = TypeVar("Score")
 
 PROMPT_ADVICE = "Rename the column with the prompt to `prompt`, or name it as `prompt_column`."
 
@@ -138,12 +140,12 @@ class Preference:
         return cls(query=query, responses=responses, labels=labels, messages=messages, **aside)
 
 
-def restore_order(scores: Sequence[float] | None, order: Sequence[int]) -> tuple[float, ...] | None:
+def restore_order(scores: Sequence[Score] | None, order: Sequence[int]) -> tuple[Score, ...] | None:
     """Moves scores of permuted responses back to the original order: the inverse of [`Preference.permuted`]."""
     if scores is None:
         return None
     order = _checked_order(order, len(scores))
-    restored = [0.0] * len(order)
+    restored = list(scores)
     for place, index in enumerate(order):
         restored[index] = scores[place]
     return tuple(restored)
@@ -303,7 +305,7 @@ def _labels_of(row: Mapping[str, Any]) -> Sequence[float] | None:
     count = len(responses) if isinstance(responses, Sequence) else 0
     if not count:
         return None  # the check of the responses says what is wrong
-    if not isinstance(best, Integral) or isinstance(best, bool) or not 0 <= best < count:
+    if not isinstance(best, Integral) or isinstance(best, bool) or not 0 <= int(best) < count:
         raise InvalidPreference(f"`best_index` is {best!r}; expected an index from 0 to {count - 1}.", "labels")
     return tuple(int(i == best) for i in range(count))
 

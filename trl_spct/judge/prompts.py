@@ -182,7 +182,8 @@ def principle_messages(
         `list[dict]` with a single `{"role": "user", "content": …}`.
     """
     judge_template(template)
-    conversation = Fence(special_tokens)(conversation_text(Preference(query, ("?",)).query))
+    preference = Preference(query, ("?",))  # type: ignore[arg-type]  # it makes a tuple of messages
+    conversation = Fence(special_tokens)(conversation_text(preference.query))
     if template == "compact":
         instructions, output_format = "Name the criteria for this query.", "Specific Criteria:"
     else:

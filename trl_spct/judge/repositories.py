@@ -12,7 +12,6 @@ import os
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
@@ -107,7 +106,7 @@ def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any]) -> None:
         file.write("\n")
 
 
-def _read_adapter(model: torch.nn.Module, home: str | os.PathLike, hub: dict[str, Any]) -> None:
+def _read_adapter(model: PreTrainedModel, home: str | os.PathLike, hub: dict[str, Any]) -> None:
     file = cached_file(
         home,
         ADAPTER_FILE,

@@ -48,7 +48,7 @@ def shared_lengths(rows: Sequence[Tokens]) -> list[tuple[int, ...]]:
     [(20, 40), (20, 40), (20,)]
     ```
     """
-    order = sorted(range(len(rows)), key=rows.__getitem__)
+    order = sorted(range(len(rows)), key=rows.__getitem__)  # type: ignore[arg-type]  # lists or tuples
     common = [common_length(rows[a], rows[b]) for a, b in pairwise(order)]
     lengths: list[list[int]] = [[] for _ in rows]
     spans = [(0, len(order), 0, 0)]
@@ -254,6 +254,7 @@ class PrefixReader:
     def _cache(self, above: Prefill | None, owners: list[int], lengths: list[int], cached: int, keep: bool):
         if not cached:
             return DynamicCache()  # without a config: windows are left to the masks, and no layer forgets
+        assert above is not None  # rows without a parent have no cached columns
         # Token t of a row stands in column `longest - length + t`, of its parent in `parent columns - known + t`.
         shifts = [
             above.columns - above.lengths[owner] - (max(lengths) - length)
@@ -261,9 +262,9 @@ class PrefixReader:
         ]
         places = torch.arange(cached) + torch.tensor(shifts)[:, None]
         places = places.clamp(0, above.columns - 1).to(self.model.device)  # padding copies whatever, under the mask
-        owners = torch.tensor(owners, device=self.model.device)
+        parents = torch.tensor(owners, device=self.model.device)
         cache = DynamicCache()
-        cache.layers = [ContinuedLayer(keys, values, owners, places, keep) for keys, values in above.layers]
+        cache.layers = [ContinuedLayer(keys, values, parents, places, keep) for keys, values in above.layers]
         return cache
 
 

@@ -221,7 +221,7 @@ class _Batch:
         judgments: dict[int, Mapping[str, Any]] = {}
         while remaining:
             try:
-                outputs = self.pipe(
+                outputs: Any = self.pipe(  # a list for a list
                     [self.rows[number] for number in remaining],
                     occurrences=[self.occurrences[number] for number in remaining],
                     **self.options,

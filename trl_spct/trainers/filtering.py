@@ -127,4 +127,5 @@ def too_easy(
             critique = read_sample(sample, len(truth), reader).in_row_order(order)
             trajectories.append(Trajectory(row, critique.scores, truth))
     outcomes: Sequence[Any] = select_trajectories(trajectories).outcomes
-    return {t.row for t, outcome in zip(trajectories, outcomes, strict=True) if outcome is Outcome.TOO_EASY}
+    rows = [row for row, samples in enumerate(drawn) for _ in samples]
+    return {row for row, outcome in zip(rows, outcomes, strict=True) if outcome is Outcome.TOO_EASY}

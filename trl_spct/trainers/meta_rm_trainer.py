@@ -135,6 +135,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
     args: MetaRMTrainingConfig
     model: Any
+    preprocess_logits_for_metrics: Any
 
     def __init__(
         self,
@@ -328,7 +329,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         return facts
 
     def card_results(self) -> dict[str, str]:
-        last = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
+        last: dict[str, Any] = next((log for log in reversed(self.state.log_history) if "eval_roc_auc" in log), {})
         return {title: f"{last[f'eval_{name}']:.3f}" for name, title in EVALUATED.items() if f"eval_{name}" in last}
 
     @torch.no_grad()
@@ -402,12 +403,12 @@ class Ballot:
 
     Args:
         row (`tuple`): Source, query and responses, which identify the row.
-        labels, scores (`tuple[float, ...]`): In the order of the row.
+        labels, scores (`tuple`): In the order of the row.
     """
 
     row: tuple[Any, ...]
     labels: tuple[float, ...]
-    scores: tuple[float, ...]
+    scores: tuple[int, ...]
 
 
 def ballot_of(row: Mapping[str, Any]) -> Ballot | None:

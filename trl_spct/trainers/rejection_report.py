@@ -126,7 +126,7 @@ def rejection_report(trajectories: Dataset) -> Report:
         "by_domain": _groups(counts, lambda item: item.domain),
         "tokens": {name: _lengths(counts.tokens[name]) for name in _LENGTH_GROUPS if name in counts.tokens},
         "places": {
-            str(n): [_part(_where(compared, lambda c, n=n, p=place: (c.n, c.place) == (n, p))) for place in range(n)]
+            str(n): [_part(_in_place(compared, n, place)) for place in range(n)]
             for n in sorted({c.n for c in compared})
         },
         "best_response": {
@@ -229,6 +229,10 @@ def _records(trajectories: Dataset) -> Iterator[dict[str, Any]]:
     for batch in trajectories.with_format(None).select_columns(columns).iter(batch_size=1000):
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
+
+
+def _in_place(critiques: "Counter[_Critique]", n: int, place: int) -> "Counter[_Critique]":
+    return _where(critiques, lambda c: (c.n, c.place) == (n, place))
 
 
 def _where(counter: "Counter[Any]", condition: Callable[[Any], bool]) -> "Counter[Any]":

@@ -153,6 +153,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         check_arguments(args, RejectiveSamplerConfig)
         check_output_dir(model, args, kwargs.get("peft_config"))
         args = with_template(args, config)
+        assert args.template is not None
         processing_class = processing_class or load_tokenizer(model, config, args)
         _read_chat_template(processing_class, args.chat_template_path)
         is_processor = isinstance(processing_class, ProcessorMixin)
@@ -268,6 +269,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def _settings(self) -> dict[str, Any]:
         """What determines the trajectories."""
         args = self.args
+        assert args.template is not None and self.rows is not None  # since `__init__`, and in `collect`
         names = "num_generations hint reject_too_easy temperature top_p max_completion_length template seed".split()
         sampler = self.sampled_by if self.sampler is None else self.sampler
         return {
@@ -300,6 +302,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return getattr(config, "_commit_hash", None)
 
     def _trajectory_features(self) -> Features:
+        assert self.rows is not None
         return Features(
             {
                 **self.rows.features,
@@ -407,6 +410,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return partial(sample_critiques, model, tokenizer, batch_size=self.args.sampling_batch_size)
 
     def _fill(self, job: ShardedJob, sampler: Sampler, tokenizer, limit: int | None, concurrency: int = 1) -> None:
+        assert self.rows is not None
         collector = TrajectoryCollector(
             self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers
         )

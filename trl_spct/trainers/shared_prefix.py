@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ def _behind(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
 
 
 def _inner_attention(module: torch.nn.Module, implementation: str) -> Callable:
-    own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     return own if implementation == "eager" else AttentionInterface()[implementation]
 
 
@@ -305,8 +306,12 @@ def packed_log_probs(
     if layout.calls != config.num_hidden_layers:
         raise UnusedLayout(f"{layout.calls} of {config.num_hidden_layers} layers read the layout of the packed row")
     places = packed.rows[packed.scored], targets[packed.scored] - width
-    found = (outputs.log_probs, outputs.entropy)
-    return tuple(None if x is None else _placed(x[0, packed.scored], places, input_ids, logits_to_keep) for x in found)
+    log_probs, entropy = (
+        None if x is None else _placed(x[0, packed.scored], places, input_ids, logits_to_keep)
+        for x in (outputs.log_probs, outputs.entropy)
+    )
+    assert log_probs is not None  # there are labels
+    return log_probs, entropy
 
 
 class UnusedLayout(RuntimeError):

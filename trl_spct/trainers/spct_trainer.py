@@ -99,6 +99,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         check_arguments(args, SPCTConfig)
         check_output_dir(model, args, kwargs.get("peft_config"))
         args = with_template(args, config)
+        assert args.template is not None
         if args.beta != 0 and kwargs.get("peft_config") is None:
             _check_reference(model)
         processing_class = processing_class or load_tokenizer(model, config, args)
@@ -140,11 +141,12 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
 
     def _batch_of(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.args.shuffle_responses:
-            seed = derive_seed(self.args.seed, "epochs", self.state.global_step)
+            seed, template = derive_seed(self.args.seed, "epochs", self.state.global_step), self.args.template
+            assert template is not None  # since `__init__`
             rows = [
                 dict(other)
                 for row, group in groupby(rows)
-                for other in repeat(reordered(row, seed, self.args.template, self._special_tokens), len(list(group)))
+                for other in repeat(reordered(row, seed, template, self._special_tokens), len(list(group)))
             ]
         return super()._generate_and_score_completions(rows)
 
