@@ -15,7 +15,6 @@ rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU in minutes (
 """
 
 import argparse
-import os
 import sys
 
 
@@ -66,14 +65,10 @@ def wants_embedded_default(arguments: list[str]) -> bool:
 
 if __name__ == "__main__":
     if wants_embedded_default(sys.argv[1:]):
-        import torch
-        from accelerate import PartialState
         from tiny.job import make_parser as make_tiny_parser
         from tiny.job import run
 
         options = make_tiny_parser().parse_args()
-        # `accelerate launch` sets one thread per process on any machine.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // PartialState().num_processes))
         run(**vars(options))
     else:
         main(*make_parser().parse_args_and_config())

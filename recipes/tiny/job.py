@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import random
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,12 +18,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, pipeline, set_seed
 from transformers import logging as transformers_logging
+from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from trl_spct import (
@@ -70,6 +73,13 @@ VOTES = 32
 GUIDANCE_VOTES = 16
 UNSHUFFLED_VOTES = 8
 JUDGES = ("base", "rft", "spct")
+STAGES = ("base", "rft", "spct", "meta_rm", "guidance", "evaluation")
+CLOSING = """\
+Left in {folder} ({seconds:.0f} s): the judges base, rft and spct, meta_rm, all critiques in trajectories and
+judgments, results.json, report.json, scaling.png. What to try next:
+  judge a row      pipeline("grm-reward", model="{folder}/spct", meta_rm="{folder}/meta_rm"), see README.md
+  another seed     accelerate launch recipes/spct.py --seed 1 --output_dir {folder}-1
+  your own data    accelerate launch recipes/rft.py --help, and recipes/README.md"""
 
 console = Console()
 
@@ -87,6 +97,7 @@ def run(output_dir: str = "outputs/tiny", seed: int = 0, principles: bool = True
         `list[dict]`: what `results.json` holds.
     """
     _quiet()
+    torch.set_num_threads(1)  # fastest for tiny models, and the results depend on the number of threads
     started = time.perf_counter()
     job = Job(Path(output_dir), seed, principles)
     job.stage("base", job.build_base, "Base judge: a tiny model learns to judge from faulty critiques")
@@ -97,7 +108,7 @@ def run(output_dir: str = "outputs/tiny", seed: int = 0, principles: bool = True
     job.stage("evaluation", job.evaluate, f"pipeline('grm-reward'): {VOTES} votes on {ROWS['held_out']} held-out rows")
     results = json.loads((job.folder / "results.json").read_text())
     console.print(results_table(results, "Accuracy on held-out rows"))
-    console.print(f"Everything is in {job.folder} ({time.perf_counter() - started:.0f} s).")
+    console.print(CLOSING.format(folder=job.folder, seconds=time.perf_counter() - started), highlight=False)
     return results
 
 
@@ -118,6 +129,7 @@ class Job:
         """Runs a stage unless an earlier start has finished it."""
         progress = self.folder / "progress.json"
         done = json.loads(progress.read_text()) if progress.exists() else {}
+        title = f"{STAGES.index(name) + 1}/{len(STAGES)} {title}"
         console.rule(f"{title} [dim](done in {done[name]:.0f} s before)" if name in done else title, align="left")
         if name in done:
             return
@@ -202,7 +214,7 @@ class Job:
             lr_scheduler_type="constant",
             per_device_train_batch_size=64,
             max_steps=SPCT_STEPS,
-            **_common(self.seed),
+            **{**_common(self.seed), "save_strategy": "steps", "save_steps": 10, "save_total_limit": 1},
         )
         _finish(SPCTTrainer(self.path("rft"), args=args, train_dataset=self.rows("spct")))
 
@@ -379,7 +391,8 @@ class _Progress(ProgressCallback):
 def _trained(trainer: Any) -> Any:
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress)
-    trainer.train()
+    folder = Path(trainer.args.output_dir)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
     return trainer
 
 
@@ -389,6 +402,10 @@ def _finish(trainer: Any) -> None:
     trainer.save_model()
     trainer.create_model_card(dataset_name="the tiny world of trl_spct")
     trainer.save_state()
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        for checkpoint in Path(trainer.args.output_dir).glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
 
 
 def _user(text: str) -> dict[str, str]:

@@ -4,15 +4,18 @@
 import json
 import random
 import re
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
+import torch
 from datasets import load_dataset
 from paths import ROOT
+from safetensors.torch import load_file
 from test_engines import Server, honest
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline, set_seed
 
 from trl_spct import Preference, is_correct, parse_critique
 from trl_spct.judge.critiques import PROBLEMS
@@ -200,6 +203,33 @@ def test_a_start_after_a_kill_goes_on_where_it_stopped(tiny_job, tiny_run):
     before = [path.stat().st_mtime_ns for path in kept]
     assert tiny_job.run(str(folder), seed=3) == finished
     assert lost.exists() and [path.stat().st_mtime_ns for path in kept] == before
+
+
+def interrupt(self, args, state, control, **kwargs):
+    if state.global_step == 11:
+        raise KeyboardInterrupt
+
+
+def test_reinforcement_resumes_after_a_kill(tiny_job, tiny_run, tmp_path, monkeypatch):
+    """Killed after its first checkpoint, it ends with the weights of a run that was not."""
+    monkeypatch.setattr(tiny_job, "SPCT_STEPS", 12)
+
+    def start(name):
+        shutil.copytree(tiny_run / "outputs/tiny/rft", tmp_path / name / "rft", dirs_exist_ok=True)
+        job = tiny_job.Job.__new__(tiny_job.Job)
+        job.folder, job.seed, job.principles, job.world = tmp_path / name, 3, True, tiny_job.World(3)
+        set_seed(3)
+        job.reinforce()
+        assert not list((tmp_path / name / "spct").glob("checkpoint-*"))
+        return load_file(tmp_path / name / "spct/model.safetensors")
+
+    whole = start("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tiny_job._Progress, "on_step_end", interrupt)
+        start("resumed")
+    assert [path.name for path in (tmp_path / "resumed/spct").glob("checkpoint-*")] == ["checkpoint-10"]
+    resumed = start("resumed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_a_folder_of_another_run_is_refused(tiny_job, tiny_run):
