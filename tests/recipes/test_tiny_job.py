@@ -33,6 +33,7 @@ RESULT_KEYS = {
     "n",
     "unreadable",
     "ties",
+    "voted",
     "seed",
 }
 
@@ -213,6 +214,7 @@ def interrupt(self, args, state, control, **kwargs):
 def test_reinforcement_resumes_after_a_kill(tiny_job, tiny_run, tmp_path, monkeypatch):
     """Killed after its first checkpoint, it ends with the weights of a run that was not."""
     monkeypatch.setattr(tiny_job, "SPCT_STEPS", 12)
+    monkeypatch.setitem(tiny_job.ROWS, "spct", 200)  # one epoch, as in the job; TRL shuffles a second one anew
 
     def start(name):
         shutil.copytree(tiny_run / "outputs/tiny/rft", tmp_path / name / "rft", dirs_exist_ok=True)

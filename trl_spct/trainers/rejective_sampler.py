@@ -397,11 +397,13 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         """Tokens after a completion: what the chat template writes after a turn, if it ends the generation, else the
         end-of-sequence token."""
         tokenizer, config = self.judge_tokenizer, self.model.generation_config
-        one, other = (
-            tokenizer.apply_chat_template([*prompt, *_assistant(text)], return_dict=False) for text in ("a", "b")
-        )
-        length = next(i for i, (x, y) in enumerate(zip(one[::-1], other[::-1], strict=False)) if x != y)
-        tail = one[len(one) - length :]
+        turns = [[*prompt, *_assistant(text)] for text in ("a", "b")]
+        one, other = (tokenizer.apply_chat_template(turn, return_dict=False) for turn in turns)
+        if one == other:  # a small vocabulary that holds neither letter
+            texts = [tokenizer.apply_chat_template(turn, tokenize=False)[::-1] for turn in turns]
+            tail = tokenizer(os.path.commonprefix(texts)[::-1], add_special_tokens=False)["input_ids"]
+        else:
+            tail = os.path.commonprefix([one[::-1], other[::-1]])[::-1]
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         return tail if {tokenizer.eos_token_id, *ends}.intersection(tail) else [tokenizer.eos_token_id]
 
