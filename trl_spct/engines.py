@@ -374,11 +374,11 @@ class OpenAIEngine:
     def _send(self, method: str, path: str, body: Any) -> bytes:
         openai, url = _import_openai(), self.base_url + path
         anonymous = self._key is None and self._given_client is None
-        options = {"headers": {"Authorization": openai.Omit()}} if anonymous else {}
+        options: Any = {"headers": {"Authorization": openai.Omit()}} if anonymous else {}
         try:
             if method == "GET":
-                return self.client.get(path, cast_to=bytes, options=options)
-            return self.client.post(path, cast_to=bytes, body=body, options=options)
+                return self.client.get(path, cast_to=bytes, options=options)  # type: ignore[call-overload]
+            return self.client.post(path, cast_to=bytes, body=body, options=options)  # type: ignore[call-overload]
         except openai.APIStatusError as error:
             code, data = error.status_code, error.response.content
         except openai.APIConnectionError as error:
@@ -517,6 +517,7 @@ class _Call:
                 raise RuntimeError(f"Found no answer to some requests; {note}")
             return None
         row = next(iter(refusals))
+        kind: type[EngineError]
         kind = ServerContextError if refusals[row].cause == "context_length" else PromptRefusedError
         kind = EngineError if self._hopeless() else kind
         return kind(refusals[row].message, row, self.refusals[row].status, completed, refusals, note)

@@ -122,7 +122,11 @@ class AnswerSampling:
 
     def __call__(self, sampler: Sampler, queries: Sequence[str]) -> list[list[Sample]]:
         prompts = [[{"role": "user", "content": f"{query}\n\n{self.instruction}".strip()}] for query in queries]
-        options = {"temperature": self.temperature, "top_p": self.top_p, "max_new_tokens": self.max_completion_length}
+        options: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_new_tokens": self.max_completion_length,
+        }
         drawn = sampler(prompts, self.num_generations, self.seed, **options)
         counts = [len(samples) for samples in drawn]
         if counts != [self.num_generations] * len(queries):

@@ -10,6 +10,7 @@ sums. Where a model's attention cannot be replaced, the prompts are copied for e
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -34,6 +35,9 @@ class NotShareableError(NotImplementedError):
 class GrowingLayer(DynamicLayer):
     """Keys and values in buffers with room for more, where its parent copies all of them for each token."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self._buffers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -50,7 +54,7 @@ class GrowingLayer(DynamicLayer):
         end = start + new.shape[-2]
         view, buffer = self._buffers.get(name, (None, None))
         # Whoever selects, repeats or crops rows replaces the view; the buffer is then out of date.
-        if view is not states or buffer.shape[-2] < end:
+        if buffer is None or view is not states or buffer.shape[-2] < end:
             buffer = new.new_empty((*new.shape[:-2], end + GROWTH, new.shape[-1]))
             if start:
                 buffer[..., :start, :] = states
@@ -72,7 +76,8 @@ class PromptLayer(GrowingLayer):
         super().__init__()
         self.is_sliding = window is not None
         self.offset = max(0, keys.shape[-2] - window + 1) if window else 0
-        self.prompts = tuple(states[:, :, self.offset :].contiguous() for states in (keys, values))
+        keys, values = (states[:, :, self.offset :].contiguous() for states in (keys, values))
+        self.prompts = (keys, values)
         self._expanded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
@@ -90,7 +95,8 @@ class PromptLayer(GrowingLayer):
             self.keys, self.values = (states[beam_idx.to(states.device)] for states in (self.keys, self.values))
 
     def select_prompts(self, numbers: torch.Tensor) -> None:
-        self.prompts = tuple(states[numbers.to(states.device)] for states in self.prompts)
+        keys, values = (states[numbers.to(states.device)] for states in self.prompts)
+        self.prompts = (keys, values)
         self._expanded = None
 
     def copy_prompts(self, owners: torch.Tensor) -> None:
@@ -99,7 +105,7 @@ class PromptLayer(GrowingLayer):
         self.prompts = (keys[:, :, :0], values[:, :, :0])
         self.update(keys, values)
 
-    def prompts_for(self, module: torch.nn.Module, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def prompts_for(self, module: Any, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values as the attention `module` reads them.
 
         Latent attention (DeepSeek's) caches latents and expands them for each step. Those of the prompts are expanded
@@ -181,7 +187,7 @@ _cache: ContextVar[PromptCache] = ContextVar("spct_prompt_cache")
 
 
 def attend(
-    module: torch.nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

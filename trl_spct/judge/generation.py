@@ -5,6 +5,7 @@ import copy
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ class SeededSampling(LogitsProcessor):
         self.temperature = temperature
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
         logits = scores.float().to(self.uniforms.device).double() / self.temperature
         if self.nucleus is not None:
             logits = self.nucleus(input_ids, logits)
@@ -243,7 +244,7 @@ def keep_trainable(model: torch.nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag of bitsandbytes
 
 
 @contextmanager
@@ -273,5 +274,5 @@ def generating(model: torch.nn.Module, settings: GenerationConfig):
         owner.generation_config = hidden
 
 
-def base_model(model: torch.nn.Module) -> PreTrainedModel:
+def base_model(model: Any) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model

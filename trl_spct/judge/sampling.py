@@ -368,7 +368,7 @@ def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: i
     Raises:
         `ValueError`: naming the option, if there are fewer or more, or if one is less than `least`.
     """
-    values = [value] * num_prompts if isinstance(value, Integral) else list(value)
+    values = [value] * num_prompts if isinstance(value, Integral) else list(value)  # type: ignore[arg-type]
     if len(values) != num_prompts or min(values, default=least) < least:
         raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
     return [*map(int, values)]
@@ -420,7 +420,8 @@ def _prefilled(
     reader = PrefixReader(model, pad_token_id, logits_to_keep=1)
     for length, order in families(rows, shared, counts, _FAMILY * batch_size):
         root = reader.read([rows[order[0]][:length]], [()])[1] if length else None
-        prefill, prompts = None, ()
+        prefill: Prefill | None = None
+        prompts: tuple[int, ...] = ()
         for batch in _batches(order, counts, batch_size):
             if batch.prompts != prompts:
                 prompts = batch.prompts

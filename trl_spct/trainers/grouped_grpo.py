@@ -5,6 +5,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -266,11 +267,11 @@ def _probe(input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep
     return input_ids[rows, columns], attention_mask[rows, columns], min(_PROBE_COMPLETION, logits_to_keep)
 
 
-def regrouped(batches: Sequence[Mapping[str, torch.Tensor | None]]) -> list[dict[str, torch.Tensor | None]]:
+def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same completions in as many batches of the same size, with those of a prompt side by side.
 
     Args:
-        batches (sequence of `dict`): Of tensors, whose first dimension counts completions, or that are scalars.
+        batches (sequence of `dict`): Of tensors, whose first dimension counts completions, scalars and `None`.
 
     Returns:
         `list[dict]`
@@ -281,7 +282,7 @@ def regrouped(batches: Sequence[Mapping[str, torch.Tensor | None]]) -> list[dict
     made: list[dict] = [{} for _ in batches]
     for name, value in batches[0].items():
         shared = value is None or value.ndim == 0
-        whole = None if shared else torch.cat([batch[name] for batch in batches])[order]
+        whole: Any = None if shared else torch.cat([batch[name] for batch in batches])[order]
         for place, batch in enumerate(made):
             batch[name] = value if shared else whole[place * size : (place + 1) * size]
     return made
