@@ -52,7 +52,6 @@ def parameters(function):
         (GRPOTrainer._log_metric, ["name", "value"]),
         (GRPOTrainer._log_completion_extra, ["column", "values"]),
         (Trainer.end, []),
-        (Trainer.init_hf_repo, ["token", "private"]),
         (Trainer.save_model, ["output_dir", "_internal_call"]),
         (
             Pipeline.get_iterator,
@@ -75,6 +74,7 @@ def test_signatures_of_what_is_overridden_or_called_by_position(function, names)
         (DynamicCache.reorder_cache, {"beam_idx"}),
         (cached_file, {"path_or_repo_id", "filename", "kwargs"}),
         (find_adapter_config_file, {"model_id"}),
+        (Trainer.init_hf_repo, {"token"}),
         (Trainer.train, {"resume_from_checkpoint"}),
         (GRPOTrainer.__init__, {"reward_funcs", "quantization_config", "peft_config", "reward_processing_classes"}),
         (SFTTrainer.__init__, {"eval_dataset", "processing_class", "quantization_config", "peft_config"}),

@@ -8,6 +8,7 @@ from tiny_models import ARCHITECTURES, tiny_causal_lm
 from transformers import AutoModelForCausalLM, BambaConfig, Llama4TextConfig
 from trl.trainer.utils import add_fused_lm_head
 
+from trl_spct.trainers.compat import CHECKPOINTING
 from trl_spct.trainers.grouped_grpo import WORTHWHILE
 from trl_spct.trainers.shared_prefix import (
     SHARED_PREFIX,
@@ -201,7 +202,7 @@ def test_layers_may_be_computed_again_in_the_backward_pass(reentrant):
     model, (ids, mask) = judge("llama"), batch()
     wanted = gradients(model, as_trl(model, ids, mask))
     model.enable_input_require_grads()
-    model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    getattr(model, f"{CHECKPOINTING}_enable")({"use_reentrant": reentrant})
     config, inner = model.config, model.config._attn_implementation
     with attending(config):
         (row,) = pack(ids, mask, WIDTH)
