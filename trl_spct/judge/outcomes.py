@@ -40,7 +40,7 @@ def credit(scores: Sequence[float] | None, labels: Sequence[float], votes: int =
 
     This is what shuffling the responses before an argmax is worth on average (paper, section 3). No scores are
     worth 0. For n = 1 the scores are 0/1 verdicts added up over `votes` critiques, and the majority decides; a split
-    vote is worth 1/2 (ours).
+    vote is worth 1/2 (not in the paper).
     """
     labels = checked_labels(labels)
     if scores is None:

@@ -69,7 +69,7 @@ def fit_preference(
     min_tokens: int = 64,
     row: int = 0,
 ) -> tuple[Preference, Cuts]:
-    """Shortens what is judged until its prompt fits; a preference that fits is returned as it is (ours).
+    """Shortens what is judged until its prompt fits; a preference that fits is returned as it is (not in the paper).
 
     The length is searched by halving: the prompt is rendered about log2(`limit`) times.
 

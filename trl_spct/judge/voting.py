@@ -169,7 +169,7 @@ class Guidance:
         guide (`str`, *optional*, defaults to `"top"`):
             `"top"`: the `k_meta` critiques with the highest meta scores vote alike (paper, section 6). `"soft"`: each
             readable critique counts by the Meta RM's own probability that it is correct, `w = sigmoid(meta score)`
-            (ours).
+            (not in the paper).
 
     Raises:
         `ValueError`: for another `guide`, for a `k_meta` that is neither a number nor a share of critiques, and for a
