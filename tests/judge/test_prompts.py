@@ -24,7 +24,6 @@ from trl_spct.judge.prompts import (
     meta_messages,
     portable_template,
     principle_messages,
-    template_name,
 )
 from trl_spct.judge.sampling import encode_prompts, special_tokens
 from trl_spct.judge.templates import CHOICE, JudgeTemplate
@@ -673,7 +672,6 @@ def test_a_template_from_a_file(tmp_path, monkeypatch):
     stored = portable_template(str(file))
     file.unlink()
     assert judge_template(stored) == template and portable_template("paper") == "paper", "found without the file"
-    assert template_name(stored) == f"text {template.digest}"
     with pytest.raises(ValueError, match="Found the option 'nonsense: 1'"):
         judge_template("---\nnonsense: 1\n---\n" + TEXT)
     with pytest.raises(ValueError, match="the path of a text file with a prompt"):

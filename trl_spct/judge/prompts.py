@@ -37,16 +37,6 @@ def add_template(name: str, template: JudgeTemplate, binary: JudgeTemplate | Non
         name (`str`): Its name, which a judge's config will hold.
         template ([`JudgeTemplate`]): For scoring n responses; [`JudgeTemplate.from_text`] makes one from a prompt.
         binary ([`JudgeTemplate`], *optional*): For 0 or 1 on a single response. Defaults to the paper's.
-
-    Raises:
-        `ValueError`: if another template has that name.
-
-    Example:
-
-    ```python
-    >>> from trl_spct.judge.prompts import JudgeTemplate, add_template, judge_messages
-    >>> add_template("brief", JudgeTemplate.from_text("{conversation}\\n{responses}\\nScores: "))
-    ```
     """
     pair = (template, BUILT_IN["paper"][1] if binary is None else binary)
     if TEMPLATES.setdefault(name, pair) != pair:
@@ -59,8 +49,7 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
     Args:
         template (`str`, *optional*, defaults to `"paper"`):
             - `"paper"`: the instructions and seed criteria of the paper, sections 2.1 and 2.2, in clean English.
-            - `"compact"` (not in the paper): the same blocks with one line of instructions, for short contexts and for
-              judges that learn the task in training.
+            - `"compact"` (not in the paper): the same blocks with one line of instructions.
             - `"official"`: the exact prompt of the released `BBQGOD/DeepSeek-GRM-27B`, from its model card on the Hub
               or in the cache; `"official:FOLDER_OR_REPOSITORY"` reads another card.
             - A name given to [`add_template`].
@@ -94,13 +83,6 @@ def portable_template(template: str) -> str:
     return _file_text(os.path.abspath(template))
 
 
-def template_name(template: str) -> str:
-    """A short name of a template for messages, cards and file names."""
-    if not _is_text(template):
-        return template
-    return f"text {judge_template(template).digest}"
-
-
 def _is_text(template: str) -> bool:
     return "{conversation}" in template
 
@@ -127,14 +109,9 @@ def judge_messages(
         template (`str`, *optional*, defaults to `"paper"`): See [`judge_template`].
         binary (`bool`, *optional*, defaults to `False`):
             Ask for 0 or 1 on a single response, as in training (section 2.2), instead of a score from 1 to 10.
-        hint (`bool`, *optional*, defaults to `False`):
-            Append `The best response is: Response {j}` (section 2.3). For n = 1 the line names the label (not in the
-            paper).
+        hint (`bool`, *optional*, defaults to `False`): Append [`hint_line`] (section 2.3).
         special_tokens (iterable of `str`, *optional*):
             The tokenizer's special tokens, which are broken up where user text spells them.
-
-    Returns:
-        `list[dict]` with a single `{"role": "user", "content": …}`, behind the template's system turn if it has one.
     """
     if binary and len(preference) != 1:
         raise ValueError(f"Found `binary=True` with {len(preference)} responses; expected a single one.")
@@ -151,12 +128,8 @@ def judge_messages(
 def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
     r"""The prompt for the best response, without scores: the LLM-as-a-Judge baseline (paper, section 2.5).
 
-    The answer holds one number in a box, the best response's place in the prompt, counted from 1:
-    `parse_critique(text, num_responses=1, score_range=(1, len(preference)))` reads it.
-
-    Args:
-        preference ([`Preference`]): n ≥ 2 responses, in the order that the judge reads.
-        special_tokens (iterable of `str`, *optional*): See [`judge_messages`].
+    The answer holds the best response's place in a box, which
+    `parse_critique(text, num_responses=1, score_range=(1, len(preference)))` reads.
     """
     if len(preference) == 1:
         raise ValueError("Found a single response; expected at least two to select the best from.")
@@ -168,18 +141,8 @@ def principle_messages(
 ) -> list[dict[str, str]]:
     """The prompt for principles with their weights for a query, without responses (future work in the paper).
 
-    The principles depend on the query alone, so that they can be written once and reused: [`read_principles`] reads
-    them from the answer, and [`Preference`] takes them as `principles`.
-
-    Args:
-        query (`str` or sequence of messages): What the user asked, as in [`Preference`].
-        template (`str`, *optional*, defaults to `"paper"`):
-            See [`judge_template`]. `"compact"` asks in one line, every other template in the words of `"paper"` with
-            its seed criteria.
-        special_tokens (iterable of `str`, *optional*): See [`judge_messages`].
-
-    Returns:
-        `list[dict]` with a single `{"role": "user", "content": …}`.
+    [`read_principles`] reads them from the answer, and [`Preference`] takes them as `principles`. The template
+    `"compact"` asks in one line, every other in the words of `"paper"` with its seed criteria.
     """
     judge_template(template)
     preference = Preference(query, ("?",))  # type: ignore[arg-type]  # it makes a tuple of messages
@@ -193,10 +156,10 @@ def principle_messages(
 
 
 def hint_line(preference: Preference, template: JudgeTemplate | None = None, strength: float | None = None) -> str:
-    """The line that names the best response by its number in the preference's order (paper, section 2.3).
+    """The line that names the best response by its number, or the label of a single one (paper, section 2.3).
 
     Args:
-        preference ([`Preference`]): With labels.
+        preference ([`Preference`]): With labels; the number is the one in its order.
         template ([`JudgeTemplate`], *optional*): The template of the prompt, for its labels.
         strength (`float`, *optional*):
             The `preference_strength` of HelpSteer2-Preference, from -3 to 3, which the paper adds to the hint; its
@@ -207,8 +170,8 @@ def hint_line(preference: Preference, template: JudgeTemplate | None = None, str
     if len(preference) == 1:
         return f"The correct score is: {preference.labels[0]}"
     assert preference.best is not None  # with labels and n > 1
-    number = preference.best + 1
-    line = f"The best response is: Response {number if template is None else template.label(number)}"
+    names = (template or judge_template()).names(len(preference))
+    line = f"The best response is: Response {names[preference.best]}"
     return f"{line} (preference strength: {abs(strength):g} of 3)" if strength else line
 
 
@@ -224,8 +187,7 @@ def meta_messages(preference: Preference, critique: str, special_tokens: Iterabl
 
 
 def _rendered(template: JudgeTemplate, preference: Preference, fence: Fence) -> str:
-    """The prompt without a hint. The principles and the reference follow the query (not in the paper, which judges
-    with references but does not print its prompt for them)."""
+    """The prompt without a hint. The paper judges with references, but does not print its prompt for them."""
     context, responses = _fenced(preference, fence, template.speaker)
     for title, use, text in (
         (GIVEN, USE_GIVEN, preference.principles),
@@ -244,13 +206,12 @@ def _fenced(preference: Preference, fence: Fence, speaker: bool = True) -> tuple
 def read_card_template(card: str | os.PathLike, revision: str | None = None) -> JudgeTemplate:
     """The template that the Python code on a judge's model card renders, to the character.
 
-    The prompt of the released DeepSeek-GRM checkpoints stands on their cards and nowhere in this package. The code
-    is parsed, not run, see [`~trl_spct.judge.card_prompts.template_of_card`].
+    The prompt of the released DeepSeek-GRM checkpoints stands on their cards only. The code is parsed, not run, see
+    [`~trl_spct.judge.card_prompts.template_of_card`].
 
     Args:
         card (`str` or `os.PathLike`):
-            A repository on the Hub (fetched, or taken from the cache), a folder with the checkpoint and its
-            `README.md`, or the text of a card.
+            A repository on the Hub or in the cache, a folder with a checkpoint, or the text of a card.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
 
     Raises:
@@ -259,7 +220,7 @@ def read_card_template(card: str | os.PathLike, revision: str | None = None) -> 
     """
     text, home = str(card), "the card"
     if "\n" not in text:
-        text, home = read_card(text, revision), f"{CARD} of {text}"
+        text, home = _read_card(text, revision), f"{CARD} of {text}"
     try:
         return template_of_card(text)
     except ValueError as error:
@@ -269,12 +230,7 @@ def read_card_template(card: str | os.PathLike, revision: str | None = None) -> 
         ) from error
 
 
-def read_card(repository: str, revision: str | None = None) -> str:
-    """Reads the model card of a repository or of a folder with a checkpoint; offline, the one in the cache.
-
-    Raises:
-        `OSError`: if there is none, with the repository, the file and the command that fetches it.
-    """
+def _read_card(repository: str, revision: str | None) -> str:
     from transformers.utils import cached_file  # the rest of this module needs the standard library only
 
     try:

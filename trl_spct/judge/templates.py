@@ -30,24 +30,19 @@ class JudgeTemplate:
     """The fixed text around a preference, and the form in which the judge writes its scores.
 
     Args:
-        instructions (`str`): Role, task and criteria: everything before the conversation.
-        output_format (`str`): What the judge must write: everything after the responses.
-        score_range (`tuple[int, int]`): Lowest and highest score that the instructions allow.
-        numbered (`bool`, *optional*, defaults to `True`): Whether response blocks carry their number.
-        before (`tuple[str, str, str]`, *optional*):
-            The text before the conversation, the responses and the output format, line breaks included. Defaults to
-            the paper's headings, between blank lines.
-        separator (`str`, *optional*, defaults to a line break): The text between two response blocks.
-        delimiters (`tuple[str, str]`, *optional*):
-            The text before and behind each response, line breaks included, with `{i}` for its number.
-        labels (`tuple[str, ...]`, *optional*): Names in place of numbers, as `("A", "B")`: one for each response.
-        speaker (`bool`, *optional*, defaults to `True`):
-            Whether a query of one turn is written as `User: …`, as longer conversations always are.
-        system (`str`, *optional*): A system turn before the prompt, for a judge that was trained with one.
-        score_form (`str`, *optional*, defaults to the last `\\boxed{…}`):
-            The text around the scores in the judge's completion: `{scores}` stands for all of them, separated by
-            commas. Or the text around each score, with `{score}` and its number or label `{i}`:
-            `"<score_{i}>{score}</score_{i}>"`.
+        instructions (`str`): Everything before the conversation.
+        output_format (`str`): Everything after the responses.
+        score_range (`tuple[int, int]`): Lowest and highest score.
+        numbered (`bool`): Whether response blocks carry their number.
+        before (`tuple[str, str, str]`): The text before the conversation, the responses and the output format.
+        separator (`str`): The text between two response blocks.
+        delimiters (`tuple[str, str]`): The text before and behind each response, with `{i}` for its number.
+        labels (`tuple[str, ...]`, *optional*): Names in place of numbers, as `("A", "B")`.
+        speaker (`bool`): Whether a query of one turn is written as `User: …`, as longer conversations always are.
+        system (`str`, *optional*): A system turn before the prompt.
+        score_form (`str`):
+            The text around the scores in a completion: `{scores}` for all, separated by commas, or the text around
+            each `{score}` with its number or label `{i}`: `"<score_{i}>{score}</score_{i}>"`.
     """
 
     instructions: str
@@ -73,17 +68,13 @@ class JudgeTemplate:
     def from_text(cls, text: str, **options) -> "JudgeTemplate":
         """A template from a whole prompt with the places `{conversation}` and `{responses}`.
 
-        The rest is taken literally, other braces included, since the prompt of a judge that was trained elsewhere must
-        be exact. Options may stand before the prompt, one a line as `name: value`, between two lines `---`. A value is
-        JSON or plain text.
-
-        Example, for a judge of two responses called A and B with a system turn, such as `haizelabs/j1-micro-1.7B`:
+        All other text is literal, braces included. Options may precede the prompt between two lines `---`, one a line
+        as `name: value`, with a value in JSON or as plain text:
 
         ```python
         >>> template = JudgeTemplate.from_text(
         ...     '''---
         ... labels: ["A", "B"]
-        ... system: You answer in XML.
         ... score_form: <scores>{scores}</scores>
         ... ---
         ... Score both.
@@ -96,10 +87,6 @@ class JudgeTemplate:
         Args:
             text (`str`): The prompt.
             **options: Arguments of the template; they override those in the text.
-
-        Raises:
-            `ValueError`: if the prompt has other places than `{conversation}` and then `{responses}`, or for an
-                unknown option.
         """
         if text.startswith(_OPTIONS):
             header, _, text = text.removeprefix(_OPTIONS).partition("\n" + _OPTIONS)
@@ -112,15 +99,11 @@ class JudgeTemplate:
             )
         return cls(parts[0], parts[4], before=("", parts[2], ""), **options)
 
-    def label(self, number: int) -> str:
-        """The name of the response with this number, counted from 1, in the prompt."""
-        return str(number) if self.labels is None else self.labels[number - 1]
-
     def names(self, count: int) -> tuple[str, ...]:
         """The names of the first `count` responses in the prompt."""
         if self.labels is not None and count > len(self.labels):
             raise ValueError(f"Found {count} responses; the template has the labels {self.labels}.")
-        return tuple(self.label(number) for number in range(1, count + 1))
+        return self.labels[:count] if self.labels else tuple(str(number + 1) for number in range(count))
 
     def blocks(self, responses: tuple[str, ...]) -> str:
         """The responses between their delimiters."""
@@ -132,7 +115,7 @@ class JudgeTemplate:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Lines that give the prompt its structure, `{i}` for a number; responses are fenced against them."""
+        """The lines of the prompt that responses are fenced against, `{i}` for a number."""
         fixed = "\n".join((self.instructions, *self.before, self.output_format))
         headings = (line.strip() for line in fixed.splitlines() if len(line) < 100 and _HEADING_LIKE.fullmatch(line))
         around = (line.strip() for side in self.delimiters for line in side.splitlines())
@@ -164,7 +147,6 @@ class JudgeTemplate:
 
 
 def _read_options(header: str) -> dict[str, object]:
-    """The options before a template's prompt."""
     options: dict[str, object] = {}
     known = set(JudgeTemplate.__dataclass_fields__) - {"instructions", "output_format", "before"}
     for line in filter(str.strip, header.splitlines()):
@@ -196,8 +178,12 @@ The last round of the conversation below is the user's query. Responses to it wi
 them. Refer to the general criteria, and state further criteria that are specific to this query, each with its \
 weight: what tells a good response to it from a bad one. Do not answer the query, and do not give scores."""
 
-_SCALE = """A score is a whole number from 1 to 10: 1 means that the response does not meet the criteria at all, 6 \
-that it meets only some parts of them, and 10 that it meets them perfectly."""
+_SCORE_ALL = _TASK.format(
+    what="each response an overall score",
+    scale="A score is a whole number from 1 to 10: 1 means that the response does not meet the criteria at all, 6 "
+    "that it meets only some parts of them, and 10 that it meets them perfectly.",
+)
+_SCORE_ONE = _TASK.format(what="the response an overall score", scale="The score is 1 if it is correct and 0 if not.")
 
 PAPER_CRITERIA = f"""{heading(CRITERIA)}
 1. Instruction Adherence
@@ -240,19 +226,10 @@ Scores: the overall score of the response, as in \boxed{x}."""
 
 PRINCIPLES_FORMAT = "Specific Criteria: the further criteria for this query, each with its weight."
 
-BUILT_IN: dict[str, tuple[JudgeTemplate, JudgeTemplate]] = {
+BUILT_IN = {
     "paper": (
-        JudgeTemplate(
-            _TASK.format(what="each response an overall score", scale=_SCALE) + "\n\n" + PAPER_CRITERIA, _PAPER_FORMAT
-        ),
-        JudgeTemplate(
-            _TASK.format(what="the response an overall score", scale="The score is 1 if it is correct and 0 if not.")
-            + "\n\n"
-            + _BINARY_CRITERIA,
-            _BINARY_FORMAT,
-            score_range=(0, 1),
-            numbered=False,
-        ),
+        JudgeTemplate(f"{_SCORE_ALL}\n\n{PAPER_CRITERIA}", _PAPER_FORMAT),
+        JudgeTemplate(f"{_SCORE_ONE}\n\n{_BINARY_CRITERIA}", _BINARY_FORMAT, (0, 1), numbered=False),
     ),
     "compact": (
         JudgeTemplate(
@@ -262,12 +239,11 @@ BUILT_IN: dict[str, tuple[JudgeTemplate, JudgeTemplate]] = {
         JudgeTemplate(
             "Name the criteria for this query, then score the response 0 or 1.",
             r"Specific Criteria: Analysis: Scores: \boxed{x}",
-            score_range=(0, 1),
+            (0, 1),
             numbered=False,
         ),
     ),
 }
-
 
 _CHOICE_TASK = """You are an expert at judging responses, and you judge them against given criteria.
 
