@@ -35,9 +35,8 @@ class Critique:
             One score per response, or `None` if none could be read. From [`parse_critique`] they are in the order that
             the judge read; [`Critique.in_row_order`] moves them into the order of the row, in which they are stored.
         problem (`str`, *optional*):
-            Why there are no scores: `"missing"` (no closed, filled last box, or a draft that was never closed),
-            `"count"` (not one score per response),
-            `"range"` (a number outside of the score range), `"value"` (something that is not a whole number), or
+            Why there are no scores: `"missing"` (no closed, filled last box, or an unclosed draft), `"count"` (not one
+            score per response), `"range"` (a number outside of the score range), `"value"` (not a whole number), or
             `"truncated"` (the completion reached the token limit).
         order (`tuple[int, ...]`, *optional*): `order[p]` is the response that the judge read as number p + 1.
         meta_score (`float`, *optional*): The Meta RM's logit; `None` if it did not score the critique.
@@ -54,11 +53,7 @@ class Critique:
     num_tokens: int | None = None
 
     def in_row_order(self, order: Sequence[int]) -> "Critique":
-        """The critique with its scores in the order of the row, and the `order` in which the judge read the responses.
-
-        Args:
-            order (sequence of `int`): `order[p]` is the response that the judge read as number p + 1.
-        """
+        """The critique with its scores in the order of the row, and the `order` in which the judge read it."""
         return replace(self, scores=restore_order(self.scores, order), order=tuple(order))
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,8 +89,8 @@ def parse_critique(
     r"""Reads the scores from a judge's completion.
 
     The last `\boxed{…}` must hold exactly `num_responses` whole numbers within `score_range`, separated by commas.
-    Earlier boxes, brackets and numbers in the text are never consulted, not even when the last box is unreadable, nor
-    is a draft, see [`without_thoughts`]. Full-width digits and commas are read as their plain forms.
+    Earlier boxes are never consulted, not even when the last one is unreadable, nor is a draft, see
+    [`without_thoughts`]. Full-width digits and commas are read as their plain forms.
 
     Args:
         text (`str`): The judge's completion, without the prompt.
@@ -108,7 +103,7 @@ def parse_critique(
         prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft.
 
     Returns:
-        [`Critique`]: with `scores`, or with `problem` where there are none. Runs in time linear in the text.
+        [`Critique`]: with `scores`, or with `problem` where there are none.
 
     Example:
 
@@ -147,16 +142,10 @@ _OPEN_DRAFT = re.compile(rf"(?:{'|'.join(opens.pattern for opens, _ in _DRAFTS)}
 
 
 def without_thoughts(text: str, prefilled: bool = False) -> str | None:
-    """The answer behind a model's draft: `<think>…</think>`, `<thinking>`, `[THINK]`, `◁think▷` and the like.
+    """The text behind the last draft (`<think>…</think>`, `<thinking>`, `[THINK]`, `◁think▷` and the like), the whole
+    text if there is none, or `None` if a draft was opened and never closed.
 
-    Args:
-        text (`str`): A completion, without the prompt.
-        prefilled (`bool`, *optional*, defaults to `False`):
-            Whether the prompt ended with an open draft, see [`opens_draft`]; the completion then begins inside of it.
-
-    Returns:
-        `str`: the text behind the last end of a draft, the whole text if there is no draft, or `None` if a draft was
-        opened and never closed.
+    `prefilled` is whether the prompt ended with an open draft, see [`opens_draft`].
     """
     ends = [match.end() for _, closes in _DRAFTS for match in closes.finditer(text)]
     answer = text[max(ends, default=0) :]
@@ -178,24 +167,8 @@ def opens_draft(prompt: str) -> bool:
 def read_principles(text: str) -> str | None:
     """Reads principles from an answer to [`~trl_spct.judge.prompts.principle_messages`], or from a whole critique.
 
-    The section `Specific Criteria:` if there is one, as in [`Critique.principles`]; else the answer up to `Analysis:`
-    or its last box, since a model that is asked only for criteria may omit the heading. A draft is never read.
-
-    Args:
-        text (`str`): The completion, without the prompt.
-
-    Returns:
-        `str`, or `None` if the answer or the section is empty, or the draft was never closed.
-
-    Example:
-
-    ```python
-    >>> from trl_spct.judge.critiques import read_principles
-    >>> read_principles("Specific Criteria: Brevity (weight 2)")
-    'Brevity (weight 2)'
-    >>> read_principles("1. Brevity (weight 2)")
-    '1. Brevity (weight 2)'
-    ```
+    The section `Specific Criteria:` if there is one; else the answer up to `Analysis:` or its last box, since a model
+    that is asked only for criteria may omit the heading. `None` if it is empty, or a draft was never closed.
     """
     answer = without_thoughts(text) or ""
     opening = _PRINCIPLES.search(answer)
@@ -205,7 +178,7 @@ def read_principles(text: str) -> str | None:
 
 
 def _score_fields(answer: str, form: str, names: Sequence[str]) -> list[str]:
-    """The texts of the scores: what stands last in the form; no text for a form that is not closed."""
+    """The texts of the scores, from the last occurrence of the form; no text for a form that is not closed."""
     if form == BOX:
         opened = _BOX_OPENS.match(answer, _last_box(answer))
         return _numbers(_between(answer, opened.end() if opened else -1, "}"))
@@ -228,16 +201,13 @@ def _behind(text: str, opening: str) -> int:
 
 
 def _between(text: str, start: int, closing: str) -> str:
-    """The text from `start` to `closing`, or to the end of the line for an empty one."""
-    end = text.find(closing or "\n", start) if start >= 0 else -1
-    if end < 0:
-        end = len(text) if start >= 0 and not closing else start
-    return text[start:end] if start >= 0 else ""
+    """The text from `start` to `closing`, or to the end of the line for an empty one; none if `start` is −1."""
+    if start < 0:
+        return ""
+    end = text.find(closing or "\n", start)
+    return text[start:end] if end >= 0 else text[start:] if not closing else ""
 
 
 def _last_box(text: str) -> int:
     """Where the last opened box begins, or the text's length if there is none."""
-    start = len(text)
-    for match in _BOX_OPENS.finditer(text):
-        start = match.start()
-    return start
+    return max((match.start() for match in _BOX_OPENS.finditer(text)), default=len(text))

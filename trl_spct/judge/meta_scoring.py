@@ -1,8 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Meta RM scores of critiques, and whether a Meta RM fits a judge (paper, section 2.4).
-
-Training and inference tokenize here alone.
-"""
+"""Meta RM scores of critiques, and whether a Meta RM fits a judge (paper, section 2.4)."""
 
 import hashlib
 import os
@@ -10,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .generation import evaluating
@@ -24,17 +22,7 @@ Conversation = Sequence[Mapping[str, str]]
 
 
 def load_meta_rm(name: str | os.PathLike, dtype: torch.dtype, place: dict[str, Any]) -> PreTrainedModel:
-    """
-    Loads the Meta RM of a judge, whose head must be stored.
-
-    Args:
-        name (`str` or path): A folder or a Hub id.
-        dtype ([`torch.dtype`]): Of the judge.
-        place (`dict[str, Any]`): Its revision and subfolder.
-
-    Raises:
-        `OSError`: if it cannot be loaded, with the reason.
-    """
+    """Loads the Meta RM of a judge from a folder or the Hub, with the judge's dtype; its head must be stored."""
     try:
         return MetaRMForSequenceClassification.load_trained(name, dtype=dtype, **place)
     except (OSError, ValueError) as error:  # which is of either kind where a folder or its config is missing
@@ -45,17 +33,8 @@ def load_meta_rm(name: str | os.PathLike, dtype: torch.dtype, place: dict[str, A
 
 
 def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **template_kwargs: Any) -> list[int]:
-    """
-    The token ids that a Meta RM reads: the conversation in the tokenizer's chat template, without a generation prompt.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The Meta RM's own tokenizer.
-        messages (sequence of messages): What [`~trl_spct.judge.prompts.meta_messages`] returns.
-        **template_kwargs: Variables of the chat template.
-
-    Raises:
-        `ValueError`: if the tokenizer has no chat template.
-    """
+    """The token ids that a Meta RM reads, in training and inference: the conversation of
+    [`~trl_spct.judge.prompts.meta_messages`] in its own chat template, without a generation prompt."""
     if tokenizer.chat_template is None:
         raise ValueError(
             "Found a tokenizer without a chat template; expected one, since a Meta RM reads a user and an assistant "
@@ -74,20 +53,16 @@ def meta_scores(
     conversations: Sequence[Conversation],
     batch_size: int = 8,
 ) -> list[float]:
-    """
-    One unbounded logit per conversation, in the order given; the higher, the more likely the critique is correct.
+    """One unbounded logit per conversation, in the order given; the higher, the more likely the critique is correct.
 
-    Critiques of the same responses in the same order share the whole user turn, which is then read once for all of
-    them. Architectures that keep more than keys and values read each conversation whole.
+    Critiques of the same responses in the same order share the user turn, which is read once for all of them, except
+    by architectures that keep more than keys and values.
 
     Args:
         model ([`MetaRMForSequenceClassification`]): The Meta RM, or an adapter over one. Its mode is restored.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The Meta RM's own tokenizer.
         conversations (sequence of conversations): What [`meta_messages`] returns, one per critique.
         batch_size (`int`, *optional*, defaults to `8`): Conversations of similar length that are read at once.
-
-    Returns:
-        `list[float]` as long as `conversations`.
     """
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least 1.")
@@ -122,16 +97,10 @@ def _plain_logits(
     rows = sorted(rows, key=len, reverse=True)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
-        input_ids, attention_mask = _right_padded(batch, pad_token_id).to(model.device)
-        yield batch, model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
-
-
-def _right_padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> torch.Tensor:
-    """Token ids and their attention mask, stacked to shape (2, B, T)."""
-    length = max(map(len, rows))
-    ids = [[*row, *[pad_token_id] * (length - len(row))] for row in rows]
-    mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
-    return torch.tensor([ids, mask])
+        ids = pad_sequence([torch.tensor(row) for row in batch], batch_first=True, padding_value=pad_token_id)
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in batch], batch_first=True)
+        ids, mask = ids.to(model.device), mask.to(model.device)
+        yield batch, model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
 
 # Words, digits, signs and letters beyond ASCII, in two turns: vocabularies and chat templates that agree on it agree.
@@ -157,15 +126,6 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, templa
     """Refuses a Meta RM that would read other tokens, or critiques of another kind, than it was trained on.
 
     Nothing is refused for what a Meta RM does not say of itself, as the released one.
-
-    Args:
-        model ([`MetaRMForSequenceClassification`]): The Meta RM.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): What it is to be used with.
-        template (`str`): Name of the judge's template.
-
-    Raises:
-        `ValueError`: if the tokenizer has more tokens than the Meta RM embeds, or is not the one that it was trained
-            with; or if the judge's template is not the one whose critiques it learned from.
     """
     stored = getattr(model.config, "meta_rm", None) or {}
     embedded = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]

@@ -28,12 +28,8 @@ def derive_seed(seed: int, *parts) -> int:
 def row_seed(seed: int, row: Preference, occurrence: int = 0) -> int:
     """The seed of all draws about a row: its orders, blocks and tie-breaks.
 
-    Args:
-        seed (`int`): Seed of the run.
-        row ([`Preference`]): Query, responses, reference and principles count; labels do not.
-        occurrence (`int`, *optional*, defaults to `0`):
-            Number of equal rows before it in the dataset, see [`count_occurrences`]. Without it equal rows would share
-            their draws, and the vote of a judge that does not read them would be far from chance.
+    Equal rows draw apart by `occurrence`, the number of equal rows before, see [`count_occurrences`]. If they shared
+    their draws, the vote of a judge that does not read them would be far from chance.
     """
     return derive_seed(seed, row_key(row), *([occurrence] if occurrence else []))
 
@@ -41,17 +37,16 @@ def row_seed(seed: int, row: Preference, occurrence: int = 0) -> int:
 def row_key(row: Preference) -> str:
     """A digest of what the judge may read of a row; equal for equal rows, whatever their labels."""
     fields = {name: value for name, value in vars(row).items() if name != "labels" and value is not None}
-    text = json.dumps(fields, sort_keys=True, default=_plain)
+
+    def plain(value: object) -> object:  # mappings that JSON does not know, as those of a dataset
+        return dict(value) if isinstance(value, Mapping) else str(value)
+
+    text = json.dumps(fields, sort_keys=True, default=plain)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def count_occurrences(rows: Iterable[Preference], seen: Counter[str] | None = None) -> list[int]:
-    """For each row, the number of equal rows before it.
-
-    Args:
-        rows (iterable of [`Preference`]): All rows of a dataset, in order.
-        seen (`Counter`, *optional*): Counts of earlier rows by [`row_key`], which are updated.
-    """
+    """For each row, the number of equal rows before it. `seen` counts earlier rows by [`row_key`] and is updated."""
     seen = Counter() if seen is None else seen
     occurrences = []
     for row in rows:
@@ -68,11 +63,8 @@ def draw_orders(n: int, k: int, kind: str, draw: random.Random) -> list[tuple[in
         n, k (`int`): Numbers of responses and of critiques.
         kind (`str`):
             `"random"`: each order is uniform over all n!, as in the paper (section 6); up to k distinct prompts.
-
-            `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques.
-            After any number of critiques the counts of a response in each place differ by at most 1; there are at most
-            n distinct prompts.
-
+            `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques;
+            the counts of a response in each place never differ by more than 1, and at most n prompts are distinct.
             `"fixed"`: the order of the row.
         draw (`random.Random`): Source of randomness.
 
@@ -97,15 +89,7 @@ def split_blocks(n: int, most: int, draw: random.Random) -> list[tuple[int, ...]
     """Splits n responses into the fewest blocks of at most `most`, of nearly the same size, that share one response.
 
     Scores of different prompts do not compare, since a judge scores a response relative to the others. The shared
-    response, the anchor, relates them: see [`align_blocks`].
-
-    Args:
-        n (`int`): Number of responses.
-        most (`int`): Responses per prompt, the anchor included: at least 2.
-        draw (`random.Random`): Draws the anchor, and which response is in which block.
-
-    Returns:
-        `list[tuple[int, ...]]`: the responses of each block, the anchor first. A single block if all fit.
+    response, the anchor, stands first in each block and relates them: see [`align_blocks`].
     """
     if n <= most:
         return [tuple(range(n))]
@@ -117,16 +101,11 @@ def split_blocks(n: int, most: int, draw: random.Random) -> list[tuple[int, ...]
 
 
 def align_blocks(blocks: Sequence[Sequence[int]], means: Sequence[Sequence[float] | None]) -> tuple[float, ...] | None:
-    """Brings the scores of all blocks to one scale: each block is shifted so that the anchor gets its average score.
+    """Brings the mean scores of all blocks to one scale: each block is shifted so that the anchor gets its average
+    score.
 
-    Args:
-        blocks (sequence of index sequences): From [`split_blocks`].
-        means (sequence of sequences of `float`):
-            The mean score of each response of each block, in the block's order; `None` for an unreadable block.
-
-    Returns:
-        `tuple[float, ...]` of length n, rounded to 9 decimals so that equal scores tie, or `None` if a block is
-        unreadable, since its responses have no scores.
+    `means[b]` are in the order of `blocks[b]`. Rounded to 9 decimals so that equal scores tie; `None` if a block is
+    unreadable (`None`), since its responses have no scores.
     """
     readable = [block for block in means if block is not None]
     if len(readable) < len(means):
@@ -136,8 +115,3 @@ def align_blocks(blocks: Sequence[Sequence[int]], means: Sequence[Sequence[float
     for members, block in zip(blocks, readable, strict=True):
         aligned.update({member: score - (block[0] - level) for member, score in zip(members, block, strict=True)})
     return tuple(round(aligned[member], 9) for member in sorted(aligned))
-
-
-def _plain(value: object) -> object:
-    """Mappings that JSON does not know, as those of a dataset."""
-    return dict(value) if isinstance(value, Mapping) else str(value)

@@ -11,9 +11,6 @@ def is_correct(scores: Sequence[float] | None, labels: Sequence[float]) -> bool:
 
     For n ≥ 2 the response with the highest label must have the *strictly* highest score, so that a tie is incorrect;
     for n = 1 the score must equal the label. No scores (`None`) are incorrect.
-
-    Raises:
-        `ValueError`: if the labels have no single maximum (n ≥ 2), are not 0 or 1 (n = 1), or if the counts differ.
     """
     labels = checked_labels(labels)
     if scores is None:
@@ -38,9 +35,9 @@ def meta_label(scores: Sequence[float] | None, labels: Sequence[float]) -> int:
 def credit(scores: Sequence[float] | None, labels: Sequence[float], votes: int = 1) -> float:
     """Expected accuracy of picking a highest-scored response at random: 1/#tied if the best is among them, else 0.
 
-    This is what shuffling the responses before an argmax is worth on average (paper, section 3). No scores are
-    worth 0. For n = 1 the scores are 0/1 verdicts added up over `votes` critiques, and the majority decides; a split
-    vote is worth 1/2 (not in the paper).
+    The average over shuffles of the responses before an argmax (paper, section 3). No scores are worth 0. For n = 1
+    the majority of `votes` 0/1 scores, of which the sum is given, decides; a split vote is worth 1/2 (not in the
+    paper).
     """
     labels = checked_labels(labels)
     if scores is None:
@@ -56,9 +53,7 @@ def credit(scores: Sequence[float] | None, labels: Sequence[float], votes: int =
 def highest(scores: Sequence[float]) -> tuple[int, ...]:
     """Indices of the responses that share the highest score."""
     if not len(scores) or any(score != score for score in scores):
-        raise ValueError(
-            f"Found the scores {list(scores)}, of which none is the highest; expected numbers without NaN."
-        )
+        raise ValueError(f"Found the scores {list(scores)}, of which none is the highest; expected numbers, no NaN.")
     top = max(scores)
     return tuple(i for i, score in enumerate(scores) if score == top)
 

@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -15,8 +15,6 @@ VOTING_TEMPERATURE = 0.5
 
 DEFAULT_SHARE = 0.5
 """The share of critiques that vote under a Meta RM: the paper's k/2 (section 6)."""
-
-GUIDES = ("top", "soft")
 
 
 def vote(rows: Sequence[Scores]) -> tuple[float, ...] | None:
@@ -41,49 +39,50 @@ def vote(rows: Sequence[Scores]) -> tuple[float, ...] | None:
     return weighted_vote(rows, [1] * len(rows))
 
 
+def guided_vote(
+    rows: Sequence[Scores], meta_scores: Sequence[float | None], k_meta: int | float | None = None
+) -> tuple[float, ...] | None:
+    """Adds up only the `k_meta` readable critiques that the Meta RM scores highest (paper, section 6).
+
+    Args:
+        rows (sequence of k score rows): As for [`vote`].
+        meta_scores (sequence of k `float`):
+            The Meta RM's logits, one per critique. Those of unreadable critiques are ignored.
+        k_meta (`int` or `float`, *optional*, defaults to `max(1, k // 2)`):
+            How many critiques vote, or which share of all k of them; see [`num_voters`].
+
+    Returns:
+        `tuple[float, ...]` of length n, or `None` if no critique could be read.
+    """
+    return vote([rows[j] for j in guided_selection(rows, meta_scores, k_meta)])
+
+
 def weighted_vote(rows: Sequence[Scores], weights: Sequence[float]) -> tuple[float, ...] | None:
     """Adds up the scores of k critiques with weights: `S*_i = Σ_j w_j S_ij` (not in the paper).
 
-    The sums are exact and rounded once, so that equal sums of other weights compare as equal.
-
-    Args:
-        rows (sequence of k score rows): As for [`vote`]. The weight of an unreadable critique is ignored.
-        weights (sequence of k `float`): Finite and not negative; 0 is no vote. Whole weights keep sums whole.
-
-    Returns:
-        `tuple[float, ...]` of length n, or `None` if no critique votes. It does not depend on the order of the
-        critiques.
+    The sums are exact and rounded once, so that equal sums of other weights compare as equal. Weights are finite and
+    not negative: 0 is no vote, and whole weights keep sums whole.
     """
     votes = _votes(rows, weights)
     if not votes:
         return None
-    columns = zip(*(row for _, row in votes), strict=True)
     if all(isinstance(weight, int) for weight, _ in votes):
-        return tuple(
-            sum(weight * score for (weight, _), score in zip(votes, column, strict=True)) for column in columns
-        )
-    return tuple(float(_exact_sum(votes, column)) for column in columns)
+        columns = zip(*([weight * score for score in row] for weight, row in votes), strict=True)
+        return tuple(map(sum, columns))
+    return tuple(map(float, _exact_sums(votes)))
 
 
 def mean_scores(rows: Sequence[Scores], weights: Sequence[float] | None = None) -> tuple[float, ...] | None:
-    """Weighted mean score of each response: `Σ_j w_j S_ij / Σ_j w_j`, exact and rounded once.
+    """Weighted mean score of each response, `Σ_j w_j S_ij / Σ_j w_j`, exact and rounded once.
 
-    Two responses with the same scores have the same mean, whatever their critiques weigh; `weighted_vote` divided by
-    the sum of the weights is rounded three times and may differ in the last digit. Compare means of different rows
-    with this function.
-
-    Args:
-        rows (sequence of k score rows): As for [`vote`].
-        weights (sequence of k `float`, *optional*): As for [`weighted_vote`]; 1 for each critique if not given.
-
-    Returns:
-        `tuple[float, ...]` of length n, or `None` if no critique votes.
+    Two responses with the same scores have the same mean, whatever their critiques weigh, so that means of different
+    rows compare; [`weighted_vote`] divided by the sum of the weights is rounded three times.
     """
     votes = _votes(rows, [1] * len(rows) if weights is None else weights)
     if not votes:
         return None
     total = sum(Fraction(weight) for weight, _ in votes)
-    return tuple(float(_exact_sum(votes, column) / total) for column in zip(*(row for _, row in votes), strict=True))
+    return tuple(float(exact / total) for exact in _exact_sums(votes))
 
 
 def _votes(rows: Sequence[Scores], weights: Sequence[float]) -> list[tuple[float, Sequence[float]]]:
@@ -93,35 +92,14 @@ def _votes(rows: Sequence[Scores], weights: Sequence[float]) -> list[tuple[float
     if any(not 0 <= weight < math.inf for weight in weights):
         raise ValueError(f"Found the weights {list(weights)}; expected finite numbers that are not negative.")
     votes = [(weight, row) for weight, row in zip(weights, rows, strict=True) if row is not None and weight > 0]
-    if len({len(row) for _, row in votes}) > 1:
-        raise ValueError(
-            f"Found critiques that score {sorted({len(row) for _, row in votes})} responses; expected one n."
-        )
+    if len(lengths := {len(row) for _, row in votes}) > 1:
+        raise ValueError(f"Found critiques that score {sorted(lengths)} responses; expected one n.")
     return votes
 
 
-def _exact_sum(votes: Sequence[tuple[float, Sequence[float]]], column: Sequence[float]) -> Fraction:
-    return sum(
-        (Fraction(weight) * Fraction(score) for (weight, _), score in zip(votes, column, strict=True)), Fraction()
-    )
-
-
-def guided_vote(
-    rows: Sequence[Scores], meta_scores: Sequence[float | None], k_meta: int | float | None = None
-) -> tuple[float, ...] | None:
-    """Adds up only the `k_meta` readable critiques that the Meta RM scores highest (paper, section 6).
-
-    Args:
-        rows (sequence of k score rows): As for [`vote`].
-        meta_scores (sequence of k `float`): The Meta RM's logits, one per critique. Those of unreadable critiques are
-            ignored.
-        k_meta (`int` or `float`, *optional*, defaults to `max(1, k // 2)`):
-            How many critiques vote, or which share of all k of them; see [`num_voters`].
-
-    Returns:
-        `tuple[float, ...]` of length n, or `None` if no critique could be read.
-    """
-    return vote([rows[j] for j in guided_selection(rows, meta_scores, k_meta)])
+def _exact_sums(votes: Sequence[tuple[float, Sequence[float]]]) -> list[Fraction]:
+    products = ([Fraction(weight) * Fraction(score) for score in row] for weight, row in votes)
+    return [sum(column, Fraction()) for column in zip(*products, strict=True)]
 
 
 def guided_selection(
@@ -134,28 +112,16 @@ def guided_selection(
 
 
 def num_voters(k_meta: int | float | None, k: int) -> int:
-    """How many of k critiques vote at most: `k_meta` itself, or `max(1, floor(k_meta * k))` if it is a share.
-
-    Args:
-        k_meta (`int` or `float`, *optional*):
-            A whole number of critiques, or a `float` in (0, 1], the share of all k. `None` is 0.5, the paper's k/2.
-        k (`int`): Critiques sampled, those that cannot be read included.
-    """
-    k_meta = checked_k_meta(k_meta)
-    if k_meta is None:
-        k_meta = DEFAULT_SHARE
-    # A share that was written down in decimals must not lose a critique to its binary form: .29 * 100 is 28.99….
-    return k_meta if isinstance(k_meta, int) else max(1, math.floor(k_meta * k + 1e-9))
-
-
-def checked_k_meta(k_meta: int | float | None) -> int | float | None:
-    """`k_meta` itself if it is a number of critiques, a share of them or `None`; a `ValueError` otherwise."""
-    is_count = isinstance(k_meta, int) and not isinstance(k_meta, bool) and k_meta >= 1
-    if k_meta is None or is_count or (isinstance(k_meta, float) and 0 < k_meta <= 1):
+    """How many of k critiques, unreadable ones included, vote at most: `k_meta` itself, or `max(1, floor(k_meta * k))`
+    if it is a share (a `float` in (0, 1]). `None` is 0.5, the paper's k/2."""
+    if isinstance(k_meta, int) and not isinstance(k_meta, bool) and k_meta >= 1:
         return k_meta
-    raise ValueError(
-        f"Found k_meta={k_meta!r}; expected at least 1 critique (`int`), or a share of them in (0, 1] (`float`)."
-    )
+    share = DEFAULT_SHARE if k_meta is None else k_meta
+    if not isinstance(share, float) or not 0 < share <= 1:
+        raise ValueError(
+            f"Found k_meta={k_meta!r}; expected at least 1 critique (`int`), or a share of them in (0, 1] (`float`)."
+        )
+    return max(1, math.floor(share * k + 1e-9))  # .29 of 100 is 28.99… in binary, and 29 in decimals
 
 
 @dataclass(frozen=True)
@@ -170,19 +136,15 @@ class Guidance:
             `"top"`: the `k_meta` critiques with the highest meta scores vote alike (paper, section 6). `"soft"`: each
             readable critique counts by the Meta RM's own probability that it is correct, `w = sigmoid(meta score)`
             (not in the paper).
-
-    Raises:
-        `ValueError`: for another `guide`, for a `k_meta` that is neither a number nor a share of critiques, and for a
-            `k_meta` under `"soft"`, which has no use for it.
     """
 
     k_meta: int | float | None = None
     guide: str = "top"
 
     def __post_init__(self):
-        checked_k_meta(self.k_meta)
-        if self.guide not in GUIDES:
-            raise ValueError(f"Found guide={self.guide!r}; expected one of {list(GUIDES)}.")
+        num_voters(self.k_meta, 1)  # checks it
+        if self.guide not in ("top", "soft"):
+            raise ValueError(f"Found guide={self.guide!r}; expected one of 'top', 'soft'.")
         if self.guide == "soft" and self.k_meta is not None:
             raise ValueError(
                 f"Found k_meta={self.k_meta} with guide='soft', under which all critiques vote; expected one of them."
@@ -201,7 +163,7 @@ class Guidance:
     @property
     def settings(self) -> dict[str, Any]:
         """What [`Guidance.of`] reads: the entries of a Meta RM's `config.meta_rm`."""
-        return {"k_meta": self.k_meta, "guide": self.guide}
+        return asdict(self)
 
     @property
     def plain(self) -> bool:
@@ -209,32 +171,26 @@ class Guidance:
         return self.guide == "top" and isinstance(self.k_meta, float) and self.k_meta == 1.0
 
     def weights(self, rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> tuple[float, ...]:
-        """How much each of k critiques counts in a [`weighted_vote`]; 0 if it has no vote or cannot be read.
-
-        Args:
-            rows, meta_scores: As for [`guided_vote`]. Under plain voting no meta scores are needed.
-        """
+        """How much each of k critiques counts in a [`weighted_vote`]; 0 if it has no vote or cannot be read."""
         if self.plain:
             return tuple(int(row is not None) for row in rows)
         if self.guide == "soft":
-            readable = _scored(rows, meta_scores)
-            return tuple(_sigmoid(readable[j]) if j in readable else 0 for j in range(len(rows)))
+            probabilities = {j: _sigmoid(score) for j, score in _scored(rows, meta_scores).items()}
+            return tuple(probabilities.get(j, 0) for j in range(len(rows)))
         voters = set(guided_selection(rows, meta_scores, self.k_meta))
         return tuple(int(j in voters) for j in range(len(rows)))
 
     def __str__(self) -> str:
-        if self.guide == "soft":
-            return "soft"
-        return "top half" if self.k_meta is None else f"top {self.k_meta}"
+        return "soft" if self.guide == "soft" else f"top {self.k_meta or 'half'}"
 
 
 def _scored(rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> dict[int, float]:
     """The meta scores of the readable critiques, by index; each must have one."""
     if len(rows) != len(meta_scores):
         raise ValueError(f"Found {len(meta_scores)} meta scores for {len(rows)} critiques; expected one per critique.")
-    readable = [j for j, row in enumerate(rows) if row is not None]
-    scored = {j: score for j in readable if (score := meta_scores[j]) is not None and score == score}
-    if unscored := [j for j in readable if j not in scored]:
+    readable = {j: meta_scores[j] for j, row in enumerate(rows) if row is not None}
+    scored = {j: score for j, score in readable.items() if score is not None and score == score}
+    if unscored := sorted(readable.keys() - scored.keys()):
         raise ValueError(
             f"Found no meta score (None or NaN) for the readable critiques {unscored}; score every critique before a "
             "guided vote."
