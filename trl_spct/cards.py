@@ -335,7 +335,7 @@ def write_trajectories_card(
 
     Args:
         folder (`Path`): Folder of the trajectories.
-        report (mapping): Of [`~trl_spct.trainers.rejection_report.rejection_report`]. Its figure is `rejection.png`.
+        report (mapping): Of [`~trl_spct.trainers.rejection_report.rejection_report`].
         groups (mapping): Of [`~trl_spct.trainers.rejection_report.trajectory_groups`].
         settings (mapping): Settings of the sampling.
         versions (mapping, *optional*): Package versions of the sampling.
@@ -362,7 +362,7 @@ def write_trajectories_card(
 def push_trajectories(
     folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None
 ) -> str:
-    """Pushes a folder of trajectories to the Hub: the shards, the card, and the report with its figure.
+    """Pushes a folder of trajectories to the Hub: the shards, the card and the report.
 
     The manifest, which may hold paths on this machine, is not pushed; the card holds its settings.
 
@@ -378,7 +378,7 @@ def push_trajectories(
     Raises:
         [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
     """
-    names = [SHARDS, "README.md", "rejection.json", "rejection.png"]
+    names = [SHARDS, "README.md", "rejection.json"]
     before = naming(folder)
     return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token, before)
 

@@ -163,7 +163,6 @@ def test_datasets_are_pushed_with_cards_and_without_manifests(hub, pushed):
     assert set(found.files) - {".gitattributes"} == {
         "README.md",
         "rejection.json",
-        "rejection.png",
         "shard-00000.parquet",
     }
     assert found.private
@@ -471,7 +470,7 @@ def test_what_is_refused_is_whole_here_and_can_be_pushed_again(hub, tmp_path):
     assert f"Nothing is lost: {tmp_path / 'judge'} holds it all" in end
     assert f"Nothing is lost: {tmp_path / 'judge' / 'trajectories'} holds it all" in end
     rows = push_again(hub, end, tmp_path, "refused-rows", "dataset")
-    assert {"README.md", "shard-00000.parquet", "rejection.json", "rejection.png"} == set(rows) - {".gitattributes"}
+    assert {"README.md", "shard-00000.parquet", "rejection.json"} == set(rows) - {".gitattributes"}
     model = push_again(hub, end, tmp_path, f"{USER}/refused")
     assert MODEL <= set(model) and "training_args.bin" not in model and not [path for path in model if "/" in path]
 

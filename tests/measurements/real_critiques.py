@@ -21,7 +21,7 @@ from datasets import Dataset
 from trl_spct import Preference, parse_critique, select_trajectories
 from trl_spct.data.preparation import score_range_of
 from trl_spct.trainers.rejection import Trajectory
-from trl_spct.trainers.rejection_report import plot_rejection, rejection_report
+from trl_spct.trainers.rejection_report import rejection_report
 
 
 VERDICT = re.compile(r"Verification: Is the answer correct \(Yes/No\)\?[\s*]*(Yes|No)\b")
@@ -70,7 +70,7 @@ def judged_trajectories(rows: list[dict]) -> Dataset:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="`critiques_sample.jsonl`.")
-    parser.add_argument("--output", type=Path, help="Folder for the report, its figure and the trajectories.")
+    parser.add_argument("--output", type=Path, help="Folder for the report and the trajectories.")
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.data.read_text(encoding="utf-8").splitlines()]
     trajectories = judged_trajectories(rows)
@@ -78,7 +78,6 @@ def main() -> None:
     if options.output is not None:
         options.output.mkdir(parents=True, exist_ok=True)
         trajectories.to_parquet(options.output / "shard-00000.parquet")
-        plot_rejection(report).savefig(options.output / "rejection.png")
         (options.output / "rejection.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     shown = ("trajectories", "outcomes", "problems", "shares", "by_domain", "tokens")
     sys.stdout.write(json.dumps({name: report[name] for name in shown}, indent=2) + "\n")

@@ -5,9 +5,8 @@ import json
 
 import pytest
 from datasets import Dataset
-from matplotlib.figure import Figure
 
-from trl_spct.trainers.rejection_report import MAX_DOMAINS, plot_rejection, rejection_metrics, rejection_report
+from trl_spct.trainers.rejection_report import MAX_DOMAINS, rejection_metrics, rejection_report
 
 
 def record(row, outcome, hinted=False, best=0, n=2, tokens=10, problem=None, domain="math", lengths=None):
@@ -99,10 +98,14 @@ def test_by_number_of_responses_and_domain(report):
 
 
 def test_lengths(report):
-    assert report["tokens"]["kept"] == {"mean": pytest.approx((20 + 6 + 8) / 3), "median": 8}
-    assert report["tokens"]["kept_unhinted"] == {"mean": 20, "median": 20}
-    assert report["tokens"]["kept_hinted"] == {"mean": 7, "median": 6}
-    assert report["tokens"]["rejected"]["mean"] == pytest.approx((30 + 64 + 10 + 12 + 14 + 4 * 10 + 4 * 10) / 13)
+    assert report["tokens"] == pytest.approx(
+        {
+            "kept": (20 + 6 + 8) / 3,
+            "kept_unhinted": 20,
+            "kept_hinted": 7,
+            "rejected": (30 + 64 + 10 + 12 + 14 + 4 * 10 + 4 * 10) / 13,
+        }
+    )
 
 
 def test_places_and_lengths_of_the_best_response_without_hints_and_what_cannot_be_read(report):
@@ -121,7 +124,6 @@ def test_what_hangs_on_hints(report):
 def test_remarks(report):
     remarks = " ".join(report["remarks"])
     assert "67% of the kept critiques were hinted" in remarks and "max_hinted_share" in remarks
-    assert "shorter with a hint (7 tokens) than without (20)" in remarks
     assert "place of the best" not in remarks, "too few critiques to say so"
     fine = rejection_report(Dataset.from_list([record(0, "kept"), record(0, "incorrect")]))
     assert fine["remarks"] == []
@@ -149,8 +151,6 @@ def test_metrics_are_numbers_with_one_prefix(report):
     assert metrics["rft/n=2/accuracy"] == pytest.approx(1 / 6)
     assert metrics["rft/domain=chat/kept"] == pytest.approx(1 / 8)
     assert metrics["rft/tokens/kept_hinted"] == 7
-    assert metrics["rft/accuracy/n=3_best_in_place_3"] == 1.0
-    assert "rft/accuracy/n=3_best_in_place_1" not in metrics, "nothing was sampled there"
     assert metrics["rft/hint/rows_solved"] == 0.25
 
 
@@ -164,19 +164,6 @@ def test_without_domains_hints_or_rows():
     for some in (report, hinted, rejection_report(trajectories().select([]))):
         json.dumps(some)
         rejection_metrics(some)
-        plot_rejection(some).savefig("/dev/null", format="png")
-
-
-def test_the_figure(report, tmp_path):
-    figure = plot_rejection(report)
-    assert isinstance(figure, Figure)
-    rates, outcomes, tokens, places = figure.axes
-    assert [bar.get_height() for bar in rates.patches] == [2, 1, 0, 1]
-    assert len(outcomes.get_yticklabels()) == 5, "three numbers of responses and two domains"
-    assert len(tokens.patches) == 4
-    assert [label.get_text() for label in places.get_legend().get_texts()] == ["n = 2", "n = 3"]
-    figure.savefig(tmp_path / "report.png")
-    assert (tmp_path / "report.png").stat().st_size > 10_000
 
 
 def test_of_many_domains_the_largest_are_shown():

@@ -751,7 +751,6 @@ def test_the_folder_says_what_it_holds(collected):
     assert not list(folder.glob("*.partial"))
     assert set(manifest["recorded"]["versions"]) == {"trl-spct", "trl", "transformers", "torch", "datasets"}
     assert (manifest["seed"], manifest["sampler_revision"]) == (42, None)
-    assert (folder / "rejection.png").stat().st_size > 10_000
 
 
 class Recorder(TrainerCallback):

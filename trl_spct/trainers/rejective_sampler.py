@@ -43,7 +43,6 @@ from .loading import (
 from .rejection import Outcome, cap_hinted
 from .rejection_report import (
     Report,
-    plot_rejection,
     rejection_metrics,
     rejection_report,
     rejection_summary,
@@ -436,7 +435,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             logger.warning(f"The sampler refused {_counts(refused)} prompts.", main_process_only=True)
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
-            plot_rejection(self.report).savefig(folder / "rejection.png", dpi=120)
             write_trajectories_card(folder, self.report, trajectory_groups(self.report), settings, _versions())
             if self.args.trajectories_hub_repo is not None:
                 with self.tolerating_push_errors():
