@@ -16,20 +16,24 @@ from pathlib import Path
 
 
 def main(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
     from transformers import pipeline
 
     import trl_spct  # noqa: F401  registers the pipeline
-    from trl_spct.view import show, to_html, to_svg
+    from trl_spct.view import show
 
     row = read_row(arguments.row)
     meta_rm = {None: "auto", "none": None}.get(arguments.meta_rm, arguments.meta_rm)
     judge = pipeline("grm-reward", model=arguments.model_name_or_path, meta_rm=meta_rm)
     options = {name: getattr(arguments, name) for name in ("k", "seed", "max_new_tokens", "template")}
     judgment = judge(row, **{name: value for name, value in options.items() if value is not None})
-    show(judgment, row, arguments.critiques)
-    for path in map(Path, arguments.output):
-        page = to_html(judgment, row) if path.suffix == ".html" else to_svg(judgment, row, arguments.critiques)
-        path.write_text(page, encoding="utf-8")
+    console = Console(record=True)
+    show(judgment, row, arguments.critiques, console)
+    for path in arguments.output:
+        if path.endswith(".html"):
+            console.save_html(path, clear=False)
+        else:
+            console.save_svg(path, title="trl_spct", clear=False)
 
 
 def read_row(text: str) -> dict:
