@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, load_dataset
 from huggingface_hub.errors import HfHubHTTPError
 
 from ..data.loading import load_named
 from ..data.preparation import InvalidRows, prepare_preferences
 from ..jobs import rows_digest
-from ..judge.preferences import InvalidPreference
 from .benchmarks import BENCHMARKS, Benchmark, Item, Part, preference_items
 
 
@@ -41,7 +40,7 @@ class LoadedBenchmark:
         benchmark ([`Benchmark`]): The benchmark.
         items (tuple of [`Item`]): Its items.
         facts (`dict`): JSON-like, for results and cards: source and Hub `revisions`, numbers of rows, `digest` of the
-            items, `differences` from the recorded counts, and which counts are `unrecorded`.
+            items, and `differences` from the recorded counts.
     """
 
     benchmark: Benchmark
@@ -80,7 +79,7 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
     items: list[Item] = []
     counts, differences, revisions = {}, [], {}
     for part in benchmark.parts:
-        rows = _part_rows(benchmark, part, path)
+        rows = _hub_rows(benchmark, part) if path is None else _local_rows(benchmark, part, Path(path))
         revisions.update(_revision(part, rows))
         differences += _differences(benchmark, part, rows)
         counts[part.name] = len(rows)
@@ -93,21 +92,9 @@ def load_benchmark(name: str, path: str | None = None, check: bool = True) -> Lo
                 "(`check=False`; `--allow_changed` for the script)."
             )
         logger.warning("%s Results are not comparable with published ones.", message)
-    unique = _with_unique_ids(items)
-    unrecorded = _unrecorded(benchmark)
-    if unrecorded:
-        logger.warning("%s: not recorded, and so not compared: %s.", name, "; ".join(unrecorded))
-    facts = {
-        "benchmark": name,
-        "from": Path(path).name if path else sorted({part.path for part in benchmark.parts if part.path is not None}),
-        "revisions": revisions,
-        "rows": counts,
-        "items": len(unique),
-        "digest": items_digest(unique),
-        "differences": differences,
-        "unrecorded": unrecorded,
-    }
-    return LoadedBenchmark(benchmark, unique, facts)
+    source = Path(path).name if path else sorted({part.path for part in benchmark.parts if part.path is not None})
+    facts = {"from": source, "revisions": revisions, "rows": counts, "differences": differences}
+    return _loaded(benchmark, items, facts)
 
 
 def load_rows(
@@ -128,17 +115,20 @@ def load_rows(
         where (`str`, *optional*): Source of the rows, for the facts.
     """
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
-    items = _with_unique_ids(list(preference_items(prepared.dataset, group_column)))
-    facts: dict[str, Any] = {
-        "benchmark": benchmark.name,
-        "from": where,
-        "rows": {benchmark.name: prepared.num_read},
-        "dropped": prepared.dropped,
-        "items": len(items),
-        "digest": items_digest(items),
-        "differences": [],
-    }
-    return LoadedBenchmark(benchmark, items, facts)
+    counts = {benchmark.name: prepared.num_read}
+    facts = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
+    return _loaded(benchmark, list(preference_items(prepared.dataset, group_column)), facts)
+
+
+def _loaded(benchmark: Benchmark, items: Sequence[Item], facts: Mapping[str, Any]) -> LoadedBenchmark:
+    """Items with distinct ids, and facts."""
+    seen: Counter[str] = Counter()
+    unique = []
+    for item in items:
+        seen[item.id] += 1
+        unique.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}#{seen[item.id]}"))
+    facts = {"benchmark": benchmark.name, **facts, "items": len(unique), "digest": items_digest(unique)}
+    return LoadedBenchmark(benchmark, tuple(unique), facts)
 
 
 def items_digest(items: Sequence[Item]) -> str:
@@ -150,45 +140,39 @@ def items_digest(items: Sequence[Item]) -> str:
 
 
 def _read(benchmark: Benchmark, part: Part, rows: Rows) -> list[Item]:
+    items: list[Item] = []
+    number = 0
     try:
-        return list(benchmark.read(part, rows))
-    except InvalidPreference as error:
-        reason = f"a row cannot be read ({error.cause})." if benchmark.private else str(error)  # errors quote rows
-        raise InvalidPreference(f"{benchmark.name}, {part.name}: {reason}", error.cause) from None
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        for number, row in enumerate(rows):
+            if (item := benchmark.read(part, row, number)) is not None:
+                items.append(item)
+        return benchmark.join(items)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        reason = "" if benchmark.private else f" ({type(error).__name__}: {error})"  # errors quote rows
         raise ChangedBenchmark(
-            f"{benchmark.name}, {part.name}: found a row that is not in the authors' schema "
-            f"({type(error).__name__}: {error}); expected their files."
-        ) from error
+            f"{benchmark.name}, {part.name}: row {number} is not in the authors' schema{reason}; expected their files."
+        ) from (None if benchmark.private else error)
 
 
 def _differences(benchmark: Benchmark, part: Part, rows: Rows) -> list[str]:
     columns = set(rows.column_names) if isinstance(rows, Dataset) else {column for row in rows for column in row}
-    missing = sorted(benchmark.columns - columns)
+    missing = sorted(set(benchmark.columns) - columns)
     if missing:
         raise ChangedBenchmark(
             f"{benchmark.name}, {part.name}: found the columns {sorted(columns)}; expected {missing} among them."
         )
     differences = []
-    if part.rows is not None and len(rows) != part.rows:
-        differences.append(f"{part.name} has {len(rows)} rows instead of {part.rows}")
+    expected = part.rows if part.balance is None else sum(part.balance.values())
+    if expected is not None and len(rows) != expected:
+        differences.append(f"{part.name} has {len(rows)} rows instead of {expected}")
     if part.balance is not None and benchmark.balance_of is not None:
-        counts = Counter(map(benchmark.balance_of, rows))
-        recorded = Counter(part.balance)
+        counts, recorded = Counter(map(benchmark.balance_of, rows)), Counter(part.balance)
         changed = [value for value in {**recorded, **counts} if counts[value] != recorded[value]]
         if changed:
             shown = ", ".join(f"{counts[value]} {value} instead of {recorded[value]}" for value in changed[:3])
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             differences.append(f"{part.name} has {shown}{more}")
     return differences
-
-
-def _unrecorded(benchmark: Benchmark) -> list[str]:
-    """Counts and balances that are not known for certain, so that a change in them goes unnoticed."""
-    counts = [f"number of rows of {part.name}" for part in benchmark.parts if part.rows is None]
-    if benchmark.balance_of is None:
-        return counts
-    return counts + [f"balance of {part.name}" for part in benchmark.parts if part.balance is None]
 
 
 def _revision(part: Part, rows: Rows) -> dict[str | None, str]:
@@ -198,35 +182,25 @@ def _revision(part: Part, rows: Rows) -> dict[str | None, str]:
     return {} if commit is None else {part.path: commit}
 
 
-def _with_unique_ids(items: Sequence[Item]) -> tuple[Item, ...]:
-    seen: Counter[str] = Counter()
-    unique = []
-    for item in items:
-        seen[item.id] += 1
-        unique.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}#{seen[item.id]}"))
-    return tuple(unique)
-
-
 # --- tables ---
 
 
-def _part_rows(benchmark: Benchmark, part: Part, path: str | None) -> Rows:
-    if path is None:
-        return _hub_rows(benchmark, part)
-    place = Path(path)
-    if place.is_file():
+def _local_rows(benchmark: Benchmark, part: Part, path: Path) -> Rows:
+    if not path.exists():
+        raise FileNotFoundError(f"{benchmark.name}: found no file or folder {path}.")
+    if path.is_file():
         if len(benchmark.parts) > 1:
             raise FileNotFoundError(
                 f"{benchmark.name} has {len(benchmark.parts)} tables; expected a folder, found the file {path}."
             )
-        return _read_file(place)
-    if not place.is_dir():
-        raise FileNotFoundError(f"{benchmark.name}: found no file or folder {path}.")
-    if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
-        loaded = load_from_disk(path)
-        return loaded if isinstance(loaded, Dataset) else _split(benchmark, part, loaded)
+        return _read_file(path)
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        splits = load_named(str(path))
+        if part.split not in splits and (path / "dataset_dict.json").exists():
+            raise FileNotFoundError(f"{benchmark.name}: found the splits {sorted(splits)}; expected `{part.split}`.")
+        return splits.get(part.split, splits.get("train"))
     for pattern in part.files:
-        files = sorted(file for file in place.glob(pattern) if file.suffix in _READABLE and file.is_file())
+        files = sorted(file for file in path.glob(pattern) if file.suffix in _READABLE and file.is_file())
         if files:
             return [row for file in files for row in _read_file(file)]
     raise FileNotFoundError(
@@ -235,25 +209,16 @@ def _part_rows(benchmark: Benchmark, part: Part, path: str | None) -> Rows:
 
 
 def _hub_rows(benchmark: Benchmark, part: Part) -> Rows:
+    local = f"name a local copy (`path`; `--benchmarks {benchmark.name}=FOLDER` for the script)."
     if part.path is None:
-        raise FileNotFoundError(
-            f"{benchmark.name} is not on the Hub; name a local copy of its files (`path`; `--benchmarks "
-            f"{benchmark.name}=FOLDER` for the script)."
-        )
+        raise FileNotFoundError(f"{benchmark.name} is not on the Hub; {local}")
     try:
         return load_dataset(part.path, name=part.config, split=part.split)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise FileNotFoundError(
             f"{benchmark.name}: could not load {part.path}{f' ({part.config})' if part.config else ''}, split "
-            f"`{part.split}`, from the Hub. Check the network and, for gated data, your login, or name a local copy "
-            f"(`path`; `--benchmarks {benchmark.name}=FOLDER` for the script)."
+            f"`{part.split}`, from the Hub. Check the network and, for gated data, your login, or {local}"
         ) from error
-
-
-def _split(benchmark: Benchmark, part: Part, loaded: DatasetDict) -> Dataset:
-    if part.split not in loaded:
-        raise FileNotFoundError(f"{benchmark.name}: found the splits {sorted(loaded)}; expected `{part.split}`.")
-    return loaded[part.split]
 
 
 def _read_file(file: Path) -> list[Mapping[str, Any]]:

@@ -1,9 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """The benchmarks' own formulas (paper, section 8): the contribution of an item, and the values of many items.
 
-Scores are those of one vote, in the order of the row's responses; `None`, a vote without a readable critique, loses
-every comparison. Contributions are arrays of shape (items, width), one per group (subset, domain or task), so that a
-bootstrap can draw items within their groups.
+Scores are those of one vote, in the order of the row; `None`, a vote without a readable critique, loses every
+comparison. Contributions are arrays of shape (items, width), one per group (subset, domain or task).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..judge.outcomes import highest
 from ..judge.voting import Scores
-from .statistics import mean
+from .statistics import mean, roc_auc
 
 
 Units: TypeAlias = Mapping[str, np.ndarray]
@@ -45,11 +44,7 @@ REWARDBENCH_SECTIONS = {
 
 
 def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
-    """Expected accuracy of picking a highest-scored response at random, where several responses may be right.
-
-    The share of responses with the highest label among those with the highest score. With one right response this is
-    [`~trl_spct.judge.outcomes.credit`].
-    """
+    """The share of right responses among those with the highest score; [`~trl_spct.judge.outcomes.credit`] for one."""
     if scores is None:
         return 0.0
     _check_counts(scores, labels)
@@ -68,14 +63,10 @@ def beats_all(scores: Scores, labels: Sequence[float]) -> float:
 def rm_bench_item(wins: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
     """RM-Bench: (hard, normal, easy) accuracy of one prompt.
 
-    Args:
-        wins (3 × 3): `wins[i][j]` is whether chosen response i scores strictly higher than rejected response j. Both
-            come in the styles concise, detailed, detailed with markdown; hard lies above the diagonal, where the
-            rejected response has the richer style.
+    `wins[i][j]` is whether chosen response i scores strictly higher than rejected response j. Both come in the styles
+    concise, detailed, detailed with markdown; above the diagonal the rejected response has the richer style: hard.
     """
     matrix = np.asarray(wins, dtype=float)
-    if matrix.shape != (3, 3):
-        raise ValueError(f"Found wins of shape {matrix.shape}; expected 3 chosen × 3 rejected responses.")
     upper, lower = np.triu_indices(3, 1), np.tril_indices(3, -1)
     return float(matrix[upper].mean()), float(matrix.diagonal().mean()), float(matrix[lower].mean())
 
@@ -93,11 +84,7 @@ def judgebench_item(games: Sequence[Scores], labels: Sequence[Sequence[float]]) 
 
 
 def ties_item(reference: Scores, tied: Scores, labels: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """RewardBench 2, Ties: contribution of one prompt, from its reference row (one right answer) and its tied row.
-
-    Args:
-        reference, tied (`Scores`): Scores of the two rows.
-        labels (two label rows): 1 for right answers, 0 for wrong ones.
+    """RewardBench 2, Ties: contribution of a reference row (one right answer) and its tied row.
 
     Returns:
         (is the reference row accurate, is the tied row accurate, spread among the right answers of the tied row, gap
@@ -133,11 +120,7 @@ def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
 
 
 def accuracy(units: Units) -> dict[str, float]:
-    """Share of right comparisons, by group and over all of them.
-
-    Args:
-        units (mapping to arrays of shape (items, 2)): Credits of an item's comparisons, and their number.
-    """
+    """Share of right comparisons, by group and overall, from (credits of an item's comparisons, their number)."""
     values = {group: float(array[:, 0].sum() / array[:, 1].sum()) for group, array in units.items()}
     right, total = (sum(array[:, column].sum() for array in units.values()) for column in (0, 1))
     return {**values, OVERALL: float(right / total)}
@@ -149,8 +132,14 @@ def macro_accuracy(units: Units) -> dict[str, float]:
     return {**values, OVERALL: mean([values[group] for group in units])}
 
 
+def auc_values(units: Units) -> dict[str, float]:
+    """ROC-AUC of single-response scores, by group and overall, from (score, label)."""
+    groups = {**units, OVERALL: np.concatenate(list(units.values()))}
+    return {group: roc_auc(array[:, 0], array[:, 1]) for group, array in groups.items()}
+
+
 def rewardbench(units: Units) -> dict[str, float]:
-    """RewardBench: subset accuracies, weighted by [`REWARDBENCH_SECTIONS`] into sections; the mean of the sections.
+    """RewardBench: mean of the sections, each of its subsets' accuracies weighted by [`REWARDBENCH_SECTIONS`].
 
     Missing subsets and sections are left out; then the mean is not comparable.
     """
@@ -169,11 +158,7 @@ def rewardbench(units: Units) -> dict[str, float]:
 
 
 def rewardbench2(units: Units) -> dict[str, float]:
-    """RewardBench 2: mean over its subsets; Ties has its own formula, [`ties_score`].
-
-    Args:
-        units (mapping to arrays): (items, 2) as for [`accuracy`]; (prompts, 5) of [`ties_item`] for the group `Ties`.
-    """
+    """RewardBench 2: mean over its subsets, by [`accuracy`] or, for `Ties`, [`ties_score`]."""
     values = {
         group: ties_score(array) if group == "Ties" else accuracy({group: array})[group]
         for group, array in units.items()
@@ -182,13 +167,10 @@ def rewardbench2(units: Units) -> dict[str, float]:
 
 
 def ties_score(prompts: np.ndarray) -> float:
-    """The score of the Ties subset of RewardBench 2.
+    """The score of the Ties subset of RewardBench 2, from rows of [`ties_item`].
 
     0.3 · accuracy on tied rows + 0.3 · accuracy on reference rows + 0.2 · P(gap of the tied row > spread) +
     0.2 · P(the smaller gap of both rows > spread) + 0.01 · mean tanh(smaller gap / spread − 1), where 0/0 is worth 0.
-
-    Args:
-        prompts (array of shape (prompts, 5)): See [`ties_item`].
     """
     reference, tied, spread, gap, tied_gap = prompts.T
     smaller = np.minimum(gap, tied_gap)
@@ -204,21 +186,13 @@ def ties_score(prompts: np.ndarray) -> float:
 
 
 def rm_bench(units: Units) -> dict[str, float]:
-    """RM-Bench: mean of the domains, each the mean of its hard, normal and easy accuracy; both halves of safety are
-    pooled.
-
-    Args:
-        units (mapping to arrays of shape (prompts, 3)): Domain to (hard, normal, easy) of [`rm_bench_item`].
-    """
+    """RM-Bench: mean of the domains, each the mean of its [`rm_bench_item`]s; both halves of safety are pooled."""
     domains: dict[str, list[np.ndarray]] = {}
     for group, array in units.items():
         domains.setdefault(group.partition("-")[0], []).append(array)
     means = {domain: np.concatenate(arrays).mean(axis=0) for domain, arrays in domains.items()}
     levels = dict(zip(("hard", "normal", "easy"), np.mean(list(means.values()), axis=0).tolist(), strict=True))
-    values = {domain: float(levels_of.mean()) for domain, levels_of in means.items()}
-    detail = {
-        f"{domain}, {level}": float(value)
-        for domain, levels_of in means.items()
-        for level, value in zip(levels, levels_of, strict=True)
-    }
+    values = {domain: float(array.mean()) for domain, array in means.items()}
+    pairs = [(domain, level, column) for domain in means for column, level in enumerate(levels)]
+    detail = {f"{domain}, {level}": float(means[domain][column]) for domain, level, column in pairs}
     return {**values, **levels, **detail, OVERALL: mean([*values.values()])}
