@@ -15,12 +15,9 @@ _CALLS = ("tool_calls", "function_call")
 
 
 class InvalidPreference(ValueError):
-    """A row that cannot be judged or learned from, and why.
+    """A row that cannot be judged or learned from.
 
-    Args:
-        message (`str`): What was found, what was expected and what to do.
-        cause (`str`): One word for counting: `"shape"`, `"query"`, `"responses"`, `"empty"`, `"labels"`, `"count"`,
-            `"ties"` or `"identical"`.
+    `cause` is `"shape"`, `"query"`, `"responses"`, `"empty"`, `"labels"`, `"count"`, `"ties"` or `"identical"`.
     """
 
     def __init__(self, message: str, cause: str):
@@ -29,7 +26,7 @@ class InvalidPreference(ValueError):
 
 
 def is_message(message: Any) -> bool:
-    """Whether a value is a message: a mapping with a `role`, and a `content` or tool calls."""
+    """Whether a value is a mapping with a `role`, and a `content` or tool calls."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         return False
     return "content" in message or any(message.get(name) for name in _CALLS)
@@ -41,11 +38,10 @@ def is_conversation(side: Any) -> bool:
 
 
 def turns_of(messages: Messages, cause: str = "query") -> tuple[dict[str, str], ...]:
-    """Messages as turns of `role` and `content` alone, both texts.
+    """Messages as turns of `role` and `content` alone, both texts; turns are returned unchanged.
 
     A tool call becomes a turn of its own, `assistant calls NAME`, with its arguments as JSON; a tool's result is a
-    turn `tool NAME`. Calls with an id are numbered in the order in which the ids occur: `(call 1)`. Turns of this form
-    are returned unchanged.
+    turn `tool NAME`. Calls with an id are numbered in the order in which the ids occur: `(call 1)`.
 
     Normalized away are: the case of the roles in `ROLES`, ids, thoughts beside the content (`reasoning_content`),
     arguments as a JSON text or as a mapping, the order of their keys, keys that are `None`, the parts of a content,
@@ -56,9 +52,6 @@ def turns_of(messages: Messages, cause: str = "query") -> tuple[dict[str, str], 
             With `content` as a text, a list of text parts, or `None` beside `tool_calls` in OpenAI's form or the form
             `{"name", "arguments"}`.
         cause (`str`, *optional*): The cause of errors.
-
-    Raises:
-        [`InvalidPreference`]: for a content or a call of another form, such as an image.
     """
     turns: list[dict[str, str]] = []
     numbers: dict[str, int] = {}
@@ -89,11 +82,7 @@ def conversation_text(query: str | Messages, speaker: bool = True) -> str:
     """A query as text, in lines of `Role: text` as in public copies of the prompt **[C]**.
 
     A line of a message that begins like a turn, as `User: …`, gets one more space in front, so that different
-    conversations have different texts.
-
-    Args:
-        query (`str` or sequence of messages): What the user asked.
-        speaker (`bool`, *optional*, defaults to `True`): Whether a single user turn names its role as well.
+    conversations have different texts. Without `speaker` a single user turn does not name its role.
     """
     if isinstance(query, str):
         return f"User: {query}" if speaker else query
@@ -104,10 +93,9 @@ def conversation_text(query: str | Messages, speaker: bool = True) -> str:
 
 
 def response_text(response: Any) -> Any:
-    """A response as text; anything but a text or messages is returned as it is.
+    """A response as text; a value that is neither a text nor messages is returned as it is.
 
-    A single message of an assistant without calls is its text. Other messages are rendered as [`conversation_text`]
-    does, with role names and calls.
+    A single message of an assistant without calls is its text, other messages are rendered by [`conversation_text`].
     """
     if is_message(response):
         response = [response]
@@ -124,7 +112,7 @@ def response_text(response: Any) -> Any:
 
 
 def message_text(content: Any, cause: str = "query", optional: bool = False) -> str:
-    """The text of a message's content, which may be a list of typed parts, or `None` where it is optional."""
+    """The text of a message's content: a text, a list of text parts, or `None` where it is optional."""
     if isinstance(content, str):
         return content
     if content is None and optional:
@@ -142,11 +130,9 @@ def message_text(content: Any, cause: str = "query", optional: bool = False) -> 
     )
 
 
-def tools_turn(tools: Any) -> dict[str, str] | None:
-    """The `tools` column of a row as a turn before the conversation; `None` for no tools."""
-    if not tools:
-        return None
-    return {"role": "tools", "content": _json(tools)}
+def tools_text(tools: Any) -> str:
+    """The `tools` column of a row as JSON."""
+    return _json(tools)
 
 
 def _is_text_part(part: Any) -> bool:

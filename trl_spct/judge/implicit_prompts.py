@@ -19,12 +19,11 @@ _TURNS = (
     ),
     re.compile(r"\n[ \t]*(?:AI|Bot|Answer|Response|TL;DR|A):"),
 )
+# Scripts that write no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Japanese and Chinese.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
-"""Scripts that write no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Japanese and Chinese."""
-
 _BOUNDARY = re.compile(r"\s+(?=\S|$)")
 _UNSPACED_BOUNDARY = re.compile(r"\s+(?=\S|$)|(?<=[。！？；：，、…」』》）])")
 _READ = frozenset(("chosen", "rejected", "reference", "principles"))

@@ -1,8 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""One query, the responses to it, and what is known of their worth (paper, section 2.1)."""
+"""Preferences: a query, the responses to it, and their labels (paper, section 2.1)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar
@@ -11,10 +11,9 @@ from .conversations import (
     InvalidPreference,
     Messages,
     is_conversation,
-    is_message,
     message_text,
     response_text,
-    tools_turn,
+    tools_text,
     turns_of,
 )
 from .implicit_prompts import possible_prompts, split_turn, split_words, without_prompt
@@ -23,43 +22,35 @@ from .implicit_prompts import possible_prompts, split_turn, split_words, without
 Score = TypeVar("Score")
 
 PROMPT_ADVICE = "Rename the column with the prompt to `prompt`, or name it as `prompt_column`."
-
-_NOT_USERS = frozenset(("assistant", "system", "developer", "gpt", "model", "bot"))
-
 ACCEPTED_SHAPES = (
     "query + responses [+ labels]",
     "[prompt +] chosen + rejected",
     "prompt + completion + label",
     "prompt (or messages) + responses + scores | best_index | labels",
 )
+_NOT_USERS = frozenset(("assistant", "system", "developer", "gpt", "model", "bot"))
 
 
 @dataclass(frozen=True)
 class Preference:
-    """What a judge is asked: a query and n ≥ 1 responses, with the ground truth if there is one.
+    """A query and n ≥ 1 responses, with the ground truth if there is one.
 
     Args:
         query (`str` or sequence of messages):
-            What the user asked. A conversation is a sequence of messages, which become turns of role and text, see
+            What the user asked. Messages become turns of role and text, see
             [`~trl_spct.judge.conversations.turns_of`].
-        responses (sequence of `str`):
-            The n responses to be scored, in the order in which the judge reads them.
+        responses (sequence of `str`): The n responses, in the order in which the judge reads them.
         labels (sequence of `float`, *optional*):
-            Ground truth `r_i`, one number per response. Only their order matters for n ≥ 2, where one of them must be
-            the single maximum; for n = 1 it is 1 (correct) or 0 (incorrect).
-        reference (`str`, *optional*):
-            A reference answer to the query that the judge may read. A blank one counts as none.
+            Ground truth, one number per response. Only their order matters for n ≥ 2, where one of them must be the
+            single maximum; for n = 1 it is 1 (correct) or 0 (incorrect).
+        reference (`str`, *optional*): A reference answer to the query that the judge may read.
         principles (`str`, *optional*):
-            Principles with their weights that the judge must use instead of writing its own for this query: a
-            user's, or ones that were written once for the query and kept (paper, sections 1 and 10). Blank ones count
-            as none.
-        messages (sequence of message lists, *optional*):
-            Where a row holds messages: those of the query and of each response, as they stand in the row. Pairs for
-            other trainers are written from them. The judge reads `query` and `responses`.
+            Principles with their weights that the judge must use instead of writing its own (paper, sections 1 and
+            10).
 
     Raises:
-        `InvalidPreference`: if a part is missing, empty, of the wrong type, or holds lone surrogates, which no
-            tokenizer reads; or if the labels do not fit the responses.
+        `InvalidPreference`: if a part is missing, empty or of the wrong type, holds lone surrogates, or if the labels
+            do not fit the responses.
     """
 
     query: str | tuple[Mapping[str, str], ...]
@@ -67,7 +58,6 @@ class Preference:
     labels: tuple[float, ...] | None = None
     reference: str | None = None
     principles: str | None = None
-    messages: tuple[Messages, ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "query", _checked_query(self.query))
@@ -76,9 +66,13 @@ class Preference:
             object.__setattr__(self, "labels", checked_labels(self.labels, len(self.responses)))
             _check_distinct(self.responses, self.labels)
         for name in ("reference", "principles"):
-            object.__setattr__(self, name, _checked_aside(name, getattr(self, name)))
-        if self.messages is not None and len(self.messages) != len(self.responses) + 1:  # of other responses
-            object.__setattr__(self, "messages", None)
+            text = getattr(self, name)
+            if text is None:
+                continue
+            if not isinstance(text, str):
+                raise InvalidPreference(f"`{name}` is {type(text).__name__}; expected a text or None.", "query")
+            _check_encodable(text, f"`{name}`", "query")
+            object.__setattr__(self, name, text if text.strip() else None)
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -93,12 +87,8 @@ class Preference:
     def permuted(self, order: Sequence[int]) -> "Preference":
         """The same preference with response `order[p]` in place p. [`restore_order`] undoes it on scores."""
         order = _checked_order(order, len(self))
-        return replace(
-            self,
-            responses=tuple(self.responses[i] for i in order),
-            labels=None if self.labels is None else tuple(self.labels[i] for i in order),
-            messages=None if self.messages is None else (self.messages[0], *(self.messages[i + 1] for i in order)),
-        )
+        labels = None if self.labels is None else tuple(self.labels[i] for i in order)
+        return replace(self, responses=tuple(self.responses[i] for i in order), labels=labels)
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], read_labels: bool = True) -> "Preference":
@@ -111,14 +101,13 @@ class Preference:
         | `prompt`, `completion`, `label` | 1 | 1 if `label` else 0 |
         | `prompt` or `messages`, `responses`, `scores` or `best_index` or `labels` | ≥ 1 | as given |
 
-        Each may have a `reference` and `principles` beside them, and a `system` prompt and `tools`, which the judge
-        reads before the conversation. Columns that are `None` count as absent; columns with
-        other names are ignored here and kept by [`~trl_spct.data.preparation.prepare_preferences`].
+        Each may have a `reference` and `principles`, and a `system` prompt and `tools`, which the judge reads before
+        the conversation. Columns that are `None` count as absent; other columns are ignored.
 
         Args:
             row (mapping): The row.
             read_labels (`bool`, *optional*, defaults to `True`):
-                `False` ignores all labels, valid or not: the preference has none, and a `completion` needs no `label`.
+                `False` ignores all labels, valid or not; a `completion` then needs no `label`.
         """
         if not isinstance(row, Mapping):
             raise InvalidPreference(
@@ -126,18 +115,18 @@ class Preference:
                 f"{' or '.join(ACCEPTED_SHAPES)}.",
                 "shape",
             )
-        given = {name: value for name, value in row.items() if value is not None}
-        if not read_labels:
-            given = {name: value for name, value in given.items() if name not in ("labels", "scores", "best_index")}
-            if "completion" in given:
-                given["label"] = True
-        query, raw, labels = _read_columns(given)
-        query = _with_columns(query, given.get("system"), given.get("tools"))
-        messages = _originals(query, raw)
-        responses = _texts(raw)
-        labels = labels if read_labels else None
-        aside = {name: given.get(name) for name in ("reference", "principles")}
-        return cls(query=query, responses=responses, labels=labels, messages=messages, **aside)
+        unread = () if read_labels else ("labels", "scores", "best_index")
+        columns = {name: value for name, value in row.items() if value is not None and name not in unread}
+        if not read_labels and "completion" in columns:
+            columns["label"] = True
+        query, responses, labels = _read_columns(columns)
+        return cls(
+            query=_with_columns(query, columns.get("system"), columns.get("tools")),
+            responses=tuple(map(response_text, responses)) if _is_list(responses) else responses,
+            labels=labels if read_labels else None,
+            reference=columns.get("reference"),
+            principles=columns.get("principles"),
+        )
 
 
 def restore_order(scores: Sequence[Score] | None, order: Sequence[int]) -> tuple[Score, ...] | None:
@@ -145,10 +134,7 @@ def restore_order(scores: Sequence[Score] | None, order: Sequence[int]) -> tuple
     if scores is None:
         return None
     order = _checked_order(order, len(scores))
-    restored = list(scores)
-    for place, index in enumerate(order):
-        restored[index] = scores[place]
-    return tuple(restored)
+    return tuple(scores[place] for place in sorted(range(len(order)), key=order.__getitem__))
 
 
 def _checked_order(order: Sequence[int], count: int) -> tuple[int, ...]:
@@ -158,16 +144,18 @@ def _checked_order(order: Sequence[int], count: int) -> tuple[int, ...]:
     return order
 
 
-def checked_labels(labels: Sequence[float], num_responses: int | None = None) -> tuple[float, ...]:
-    """Labels as a tuple of numbers that Eq. 10 of the paper can be applied to.
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
-    Without `num_responses` there may be any number of them, but not none.
+
+def checked_labels(labels: Sequence[float], num_responses: int | None = None) -> tuple[float, ...]:
+    """Labels as plain numbers that Eq. 10 of the paper can be applied to.
 
     Raises:
-        `InvalidPreference`: if their count differs from the responses', if one is not a finite number, if n ≥ 2 and no
-            single label is the highest, or if n = 1 and the label is neither 0 nor 1.
+        `InvalidPreference`: if there are none or their count is not `num_responses`, if one is not a finite number, if
+            n ≥ 2 and no single label is the highest, or if n = 1 and the label is neither 0 nor 1.
     """
-    if isinstance(labels, (str, bytes, Mapping)) or not isinstance(labels, Sequence):
+    if not _is_list(labels):
         raise InvalidPreference(
             f"`labels` is {type(labels).__name__}; expected one number per response, for instance [1, 0].", "labels"
         )
@@ -198,12 +186,11 @@ def checked_labels(labels: Sequence[float], num_responses: int | None = None) ->
 
 
 def _check_distinct(responses: Sequence[str], labels: Sequence[float]) -> None:
-    first: dict[str, int] = {}
     for number, response in enumerate(responses):
-        other = first.setdefault(response, number)
-        if labels[other] != labels[number]:
+        first = responses.index(response)
+        if labels[first] != labels[number]:
             raise InvalidPreference(
-                f"Responses {other + 1} and {number + 1} are identical and have the labels {labels[other]} and "
+                f"Responses {first + 1} and {number + 1} are identical and have the labels {labels[first]} and "
                 f"{labels[number]}; expected different responses, or the same label. Drop the row "
                 "(`invalid_rows='drop'` counts such rows).",
                 "identical",
@@ -222,42 +209,29 @@ def _check_encodable(text: str, name: str, cause: str) -> None:
         ) from None
 
 
-def _checked_aside(name: str, text: Any) -> str | None:
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise InvalidPreference(f"`{name}` is {type(text).__name__}; expected a text or None.", "query")
-    _check_encodable(text, f"`{name}`", "query")
-    return text if text.strip() else None
-
-
 def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
     if isinstance(query, str):
         if not query.strip():
             raise InvalidPreference("Found an empty query; expected a text or a list of messages.", "query")
         _check_encodable(query, "The query", "query")
         return query
-    if not isinstance(query, Sequence) or not query:
+    if not is_conversation(query):
         raise InvalidPreference(
-            f"Found a query of type {type(query).__name__}; expected a text or a non-empty list of messages.", "query"
+            f"Found the query {query!r:.120}; expected a text or a non-empty list of messages with `role` and "
+            "`content`.",
+            "query",
         )
-    for message in query:
-        if not is_message(message):
-            raise InvalidPreference(
-                f"Found {message!r:.80} among the query's messages; expected mappings with `role` and `content`.",
-                "query",
-            )
-    messages = turns_of(query)
-    for number, message in enumerate(messages, start=1):
-        for text in (message["role"], message["content"]):
+    turns = turns_of(query)
+    for number, turn in enumerate(turns, start=1):
+        for text in turn.values():
             _check_encodable(text, f"Message {number} of the query", "query")
-    if not any(message["content"].strip() for message in messages):
+    if not any(turn["content"].strip() for turn in turns):
         raise InvalidPreference("Found a query whose messages are all empty; expected a text in one.", "query")
-    return messages
+    return turns
 
 
 def _checked_responses(responses: Any) -> tuple[str, ...]:
-    if isinstance(responses, (str, bytes, Mapping)) or not isinstance(responses, Sequence) or not responses:
+    if not _is_list(responses) or not responses:
         raise InvalidPreference(
             f"Found responses of type {type(responses).__name__}; expected a non-empty list of texts.", "responses"
         )
@@ -269,10 +243,7 @@ def _checked_responses(responses: Any) -> tuple[str, ...]:
                 "responses",
             )
         if not response.strip():
-            raise InvalidPreference(
-                f"Response {number} is empty; expected a text. Drop the row, or write out what it stands for.",
-                "empty",
-            )
+            raise InvalidPreference(f"Response {number} is empty; expected a text. Drop the row.", "empty")
         _check_encodable(response, f"Response {number}", "responses")
     return tuple(responses)
 
@@ -296,44 +267,38 @@ def _read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def _labels_of(row: Mapping[str, Any]) -> Sequence[float] | None:
-    for name in ("labels", "scores"):
-        if name in row:
-            return row[name]
-    if "best_index" not in row:
+    if "labels" in row or "scores" in row:
+        return row.get("labels", row.get("scores"))
+    if "best_index" not in row or not _is_list(row["responses"]) or not row["responses"]:
         return None
-    best, responses = row["best_index"], row["responses"]
-    count = len(responses) if isinstance(responses, Sequence) else 0
-    if not count:
-        return None  # the check of the responses says what is wrong
+    best, count = row["best_index"], len(row["responses"])
     if not isinstance(best, Integral) or isinstance(best, bool) or not 0 <= int(best) < count:
         raise InvalidPreference(f"`best_index` is {best!r}; expected an index from 0 to {count - 1}.", "labels")
     return tuple(int(i == best) for i in range(count))
 
 
 def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """A TRL preference row; messages of an implicit prompt are those that both sides share.
-
-    Some datasets repeat the conversation in `chosen` and `rejected` although there is a `prompt`: then it is read from
-    there, so that no response holds the query.
-    """
+    """A TRL preference row. Where both sides begin with the same messages, these are the prompt, or repeat it."""
     sides = (chosen, rejected)
-    if prompt is None and not all(is_conversation(side) for side in sides):
+    are_conversations = all(map(is_conversation, sides))
+    if prompt is None and not are_conversations:
         raise InvalidPreference(
             f"Found `chosen` and `rejected` of types {type(chosen).__name__} and {type(rejected).__name__} without a "
             "`prompt`; expected a prompt beside them, or full message lists.",
             "query",
         )
-    if prompt is None or all(is_conversation(side) and side[0]["role"] != "assistant" for side in sides):
-        shared = 0
-        while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
-            shared += 1
-        if not any(message["role"] not in _NOT_USERS for message in chosen[:shared]):
+    if prompt is None or (are_conversations and all(side[0]["role"] != "assistant" for side in sides)):
+        shared = next(
+            (n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other),
+            min(map(len, sides)),
+        )
+        if all(message["role"] in _NOT_USERS for message in chosen[:shared]):
             raise InvalidPreference(
                 "Found `chosen` and `rejected` that do not begin with the same turn of a user; expected both to begin "
                 f"with the same conversation, or only the answers beside a `prompt`. {PROMPT_ADVICE}",
                 "query",
             )
-        if shared == min(len(chosen), len(rejected)):
+        if shared == min(map(len, sides)):
             raise InvalidPreference(
                 f"Found `chosen` and `rejected` that share all {shared} messages of the shorter one; expected a "
                 "different answer in each behind the shared prompt. Drop the row.",
@@ -341,7 +306,7 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
             )
         prompt = _joined_prompt(prompt, list(chosen[:shared]))
         chosen, rejected = chosen[shared:], rejected[shared:]
-    elif isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+    elif all(isinstance(text, str) for text in (prompt, *sides)):
         chosen, rejected = without_prompt(prompt, chosen, rejected)
     return prompt, [chosen, rejected], (1, 0)
 
@@ -364,20 +329,12 @@ def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return parts[0], list(parts[1:]), (1, 0)
 
 
-def _texts(responses: Any) -> Any:
-    """Responses given as message lists become their text; anything else is left for the checks."""
-    if isinstance(responses, (str, bytes, Mapping)) or not isinstance(responses, Sequence):
-        return responses
-    return [response_text(response) for response in responses]
-
-
-def _joined_prompt(prompt: Any, shared: list[Any]) -> Any:
+def _joined_prompt(prompt: Any, shared: Messages) -> Any:
     """The `prompt` and the turns that both sides share: one of them, or a `prompt` of system turns before them."""
     if prompt is None:
         return shared
-    contents = [message_text(message.get("content"), optional=True).strip() for message in shared]
     if isinstance(prompt, str):
-        if prompt.strip() in contents:
+        if prompt.strip() in [message_text(message.get("content"), optional=True).strip() for message in shared]:
             return shared
     elif is_conversation(prompt):
         turns, sides = turns_of(prompt), turns_of(shared)
@@ -396,36 +353,13 @@ def _joined_prompt(prompt: Any, shared: list[Any]) -> Any:
 
 def _with_columns(query: Any, system: Any, tools: Any) -> Any:
     """The query behind the system prompt and the tools of a row's own columns."""
-    before: list[Any] = []
-    if system is not None:
-        if not isinstance(system, str):
-            raise InvalidPreference(
-                f"Found the column `system` of type {type(system).__name__}; expected a text. Rename the column.",
-                "query",
-            )
-        before += [{"role": "system", "content": system}] if system.strip() else []
-    turn = tools_turn(tools)
-    before += [turn] if turn else []
+    if system is not None and not isinstance(system, str):
+        raise InvalidPreference(
+            f"Found the column `system` of type {type(system).__name__}; expected a text. Rename the column.", "query"
+        )
+    before = [{"role": "system", "content": system}] if (system or "").strip() else []
+    before += [{"role": "tools", "content": tools_text(tools)}] if tools else []
     if not before or not query or not (isinstance(query, str) or is_conversation(query)):
         return query
     turns = [{"role": "user", "content": query}] if isinstance(query, str) else list(query)
     return [*(message for message in before if message not in turns), *turns]
-
-
-def _originals(query: Any, responses: Any) -> tuple[Messages, ...] | None:
-    """The messages of the query and of each response, texts among them as one turn; `None` for a row of texts."""
-    if not isinstance(responses, (list, tuple)):
-        return None
-    if isinstance(query, str) and all(isinstance(response, str) for response in responses):
-        return None
-    sides = [(query, "user"), *((response, "assistant") for response in responses)]
-    messages: list[Messages] = []
-    for side, role in sides:
-        if isinstance(side, str):
-            side = [{"role": role, "content": side}]
-        elif isinstance(side, Mapping):
-            side = [{"role": role, **side}]
-        if not is_conversation(side):
-            return None
-        messages.append(tuple(message for message in side if message["role"] != "tools"))
-    return tuple(messages)
