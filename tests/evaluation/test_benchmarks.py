@@ -423,11 +423,11 @@ def test_errors_of_servers_about_private_rows_quote_nothing(tmp_path):
             raise EngineError(f"HTTP 422: {rows[0].query}", row=0, status=422)
 
     loaded = made("realmistake", tmp_path / "data")
-    with pytest.raises(EngineError, match=r"Row 0 \(.*/0\): status 422\. The answer is left out") as caught:
+    with pytest.raises(EngineError, match=r"Row .*/0: status 422\. The answer is left out") as caught:
         judge_benchmark(Refused(), loaded, tmp_path / "out")
     shown = "".join(traceback.format_exception(caught.value))
     assert SECRET not in shown and caught.value.status == 422
-    with pytest.raises(EngineError, match=r"Row 0 \(gpt-4o-2024-05-13\d/0\): HTTP 422: q\?"):
+    with pytest.raises(EngineError, match=r"Row gpt-4o-2024-05-13\d/0: HTTP 422: q\?"):
         judge_benchmark(Refused(), made("judgebench-gpt", tmp_path / "public"), tmp_path / "texts")
 
 

@@ -331,7 +331,7 @@ def test_the_protocol_of_a_judge():
 
 def test_a_row_that_is_too_long_is_named(tmp_path):
     rows = [{**ROWS[0], "query": "?" * (9000 if i == 3 else 1)} for i in range(5)]
-    with pytest.raises(PromptTooLongError, match=r"Row 3 \(3\): the prompt has") as caught:
+    with pytest.raises(PromptTooLongError, match=r"Row 3: the prompt has") as caught:
         collect_judgments(make(max_new_tokens=3, template="compact"), rows, 1, tmp_path, rows_per_shard=2)
     assert caught.value.row == 3 and 'truncation="fair"' in str(caught.value)
     assert not list(tmp_path.glob("*.parquet")), "before any row is judged"
@@ -360,7 +360,7 @@ def test_an_engine_judges(tmp_path):
     assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
 
 
-def test_a_refused_row_is_named_by_its_own_number_and_id(tmp_path):
+def test_a_row_that_a_server_fails_on_is_named_by_its_id(tmp_path):
     def engine(prompts, k, seed, **options):
         for number, messages in enumerate(prompts):
             if "Question 4?" in messages[0]["content"]:
@@ -370,7 +370,7 @@ def test_a_refused_row_is_named_by_its_own_number_and_id(tmp_path):
     rows = [Preference.from_row(row) for row in ROWS[:7]]
     judge = PipelineJudge(GRMRewardPipeline(engine), 2)
     ids = [f"item {i}" for i in range(7)]
-    with pytest.raises(EngineError, match=r"^Row 4 \(item 4\): .*content_filter") as caught:
+    with pytest.raises(EngineError, match=r"^Row item 4: .*content_filter") as caught:
         record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=ids, rows_per_shard=3)
     assert (caught.value.row, caught.value.status) == (4, 400)
     assert len(list(tmp_path.glob("shard-*.parquet"))) == 1, "the shard before it is kept"

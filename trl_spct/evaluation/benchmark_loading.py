@@ -116,7 +116,7 @@ def load_rows(
     """
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
     counts = {benchmark.name: prepared.num_read}
-    facts = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
+    facts: dict[str, Any] = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
     return _loaded(benchmark, list(preference_items(prepared.dataset, group_column)), facts)
 
 

@@ -2,6 +2,7 @@
 """Judgments: the critiques of labeled rows, stored as they come, and accuracy over the number of votes."""
 
 import hashlib
+import inspect
 import json
 import os
 import time
@@ -18,13 +19,14 @@ import transformers
 from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
+from ..data.preparation import InvalidRows
 from ..jobs import MANIFEST, SHARDS, ShardedJob, rows_digest
 from ..judge.critiques import Critique
 from ..judge.orders import ORDERS, count_occurrences
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.prompts import judge_template
-from ..judge.sampling import EngineError, PromptTooLongError, context_length
+from ..judge.sampling import EngineError, PromptRefusedError, PromptTooLongError, context_length
 from ..judge.truncation import prompt_length
 from ..judge.voting import VOTING_TEMPERATURE, Guidance, Scores, mean_scores, vote
 from .statistics import bootstrap_interval, mean
@@ -37,6 +39,30 @@ TOO_LONG = (
 
 HASHED = "blake2b:"
 """Prefix of the texts of private rows, of which only a hash is stored."""
+
+
+CRITIQUE_FEATURES = {
+    "text": Value("string"),
+    "scores": List(Value("float64")),
+    "problem": Value("string"),
+    "order": List(Value("int64")),
+    "meta_score": Value("float64"),
+    "counted": Value("bool"),
+    "num_tokens": Value("int64"),
+}
+"""Fields of a stored [`Critique`]."""
+
+JUDGMENT_FEATURES = Features(
+    {
+        "row": Value("int64"),
+        "labels": List(Value("float64")),
+        "critiques": List(CRITIQUE_FEATURES),
+        "id": Value("string"),
+        "truncated": Value("bool"),
+        "seconds": Value("float64"),
+    }
+)
+"""Columns of stored judgments, one record per row: its number, and the fields of a [`Judgment`]."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +100,7 @@ class Judgment:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-like values, as they are stored."""
-        critiques = [{name: c.to_dict()[name] for name in _CRITIQUE_FEATURES} for c in self.critiques]
-        return {**vars(self), "labels": list(self.labels), "critiques": critiques}
+        return {**vars(self), "labels": list(self.labels), "critiques": [c.to_dict() for c in self.critiques]}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Judgment":
@@ -84,42 +109,18 @@ class Judgment:
         return cls(tuple(fields["labels"]), tuple(map(Critique.from_dict, fields["critiques"])), **known)
 
 
-_CRITIQUE_FEATURES = {
-    "text": Value("string"),
-    "scores": List(Value("float64")),
-    "problem": Value("string"),
-    "order": List(Value("int64")),
-    "meta_score": Value("float64"),
-    "num_tokens": Value("int64"),
-}
-
-JUDGMENT_FEATURES = Features(
-    {
-        "row": Value("int64"),
-        "labels": List(Value("float64")),
-        "critiques": List(_CRITIQUE_FEATURES),
-        "id": Value("string"),
-        "truncated": Value("bool"),
-        "seconds": Value("float64"),
-    }
-)
-"""Columns of stored judgments, one record per row: its number, and the fields of a [`Judgment`]."""
-
-
 class Judge:
     """Base class of judges: a [`PipelineJudge`], or a baseline to compare it with.
 
-    `settings` (JSON-like) determines the judgments and is compared when a run is resumed.
+    `settings` (JSON-like) determines the judgments and is compared when a run is resumed; `k` is the number of
+    critiques per row.
     """
 
     settings: Mapping[str, Any]
+    k: int = 1
 
     def check(self, rows: Sequence[Preference]) -> None:
-        """Refuses rows that cannot be judged, before the first one is.
-
-        Raises:
-            [`~trl_spct.judge.sampling.PromptTooLongError`]: With the position of a row that exceeds the context.
-        """
+        """Refuses a row that exceeds the context, with a [`PromptTooLongError`], before the first one is judged."""
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         """Judges rows; the judgments have neither labels nor ids.
@@ -152,7 +153,8 @@ class PipelineJudge(Judge):
     def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters: Any):
         self.pipe, self.k, self.binary = pipe, k, binary
         self.batch_size = batch_size or max(1, 256 // k)
-        self.parameters = {"seed": 0, **_preset(pipe), **parameters}
+        preset = {name: v for name, v in pipe.preset.items() if name not in ("k", "binary", "guide", "k_meta")}
+        self.parameters = {"seed": 0, **preset, **parameters}
         for name in ("early_stopping", "max_responses_per_prompt"):
             if self.parameters.get(name):
                 raise ValueError(
@@ -175,59 +177,58 @@ class PipelineJudge(Judge):
         """How the critiques are made, for results and cards: models and revisions, template, sampling, versions."""
         pipe, options = self.pipe, self.parameters
         template = pipe.find_template(options.get("template"))
-        engine = {"engine": type(pipe.engine).__name__, "dtype": None, "device": None}
-        if pipe.engine is None:
-            dtype = str(pipe.model.dtype).removeprefix("torch.")
-            engine = {"engine": "transformers", "dtype": dtype, "device": pipe.device.type}
+        has_engine = pipe.engine is not None
         return {
-            "model": _public_name(pipe.model),
-            "revision": getattr(pipe.model.config, "_commit_hash", None),
-            "meta_rm": None if pipe.meta_rm is None else _public_name(pipe.meta_rm),
-            "meta_rm_revision": None if pipe.meta_rm is None else getattr(pipe.meta_rm.config, "_commit_hash", None),
+            **_public_model("model", "revision", pipe.model),
+            **_public_model("meta_rm", "meta_rm_revision", pipe.meta_rm),
             "guidance": None if pipe.guidance is None else str(pipe.guidance),
             "template": template,
             "template_digest": judge_template(template).digest,
             "k": self.k,
             "temperature": options.get("temperature", VOTING_TEMPERATURE if self.k > 1 else 0.0),
             "top_p": options.get("top_p", 1.0),
-            "max_new_tokens": options.get("max_new_tokens") or pipe.default_length,
+            "max_new_tokens": self._max_new_tokens,
             "context": context_length(pipe.model.config),
             "truncation": options.get("truncation"),
             "order": options.get("order", ORDERS[0]),
             "binary": self.binary,
             "seed": options["seed"],
-            **engine,
+            "engine": type(pipe.engine).__name__ if has_engine else "transformers",
+            "dtype": None if has_engine else str(pipe.model.dtype).removeprefix("torch."),
+            "device": None if has_engine else pipe.device.type,
             "versions": f"trl_spct {version('trl-spct')}, transformers {transformers.__version__}, torch "
             f"{torch.__version__}",
         }
+
+    @property
+    def _max_new_tokens(self) -> int:
+        return self.parameters.get("max_new_tokens") or self.pipe.default_length
 
     def check(self, rows: Sequence[Preference]) -> None:
         context, tokenizer = context_length(self.pipe.model.config), self.pipe.tokenizer
         if context is None or tokenizer is None or self.parameters.get("truncation"):
             return
         template = self.pipe.find_template(self.parameters.get("template"))
-        room = self.parameters.get("max_new_tokens") or self.pipe.default_length
         for number, row in enumerate(rows):
             length = prompt_length(row, tokenizer, template, self.binary and len(row) == 1)
-            if length + room > context:
-                raise PromptTooLongError(f"Row {number}", length, room, context, number, TOO_LONG)
+            if length + self._max_new_tokens > context:
+                raise PromptTooLongError(f"Row {number}", length, self._max_new_tokens, context, number, TOO_LONG)
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         guidance = {}
         if self.pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys():
             guidance = self.pipe.guidance.settings  # explicit, so that a plain vote has meta scores, too
         options = {"k": self.k, "binary": self.binary, "batch_size": self.batch_size, **guidance, **self.parameters}
-        return [
-            Judgment(
-                (), tuple(map(Critique.from_dict, output["critiques"])), truncated=output["truncated"] is not None
-            )
-            for output in self.pipe(list(rows), occurrences=occurrences, **options)
-        ]
+        try:
+            return list(map(self._judgment, self.pipe(list(rows), occurrences=occurrences, **options)))
+        except (EngineError, PromptTooLongError) as error:
+            error.completed = {n: self._judgment(output) for n, output in error.completed.items()}
+            raise
 
-
-def _preset(pipe) -> dict[str, Any]:
-    """Parameters that the pipeline was made with."""
-    return {name: value for name, value in pipe.preset.items() if name not in ("k", "binary", "guide", "k_meta")}
+    @staticmethod
+    def _judgment(output: Mapping[str, Any]) -> Judgment:
+        critiques = tuple(map(Critique.from_dict, output["critiques"]))
+        return Judgment((), critiques, truncated=output["truncated"] is not None)
 
 
 def described_model(model) -> dict[str, Any]:
@@ -235,10 +236,13 @@ def described_model(model) -> dict[str, Any]:
     return {"model": model.config._name_or_path, "model_weights": _fingerprint(model)}
 
 
-def _public_name(model) -> str:
-    """Name of a model without a local path."""
-    name = model.config._name_or_path
-    return os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name
+def _public_model(name: str, revision: str, model) -> dict[str, str | None]:
+    """Name, without a local path, and revision of a model."""
+    if model is None:
+        return {name: None, revision: None}
+    path = model.config._name_or_path
+    public = os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else path
+    return {name: public, revision: getattr(model.config, "_commit_hash", None)}
 
 
 @torch.no_grad()
@@ -264,42 +268,37 @@ def collect_judgments(
     rows: Iterable[Mapping[str, Any] | Preference],
     k: int,
     folder: str | os.PathLike,
-    rows_per_shard: int = 64,
-    progress: str | None = None,
-    process_index: int = 0,
-    num_processes: int = 1,
-    wait: Callable[[], None] | None = None,
     batch_size: int | None = None,
-    **parameters: Any,
+    **options: Any,
 ) -> list[Judgment]:
     """Judges labeled rows k times each. A restart with the same settings resumes.
 
     Single responses are judged with the 0/1 template, as they are labeled.
 
     Args:
-        pipe, k, batch_size, **parameters: See [`PipelineJudge`].
+        pipe, k, batch_size: See [`PipelineJudge`].
         rows (iterable of rows): Preference rows with labels.
-        folder, rows_per_shard, progress, process_index, num_processes, wait: See [`record_judgments`].
-
-    Returns:
-        `list[Judgment]`, one per row, in order.
+        folder (`str` or path): See [`record_judgments`].
+        **options: `rows_per_shard` and others of [`record_judgments`]; parameters of the pipeline.
 
     Raises:
         `ValueError`: If a row cannot be read or has no labels, with its number.
         `FileExistsError`: If the folder holds judgments of another judge, other rows or other settings.
     """
     preferences = [_labeled(number, row) for number, row in enumerate(rows)]
-    return record_judgments(
-        PipelineJudge(pipe, k, batch_size, **parameters),
-        preferences,
-        [row.labels or () for row in preferences],
-        folder,
-        rows_per_shard=rows_per_shard,
-        progress=progress,
-        process_index=process_index,
-        num_processes=num_processes,
-        wait=wait,
-    )
+    sharding = {name: options.pop(name) for name in inspect.signature(record_judgments).parameters if name in options}
+    judge = PipelineJudge(pipe, k, batch_size, **options)
+    return record_judgments(judge, preferences, [row.labels or () for row in preferences], folder, **sharding)
+
+
+def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
+    try:
+        row = row if isinstance(row, Preference) else Preference.from_row(row)
+    except InvalidPreference as error:
+        raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
+    if row.labels is None:
+        raise ValueError(f"Row {number} has no labels; expected ground truth to compare the judge with.")
+    return row
 
 
 def record_judgments(
@@ -309,6 +308,7 @@ def record_judgments(
     folder: str | os.PathLike,
     ids: Sequence[str] | None = None,
     private: bool = False,
+    invalid_rows: InvalidRows = "error",
     rows_per_shard: int = 64,
     progress: str | None = None,
     process_index: int = 0,
@@ -325,6 +325,9 @@ def record_judgments(
         ids (sequence of `str`, *optional*): Names of the rows; defaults to their numbers.
         private (`bool`, *optional*, defaults to `False`):
             Store hashes instead of critiques, for rows that must not be published: critiques quote them.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            `"drop"` stores rows that do not fit into the context, or that a server refuses, with critiques without
+            scores, whose problem is the cause. They are worth 0.
         rows_per_shard (`int`, *optional*, defaults to `64`): Rows per shard, the most that a kill loses.
         progress (`str`, *optional*): Title of a progress bar over rows.
         process_index, num_processes (`int`, *optional*): This process's share of the rows.
@@ -341,18 +344,20 @@ def record_judgments(
     )
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
+    drop = invalid_rows == "drop"
     for path, numbers in job.shards[process_index::num_processes]:
-        if not path.exists():
+        if not path.exists() and not drop:
             with _naming_rows(numbers, ids, private):
                 judge.check([rows[number] for number in numbers])
 
     def work(numbers: range) -> list[dict[str, Any]]:
         started = time.perf_counter()
         with _naming_rows(numbers, ids, private):
-            judged = judge([rows[number] for number in numbers], [occurrences[number] for number in numbers])
+            judged, causes = judge_all(judge, [rows[n] for n in numbers], [occurrences[n] for n in numbers], drop)
         seconds = (time.perf_counter() - started) / len(numbers)
         records = []
-        for number, judgment in zip(numbers, judged, strict=True):
+        for place, number in enumerate(numbers):
+            judgment = judged.get(place) or Judgment((), (Critique("", problem=causes.get(place)),) * judge.k)
             judgment = replace(judgment, labels=tuple(labels[number]), id=ids[number], seconds=seconds)
             records.append({"row": number, **(_hashed(judgment) if private else judgment).to_dict()})
         return records
@@ -365,24 +370,53 @@ def record_judgments(
     return [Judgment.from_dict(record) for record in job.read()]
 
 
+def judge_all(
+    judge: Callable[..., Sequence[Any]], rows: Sequence[Preference], occurrences: Sequence[int], drop: bool = False
+) -> tuple[dict[int, Any], dict[int, str]]:
+    """Judges rows, with `drop` all but those that do not fit into the context or that a server refuses.
+
+    Args:
+        judge (`Callable`): A [`Judge`], or a pipeline with its options bound.
+        rows, occurrences: See [`Judge`].
+        drop (`bool`, *optional*, defaults to `False`): Whether rows may be left out.
+
+    Returns:
+        Judgments of the rows, and causes of those left out (`"length"`, or that of a
+        [`~trl_spct.judge.sampling.Refusal`]), by position.
+    """
+    judged: dict[int, Any] = {}
+    causes: dict[int, str] = {}
+    while remaining := [n for n in range(len(rows)) if n not in judged and n not in causes]:
+        try:
+            outputs = judge([rows[n] for n in remaining], occurrences=[occurrences[n] for n in remaining])
+            judged.update(zip(remaining, outputs, strict=True))
+        except (PromptTooLongError, PromptRefusedError) as error:
+            refused = {n: refusal.cause for n, refusal in getattr(error, "refusals", {}).items()}
+            if not drop or (error.row is None and not refused):
+                raise
+            judged |= {remaining[n]: judgment for n, judgment in error.completed.items()}
+            causes |= {remaining[n]: cause for n, cause in (refused or {error.row: "length"}).items()}
+    return judged, causes
+
+
 @contextmanager
 def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[None]:
-    """Errors name the row and its id; those of a server do not quote private rows."""
+    """Errors name the row by its id; those of a server do not quote private rows."""
     try:
         yield
     except PromptTooLongError as error:
         number = numbers[error.row]
-        raise PromptTooLongError(f"Row {number} ({ids[number]})", *error.lengths, number, error.advice) from None
+        raise PromptTooLongError(f"Row {ids[number]}", *error.lengths, number, error.advice) from None
     except EngineError as error:
-        place = f"Rows {numbers.start} to {numbers.stop - 1}"
+        place = f"Rows {ids[numbers[0]]} to {ids[numbers[-1]]}"
         if error.row is not None:
-            place = f"Row {numbers[error.row]} ({ids[numbers[error.row]]})"
+            place = f"Row {ids[numbers[error.row]]}"
         reason = f"{error.reason} Judged shards are kept: start again to judge the others."
+        if isinstance(error, PromptRefusedError):
+            reason += ' With `invalid_rows="drop"` refused rows are counted by cause.'
         if private:
-            reason = (
-                f"status {error.status}. The answer is left out, since it may quote rows that must not be published."
-            )
-        failure = EngineError(f"{place}: {reason}", status=error.status)
+            reason = f"status {error.status}. The answer is left out, since it may quote rows that are private."
+        failure = type(error)(f"{place}: {reason}", status=error.status)
         failure.row = None if error.row is None else numbers[error.row]
         raise failure from (None if private else error)
 
@@ -409,16 +443,6 @@ def read_judgments(folder: str | os.PathLike) -> list[Judgment]:
     return judgments
 
 
-def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
-    try:
-        row = row if isinstance(row, Preference) else Preference.from_row(row)
-    except InvalidPreference as error:
-        raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
-    if row.labels is None:
-        raise ValueError(f"Row {number} has no labels; expected ground truth to compare the judge with.")
-    return row
-
-
 # --- reading ---
 
 
@@ -432,9 +456,8 @@ def scaling_results(
 ) -> list[dict[str, Any]]:
     """Accuracy over the number of votes, plain and guided, from one set of judgments.
 
-    Accuracy at k is the mean, over all rows and over the disjoint blocks of k critiques, of the [`credit`] of the
-    block's vote. Each critique is used once, so that blocks are independent; a block without a readable critique is
-    worth 0.
+    Accuracy at k is the mean [`credit`] of the votes of disjoint blocks of k critiques, over blocks and rows; a block
+    without a readable critique is worth 0.
 
     Args:
         judgments (sequence of [`Judgment`]): With equal numbers of critiques.
@@ -529,7 +552,7 @@ def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, i
     """Position bias: accuracy of single critiques by the place (from 0) in which the judge read the best response.
 
     Returns:
-        `dict[int, tuple[float, int]]`: (mean [`credit`], number of critiques) of readable critiques with n ≥ 2.
+        (mean [`credit`], number of critiques) of readable critiques with n ≥ 2.
     """
     credits: dict[int, list[float]] = {}
     for judgment in judgments:
