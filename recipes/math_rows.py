@@ -60,8 +60,6 @@ class MathRowsArguments:
     num_responses: int = helped(2, "Largest number of responses of a row: one correct, the others not (paper: pairs).")
     rows_per_problem: int = helped(1, "Largest number of these rows per problem; they share no answer.")
     single_rows_per_problem: int = helped(1, "Largest number of rows of one response per problem, labeled 1 or 0.")
-    match_timeout: float = helped(10.0, "Seconds of processor time to match one answer.")
-    num_proc: int = helped(1, "Number of processes that match.")
     batch_size: int = helped(64, "Answers decoded together in this process.")
     rows_per_shard: int = helped(64, "Problems whose answers are written at once.")
     concurrent_shards: int = helped(2, "Shards that a server works on at once.")
@@ -99,14 +97,11 @@ def main(script_args, model_args):
             policy,
             described,
             script_args.rows_per_shard,
-            script_args.match_timeout,
         )
     if collector.job.num_missing:
         sampler = engine or load_policy(script_args, model_args, accelerator)
         concurrency = 1 if engine is None else script_args.concurrent_shards
-        shards = collector.collect(
-            sampler, script_args.num_proc, concurrency, accelerator.process_index, accelerator.num_processes
-        )
+        shards = collector.collect(sampler, concurrency, accelerator.process_index, accelerator.num_processes)
         with tqdm(
             total=len(problems), desc="Answering", unit="problem", disable=not accelerator.is_main_process
         ) as bar:

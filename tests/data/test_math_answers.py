@@ -2,24 +2,18 @@
 """Answers matched by rule, labeled by hand; and what a hostile one can do to the process that matches."""
 
 import importlib.metadata
-import os
-import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_spct.data.math_answers import AnswerMatcher, boxed_answer
+from trl_spct.data import math_answers
+from trl_spct.data.math_answers import boxed_answer, match_answers
 
 
 pytest.importorskip("math_verify")
-
-
-@pytest.fixture(scope="module")
-def match():
-    with AnswerMatcher() as matcher:
-        yield matcher
 
 
 @pytest.mark.parametrize(
@@ -85,62 +79,43 @@ BY_HAND = [
 ]
 
 
-def test_answers_labeled_by_hand(match):
-    assert match((true, answer) for true, answer, _ in BY_HAND) == [outcome for *_, outcome in BY_HAND]
+def test_answers_labeled_by_hand():
+    assert match_answers((true, answer) for true, answer, _ in BY_HAND) == [outcome for *_, outcome in BY_HAND]
+    assert match_answers([]) == []
 
 
 def test_what_never_ends_or_breaks_is_an_outcome_and_the_next_answer_is_matched():
-    with AnswerMatcher(timeout=0.5) as match:
-        hostile = ["9^{9^{9^9}}", "(" * 3000 + "1" + ")" * 3000, "\ud800", "1\n2", "1", r"\sum_{k=1}^{10^9}\frac1k"]
-        outcomes = match(("1", answer) for answer in hostile)
-        assert outcomes[0] == outcomes[1] == outcomes[5] == "timeout"
-        assert outcomes[2] in ("unparsable", "error") and outcomes[3] == "incorrect" and outcomes[4] == "correct"
+    hostile = ["9^{9^{9^9}}", "(" * 3000 + "1" + ")" * 3000, "\ud800", "1\n2", "1", r"\sum_{k=1}^{10^9}\frac1k"]
+    outcomes = match_answers([("1", answer) for answer in hostile], timeout=0.5)
+    assert outcomes[0] == outcomes[1] == outcomes[5] == "timeout"
+    assert outcomes[2] in ("unparsable", "error") and outcomes[3] == "incorrect" and outcomes[4] == "correct"
 
 
-def test_a_process_that_was_killed_is_started_again():
-    with AnswerMatcher() as match:
-        assert match([("1", "1")]) == ["correct"]
-        process = match._idle.get()
-        match._idle.put(process)
-        first = process._running
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
-        assert match([("1", "1"), ("1", "2")]) == ["correct", "incorrect"]
-    assert process._running is None and first.returncode == -signal.SIGKILL
-    assert match([("1", "1.0")]) == ["correct"], "closed is not the end"
-    match.close()
+def test_a_process_that_dies_costs_one_pair(monkeypatch, tmp_path):
+    """A script that matches as ours does, and is killed by the answer `die`."""
+    code = Path(math_answers.__file__).read_text(encoding="utf-8")
+    head = "def _matched(true: str, answer: str) -> str:\n"
+    deadly = head + "    import os\n    if answer == 'die':\n        os.kill(os.getpid(), 9)\n"
+    assert head in code
+    (tmp_path / "script.py").write_text(code.replace(head, deadly), encoding="utf-8")
+    monkeypatch.setattr(math_answers, "__file__", str(tmp_path / "script.py"))
+    pairs = [("1", answer) for answer in ("1", "die", "2", "die", "1")]
+    assert match_answers(pairs) == ["correct", "error", "incorrect", "error", "correct"]
+    (tmp_path / "script.py").write_text("raise SystemExit('no room')", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="ended with 1 before its first pair: no room"):
+        match_answers(pairs)
 
 
-def test_several_threads_and_processes():
+def test_several_threads():
     pairs = [(str(i), str(i + i % 2)) for i in range(40)]
     expected = ["incorrect" if i % 2 else "correct" for i in range(40)]
-    found = {}
-    with AnswerMatcher(num_proc=2) as match:
-        threads = [threading.Thread(target=lambda n=n: found.update({n: match(pairs)})) for n in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert found == dict.fromkeys(range(3), expected)
-
-
-def test_no_process_outlives_the_answers(match):
-    """A process whose parent is gone ends by itself, for its input has ended."""
-    match([("1", "1")])
-    process = match._idle.get()
-    match._idle.put(process)
-    running = process._running
-    running.stdin.close()
-    assert running.wait(timeout=60) == 0
-    running.stdout.close()
-    process._running = None
+    with ThreadPoolExecutor(3) as executor:
+        assert list(executor.map(match_answers, [pairs] * 3)) == [expected] * 3
 
 
 def test_arguments():
-    with pytest.raises(ValueError, match="Found timeout=0 and num_proc=1"):
-        AnswerMatcher(timeout=0)
-    with pytest.raises(ValueError, match="num_proc=0"):
-        AnswerMatcher(num_proc=0)
+    with pytest.raises(ValueError, match="Found timeout=0; expected timeout > 0"):
+        match_answers([("1", "1")], timeout=0)
 
 
 def test_without_the_library(monkeypatch):
@@ -149,4 +124,4 @@ def test_without_the_library(monkeypatch):
 
     monkeypatch.setattr("importlib.metadata.version", missing)
     with pytest.raises(ImportError, match=r"pip install trl-spct\[math\]"):
-        AnswerMatcher()
+        match_answers([("1", "1")])

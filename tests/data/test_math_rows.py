@@ -16,6 +16,7 @@ from tiny_models import tiny_tokenizer
 
 from trl_spct.data.math_rows import AnswerCollector, AnswerSampling, VerifiedRows, read_problems, verified_rows
 from trl_spct.data.preparation import judge_rows, prepare_preferences
+from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import Sample
 
 
@@ -108,7 +109,9 @@ def test_problems_with_an_answer():
 def test_problems_that_are_no_text(problem):
     given = [problem] if problem is None or problem == " " else []
     rows = Dataset.from_list([{"problem": p, "solution": "s"} for p in (["p", *given] if given else [problem])])
-    with pytest.raises(ValueError, match=rf"problems row {len(rows) - 1}: Found a.* expected a text"):
+    with pytest.raises(
+        InvalidPreference, match=rf"problems row {len(rows) - 1}: Found the problem .* expected a text"
+    ):
         read_problems(rows)
 
 
@@ -136,7 +139,7 @@ def test_every_answer_has_an_outcome_and_bad_problems_are_not_asked(whole):
 
 def test_the_same_answers_from_threads_and_processes(whole, tmp_path):
     for index in range(2):
-        shards = collector(tmp_path).collect(Policy(), 2, 2, index, 2)
+        shards = collector(tmp_path).collect(Policy(), 2, index, 2)
         assert len(list(shards)) == 2 - index
     assert list(collector(tmp_path).read()) == list(whole[0].read())
 

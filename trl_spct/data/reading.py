@@ -86,7 +86,7 @@ class RowReader:
 
     def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
         if self.source is not None:
-            return self.source.consumed
+            return self.source.consumed_columns
         columns = consumed_columns(self._plain(row))
         return columns if self.prompt_column is None else columns - QUERIES | {self.prompt_column}
 
