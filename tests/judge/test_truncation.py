@@ -8,10 +8,11 @@ from tiny_models import tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from trl_spct.judge import truncation
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_messages
-from trl_spct.judge.sampling import PromptTooLongError, encode_prompts, special_tokens
-from trl_spct.judge.truncation import EARLIER, MARK, Cuts, fit_preference, prompt_length, water_level
+from trl_spct.judge.sampling import encode_prompts, special_tokens
+from trl_spct.judge.truncation import EARLIER, MARK, MIN_TOKENS, Cuts, prompt_length, water_level
 
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
@@ -48,6 +49,13 @@ def cut_words(count, length, name="w"):
     return " ".join(each[:head]) + MARK.format(count=count - kept) + " ".join(each[count - tail :])
 
 
+def fit_preference(preference, tokenizer, limit, max_new_tokens=0, min_tokens=MIN_TOKENS, **how):
+    def length(candidate):
+        return truncation.prompt_length(candidate, tokenizer, **how)
+
+    return truncation.fit_preference(preference, tokenizer, limit - max_new_tokens, length, min_tokens)
+
+
 def overhead(preference, tokenizer=WORDS, **kwargs):
     """Tokens of the prompt that are not the preference's texts."""
     texts = [preference.query, *preference.responses, *filter(None, (preference.reference, preference.principles))]
@@ -61,10 +69,8 @@ def test_a_prompt_s_length_is_what_the_sampler_encodes():
     preference = Preference("q <eos>", ("a", "b b"), (0, 1), reference="r", principles="p")
     for tokenizer in (WORDS, BYTES):
         for template in ("paper", "compact"):
-            for hint in (False, True):
-                messages = judge_messages(preference, template, False, hint, special_tokens(tokenizer))
-                expected = len(encode_prompts(tokenizer, [messages])[0])
-                assert prompt_length(preference, tokenizer, template, hint=hint) == expected
+            messages = judge_messages(preference, template, special_tokens=special_tokens(tokenizer))
+            assert prompt_length(preference, tokenizer, template) == len(encode_prompts(tokenizer, [messages])[0])
     assert prompt_length(Preference("q", ("a",)), WORDS, binary=True) != prompt_length(Preference("q", ("a",)), WORDS)
 
 
@@ -107,7 +113,7 @@ def test_the_water_level_is_the_highest_that_fits(lengths, budget):
 def test_what_fits_is_returned_as_it_is():
     preference = Preference(words(100), (words(50), words(3)), (1, 0), reference="r")
     length = prompt_length(preference, WORDS)
-    for limit, completion in ((length, 0), (length + 9, 9), (None, 5), (10**9, 0)):
+    for limit, completion in ((length, 0), (length + 9, 9), (10**9, 0)):
         fitted, cuts = fit_preference(preference, WORDS, limit, completion)
         assert fitted is preference and not cuts and cuts == Cuts(0, (0, 0), 0)
     assert fit_preference(preference, WORDS, length - 1, min_tokens=20)[1]
@@ -147,12 +153,12 @@ def test_the_reference_is_cut_like_a_response_and_principles_never():
 
 def test_the_query_gives_way_last_and_keeps_its_share():
     responses = (words(300), words(300))
-    for query_tokens, share, kept in ((100, 0.25, 100), (1000, 0.25, 100), (1000, 0.5, 200), (1000, 0.0, 20)):
+    for query_tokens, kept in ((100, 100), (1000, 100)):
         preference = Preference(words(query_tokens, "q"), responses)
         limit = overhead(preference) + 400
-        fitted, cuts = fit_preference(preference, WORDS, limit, query_share=share, min_tokens=20)
+        fitted, cuts = fit_preference(preference, WORDS, limit, min_tokens=20)
         expected = preference.query if kept == query_tokens else cut_words(query_tokens, kept, "q")
-        assert fitted.query == expected, (query_tokens, share)
+        assert fitted.query == expected, query_tokens
         assert cuts.query == (0 if kept == query_tokens else query_tokens - kept + MARK_WORDS)
         assert cuts.responses == (300 - (400 - kept) // 2 + MARK_WORDS,) * 2
         assert prompt_length(fitted, WORDS) == limit
@@ -160,7 +166,7 @@ def test_the_query_gives_way_last_and_keeps_its_share():
 
 def test_the_query_takes_what_short_responses_leave():
     preference = Preference(words(1000, "q"), (words(30), words(30)))
-    fitted, cuts = fit_preference(preference, WORDS, overhead(preference) + 400, query_share=0.0, min_tokens=20)
+    fitted, cuts = fit_preference(preference, WORDS, overhead(preference) + 400, min_tokens=20)
     assert fitted.responses == preference.responses and cuts.responses == (0, 0)
     assert fitted.query == cut_words(1000, 340, "q")
 
@@ -226,12 +232,10 @@ def test_what_is_cut_fits_whatever_the_order(query, responses, reference, room, 
     preference = Preference(query, responses, reference=reference)
     limit = prompt_length(Preference("q", ["r"] * len(responses)), tokenizer, "compact") + room
     options = {"template": "compact", "min_tokens": 40}
-    try:
-        fitted, cuts = fit_preference(preference, tokenizer, limit, **options)
-    except PromptTooLongError as error:
-        assert error.lengths[0] > limit and f"{error.lengths[0]} tokens" in str(error)
+    fitted, cuts = fit_preference(preference, tokenizer, limit, **options)
+    if prompt_length(fitted, tokenizer, "compact") > limit:
+        assert fit_preference(preference, tokenizer, 1, **options)[0] == fitted, "cut as much as allowed"
         return
-    assert prompt_length(fitted, tokenizer, "compact") <= limit
     assert bool(cuts) == (prompt_length(preference, tokenizer, "compact") > limit)
     assert [text == cut for text, cut in zip(preference.responses, fitted.responses, strict=True)] == [
         missing == 0 for missing in cuts.responses
@@ -248,34 +252,27 @@ def test_what_is_cut_fits_whatever_the_order(query, responses, reference, room, 
     assert (permuted_cuts.query, permuted_cuts.reference) == (cuts.query, cuts.reference)
 
 
-def test_when_even_the_minimum_does_not_fit_the_numbers_say_so():
+def test_no_text_is_cut_below_the_minimum():
     preference = Preference(words(100), (words(100), "b"))
     least = overhead(preference) + 20 + 20 + 1
-    assert fit_preference(preference, WORDS, least + 7, 7, min_tokens=20)[1]
-    with pytest.raises(PromptTooLongError, match="Row 3, its texts cut to 20 tokens: the prompt has ") as error:
-        fit_preference(preference, WORDS, least + 6, 7, min_tokens=20, row=3)
-    assert error.value.lengths == (least, 7, least + 6) and error.value.row == 3
+    for limit in (least + 7, least + 6, 10):
+        fitted, _ = fit_preference(preference, WORDS, limit, 7, min_tokens=20)
+        assert prompt_length(fitted, WORDS) == least
 
 
-def test_the_hint_and_the_verdict_are_counted():
-    pair = Preference("q", (words(200), words(200).upper()), (1, 0))
-    single = Preference("q", (words(400),), (1,))
-    for preference, how in (
-        (pair, {"hint": True}),
-        (single, {"binary": True}),
-        (single, {"binary": True, "hint": True}),
-    ):
-        limit = prompt_length(preference, WORDS, **how) - 100
-        fitted, _ = fit_preference(preference, WORDS, limit, **how)
-        assert limit - 1 <= prompt_length(fitted, WORDS, **how) <= limit
+def test_the_prompt_for_a_single_response_is_counted():
+    preference = Preference("q", (words(400),), (1,))
+    limit = prompt_length(preference, WORDS, binary=True) - 100
+    fitted, _ = fit_preference(preference, WORDS, limit, binary=True)
+    assert limit - 1 <= prompt_length(fitted, WORDS, binary=True) <= limit
 
 
 def test_few_renderings(monkeypatch):
     calls = []
 
-    def counted(*args):
+    def counted(*args, **how):
         calls.append(args)
-        return prompt_length(*args)
+        return prompt_length(*args, **how)
 
     monkeypatch.setattr("trl_spct.judge.truncation.prompt_length", counted)
     preference = Preference(words(3000), (words(20_000), words(5000)))
@@ -292,19 +289,6 @@ def test_cut_texts_are_cut_in_what_the_judge_reads():
     kept = [200 * len("< eos>") - cuts.responses[0], 300 - cuts.responses[1]]
     assert kept[0] == kept[1] > 100
     assert prompt_length(fitted, BYTES) <= limit
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"min_tokens": 6}, "Found min_tokens=6; expected at least 7, since the mark in a cut text has 5"),
-        ({"query_share": 1.5}, "Found query_share=1.5; expected a share from 0 to 1"),
-        ({"query_share": -0.1}, "query_share"),
-    ],
-)
-def test_options_out_of_their_range_are_refused(options, match):
-    with pytest.raises(ValueError, match=match):
-        fit_preference(Preference("q", ("a",)), WORDS, 10**6, **options)
 
 
 def test_a_slow_tokenizer_is_refused():

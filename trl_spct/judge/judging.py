@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from numbers import Integral
 from typing import Any
 
@@ -39,11 +40,7 @@ NEXT_STEPS = {
 
 @dataclass(frozen=True)
 class JudgingOptions:
-    """Options of judging that a pipeline or a call sets; see [`GRMRewardPipeline`] for each of them.
-
-    Raises:
-        `ValueError`: for a value out of its range, naming the option.
-    """
+    """Options of judging that a pipeline or a call sets; see [`GRMRewardPipeline`] for each of them."""
 
     k: int = 1
     temperature: float | None = None
@@ -61,11 +58,7 @@ class JudgingOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "JudgingOptions":
-        """Options by name.
-
-        Raises:
-            `TypeError`: for an unknown name.
-        """
+        """Options by name; unknown names are refused."""
         known = [option.name for option in fields(cls)]
         if unknown := sorted(options.keys() - set(known)):
             raise TypeError(f"Found the unknown parameters {unknown}; expected {', '.join(known)}.")
@@ -77,32 +70,23 @@ class JudgingOptions:
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least)
         check_sampling(self.temperature, self.top_p, self.max_new_tokens)
-        if self.order not in ORDERS:
-            raise ValueError(f"Found order={self.order!r}; expected one of {', '.join(map(repr, ORDERS))}.")
+        draw_orders(1, 1, self.order, random.Random(0))
         Guidance(self.k_meta, self.guide or "top")
         if self.template not in (None, OFFICIAL):  # whose card depends on the model
             judge_template(self.template)
         stopping_error(self.early_stopping)
         if self.max_responses_per_prompt not in (None, "auto"):
-            check_whole(
-                "max_responses_per_prompt", self.max_responses_per_prompt, 2, "'auto', or at least 2 responses"
-            )
+            most = self.max_responses_per_prompt
+            check_whole("max_responses_per_prompt", most, 2, "'auto', or at least 2 responses")
         if self.truncation not in (None, False, "fair"):
-            raise ValueError(
-                f"Found truncation={self.truncation!r}; expected 'fair', or False to refuse what is too long."
-            )
+            raise ValueError(f"Found truncation={self.truncation!r}; expected 'fair' or False.")
 
 
 def check_whole(name: str, value: Any, least: int | None, expected: str = "") -> None:
-    """Refuses what is not a whole number, or less than `least`.
-
-    Raises:
-        `ValueError`: naming the option.
-    """
-    if isinstance(value, Integral) and not isinstance(value, bool) and (least is None or int(value) >= least):
-        return
-    expected = expected or ("a whole number" if least is None else f"a whole number of at least {least}")
-    raise ValueError(f"Found {name}={value!r}; expected {expected}.")
+    """Refuses what is not a whole number, or less than `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or (least is not None and int(value) < least):
+        expected = expected or ("a whole number" if least is None else f"a whole number of at least {least}")
+        raise ValueError(f"Found {name}={value!r}; expected {expected}.")
 
 
 def resolve_seed(seed: int | None, temperature: float) -> int:
@@ -114,15 +98,10 @@ def resolve_seed(seed: int | None, temperature: float) -> int:
 
 @dataclass
 class Block:
-    """One prompt's share of a row: all of its responses or some of them, with the critiques drawn so far.
+    """What one prompt holds of a row, all of its responses or some, with the critiques drawn so far.
 
-    Args:
-        members (`tuple[int, ...]`): Numbers of the responses in the row.
-        preference ([`Preference`]): What the judge reads, cut if it had to be.
-        binary (`bool`): Whether the judge is asked for 0 or 1.
-        orders (list of orders): Of all k critiques, in numbers of the block.
-        cuts ([`Cuts`], *optional*): What was cut.
-        critiques (list of [`Critique`]): In the order drawn; scores and orders in numbers of the block.
+    `members` are numbers in the row; orders and critiques are in numbers of the block. `preference` is what the judge
+    reads, from which `cuts` were made.
     """
 
     members: tuple[int, ...]
@@ -134,26 +113,17 @@ class Block:
 
     @property
     def scores(self) -> list[Scores]:
-        """The score rows of its critiques."""
         return [critique.scores for critique in self.critiques]
 
     @property
     def meta_scores(self) -> list[float | None]:
-        """The meta scores of its critiques."""
         return [critique.meta_score for critique in self.critiques]
 
 
 @dataclass
 class JudgedRow:
-    """A row while it is judged.
-
-    Args:
-        number (`int`): Its place in the call, for messages.
-        occurrence (`int`): Number of equal rows before it.
-        seed (`int`): Of its orders, blocks and tie-breaks, see [`row_seed`].
-        preference ([`Preference`]): The row, without labels.
-        blocks (list of [`Block`]): One, unless its responses are judged in blocks.
-    """
+    """A row while it is judged: its place in the call, the number of equal rows before it, its [`row_seed`], and one
+    block, unless its responses are judged in several."""
 
     number: int
     occurrence: int
@@ -164,7 +134,7 @@ class JudgedRow:
 
 @dataclass(frozen=True)
 class Request:
-    """Samples of one prompt: critiques of a block that read it in the same order."""
+    """The next `count` critiques of a block in this order, of which `past` were drawn before."""
 
     row: JudgedRow
     block: Block
@@ -174,33 +144,12 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Count:
-    """The votes of a block: which critiques count how much, their sums and their means per vote."""
-
-    weights: tuple[float, ...]
-    sums: tuple[float, ...] | None
-    means: tuple[float, ...] | None
-
-    @property
-    def weight(self) -> float:
-        return sum(self.weights)
-
-
-@dataclass(frozen=True)
 class Judging:
     """How a call judges: its options with all defaults resolved, and the models behind them.
 
-    Args:
-        options ([`JudgingOptions`]): What was set.
-        template (`str`): Name of the judge's template.
-        seed, temperature, max_new_tokens: Resolved options.
-        guidance ([`Guidance`], *optional*): How the Meta RM guides; `None` if all readable critiques vote alike.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The judge's; `None` for some engines.
-        special_tokens (`tuple[str, ...]`): That prompts are fenced against.
-        context (`int`, *optional*): Positions of the judge; `None` if unknown.
-        sample (`Callable`): `sample(prompts, counts, seed, firsts)` returns samples of each prompt.
-        meta_score (`Callable`, *optional*): Returns the Meta RM's logits of conversations.
-        meta_special_tokens (`tuple[str, ...]`): That its conversations are fenced against.
+    `sample(prompts, counts, seed, firsts)` returns samples of each prompt, `meta_score(conversations)` the Meta RM's
+    logits; prompts of either are fenced against their special tokens. `guidance` is `None` if all readable critiques
+    vote alike, `tokenizer` for some engines, `context` if unknown.
     """
 
     options: JudgingOptions
@@ -229,27 +178,14 @@ class Judging:
     # --- before sampling ---
 
     def read(self, number: int, row: Preference | Mapping[str, Any]) -> Preference:
-        """Reads a row in any shape that [`Preference.from_row`] reads, without its labels.
-
-        Raises:
-            [`InvalidPreference`]: naming the row by its number in the call.
-        """
+        """Reads a row in any shape that [`Preference.from_row`] reads, without its labels."""
         try:
             return replace(row if isinstance(row, Preference) else Preference.from_row(row), labels=None)
         except InvalidPreference as error:
             raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
 
     def prepare(self, number: int, preference: Preference, occurrence: int = 0) -> JudgedRow:
-        """Draws a row's blocks and orders, and checks that its prompts can be rendered and fit.
-
-        Args:
-            number (`int`): The row's place in the call, for messages.
-            preference ([`Preference`]): From [`Judging.read`].
-            occurrence (`int`, *optional*, defaults to `0`): See [`row_seed`].
-
-        Raises:
-            [`PromptTooLongError`], `ValueError`: naming the row.
-        """
+        """Draws a row's blocks and orders, and checks that its prompts can be rendered and fit."""
         row = JudgedRow(number, occurrence, row_seed(self.seed, preference, occurrence), preference)
         try:
             for place, (members, part) in enumerate(self._split(row)):
@@ -262,40 +198,29 @@ class Judging:
 
     def _split(self, row: JudgedRow) -> list[tuple[tuple[int, ...], Preference]]:
         """What is judged in one prompt each: the whole row, or its blocks."""
-        most, count = self.options.max_responses_per_prompt, len(row.preference)
+        most, responses = self.options.max_responses_per_prompt, row.preference.responses
 
         def blocks_of(most: int) -> list[tuple[tuple[int, ...], Preference]]:
-            blocks = split_blocks(count, most, random.Random(derive_seed(row.seed, "blocks")))
-            responses = row.preference.responses
+            blocks = split_blocks(len(responses), most, random.Random(derive_seed(row.seed, "blocks")))
             return [(block, replace(row.preference, responses=tuple(responses[i] for i in block))) for block in blocks]
 
-        blocks = blocks_of(count if most in (None, "auto") else int(most))
+        blocks = blocks_of(len(responses) if most in (None, "auto") else int(most))
         while most == "auto" and len(blocks[0][0]) > 2 and not all(self._fits(block) for _, block in blocks):
             blocks = blocks_of(len(blocks[0][0]) - 1)  # the first block is of the largest
         return blocks
 
     def _block(self, row: JudgedRow, place: int, members: tuple[int, ...], preference: Preference) -> Block:
-        binary, cuts = self._binary(preference), None
-        if self.options.truncation:
+        cuts = None
+        if self.options.truncation and self.context is not None:
             assert self.tokenizer is not None  # see __post_init__
-            try:
-                preference, cuts = fit_preference(
-                    preference,
-                    self.tokenizer,
-                    self.context,
-                    self.max_new_tokens,
-                    template=self.template,
-                    binary=binary,
-                    row=row.number,
-                )
-            except PromptTooLongError as error:
-                raise self._too_long(row.number, *error.lengths) from None
-        elif not self._fits(preference):
+            room = self.context - self.max_new_tokens
+            preference, cuts = fit_preference(preference, self.tokenizer, room, self._length)
+        if not self._fits(preference):
             assert self.context is not None
             raise self._too_long(row.number, self._length(preference), self.max_new_tokens, self.context)
         draw = random.Random(derive_seed(row.seed, "order", *([place] if place else [])))
         orders = draw_orders(len(members), self.options.k, self.options.order, draw)
-        return Block(members, preference, binary, orders, cuts)
+        return Block(members, preference, self._binary(preference), orders, cuts)
 
     def _binary(self, preference: Preference) -> bool:
         return self.options.binary and len(preference) == 1
@@ -332,9 +257,7 @@ class Judging:
     def judge(self, rows: Sequence[JudgedRow]) -> None:
         """Draws the critiques of a batch of rows, in rounds where rows may stop early.
 
-        Raises:
-            [`EngineError`], [`PromptTooLongError`]: in terms of rows. Rows that are [`Judging.finished`] can be
-                counted all the same.
+        After an error, rows that are [`Judging.finished`] can be counted all the same.
         """
         while requests := [request for row in rows for block in row.blocks for request in self._requests(row, block)]:
             self._draw(requests)
@@ -361,40 +284,36 @@ class Judging:
         """Samples, reads and scores one round. If the sampler fails, what it completed is kept."""
         prompts = [
             judge_messages(
-                request.block.preference.permuted(request.order),
-                self.template,
-                request.block.binary,
-                False,
-                self.special_tokens,
+                block.preference.permuted(order), self.template, block.binary, special_tokens=self.special_tokens
             )
-            for request in requests
+            for block, order in ((request.block, request.order) for request in requests)
         ]
         counts = [request.count for request in requests]
         firsts = [request.row.occurrence * SAMPLES_PER_ROW + request.past for request in requests]
         try:
-            samples: Sequence[list[Sample] | None] = self.sample(prompts, counts, self.seed, firsts)
+            samples = self.sample(prompts, counts, self.seed, firsts)
         except PromptTooLongError as error:
             raise self._too_long(requests[error.row].row.number, *error.lengths) from None
         except EngineError as error:
             self._read(requests, [error.completed.get(number) for number in range(len(requests))])
             raise error.renumbered([request.row.number for request in requests], {}) from error.__cause__
+        if (drawn := [*map(len, samples)]) != counts:
+            raise ValueError(f"Found a sampler that returned {drawn} samples of the prompts; expected {counts}.")
         self._read(requests, samples)
 
     def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
         """Adds the critiques of a round to their blocks, in the order drawn; a block of which a sample is missing gets
         none of them."""
-        texts: dict[int, dict[tuple[int, ...], list[Sample]]] = {}
-        incomplete = {id(r.block) for r, drawn in zip(requests, samples, strict=True) if drawn is None}
-        for request, drawn in zip(requests, samples, strict=True):
-            texts.setdefault(id(request.block), {})[request.order] = list(drawn or ())
         new: list[tuple[Block, Critique]] = []
-        for block in {id(request.block): request.block for request in requests}.values():
-            if id(block) in incomplete:
+        for _, of_block in groupby(zip(requests, samples, strict=True), key=lambda pair: id(pair[0].block)):
+            pairs = list(of_block)
+            if any(drawn is None for _, drawn in pairs):
                 continue
-            left, first = texts[id(block)], len(block.critiques)
-            for order in block.orders[first : first + sum(map(len, left.values()))]:
-                sample = left[order].pop(0)
-                template = judge_template(self.template, block.binary)
+            block, first = pairs[0][0].block, len(pairs[0][0].block.critiques)
+            left = {request.order: iter(drawn or ()) for request, drawn in pairs}
+            template = judge_template(self.template, block.binary)
+            for order in block.orders[first : first + sum(request.count for request, _ in pairs)]:
+                sample = next(left[order])
                 critique = read_sample(sample, len(order), template).in_row_order(order)
                 new.append((block, replace(critique, num_tokens=sample.num_tokens)))
         for block, critique in self._scored(new):
@@ -419,15 +338,17 @@ class Judging:
 
     def result(self, row: JudgedRow) -> dict[str, Any]:
         """The judgment of a row: what the pipeline returns."""
-        counts = [self._count(block) for block in row.blocks]
-        k, single = self.options.k, len(row.blocks) == 1
-        scores, means = (counts[0].sums, counts[0].means) if single else self._aligned(row, counts)
+        k, blocks, single = self.options.k, row.blocks, len(row.blocks) == 1
+        weights = [self._weights(block) for block in blocks]
+        block_means = [mean_scores(block.scores, own) for block, own in zip(blocks, weights, strict=True)]
+        if single:
+            scores, means = weighted_vote(blocks[0].scores, weights[0]), block_means[0]
+        else:
+            means = align_blocks([block.members for block in blocks], block_means)
+            scores = None if means is None else tuple(round(k * mean, 9) for mean in means)
         tied = [] if scores is None else list(highest(scores))
-        critiques = [
-            critique
-            for block, count in zip(row.blocks, counts, strict=True)
-            for critique in _critiques(block, count, len(row.preference))
-        ]
+        pairs = zip(blocks, weights, strict=True)
+        critiques = [entry for block, own in pairs for entry in _critiques(block, own, len(row.preference))]
         return {
             "scores": None if scores is None else list(scores),
             "means": None if means is None else list(means),
@@ -436,28 +357,26 @@ class Judging:
             "k": k,
             "drawn": len(critiques),
             "votes": sum(critique["counted"] for critique in critiques),
-            "weight": counts[0].weight if single else k,
+            "weight": sum(weights[0]) if single else k,
             "problems": dict(Counter(critique["problem"] for critique in critiques if critique["problem"])),
             "critiques": critiques,
             "truncated": _truncated(row),
-            "blocks": None if single else _blocks(row, counts),
+            "blocks": None
+            if single
+            else {
+                "responses": [list(block.members) for block in blocks],
+                "anchor": blocks[0].members[0],
+                "anchor_scores": [None if own is None else own[0] for own in block_means],
+            },
         }
 
-    def _count(self, block: Block) -> Count:
+    def _weights(self, block: Block) -> tuple[float, ...]:
         rows = block.scores
         if self.guidance is None:
-            weights: tuple[float, ...] = tuple(int(row is not None) for row in rows)
-        else:  # the share that votes is one of all k critiques, those that were not needed included
-            missing = [None] * (self.options.k - len(rows))
-            weights = self.guidance.weights([*rows, *missing], [*block.meta_scores, *missing])[: len(rows)]
-        return Count(weights, weighted_vote(rows, weights), mean_scores(rows, weights))
-
-    def _aligned(
-        self, row: JudgedRow, counts: Sequence[Count]
-    ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
-        """Sums and means of a row in blocks, on one scale."""
-        means = align_blocks([block.members for block in row.blocks], [count.means for count in counts])
-        return None if means is None else tuple(round(self.options.k * mean, 9) for mean in means), means
+            return tuple(int(row is not None) for row in rows)
+        # The share that votes is one of all k critiques, those that were not needed included.
+        missing = [None] * (self.options.k - len(rows))
+        return self.guidance.weights([*rows, *missing], [*block.meta_scores, *missing])[: len(rows)]
 
     # --- messages ---
 
@@ -484,10 +403,10 @@ class Judging:
         return error
 
 
-def _critiques(block: Block, count: Count, n: int) -> list[dict[str, Any]]:
+def _critiques(block: Block, weights: Sequence[float], n: int) -> list[dict[str, Any]]:
     """The critiques of a block in numbers of the row; `None` is the score of responses outside of the block."""
     entries = []
-    for critique, weight in zip(block.critiques, count.weights, strict=True):
+    for critique, weight in zip(block.critiques, weights, strict=True):
         entry = replace(critique, counted=weight > 0).to_dict()
         if len(block.members) < n:
             entry["order"] = [block.members[place] for place in entry["order"]]
@@ -498,35 +417,23 @@ def _critiques(block: Block, count: Count, n: int) -> list[dict[str, Any]]:
     return entries
 
 
-def _blocks(row: JudgedRow, counts: Sequence[Count]) -> dict[str, Any]:
-    return {
-        "responses": [list(block.members) for block in row.blocks],
-        "anchor": row.blocks[0].members[0],
-        "anchor_scores": [None if count.means is None else count.means[0] for count in counts],
-    }
-
-
 def _truncated(row: JudgedRow) -> dict[str, Any] | None:
-    """Tokens that were cut from the row, for a text in several blocks the most; and responses that became equal."""
-    cuts = [(block, block.cuts) for block in row.blocks if block.cuts]
-    if not cuts:
+    """Tokens that were cut from the row, for a text in several blocks the most; and different responses that the judge
+    read as the same text."""
+    cut_blocks = [(block, block.cuts) for block in row.blocks if block.cuts]
+    if not cut_blocks:
         return None
-    responses = [0] * len(row.preference)
-    for block, cut in cuts:
-        for member, count in zip(block.members, cut.responses, strict=True):
-            responses[member] = max(responses[member], count)
-    return {
-        "query": max(cut.query for _, cut in cuts),
-        "responses": responses,
-        "reference": max(cut.reference for _, cut in cuts),
-        "made_equal": [group for block, _ in cuts for group in _made_equal(row, block)],
-    }
-
-
-def _made_equal(row: JudgedRow, block: Block) -> list[list[int]]:
-    """Groups of different responses that the judge read as the same text."""
-    groups: dict[str, list[int]] = {}
-    for member, text in zip(block.members, block.preference.responses, strict=True):
-        groups.setdefault(text, []).append(member)
     originals = row.preference.responses
-    return [group for group in groups.values() if len({originals[member] for member in group}) > 1]
+    responses, made_equal = [0] * len(originals), []
+    for block, cuts in cut_blocks:
+        same_text: dict[str, list[int]] = {}
+        for member, count, text in zip(block.members, cuts.responses, block.preference.responses, strict=True):
+            responses[member] = max(responses[member], count)
+            same_text.setdefault(text, []).append(member)
+        made_equal += [group for group in same_text.values() if len({originals[member] for member in group}) > 1]
+    return {
+        "query": max(cuts.query for _, cuts in cut_blocks),
+        "responses": responses,
+        "reference": max(cuts.reference for _, cuts in cut_blocks),
+        "made_equal": made_equal,
+    }
