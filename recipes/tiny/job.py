@@ -55,7 +55,7 @@ from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_messages
 from trl_spct.judge.sampling import encode_prompts
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
-from trl_spct.trainers.compat import CHECKPOINTING
+from trl_spct.trainers.arguments import CHECKPOINTING
 
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
 from .world import REFLECTION, Row, World, named_principle

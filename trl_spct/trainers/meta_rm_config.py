@@ -4,17 +4,16 @@ from dataclasses import dataclass, field
 from trl import RewardConfig
 
 from ..judge.prompts import judge_template
-from .compat import rename_checkpointing
+from .arguments import JudgeArguments
 
 
 @dataclass
-class MetaRMTrainingConfig(RewardConfig):
+class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
     r"""
     Configuration class for the [`MetaRMTrainer`].
 
     This class includes only the parameters that are specific to Meta RM training, and those whose defaults differ from
-    [`~trl.RewardConfig`]. Values marked [P] are the paper's (section 6 of arXiv 2504.02495), [?] are stated nowhere
-    and are ours.
+    [`~trl.RewardConfig`]. Values marked [P] are the paper's (section 6 of arXiv 2504.02495), [?] are stated nowhere.
 
     Args:
         max_length (`int`, *optional*, defaults to `8192`):
@@ -24,11 +23,9 @@ class MetaRMTrainingConfig(RewardConfig):
             What happens to rows that cannot be used, or are too long: `"error"` names the first ones, `"drop"` counts
             them by cause.
         pos_weight (`float`, *optional*):
-            How much more a correct critique weighs in the loss than an incorrect one, for unbalanced data; incorrect
-            over correct rows balances the classes. `None` weighs all alike. [?]
-        balance_classes (`bool`, *optional*, defaults to `False`):
-            Sets `pos_weight` to incorrect over correct rows of the training set. The ranking of critiques gains where
-            one class is rare; the logits no longer stand for probabilities, on which soft voting relies. [?]
+            How much more a correct critique weighs in the loss than an incorrect one. Incorrect over correct rows
+            balances the classes: the ranking gains where one is rare, but the logits no longer stand for
+            probabilities, on which soft voting relies. `None` weighs all alike. [?]
         template (`str`, *optional*):
             Name of the judge template whose critiques these are; by default the one of the judge that the Meta RM
             starts from, if it is one. Its digest is stored with the model, and the pipeline refuses a judge that reads
@@ -47,33 +44,17 @@ class MetaRMTrainingConfig(RewardConfig):
     max_length: int | None = field(
         default=8192, metadata={"help": "Longest conversation in tokens. Longer rows are invalid, never truncated."}
     )
-    invalid_rows: str = field(
-        default="error",
-        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
-    )
     pos_weight: float | None = field(
         default=None, metadata={"help": "Weight of a correct critique in the loss, relative to an incorrect one."}
     )
-    balance_classes: bool = field(
-        default=False, metadata={"help": "Weigh the classes alike: sets `pos_weight` from the training set."}
-    )
-    template: str | None = field(
-        default=None, metadata={"help": "Name of the judge template whose critiques these are; stored as a digest."}
-    )
 
     def __post_init__(self):
-        rename_checkpointing(self)
         super().__post_init__()
-        if self.invalid_rows not in ("error", "drop"):
-            raise ValueError(f"Found invalid_rows={self.invalid_rows!r}; expected 'error' or 'drop'.")
-        if self.pos_weight is not None and self.pos_weight <= 0:
-            raise ValueError(f"Found pos_weight={self.pos_weight}; expected a positive number, or None.")
-        if self.pos_weight is not None and self.balance_classes:
-            raise ValueError(f"Found balance_classes=True with pos_weight={self.pos_weight}; expected one of them.")
+        self.check("pos_weight", self.pos_weight is None or self.pos_weight > 0, "a positive number, or None")
         if self.template is not None:
             judge_template(self.template)
-        if self.center_rewards_coefficient is not None:
-            raise ValueError(
-                f"Found center_rewards_coefficient={self.center_rewards_coefficient}; expected None. It centers "
-                "pairwise rewards, while a Meta RM's logits are fixed by binary cross-entropy. Leave it out."
-            )
+        self.check(
+            "center_rewards_coefficient",
+            self.center_rewards_coefficient is None,
+            "None: it centers pairwise rewards, while a Meta RM's logits are fixed by binary cross-entropy",
+        )

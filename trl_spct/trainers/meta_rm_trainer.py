@@ -1,9 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Stage 3 of SPCT: a Meta RM, trained on critiques with known correctness (paper, section 6)."""
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from datasets import Dataset, Features, IterableDataset, List, Value
+from datasets import Dataset, Features, List, Value
 from transformers import (
     AutoTokenizer,
     DataCollator,
@@ -23,7 +24,6 @@ from transformers import (
     set_seed,
 )
 from trl import RewardTrainer
-from trl.data_utils import get_dataset_column_names
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
@@ -31,7 +31,7 @@ from ..cards import PAPER, JudgeCards
 from ..evaluation.guidance import describe
 from ..evaluation.judgments import Judgment, credits_at
 from ..evaluation.statistics import calibration_error, mean, roc_auc
-from ..jobs import write_json
+from ..jobs import rows_digest, write_json
 from ..judge.critiques import Critique
 from ..judge.generation import keep_trainable
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
@@ -76,8 +76,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
     It is [`~trl.RewardTrainer`] with other data (a critique and its label instead of a pair), another loss and other
     metrics: `accuracy` and `positive_share` in training; in evaluation also `roc_auc` and `ece`, over the whole set;
-    and, if its rows can vote, those of [`vote_metrics`]. Each can choose the best checkpoint
-    (`metric_for_best_model="eval_guided_vote_accuracy"`).
+    and, if its rows can vote, `plain_vote_accuracy`, `guided_vote_accuracy` and `votes_per_row`. Each can choose the
+    best checkpoint (`metric_for_best_model="eval_guided_vote_accuracy"`).
 
     ```python
     >>> from datasets import load_dataset
@@ -100,7 +100,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             Configuration.
         data_collator ([`~transformers.DataCollator`], *optional*):
             Collator of rows with `input_ids` and `label`. [`~transformers.DataCollatorWithPadding`] by default.
-        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+        train_dataset ([`~datasets.Dataset`]):
             Rows with the columns
 
             - `query`: a text, or a list of messages;
@@ -111,7 +111,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.judge.outcomes.meta_label`]), else 0.
 
             Rows with `input_ids` and `label` are used as they are.
-        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or `dict`, *optional*):
+        eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
             Rows with the same columns. They can vote if they also have `order`, and `scores` and `labels` in the order
             of `responses`, as the rows of [`~trl_spct.data.preparation.meta_rows`] have.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -123,8 +123,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         callbacks, quantization_config, **kwargs: Passed to [`~trl.RewardTrainer`].
 
     Raises:
-        `ValueError`: for invalid rows, with their numbers, before training; for a model with more than one label; for
-            an adapter that leaves the head random.
+        `ValueError`: for invalid rows, with their numbers; for an adapter that leaves the head random.
         `FileExistsError`: if `args.output_dir` holds an adapter and this run trains a full model, or the reverse.
     """
 
@@ -135,15 +134,14 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
     args: MetaRMTrainingConfig
     model: Any
-    preprocess_logits_for_metrics: Any
 
     def __init__(
         self,
         model: str | PreTrainedModel,
         args: MetaRMTrainingConfig | None = None,
         data_collator: DataCollator | None = None,
-        train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: Dataset | IterableDataset | Mapping[str, Dataset | IterableDataset] | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -156,79 +154,64 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
         check_output_dir(model, args, peft_config)
         _check_head_is_trained(peft_config)
-        if args.balance_classes and isinstance(train_dataset, IterableDataset):
-            raise ValueError(
-                "Found balance_classes=True with a stream of rows; expected a `Dataset`, or `pos_weight`."
-            )
-        self._ballots: dict[int, Ballot | None] = {}
+        self._ballots: dict[int, Judgment] = {}
         self._first_ballots: dict[str, int] = {}
-        init_kwargs = args.model_init_kwargs
-        kwargs_of_model = init_kwargs if isinstance(init_kwargs, dict) else {}
-        is_path = isinstance(model, str)
+        args, init_kwargs = copy.copy(args), args.model_init_kwargs
         if isinstance(model, str):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(
-                model, revision=kwargs_of_model.get("revision"), trust_remote_code=args.trust_remote_code
-            )
+            options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}
+            if processing_class is None:
+                hub = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+                processing_class = AutoTokenizer.from_pretrained(model, **hub)
             if args.chat_template_path is None and args.eos_token is None:
                 # Invalid rows are found before a large model is loaded.
                 train_dataset, eval_dataset = self._prepare_all(train_dataset, eval_dataset, processing_class, args)
-            model = _load(model, args, kwargs_of_model, quantization_config)
-        base = require_classifier(unwrapped(model))
+            if quantization_config is not None:
+                options["quantization_config"], quantization_config = quantization_config, None
+            model = _load(model, args, options)
+            args.model_init_kwargs = None  # `RewardTrainer` would warn that they are ignored
+        base = as_meta_rm(unwrapped(model))
         keep_trainable(base)
-        try:
-            if is_path:  # consumed; `RewardTrainer` would warn that they are ignored
-                args.model_init_kwargs, quantization_config = None, None
-            super().__init__(
-                model=model,
-                args=args,
-                data_collator=data_collator,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=processing_class,
-                compute_metrics=compute_metrics or classification_metrics,
-                callbacks=callbacks,
-                peft_config=peft_config,
-                quantization_config=quantization_config,
-                **kwargs,
-            )
-        finally:
-            args.model_init_kwargs = init_kwargs
-        tokenizer: Any = self.processing_class
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._with_votes(compute_metrics or classification_metrics),
+            callbacks=callbacks,
+            peft_config=peft_config,
+            quantization_config=quantization_config,
+            **kwargs,
+        )
+        args.model_init_kwargs = init_kwargs
         if data_collator is None:
-            self.data_collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=args.pad_to_multiple_of)
-        stored = {"tokenizer": tokenizer_digest(tokenizer)}
+            self.data_collator = DataCollatorWithPadding(
+                self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
+            )
+        base.config.meta_rm = {**base.config.meta_rm, "tokenizer": tokenizer_digest(self.processing_class)}
         template = args.template or stored_template(base.config)
         if template is not None:
-            stored["template"] = judge_template(template).digest
-        base.config.meta_rm = {**base.config.meta_rm, **stored}
+            base.config.meta_rm["template"] = judge_template(template).digest
         # `RewardTrainer` has no labels and evaluates the loss alone.
         self.label_names = ["labels", "ballot"]
-        self.compute_metrics = self._with_votes(compute_metrics or classification_metrics)
-        if self.preprocess_logits_for_metrics is not None:
-            preprocess = self.preprocess_logits_for_metrics
-            self.preprocess_logits_for_metrics = lambda logits, labels: preprocess(logits, labels[0])
-        self._pos_weight = args.pos_weight
-        self.balance: ClassBalance | None = None
-        if isinstance(self.train_dataset, Dataset):
-            self.balance = class_balance(self.train_dataset["label"])
-            if args.balance_classes:
-                self._pos_weight = self.balance.weight
-            report_balance(self.balance, self._pos_weight)
+        self._report_balance()
 
     def _prepare_all(self, train_dataset, eval_dataset, processing_class, args):
-        if isinstance(train_dataset, (Dataset, IterableDataset)):
+        if train_dataset is not None:
             train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
         if isinstance(eval_dataset, Mapping):
             eval_dataset = {
-                name: self._prepare_dataset(dataset, processing_class, args, name)
-                for name, dataset in eval_dataset.items()
+                name: self._prepare_dataset(rows, processing_class, args, name) for name, rows in eval_dataset.items()
             }
         elif eval_dataset is not None:
             eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
         return train_dataset, eval_dataset
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        columns = get_dataset_column_names(dataset)
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"The {dataset_name} dataset is {type(dataset).__name__}; expected a `datasets.Dataset`.")
+        columns = dataset.column_names
         if "input_ids" in columns and "label" in columns:
             return dataset
         missing = [name for name in COLUMNS if name not in columns]
@@ -238,42 +221,47 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
                 "trajectories with `trl_spct.data.preparation.meta_rows`."
             )
-        is_stream = isinstance(dataset, IterableDataset)
-        votes = dataset_name != "train" and not is_stream and set(VOTE_COLUMNS) <= set(columns)
-        first_ballot = self._first_ballot(dataset) if votes else None
-        options: dict[str, Any] = {}
-        if not is_stream:
-            # A cache would not notice when the text of the prompt changes with the package.
-            options = {"num_proc": args.dataset_num_proc, "load_from_cache_file": False}
-            options["desc"] = f"Tokenizing {dataset_name} dataset"
-        row_options = {
-            "tokenizer": processing_class,
-            "args": args,
-            "dataset_name": dataset_name,
-            "first_ballot": first_ballot,
-        }
+        votes = dataset_name != "train" and set(VOTE_COLUMNS) <= set(columns)
+        # Rows that vote are numbered over all sets; an evaluation of the same set again finds its numbers.
+        free = 1 + max(self._ballots, default=-1)
+        first_ballot = self._first_ballots.setdefault(dataset._fingerprint, free) if votes else None
         with global_then_local_main_first():
             encoded = dataset.map(
                 encode_row,
                 with_indices=True,
-                fn_kwargs=row_options,
+                fn_kwargs={
+                    "tokenizer": processing_class,
+                    "args": args,
+                    "dataset_name": dataset_name,
+                    "first_ballot": first_ballot,
+                },
                 remove_columns=columns,
                 features=FEATURES,
-                **options,
+                num_proc=args.dataset_num_proc,
+                load_from_cache_file=False,  # a cache would not notice another prompt in a new version
+                desc=f"Tokenizing {dataset_name} dataset",
             )
-        if is_stream:
-            usable = _is_usable if args.invalid_rows == "drop" else _usable_or_raise
-            return encoded.filter(usable).remove_columns(["ballot", "problem", "cause"])
         encoded = _without_problems(encoded, args.invalid_rows, dataset_name)
-        if not votes:
+        if first_ballot is None:
             return encoded.remove_columns("ballot")
-        self._ballots |= {number: ballot_of(dataset[number - first_ballot]) for number in encoded["ballot"]}
+        voting = [number for number in encoded["ballot"] if number != NO_BALLOT]
+        self._ballots |= {number: ballot_of(dataset[number - first_ballot]) for number in voting}
         return encoded
 
-    def _first_ballot(self, dataset: Dataset) -> int:
-        """Number of a dataset's first row among all rows that vote; the same in each evaluation."""
-        free = 1 + max(self._ballots, default=-1)
-        return self._first_ballots.setdefault(dataset._fingerprint, free)
+    def _report_balance(self) -> None:
+        """Logs the numbers of correct and incorrect critiques, and warns if a class is rare."""
+        correct = sum(label > 0.5 for label in self.train_dataset["label"])
+        incorrect = len(self.train_dataset) - correct
+        self.balance = {"correct": correct, "incorrect": incorrect}
+        counts = f"Found {correct} correct and {incorrect} incorrect critiques"
+        if self.args.pos_weight is not None or min(correct, incorrect) >= RARE * (correct + incorrect):
+            logger.info(f"{counts}; pos_weight={self.args.pos_weight}.")
+            return
+        weight = f", or set `pos_weight={incorrect / correct:.3g}`" if correct and incorrect else ""
+        logger.warning(
+            f"{counts}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks "
+            f"nothing: collect more of the rare class{weight}."
+        )
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
@@ -282,7 +270,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        loss = meta_loss(outputs.logits, labels, self._pos_weight)
+        loss = meta_loss(outputs.logits, labels, self.args.pos_weight)
         if self.model.training:
             self._log_batch(inputs["attention_mask"], outputs.logits, labels)
         self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
@@ -304,13 +292,25 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         return compute
 
     def _vote_metrics(self, logits: np.ndarray, ballots: np.ndarray) -> dict[str, float]:
-        votes = [
-            (ballot, float(logit))
-            for number, logit in zip(ballots.reshape(-1), logits.reshape(-1), strict=True)
-            if number != NO_BALLOT and (ballot := self._ballots[number]) is not None
-        ]
+        """Accuracy of the vote of all critiques of a row, plain and guided, and their mean number."""
+        rows: dict[str, list[Judgment]] = {}
+        for number, logit in zip(ballots.reshape(-1).tolist(), logits.reshape(-1).tolist(), strict=True):
+            if number != NO_BALLOT:
+                ballot = self._ballots[number]
+                critique = replace(ballot.critiques[0], meta_score=logit)
+                rows.setdefault(ballot.id, []).append(replace(ballot, critiques=(critique,)))
+        if not rows:
+            return {}
+        judgments = [replace(group[0], critiques=sum((b.critiques for b in group), ())) for group in rows.values()]
+        votes = [len(judgment.critiques) for judgment in judgments]
         guidance = Guidance.of(unwrapped(self.model).config.meta_rm)
-        return vote_metrics(judgments_of(votes), guidance) if votes else {}
+        plain = [credits_at(judgment, k)[0] for judgment, k in zip(judgments, votes, strict=True)]
+        guided = [credits_at(judgment, k, guidance)[0] for judgment, k in zip(judgments, votes, strict=True)]
+        return {
+            "plain_vote_accuracy": mean(plain),
+            "guided_vote_accuracy": mean(guided),
+            "votes_per_row": mean(votes),
+        }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
@@ -320,11 +320,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             write_json(Path(folder, EXTRAS_NAME), unwrapped(model).config.meta_rm)
 
     def card_facts(self) -> dict[str, Any]:
-        facts = super().card_facts()
-        if self.balance is not None:
-            facts |= {"correct": self.balance.correct, "incorrect": self.balance.incorrect}
-        if self._pos_weight is not None:
-            facts["weight of a correct critique"] = f"{self._pos_weight:.3g}"
+        facts = {**super().card_facts(), **self.balance}
+        if self.args.pos_weight is not None:
+            facts["weight of a correct critique"] = f"{self.args.pos_weight:.3g}"
         facts["guidance"] = describe(Guidance.of(unwrapped(self.model).config.meta_rm))
         return facts
 
@@ -350,14 +348,13 @@ def encode_row(
     dataset_name: str = "train",
     first_ballot: int | None = None,
 ) -> dict[str, Any]:
-    """Encodes a row: `input_ids` and `label`, or the `problem` and its `cause` if the row is invalid."""
-    problem = cause = ""
-    ids: list[int] = []
-    label = 0.0
+    """`input_ids` and `label` of a row, or the `problem` and its `cause` if the row is invalid."""
+    problem, cause, ids, label, ballot = "", "", [], 0.0, NO_BALLOT
     try:
         preference, critique, label = read_row(row)
-        if first_ballot is not None:
+        if first_ballot is not None and row["scores"] is not None:
             ballot_of(row)
+            ballot = first_ballot + index
         ids = encode_meta(tokenizer, meta_messages(preference, critique, special_tokens(tokenizer)))
         if args.max_length is not None and len(ids) > args.max_length:
             raise InvalidPreference(
@@ -367,17 +364,11 @@ def encode_row(
             )
     except InvalidPreference as error:
         problem, cause, ids = f"{dataset_name} row {index}: {error}", error.cause, []
-    ballot = NO_BALLOT if first_ballot is None else first_ballot + index
     return {"input_ids": ids, "label": float(label), "ballot": ballot, "problem": problem, "cause": cause}
 
 
 def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
-    """The preference in the order that the judge read, the critique and the label of a row.
-
-    Raises:
-        `InvalidPreference`: if a part is missing or empty, if the order is not one of the responses, or if the label
-            is not 0 or 1.
-    """
+    """The preference in the order that the judge read, the critique and the label of a row."""
     preference = Preference(query=row["query"], responses=row["responses"])
     if row.get("order") is not None:
         try:
@@ -397,78 +388,21 @@ def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
     return preference, critique, float(label)
 
 
-@dataclass(frozen=True)
-class Ballot:
-    """The vote of a critique in an evaluation.
-
-    Args:
-        row (`tuple`): Source, query and responses, which identify the row.
-        labels, scores (`tuple`): In the order of the row.
-    """
-
-    row: tuple[Any, ...]
-    labels: tuple[float, ...]
-    scores: tuple[int, ...]
-
-
-def ballot_of(row: Mapping[str, Any]) -> Ballot | None:
-    """The vote in a row; `None` if the critique has no scores.
-
-    Raises:
-        `InvalidPreference`: if there is not one score and one label for each response.
-    """
-    if row["scores"] is None:
-        return None
-    scores, responses = tuple(row["scores"]), tuple(row["responses"])
+def ballot_of(row: Mapping[str, Any]) -> Judgment:
+    """The row's judgment by its one critique, which has scores."""
+    responses = row["responses"]
     try:
         labels = checked_labels(row["labels"], len(responses))
+        if len(row["scores"]) != len(responses):
+            raise ValueError(f"there are {len(row['scores'])} scores.")
     except (TypeError, ValueError) as error:
-        raise _no_vote(row, str(error)) from error
-    if len(scores) != len(responses):
-        raise _no_vote(row, f"there are {len(scores)} scores.")
-    return Ballot((row.get("source"), conversation_text(row["query"]), responses), labels, scores)
-
-
-def _no_vote(row: Mapping[str, Any], reason: str) -> InvalidPreference:
-    return InvalidPreference(
-        f"Found the scores {row['scores']} and the labels {row['labels']} for {len(row['responses'])} responses; "
-        f"expected one of each per response: {reason}",
-        "vote",
-    )
-
-
-def judgments_of(votes: Iterable[tuple[Ballot, float]]) -> list[Judgment]:
-    """Groups ballots and their meta scores by row."""
-    rows: dict[tuple[Any, ...], list[tuple[Ballot, float]]] = {}
-    for ballot, meta_score in votes:
-        rows.setdefault(ballot.row, []).append((ballot, meta_score))
-    return [
-        Judgment(
-            labels=group[0][0].labels,
-            critiques=tuple(Critique("", ballot.scores, meta_score=meta_score) for ballot, meta_score in group),
-        )
-        for group in rows.values()
-    ]
-
-
-def vote_metrics(judgments: Sequence[Judgment], guidance: Guidance) -> dict[str, float]:
-    """Accuracy of the vote of all critiques of a row, plain and guided.
-
-    Args:
-        judgments (sequence of [`~trl_spct.evaluation.judgments.Judgment`]): With meta scores.
-        guidance ([`~trl_spct.judge.voting.Guidance`]): Rule of the guided vote.
-
-    Returns:
-        `dict` of `plain_vote_accuracy`, `guided_vote_accuracy` and `votes_per_row` (mean k).
-    """
-    plain, guided = (
-        [credits_at(judgment, len(judgment.critiques), mode)[0] for judgment in judgments] for mode in (None, guidance)
-    )
-    return {
-        "plain_vote_accuracy": mean(plain),
-        "guided_vote_accuracy": mean(guided),
-        "votes_per_row": mean([len(judgment.critiques) for judgment in judgments]),
-    }
+        raise InvalidPreference(
+            f"Found the scores {row['scores']} and the labels {row['labels']} for {len(responses)} responses; "
+            f"expected one of each per response: {error}",
+            "vote",
+        ) from error
+    name = rows_digest([(row.get("source"), conversation_text(row["query"]), responses)])
+    return Judgment(labels, (Critique("", tuple(row["scores"])),), name)
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -481,51 +415,6 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         "ece": calibration_error(logits, positive),
         "positive_share": float(positive.mean()),
     }
-
-
-@dataclass(frozen=True)
-class ClassBalance:
-    """Numbers of correct and of incorrect critiques."""
-
-    correct: int
-    incorrect: int
-
-    @property
-    def weight(self) -> float | None:
-        """The `pos_weight` that balances the classes; `None` if one of them is empty."""
-        return self.incorrect / self.correct if self.correct and self.incorrect else None
-
-
-def class_balance(labels: Sequence[float]) -> ClassBalance:
-    """Counts labels by class."""
-    correct = sum(label > 0.5 for label in labels)
-    return ClassBalance(correct, len(labels) - correct)
-
-
-def report_balance(balance: ClassBalance, pos_weight: float | None = None) -> None:
-    """Logs the counts, and warns if a class is rare, with the `pos_weight` that balances them."""
-    counts = f"Found {balance.correct} correct and {balance.incorrect} incorrect critiques"
-    rare = min(balance.correct, balance.incorrect) < RARE * (balance.correct + balance.incorrect)
-    if not rare or pos_weight is not None:
-        logger.info(f"{counts}; pos_weight={pos_weight}.")
-        return
-    advice = "collect more of the rare class" if balance.weight else "collect critiques of the other class"
-    if balance.weight:
-        advice += f", or set `balance_classes=True` or `pos_weight={balance.weight:.3g}`"
-    logger.warning(
-        f"{counts}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks nothing: "
-        f"{advice}."
-    )
-
-
-def require_classifier(model: PreTrainedModel) -> MetaRMForSequenceClassification:
-    """The model as a Meta RM; raises unless it is a classifier with one label."""
-    if model.config.num_labels != 1:
-        raise ValueError(
-            f"Found a {type(model).__name__} with num_labels={model.config.num_labels}; expected a Meta RM with one. "
-            "Pass the model's path, or load it with `MetaRMForSequenceClassification.from_pretrained`."
-        )
-    return as_meta_rm(model)
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
@@ -544,32 +433,13 @@ def _check_head_is_trained(peft_config: Any | None) -> None:
         )
 
 
-def _load(
-    path: str, args: MetaRMTrainingConfig, init_kwargs: Mapping[str, Any], quantization_config: Any | None
-) -> PreTrainedModel:
-    """Loads a Meta RM by the rules of [`~trl.RewardTrainer`] for dtype, device map and seed."""
-    kwargs = {"trust_remote_code": args.trust_remote_code, **init_kwargs}
-    if quantization_config is not None:
-        if "quantization_config" in kwargs:
-            raise ValueError(
-                "Found `quantization_config` both as an argument and in `args.model_init_kwargs`; expected it once."
-            )
-        kwargs["quantization_config"] = quantization_config
+def _load(path: str, args: MetaRMTrainingConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """Loads a Meta RM by the rules of [`~trl.RewardTrainer`] for device map and seed."""
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-        kwargs["device_map"] = None
+        options["device_map"] = None
     set_seed(args.seed)  # the head is random
     with suppress_seqcls_warning():
-        return create_model_from_path(path, MetaRMForSequenceClassification, **kwargs)  # type: ignore[arg-type]
-
-
-def _is_usable(row: Mapping[str, Any]) -> bool:
-    return not row["problem"]
-
-
-def _usable_or_raise(row: Mapping[str, Any]) -> bool:
-    if row["problem"]:
-        raise ValueError(f"{row['problem']} Correct the row, or drop invalid rows with `invalid_rows='drop'`.")
-    return True
+        return create_model_from_path(path, MetaRMForSequenceClassification, **options)  # type: ignore[arg-type]
 
 
 def _without_problems(dataset: Dataset, invalid_rows: str, dataset_name: str) -> Dataset:
@@ -584,7 +454,7 @@ def _without_problems(dataset: Dataset, invalid_rows: str, dataset_name: str) ->
         )
     if problems:
         logger.warning(f"Dropped {len(problems)} of {len(dataset)} rows of the {dataset_name} dataset: {causes}.")
-        dataset = dataset.filter(_is_usable)
+        dataset = dataset.filter(lambda row: not row["problem"])
     if len(dataset) == 0:
         raise ValueError(f"The {dataset_name} dataset has no usable row; expected at least one. Dropped: {causes}.")
     return dataset.remove_columns(["problem", "cause"])

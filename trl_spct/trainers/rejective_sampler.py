@@ -334,8 +334,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             self._fill(job, sampler, None, context_length(self.sampler.config))
         else:
             engine = self.sampler.func if isinstance(self.sampler, partial) else self.sampler
-            concurrency = self.args.concurrent_shards or (2 if isinstance(engine, OpenAIEngine) else 1)
-            self._fill(job, self.sampler, None, self.context_length, concurrency)
+            # A server need not wait for the last critique of a shard.
+            self._fill(job, self.sampler, None, self.context_length, 2 if isinstance(engine, OpenAIEngine) else 1)
 
     def _check_whole(self) -> None:
         if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):

@@ -3,40 +3,35 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
-from .compat import rename_checkpointing
+from .arguments import PreferenceArguments
 
 
 @dataclass
-class RejectiveSamplerConfig(SFTConfig):
+class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
     r"""
     Configuration class for the [`RejectiveSampler`].
 
     This class includes only the parameters that are specific to rejective fine-tuning, and those whose defaults differ
-    from [`~trl.SFTConfig`]. Values marked [P] are the paper's (section 4 of arXiv 2504.02495), [?] are stated nowhere
-    and are ours.
+    from [`~trl.SFTConfig`]. Values marked [P] are the paper's (section 4 of arXiv 2504.02495), [?] are stated nowhere.
 
     Args:
         num_generations (`int`, *optional*, defaults to `3`):
             Unhinted trajectories per row, N_RFT. [P]
         hint (`str`, *optional*, defaults to `"all"`):
             Which rows are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (rows without a
-            correct unhinted trajectory) or `"none"`. One hinted trajectory per item is the paper's number [P]; whether
-            all items had one is not stated [?].
+            correct unhinted trajectory) or `"none"`. One per item is the paper's number [P]; whether all items had one
+            is not stated [?].
         max_hinted_share (`float`, *optional*, defaults to `1.0`):
-            Cap on the share of hinted trajectories among those that are fine-tuned on: they may take short cuts. The
-            paper names the danger and no cap [?]. `collect()` keeps them all; [`cap_hinted`] says
-            which ones go.
+            Cap on the share of hinted trajectories among those that are fine-tuned on, see [`cap_hinted`]: they may
+            take short cuts. The paper has no cap. [?]
         reject_too_easy (`bool`, *optional*, defaults to `True`):
-            Reject the rows whose unhinted trajectories are all correct. [P]
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Sampling temperature. [?]
-        top_p (`float`, *optional*, defaults to `1.0`):
-            Nucleus sampling. [?]
+            Whether rows whose unhinted trajectories are all correct are rejected. [P]
+        temperature, top_p (`float`, *optional*, defaults to `1.0`):
+            Temperature and nucleus of the sampling. [?]
         max_completion_length (`int`, *optional*, defaults to `1024`):
             Longest critique in tokens. [?]
         max_context_length (`int`, *optional*):
-            Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
-            which bounds memory where it is much longer. The model's own context by default. [?]
+            Longest prompt and critique together, in tokens; the model's own context by default. [?]
         template (`str`, *optional*):
             Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
             trained with, as its configuration says, or `"paper"`.
@@ -51,11 +46,7 @@ class RejectiveSamplerConfig(SFTConfig):
             Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):
             Rows whose trajectories are written at once. A restart repeats at most one unfinished shard per process.
-            At the end processes wait for each other for the time of one shard at most, which `ddp_timeout` must allow.
-        concurrent_shards (`int`, *optional*):
-            Shards that an engine samples at once, so that it need not wait for the last critique of each. By default 2
-            for an [`~trl_spct.engines.OpenAIEngine`], and 1 for any other `sampler`, which must be callable from
-            several threads to take more. A model in this process samples one.
+            Processes wait for each other for the time of one shard at most, which `ddp_timeout` must allow.
         trajectories_dir (`str`, *optional*):
             Where trajectories are written. Defaults to `trajectories` in `output_dir`.
         trajectories_hub_repo (`str`, *optional*):
@@ -89,24 +80,8 @@ class RejectiveSamplerConfig(SFTConfig):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
-    max_context_length: int | None = field(
-        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
-    )
-    template: str | None = field(
-        default=None,
-        metadata={"help": "Prompt template: `paper`, `compact` or `official`; the judge's own by default."},
-    )
-    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
-    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
-    invalid_rows: str = field(
-        default="error",
-        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
-    )
     sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
     rows_per_shard: int = field(default=256, metadata={"help": "Rows whose trajectories are written at once."})
-    concurrent_shards: int | None = field(
-        default=None, metadata={"help": "Shards that an engine samples at once; 2 for a server by default."}
-    )
     trajectories_dir: str | None = field(
         default=None, metadata={"help": "Where trajectories are written; `{output_dir}/trajectories` by default."}
     )
@@ -118,25 +93,17 @@ class RejectiveSamplerConfig(SFTConfig):
     )
 
     def __post_init__(self):
-        rename_checkpointing(self)
         super().__post_init__()
         for name in ("num_generations", "max_completion_length", "sampling_batch_size", "rows_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Found {name}={getattr(self, name)}; expected at least 1.")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.general_ratio < 0:
-            raise ValueError(
-                f"Found temperature={self.temperature}, top_p={self.top_p} and general_ratio={self.general_ratio}; "
-                "expected a temperature and a ratio of at least 0, and top_p in (0, 1]."
-            )
-        if not 0 <= self.max_hinted_share <= 1:
-            raise ValueError(f"Found max_hinted_share={self.max_hinted_share}; expected a share from 0 to 1.")
-        if self.concurrent_shards is not None and self.concurrent_shards < 1:
-            raise ValueError(f"Found concurrent_shards={self.concurrent_shards}; expected at least 1.")
-        if self.hint not in ("all", "failed", "none"):
-            raise ValueError(f"Found hint={self.hint!r}; expected 'all', 'failed' or 'none'.")
-        if self.temperature <= 0 and self.num_generations > 1:
-            raise ValueError("Greedy samples are all the same; expected temperature > 0 for num_generations > 1.")
-        if self.reject_too_easy and self.num_generations == 1:
+            self.check(name, getattr(self, name) >= 1, "at least 1")
+        self.check("temperature", self.temperature >= 0, "at least 0")
+        self.check("top_p", 0 < self.top_p <= 1, "a number in (0, 1]")
+        self.check("general_ratio", self.general_ratio >= 0, "at least 0")
+        self.check("max_hinted_share", 0 <= self.max_hinted_share <= 1, "a share from 0 to 1")
+        self.check("hint", self.hint in ("all", "failed", "none"), "'all', 'failed' or 'none'")
+        if self.num_generations > 1:
+            self.check("temperature", self.temperature > 0, "more than 0, since greedy samples are all the same")
+        elif self.reject_too_easy:
             raise ValueError(
                 "With num_generations=1 every correct trajectory counts as too easy; expected at least 2, or "
                 "reject_too_easy=False."

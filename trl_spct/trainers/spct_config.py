@@ -3,22 +3,21 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 
-from .compat import rename_checkpointing
+from .arguments import PreferenceArguments
 
 
 @dataclass
-class SPCTConfig(GRPOConfig):
+class SPCTConfig(PreferenceArguments, GRPOConfig):
     r"""
     Configuration class for the [`SPCTTrainer`].
 
     This class includes only the parameters that are specific to SPCT, and those whose defaults differ from
     [`~trl.GRPOConfig`], whose own defaults are not the original GRPO. Values marked [P] are the paper's (section 5 of
-    arXiv 2504.02495), [I] follow from it, [?] are stated nowhere and are ours.
+    arXiv 2504.02495), [I] follow from it, [?] are stated nowhere.
 
     Args:
         max_context_length (`int`, *optional*):
-            Longest prompt and critique together, in tokens: rows are measured as if the model's context ended there,
-            which bounds memory where it is much longer. The model's own context by default. [?]
+            Longest prompt and critique together, in tokens; the model's own context by default. [?]
         template (`str`, *optional*):
             Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
             trained with, as its configuration says, or `"paper"`.
@@ -43,13 +42,9 @@ class SPCTConfig(GRPOConfig):
             training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
         refill_groups (`int`, *optional*, defaults to `0`):
             How often, at most, groups of equal rewards are replaced by groups of other rows before a step: the dynamic
-            sampling of DAPO (arXiv 2503.14476), see [`refilling`]. `0` keeps them, as the paper does [?].
-            Each time is a generation of its own; where a share z of all groups has equal rewards, a share of about
-            z^(1 + `refill_groups`) is left. It saves optimizer steps, not generated tokens: as many of them as before
-            are of groups that have advantages (`tests/measurements/signal_tokens.py`). Logged as `spct/refilled`, the
-            share of groups that were replaced, and `spct/refill_rounds`. All other metrics stay those of the rows as
-            they come, so that runs compare, but `num_tokens` counts what is thrown away too, and the table of
-            `log_completions` shows what was drawn last.
+            sampling of DAPO (arXiv 2503.14476), see [`refilling`]. It saves optimizer steps, not generated tokens. `0`
+            keeps them, as the paper does [?]. Logged as `spct/refilled`, the share of groups that were replaced, and
+            `spct/refill_rounds`; all other metrics but `num_tokens` stay those of the rows as they come.
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
@@ -79,25 +74,11 @@ class SPCTConfig(GRPOConfig):
     vllm_importance_sampling_correction: bool = field(
         default=False, metadata={"help": "Not part of the original GRPO; only matters with vLLM."}
     )
-    max_context_length: int | None = field(
-        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
-    )
-    template: str | None = field(
-        default=None,
-        metadata={"help": "Prompt template: `paper`, `compact` or `official`; the judge's own by default."},
-    )
-    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
-    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
-    invalid_rows: str = field(
-        default="error",
-        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
-    )
     share_prompts: bool = field(
         default=True, metadata={"help": "Read a prompt once for all critiques of its group where that gains."}
     )
     eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
     eval_meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes."})
-
     easy_judge: str | None = field(
         default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed before training."}
     )
@@ -106,19 +87,15 @@ class SPCTConfig(GRPOConfig):
     )
 
     def __post_init__(self):
-        rename_checkpointing(self)
         super().__post_init__()
-        if self.eval_votes < 0:
-            raise ValueError(f"Found eval_votes={self.eval_votes}; expected 0 for none, or how many critiques vote.")
+        self.check("eval_votes", self.eval_votes >= 0, "0 for none, or how many critiques vote")
         if self.eval_meta_rm and not self.eval_votes:
             raise ValueError("Found `eval_meta_rm` without `eval_votes`; expected how many critiques it is to guide.")
-        self._check_refill()
+        self.check("refill_groups", self.refill_groups >= 0, "0 for none, or how often")
+        if self.refill_groups:
+            self._check_refill()
 
     def _check_refill(self) -> None:
-        if self.refill_groups < 0:
-            raise ValueError(f"Found refill_groups={self.refill_groups}; expected 0 for none, or how often.")
-        if not self.refill_groups:
-            return
         if self.scale_rewards == "batch" or self.multi_objective_aggregation != "sum_then_normalize":
             raise ValueError(
                 f"Found refill_groups={self.refill_groups} with scale_rewards={self.scale_rewards!r} and "

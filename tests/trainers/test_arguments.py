@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from trl_spct import MetaRMTrainingConfig, RejectiveSamplerConfig, SPCTConfig
-from trl_spct.trainers.compat import CHECKPOINTING
+from trl_spct.trainers.arguments import CHECKPOINTING
 
 
 @pytest.mark.parametrize("config", [MetaRMTrainingConfig, RejectiveSamplerConfig, SPCTConfig])

@@ -1,0 +1,50 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""Training arguments that the configurations of the three trainers share."""
+
+import inspect
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+CHECKPOINTING = "activation_checkpointing"
+"""The argument of [`~transformers.TrainingArguments`] that recomputes activations in the backward pass."""
+if CHECKPOINTING not in inspect.signature(TrainingArguments).parameters:
+    CHECKPOINTING = "gradient_checkpointing"  # before transformers 5.24
+
+
+@dataclass
+class JudgeArguments:
+    """Mixin for configurations of TRL."""
+
+    template: str | None = field(
+        default=None,
+        metadata={"help": "Prompt template: `paper`, `compact` or `official`; the judge's own by default."},
+    )
+    invalid_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+
+    def __post_init__(self):
+        for suffix in ("", "_kwargs"):  # TRL sets the old name by default, of which transformers warns
+            if getattr(self, f"{CHECKPOINTING}{suffix}") is None:
+                setattr(self, f"{CHECKPOINTING}{suffix}", getattr(self, f"gradient_checkpointing{suffix}"))
+        super().__post_init__()  # type: ignore[misc]
+        self.check("invalid_rows", self.invalid_rows in ("error", "drop"), "'error' or 'drop'")
+
+    def check(self, name: str, valid: bool, expected: str) -> None:
+        """Raises a `ValueError` with the value of an argument that is not valid."""
+        if not valid:
+            raise ValueError(f"Found {name}={getattr(self, name)!r}; expected {expected}.")
+
+
+@dataclass
+class PreferenceArguments(JudgeArguments):
+    """Arguments of trainers on preference rows."""
+
+    max_context_length: int | None = field(
+        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
+    )
+    shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
+    source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})
