@@ -185,6 +185,16 @@ def test_a_conversation_without_an_answer_is_named():
 def judgment(totals, weight=2.0, **changed):
     """A stored judgment of two critiques in the order of the row and its reverse."""
     n = len(totals) if totals else 2
+    columns = {
+        "text": ["x", "y"],
+        "scores": [[total / 2 for total in totals]] * 2 if totals else [None, None],
+        "problem": [None, None] if totals else ["missing", "truncated"],
+        "order": [list(range(n)), list(reversed(range(n)))],
+        "num_tokens": [3, 5],
+        "meta_score": [None, None],
+        "counted": [bool(totals)] * 2,
+    }
+    columns |= {name: changed.pop(name) for name in list(changed) if name in columns}
     record = {
         "row": 0,
         "seconds": 0.0,
@@ -195,13 +205,7 @@ def judgment(totals, weight=2.0, **changed):
         "refused": None,
         "blocks": False,
         "truncated": False,
-        "texts": ["x", "y"],
-        "scores": [[total / 2 for total in totals]] * 2 if totals else [None, None],
-        "problems": [None, None] if totals else ["missing", "truncated"],
-        "orders": [list(range(n)), list(reversed(range(n)))],
-        "num_tokens": [3, 5],
-        "meta_scores": [None, None],
-        "counted": [bool(totals)] * 2,
+        "critiques": [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
     }
     return {**record, **changed}
 
@@ -220,10 +224,9 @@ def test_columns():
     """Two critiques, (8, 2) and (3, 5), sum to (11, 7); the second one's own winner is the other response."""
     split = judgment([11.0, 7.0], scores=[[8.0, 2.0], [3.0, 5.0]])
     guided = judgment([8.0, 2.0], 1.0, scores=[[8.0, 2.0], [3.0, 5.0]], counted=[True, False])
-    partly = judgment([8.0, 2.0], 1.0, scores=[[8.0, 2.0], None], problems=[None, "count"], counted=[True, False])
+    partly = judgment([8.0, 2.0], 1.0, scores=[[8.0, 2.0], None], problem=[None, "count"], counted=[True, False])
     single = judgment([9.0])
-    refused = {"refused": "length", "texts": [], "scores": [], "problems": [], "orders": [], "num_tokens": []}
-    refused |= {"meta_scores": [], "counted": []}
+    refused = {"refused": "length", "critiques": []}
     found = score_columns(
         stored(split, guided, partly, single, judgment([4.0, 4.0]), judgment(None), judgment(None, **refused))
     )
@@ -233,7 +236,6 @@ def test_columns():
     assert found["votes"] == [2, 1, 1, 2, 2, 0, 0]
     assert found["confidence"] == [0.5, 1.0, 1.0, None, 0.5, None, None]
     assert found["problems"] == [[], [], ["count"], [], [], ["missing", "truncated"], ["length"]]
-    assert score_columns(stored(split), "judge_").column_names[0] == "judge_scores"
 
 
 def pairs_of(rows, judgments, *arguments, **options):
@@ -358,12 +360,16 @@ def collected(judge, rows, folder, k=2, **options):
     return judge_dataset(judge, rows, k, folder, **{**SHORT, **options})
 
 
+def texts_of(judgments):
+    return [[critique["text"] for critique in record["critiques"]] for record in judgments]
+
+
 def test_judgments_are_those_of_the_pipeline(judge, tmp_path):
     rows = prepare_rows(rows_of(5))
     judgments = collected(judge, rows, tmp_path, k=3, seed=4)
     expected = judge(list(rows), k=3, seed=4, **SHORT)
     assert judgments["totals"] == [found["scores"] for found in expected]
-    assert judgments["texts"] == [[critique["text"] for critique in found["critiques"]] for found in expected]
+    assert texts_of(judgments) == [[critique["text"] for critique in found["critiques"]] for found in expected]
     assert [mean_scores(v) for v in judgments] == [[total / 3 for total in found["scores"]] for found in expected]
 
 
@@ -383,7 +389,7 @@ def test_nothing_is_judged_twice(judge, tmp_path, monkeypatch):
     original = judging._Batch.judge
     monkeypatch.setattr(judging._Batch, "judge", lambda *args: judged.extend(args[1]) or original(*args))
     again = collected(judge, rows, tmp_path / "whole", rows_per_shard=2)
-    assert judged == [2, 3] and again["texts"] == whole["texts"]
+    assert judged == [2, 3] and again["critiques"] == whole["critiques"]
 
 
 @pytest.mark.parametrize(
@@ -411,7 +417,7 @@ def test_rows_that_do_not_fit(judge, tmp_path, monkeypatch):
     given[4]["responses"] = ["long " * 400, "b"]
     monkeypatch.setattr(judge.model.config, "max_position_embeddings", 2048)
     rows = prepare_rows(given, invalid_rows="drop")
-    with pytest.raises(PromptTooLongError, match='Row 4: the prompt has .*`truncation="fair"`.*"drop"'):
+    with pytest.raises(PromptTooLongError, match='Row 4: the prompt has .*`truncation=.fair.`.*"drop"'):
         collected(judge, rows, tmp_path / "error", rows_per_shard=1)
     assert not list((tmp_path / "error").glob("shard-*"))
     judgments = collected(judge, rows, tmp_path / "drop", invalid_rows="drop")
@@ -441,11 +447,11 @@ def test_stopped_early(judge, tmp_path):
     """Means are of the votes that there are."""
     rows = prepare_rows(rows_of(12))
     judgments = collected(judge, rows, tmp_path, k=8, early_stopping=0.3)
-    drawn = [len(record["texts"]) for record in judgments]
+    drawn = [len(record["critiques"]) for record in judgments]
     assert min(drawn) < 8
     for record, count in zip(judgments, drawn, strict=True):
         assert record["weight"] == count
-        columns = list(zip(*record["scores"], strict=True))
+        columns = list(zip(*(critique["scores"] for critique in record["critiques"]), strict=True))
         assert mean_scores(record) == [sum(column) / count for column in columns]
 
 
@@ -484,7 +490,7 @@ def test_the_card_and_the_report_say_the_same(labels):
     folder, report = labels
     assert report == json.loads((folder / "report.json").read_text())
     assert report["rows"] == {"read": 12, "dropped": {}, "judged": 12, "cut": 0}
-    assert report["critiques"] == 24 and report["unreadable"] == 0 and report["responses"] == 24
+    assert report["critiques"] == 24 and report["unreadable"] == 0
     assert report["pairs"]["made"] + sum(report["pairs"]["skipped"].values()) == 12
     assert sum(report["places"]["2"]) == pytest.approx(1) and 0 <= report["order_flips"]["flips"] <= 1
     text = (folder / "README.md").read_text()
@@ -558,7 +564,7 @@ def test_a_judge_that_cannot_be_read_makes_no_labels(judges, tmp_path, no_cache,
     )  # fmt: skip
     (tmp_path / "out" / "judgments").rename(tmp_path / "elsewhere")
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    with pytest.raises(NoScoresError, match=r"6 critiques of 3 rows.*\(truncated 6\).*max_new_tokens") as refused:
+    with pytest.raises(NoScoresError, match=r"none of 3 rows.*\(truncated 6\).*max_new_tokens") as refused:
         label(
             "--model_name_or_path", judges["mute"], "--dataset_name", rows, "--output_dir", tmp_path / "out",
             "--template", "compact", "--max_new_tokens", 4, "--k", 2,

@@ -3,8 +3,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
@@ -29,7 +30,7 @@ COLUMNS = tuple(_COLUMNS)
 """Columns that [`score_columns`] adds to a row."""
 
 
-def score_columns(judgments: Dataset, prefix: str = "") -> Dataset:
+def score_columns(judgments: Dataset) -> Dataset:
     """Columns with the scores of each row.
 
     | column | |
@@ -40,27 +41,24 @@ def score_columns(judgments: Dataset, prefix: str = "") -> Dataset:
     | `votes` | number of critiques that voted |
     | `confidence` | share of them whose own winner is `best`; `None` for n = 1 and for rows in blocks |
     | `problems` | cause of each critique that could not be read; `["length"]` if the row was too long to be judged |
-
-    Args:
-        judgments ([`~datasets.Dataset`]): From [`judge_dataset`].
-        prefix (`str`, *optional*, defaults to `""`): Prefix of the columns' names.
     """
 
     def to_columns(record: dict[str, Any]) -> dict[str, Any]:
-        values = (
-            mean_scores(record),
-            record["best"],
-            record["tied"],
-            sum(record["counted"]),
-            _confidence(record),
-            problems_of(record),
-        )
-        return {prefix + name: value for name, value in zip(COLUMNS, values, strict=True)}
+        voters = [critique["scores"] for critique in record["critiques"] if critique["counted"]]
+        compared = len(record["totals"] or ()) > 1 and not record["blocks"]
+        return {
+            "scores": mean_scores(record),
+            "best": record["best"],
+            "tied": record["tied"],
+            "votes": len(voters),
+            "confidence": agreement(voters, record["best"]) if compared else None,
+            "problems": problems_of(record),
+        }
 
     return judgments.map(
         to_columns,
         remove_columns=judgments.column_names,
-        features=Features({prefix + name: feature for name, feature in _COLUMNS.items()}),
+        features=Features(_COLUMNS),
         keep_in_memory=True,
         load_from_cache_file=False,
     )
@@ -87,14 +85,7 @@ def problems_of(record: Mapping[str, Any]) -> list[str]:
     """Causes why critiques of a stored judgment could not be read, or why the row was not judged."""
     if record["refused"] is not None:
         return [record["refused"]]
-    return [problem for problem in record["problems"] if problem is not None]
-
-
-def _confidence(record: Mapping[str, Any]) -> float | None:
-    if record["totals"] is None or len(record["totals"]) < 2 or record["blocks"]:
-        return None
-    voters = [scores for scores, counted in zip(record["scores"], record["counted"], strict=True) if counted]
-    return agreement(voters, record["best"])
+    return [critique["problem"] for critique in record["critiques"] if critique["problem"] is not None]
 
 
 def best_of_n(
@@ -103,23 +94,14 @@ def best_of_n(
     """Yields the best response to each query as rows of `prompt` and `completion`, with `score` and `row`.
 
     Of responses that share the highest score, it is the one that the pipeline drew. Rows without scores are left out.
-
-    Args:
-        rows ([`LabelRows`]): The rows that were judged.
-        judgments (iterable of records): From [`judge_dataset`].
-        messages (`bool`, *optional*, defaults to `True`): Write texts as messages.
+    See [`preference_pairs`] for the arguments.
     """
-    for number, (row, record) in enumerate(zip(rows, judgments, strict=True)):
+    for number, row, record in zip(rows.row_numbers, rows, judgments, strict=True):
         scores = mean_scores(record)
         if scores is not None:
             best = record["best"]
             prompt, completion = _for_trl(row.query, row.responses[best], messages=messages)
-            yield {
-                "prompt": prompt,
-                "completion": completion,
-                "score": scores[best],
-                "row": rows.row_numbers[number],
-            }
+            yield {"prompt": prompt, "completion": completion, "score": scores[best], "row": number}
 
 
 def preference_pairs(
@@ -134,8 +116,7 @@ def preference_pairs(
     """Yields pairs of responses with different scores in TRL's preference format.
 
     Args:
-        rows ([`LabelRows`]): The rows that were judged.
-        judgments (iterable of records): From [`judge_dataset`].
+        rows ([`LabelRows`]), judgments (iterable of records): The rows, and their judgments from [`judge_dataset`].
         pairs (`str`, *optional*, defaults to `"best-vs-worst"`):
             `"best-vs-worst"`: one pair per row. `"best-vs-random"`: one pair per row, the best response and any other
             that may be paired with it. `"all"`: any two responses. Ties for the best or the worst are broken by a
@@ -155,16 +136,15 @@ def preference_pairs(
     check_pairs(pairs, min_margin)
     skipped = Counter() if skipped is None else skipped
     occurrences = count_occurrences(rows)
-    for number, (row, record) in enumerate(zip(rows, judgments, strict=True)):
-        scores = mean_scores(record)
+    for number, occurrence, row, record in zip(rows.row_numbers, occurrences, rows, judgments, strict=True):
+        scores, totals, weight = mean_scores(record), record["totals"], record["weight"]
         if scores is None or len(row) == 1:
             skipped["single" if len(row) == 1 else "unreadable"] += 1
             continue
-        candidates = _Candidates(row.responses, record["totals"], record["weight"], min_margin)
-        draw = random.Random(row_seed(derive_seed(seed, "pair"), row, occurrences[number]))
-        for chosen, rejected in candidates.of(pairs, record["best"], draw):
-            cause = candidates.refusal(chosen, rejected)
-            if cause is not None:
+        refusal = partial(_refusal, row.responses, totals, weight, min_margin)
+        draw = random.Random(row_seed(derive_seed(seed, "pair"), row, occurrence))
+        for chosen, rejected in _candidates(totals, pairs, record["best"], refusal, draw):
+            if (cause := refusal(chosen, rejected)) is not None:
                 skipped[cause] += 1
                 continue
             texts = _for_trl(row.query, row.responses[chosen], row.responses[rejected], messages=messages)
@@ -172,8 +152,8 @@ def preference_pairs(
                 **dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)),
                 "score_chosen": scores[chosen],
                 "score_rejected": scores[rejected],
-                "score_margin": candidates.margin(chosen, rejected),
-                "row": rows.row_numbers[number],
+                "score_margin": (totals[chosen] - totals[rejected]) / weight,
+                "row": number,
             }
 
 
@@ -185,34 +165,26 @@ def check_pairs(pairs: str, min_margin: float) -> None:
         raise ValueError(f"Found min_margin={min_margin}; expected points per vote >= 0.")
 
 
-@dataclass(frozen=True)
-class _Candidates:
-    """Candidate pairs of one row. Sums are compared, since means of three votes are not exact."""
+def _refusal(
+    responses: Sequence[str], totals: Sequence[float], weight: float, min_margin: float, chosen: int, rejected: int
+) -> str | None:
+    """Cause why two responses make no pair. Sums are compared, since means of three votes are not exact."""
+    margin = (totals[chosen] - totals[rejected]) / weight
+    if margin <= min_margin:
+        return "margin" if margin > 0 else "tie"
+    return "duplicate" if responses[chosen] == responses[rejected] else None
 
-    responses: Sequence[str]
-    totals: Sequence[float]
-    weight: float
-    min_margin: float
 
-    def margin(self, chosen: int, rejected: int) -> float:
-        return (self.totals[chosen] - self.totals[rejected]) / self.weight
-
-    def refusal(self, chosen: int, rejected: int) -> str | None:
-        """Cause why two responses make no pair; `None` if they make one."""
-        margin = self.margin(chosen, rejected)
-        if margin <= self.min_margin:
-            return "margin" if margin > 0 else "tie"
-        return "duplicate" if self.responses[chosen] == self.responses[rejected] else None
-
-    def of(self, pairs: str, best: int, draw: random.Random) -> list[tuple[int, int]]:
-        others = [i for i in range(len(self.totals)) if i != best]
-        if pairs == "all":
-            order = sorted([best, *others], key=lambda i: -self.totals[i])
-            return [(order[i], order[j]) for i in range(len(order)) for j in range(i + 1, len(order))]
-        if pairs == "best-vs-random":
-            return [(best, draw.choice([i for i in others if self.refusal(best, i) is None] or others))]
-        lowest = min(self.totals[i] for i in others)
-        return [(best, draw.choice([i for i in others if self.totals[i] == lowest]))]
+def _candidates(
+    totals: Sequence[float], pairs: str, best: int, refusal: Callable[[int, int], str | None], draw: random.Random
+) -> list[tuple[int, int]]:
+    others = [i for i in range(len(totals)) if i != best]
+    if pairs == "all":
+        return list(combinations(sorted([best, *others], key=lambda i: -totals[i]), 2))
+    if pairs == "best-vs-random":
+        return [(best, draw.choice([i for i in others if refusal(best, i) is None] or others))]
+    lowest = min(totals[i] for i in others)
+    return [(best, draw.choice([i for i in others if totals[i] == lowest]))]
 
 
 def _for_trl(query: Any, *answers: str, messages: bool) -> tuple[Any, ...]:

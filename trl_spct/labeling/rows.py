@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Unlabeled rows of any shape, with all of their columns."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-from ..data.preparation import InvalidRows, Rows, prepare_preferences
+from ..data.preparation import RESERVED_COLUMNS, InvalidRows, Rows, preference_of, prepare_preferences
+from ..data.reading import QUERIES
 from ..judge.preferences import InvalidPreference, Preference
 
 
-_QUERIES = ("query", "prompt", "messages")
+_LABELS = frozenset(("labels", "scores", "best_index", "label"))
+_ANSWERS = frozenset(("responses", "completions", "chosen", "completion"))
 _ASIDE = ("reference", "principles")
-_READ = ("query", "responses", *_ASIDE)
-_LABELS = {"labels", "scores", "best_index", "chosen"}
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,14 @@ class LabelRows:
         return len(self.preferences)
 
     def __getitem__(self, number: int) -> Preference:
-        return self._preference(self.preferences[number])
+        return preference_of(self.preferences[number])
 
     def __iter__(self) -> Iterator[Preference]:
-        return map(self._preference, self.preferences)
-
-    @staticmethod
-    def _preference(row: Mapping[str, Any]) -> Preference:
-        return Preference(row["query"], row["responses"], None, row.get("reference"), row.get("principles"))
+        return map(preference_of, self.preferences)
 
     def labels(self) -> Iterator[tuple[float, ...] | None]:
         """Yields the labels that rows have of their own; `None` for rows without, or with other responses."""
-        known = bool(_LABELS & set(self.originals.column_names))
+        known = {*_LABELS, "chosen"}.intersection(self.originals.column_names)
         for row, original in zip(self, self.originals if known else repeat(None)):
             try:
                 labeled = None if original is None else Preference.from_row(original)
@@ -86,37 +82,28 @@ def prepare_rows(
         dataset ([`~datasets.Dataset`] or sequence of mappings): The rows.
         source, invalid_rows, name: See [`~trl_spct.data.preparation.prepare_preferences`].
 
-    Returns:
-        [`LabelRows`]
-
     Raises:
         [`InvalidPreference`]: for a row that cannot be judged, with its number.
     """
-    if isinstance(dataset, Sequence) and source is None:
-        dataset = _as_dataset(dataset)
-    judged = _judged_columns(dataset) if isinstance(dataset, Dataset) and source is None else None
-    prepared = prepare_preferences(
-        dataset if judged is None else judged,
-        source,
-        invalid_rows,
-        name,
-        require_labels=False,
-        read_labels=False,
-    )
-    numbers, originals = prepared.row_numbers, prepared.dataset
+    dataset = _as_dataset(dataset)
+    read = _read_columns(dataset) if isinstance(dataset, Dataset) and source is None else dataset
+    prepared = prepare_preferences(read, source, invalid_rows, name, require_labels=False, read_labels=False)
+    preferences, originals = prepared.dataset, prepared.dataset
     if isinstance(dataset, Dataset):
-        columns = dataset if len(numbers) == len(dataset) else dataset.select(numbers)
-        if judged is not None:
-            originals = columns
-        elif consumed := [name for name in columns.column_names if name not in originals.column_names]:
-            originals = concatenate_datasets([originals, columns.select_columns(consumed)], axis=1)
-    kept = [column for column in prepared.dataset.column_names if column in _READ]
-    preferences = prepared.dataset.select_columns(kept)
+        originals = dataset.select(prepared.row_numbers)
+        if prepared.source is not None:
+            added = preferences.select_columns(["query", "responses"])
+            kept = [column for column in originals.column_names if column not in added.column_names]
+            originals = concatenate_datasets([added, originals.select_columns(kept)], axis=1)
+    used = [column for column in ("query", "responses", *_ASIDE) if column in preferences.column_names]
+    preferences = preferences.select_columns(used)
     return LabelRows(originals, preferences, prepared.num_read, dict(prepared.dropped), prepared.row_numbers)
 
 
 def _as_dataset(rows: Rows) -> Rows:
     """Rows as a dataset; unchanged if a column mixes types, so that the reader names the row."""
+    if not isinstance(rows, Sequence):
+        return rows
     try:
         columns = dict.fromkeys(column for row in rows for column in row)
         return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})
@@ -124,40 +111,23 @@ def _as_dataset(rows: Rows) -> Rows:
         return rows
 
 
-def _judged_columns(dataset: Dataset) -> Dataset | None:
-    """Columns of the shapes that [`Preference.from_row`] reads; `None` for other shapes."""
-    columns = dataset.column_names
-    used = [name for name in (*_QUERIES, *_ASIDE) if name in columns and _has_values(dataset[name])]
-    queries, aside = ([name for name in used if name in names] for names in (_QUERIES, _ASIDE))
-    answers = next((name for name in ("responses", "completions") if name in columns), None)
-    if queries and answers:
-        part = dataset.select_columns([*queries, answers, *aside])
-        return part if answers == "responses" else part.rename_column(answers, "responses")
-    if {"chosen", "rejected"} <= set(columns):
-        return dataset.select_columns([*queries, "chosen", "rejected", *aside])
-    if queries and "completion" in columns:
-        part = dataset.select_columns([*queries, "completion", *aside])
-        return _mapped(part, _alone, "completion", {"responses": List(dataset.features["completion"])})
-    if queries == ["messages"]:
-        part = dataset.select_columns(["messages", *aside])
-        features = {"prompt": dataset.features["messages"], "responses": List(dataset.features["messages"])}
-        return _mapped(part, _last_turns, "messages", features)
-    return None
-
-
-def _has_values(column: Iterable[Any]) -> bool:
-    return any(value is not None for value in column)
-
-
-def _mapped(part: Dataset, function: Callable, column: str, added: Mapping[str, Any]) -> Dataset:
-    features = {name: feature for name, feature in part.features.items() if name != column}
-    return part.with_format(None).map(
-        function, remove_columns=column, features=Features({**features, **added}), load_from_cache_file=False
-    )
-
-
-def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"responses": [row["completion"]]}
+def _read_columns(dataset: Dataset) -> Dataset:
+    """The columns that may be read: not labels, and not those that trainers reserve. All of a source."""
+    columns = set(dataset.column_names)
+    dataset = dataset.with_format(None)
+    if "messages" in columns and not columns & _ANSWERS:
+        turns = dataset.features["messages"]
+        features = Features({"prompt": turns, "responses": List(turns)})
+        kept = dataset.select_columns([column for column in (*_ASIDE, "system", "tools") if column in columns])
+        split = dataset.select_columns("messages").map(
+            _last_turns, remove_columns="messages", features=features, load_from_cache_file=False
+        )
+        return concatenate_datasets([split, kept], axis=1) if kept.column_names else split
+    if not (columns & QUERIES and columns & _ANSWERS) and not {"chosen", "rejected"} <= columns:
+        return dataset
+    if "completions" in columns and "responses" not in columns:
+        dataset = dataset.rename_column("completions", "responses")
+    return dataset.remove_columns(sorted((RESERVED_COLUMNS | _LABELS).intersection(dataset.column_names)))
 
 
 def _last_turns(row: Mapping[str, Any]) -> dict[str, Any]:

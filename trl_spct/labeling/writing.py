@@ -49,7 +49,7 @@ def write_labels(
         messages (`bool`, *optional*, defaults to `True`):
             Write prompts and answers as messages, so that TRL's trainers apply the chat template of the model. Queries
             that are messages are written as messages in any case.
-        prefix (`str`, *optional*, defaults to `""`): See [`score_columns`].
+        prefix (`str`, *optional*, defaults to `""`): Prefix of the columns of [`score_columns`].
 
     Returns:
         `dict`: see [`label_report`].
@@ -61,14 +61,17 @@ def write_labels(
     folder, skipped = Path(folder), Counter[str]()
     check_scores(judgments, os.path.abspath(folder / JUDGMENTS))
     messages = messages or rows.have_messages
-    columns = score_columns(judgments, prefix)
+    columns = score_columns(judgments)
+    named = columns.rename_columns({name: prefix + name for name in columns.column_names})
+    scored = concatenate_datasets([rows.originals.with_format(None), named], axis=1)
     (folder / "scores").mkdir(parents=True, exist_ok=True)
-    scored = concatenate_datasets([rows.originals.with_format(None), columns], axis=1)
     with in_one_step(folder / "scores" / "data.parquet") as path:
         scored.to_parquet(path)
-    num_best, _ = _write(folder / "best_of_n", best_of_n(rows, judgments, messages), _best_features(messages))
+    best = best_of_n(rows, judgments, messages)
+    num_best, _ = _write(folder / "best_of_n", best, ("prompt", "completion"), ("score",), messages)
     pair_rows = preference_pairs(rows, judgments, pairs, min_margin, seed, messages, skipped)
-    num_pairs, margins = _write(folder / "preferences", pair_rows, _pair_features(messages))
+    scores = ("score_chosen", "score_rejected", "score_margin")
+    num_pairs, margins = _write(folder / "preferences", pair_rows, ("prompt", "chosen", "rejected"), scores, messages)
     summary = {
         "policy": pairs,
         "min_margin": min_margin,
@@ -76,33 +79,31 @@ def write_labels(
         "margin": margins / num_pairs if num_pairs else None,
         "skipped": dict(sorted(skipped.items())),
     }
-    bare = columns.rename_columns({name: name.removeprefix(prefix) for name in columns.column_names})
-    report = label_report(rows, judgments, summary, num_best, bare)
+    report = label_report(rows, judgments, summary, num_best, columns)
     write_json(folder / "report.json", report)
     return report
 
 
-def _best_features(messages: bool) -> Features:
+def _write(
+    folder: Path,
+    records: Iterable[Mapping[str, Any]],
+    texts: tuple[str, ...],
+    scores: tuple[str, ...],
+    messages: bool,
+) -> tuple[int, float]:
+    """Returns (number of records, sum of their last scores); holds 1,000 records in memory."""
     text = _MESSAGES if messages else Value("string")
-    return Features({"prompt": text, "completion": text, "score": Value("float64"), "row": Value("int64")})
-
-
-def _pair_features(messages: bool) -> Features:
-    text = _MESSAGES if messages else Value("string")
-    numbers = {name: Value("float64") for name in ("score_chosen", "score_rejected", "score_margin")}
-    return Features({"prompt": text, "chosen": text, "rejected": text, **numbers, "row": Value("int64")})
-
-
-def _write(folder: Path, records: Iterable[Mapping[str, Any]], features: Features) -> tuple[int, float]:
-    """Returns (number of records, sum of their margins); holds 1,000 records in memory."""
+    features = Features(
+        {**dict.fromkeys(texts, text), **dict.fromkeys(scores, Value("float64")), "row": Value("int64")}
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    count, margins, schema = 0, 0.0, features.arrow_schema
+    count, total, schema = 0, 0.0, features.arrow_schema
     with in_one_step(folder / "data.parquet") as path, pq.ParquetWriter(path, schema) as writer:
         for batch in batches(records, 1000):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
             count += len(batch)
-            margins += sum(record.get("score_margin", 0.0) for record in batch)
-    return count, margins
+            total += sum(record[scores[-1]] for record in batch)
+    return count, total
 
 
 def write_labels_card(
@@ -112,46 +113,38 @@ def write_labels_card(
     dataset_name: str | None = None,
     repo_id: str | None = None,
 ) -> None:
-    """Writes the card of a folder of labels, which names its configurations for `load_dataset`.
-
-    The default configuration is `preferences`; without any pair there is no default.
+    """Writes the card of a folder of labels, which names its configurations for `load_dataset`, `preferences` first.
 
     Args:
         folder (`str` or path): Output folder of [`write_labels`]. Judgments in `judgments/` are part of the card.
         report (mapping): From [`write_labels`].
-        protocol (mapping): How the critiques were sampled, see [`PipelineJudge.protocol`].
+        protocol (mapping): How the critiques were sampled, see [`judging_protocol`].
         dataset_name (`str`, *optional*): Dataset that was labeled.
         repo_id (`str`, *optional*): Repository of the labels; the folder's name by default.
     """
     folder = Path(folder)
-    counts = {
-        "preferences": report["pairs"]["made"],
-        "best_of_n": report["best_of_n"],
-        "scores": report["rows"]["judged"],
-    }
-    configs: list[dict[str, Any]] = [
-        {"config_name": name, "data_files": f"{name}/*.parquet", **({"default": True} if name == PARTS[0] else {})}
-        for name in PARTS
-        if counts[name]
-    ]
+    counts = dict(zip(PARTS, (report["pairs"]["made"], report["best_of_n"], report["rows"]["judged"]), strict=True))
+    files = {name: f"{name}/*.parquet" for name in PARTS if counts[name]}
     if (folder / JUDGMENTS).is_dir():
-        configs.append({"config_name": JUDGMENTS, "data_files": f"{JUDGMENTS}/{SHARDS}"})
-    is_local = dataset_name is not None and (os.path.exists(dataset_name) or "*" in dataset_name)
-    shown_name = Path(dataset_name).name if dataset_name is not None and is_local else dataset_name
+        files[JUDGMENTS] = f"{JUDGMENTS}/{SHARDS}"
+    is_local = os.path.exists(dataset_name or "") or "*" in (dataset_name or "")
     card = dataset_card(
         "labels.md",
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model", "preference"],
             source_datasets=None if is_local or dataset_name is None else [dataset_name],
-            configs=configs,
+            configs=[
+                {"config_name": name, "data_files": path, **({"default": True} if name == PARTS[0] else {})}
+                for name, path in files.items()
+            ],
         ),
         report=report,
-        parts=[config["config_name"] for config in configs],
+        parts=list(files),
         causes=causes_text,
         protocol=json.dumps(dict(protocol), indent=2, ensure_ascii=False),
         judge=protocol["model"],
         k=protocol["k"],
-        dataset_name=shown_name,
+        dataset_name=Path(str(dataset_name)).name if is_local else dataset_name,
         repository=repo_id or folder.name,
         versions={name: version(name) for name in ("trl-spct", "transformers", "torch", "datasets")},
     )
@@ -159,21 +152,9 @@ def write_labels_card(
 
 
 def push_labels(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Pushes a folder of labels with its card to the Hub: scores, pairs, the best of n, and all critiques.
+    """Pushes a folder of labels with its card to the Hub. Manifests, which may hold local paths, are not pushed.
 
-    Manifests, which may hold local paths, are not pushed.
-
-    Args:
-        folder (`str` or path): Output folder of [`write_labels`] and [`write_labels_card`].
-        repo_id (`str`): Dataset repository, created if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private; the account's default otherwise.
-        token (`str`, *optional*): Access token; that of the login by default.
-
-    Returns:
-        `str`: address of the commit.
-
-    Raises:
-        [`~trl_spct.judge.hub.PushError`]: if the push fails, with the command that repeats it.
+    See [`~trl_spct.judge.hub.push_folder`] for the other arguments, the return value and the errors.
     """
     names = [*(f"{name}/data.parquet" for name in PARTS), f"{JUDGMENTS}/{SHARDS}", "README.md", "report.json"]
     return push_folder(folder, repo_id, "dataset", "Upload labels", names, private, token)
