@@ -144,7 +144,7 @@ def test_an_adapters_card_says_where_the_template_stands(judge, tmp_path):
     assert head["library_name"] == "peft"
     assert re.search(r'pipeline\("grm-reward", model="[^"]+"\)', body)
     assert "`grm.json` beside the adapter" in body and "config.json" not in body
-    assert "--enable-lora --lora-modules judge=" in body
+    assert "--enable-lora --lora-modules grm=" in body
 
 
 def test_a_hub_model_is_named_as_the_base(tmp_path):
@@ -186,9 +186,9 @@ base_model: google/gemma-2-2b
             {"license": "other", "license_name": "own", "license_link": "https://l"},
             "License: [own](https://l), as that of judge.\n",
         ),
-        ("---\nlicense: [\n---\n", {}, "License: that of judge applies. It could not be read"),
-        ("no metadata", {}, "License: that of judge applies. It could not be read"),
-        (None, {}, "License: that of judge applies. It could not be read"),
+        ("---\nlicense: [\n---\n", {}, "License: that of judge. It could not be read"),
+        ("no metadata", {}, "License: that of judge. It could not be read"),
+        (None, {}, "License: that of judge. It could not be read"),
         (
             "---\nlicense: [mit, apache-2.0]\n---\n",
             {"license": ["mit", "apache-2.0"]},

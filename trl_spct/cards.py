@@ -4,8 +4,7 @@
 import json
 import logging
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,22 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from peft import PeftModel
 
 from .jobs import SHARDS
-from .judge.hub import (
-    LEFT_OUT,
-    PushError,
-    keep_private,
-    model_push_command,
-    push_command,
-    push_folder,
-    pushing,
-    upload,
-)
-from .judge.judge_card import META_RM_SENTENCE, read_model_card, rename_in_card
+from .judge.hub import CARD, LEFT_OUT, PushError, is_repo_id, keep_private, model_push_command, push_folder, pushing
+from .judge.judge_card import META_RM_SENTENCE, license_of, read_model_card
 from .judge.repositories import describe_adapter, described
 
 
@@ -57,14 +45,15 @@ PAPER = {
 
 _OF_PAPER = {"paper_title": PAPER["title"], "paper_id": PAPER["id"], "citation": PAPER["citation"]}
 
+_UNSTATED = (None, "not stated [?]")
+
 PAPER_VALUES: dict[str, dict[str, tuple[tuple | None, str]]] = {
     "RFT": {
         "learning_rate": ((5e-6,), "5e-6 [P]"),
         "batch size": ((1024,), "1024 [P]"),
         "steps": ((900,), "900 [P]"),
         "num_generations": ((3,), "3 [P]"),
-        "temperature": (None, "not stated [?]"),
-        "max_completion_length": (None, "not stated [?]"),
+        **dict.fromkeys(("temperature", "max_completion_length"), _UNSTATED),
     },
     "SPCT": {
         "learning_rate": ((4e-7,), "4e-7 [P]"),
@@ -74,15 +63,12 @@ PAPER_VALUES: dict[str, dict[str, tuple[tuple | None, str]]] = {
         "beta": ((0.08, 0.002), "0.08 for 27B, 0.002 for 16B [P]"),
         "loss_type": (("grpo",), "original GRPO [P]"),
         "scale_rewards": (("group",), "by the group [P]"),
-        "epsilon": (None, "not stated [?]"),
-        "temperature": (None, "not stated [?]"),
-        "max_completion_length": (None, "not stated [?]"),
+        **dict.fromkeys(("epsilon", "temperature", "max_completion_length"), _UNSTATED),
     },
     "Meta RM": {
         "learning_rate": ((1e-5,), "1e-5 [P]"),
         "batch size": ((512,), "512 [P]"),
-        "steps": (None, "not stated [?]"),
-        "max_length": (None, "not stated [?]"),
+        **dict.fromkeys(("steps", "max_length"), _UNSTATED),
     },
 }
 """For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method) and their text on a
@@ -91,13 +77,8 @@ card; `None` where it states no value."""
 
 @dataclass(frozen=True)
 class Base:
-    """The base of a model, from the base's card.
-
-    Args:
-        name (`str`, *optional*): Name on a card; never a path on this machine.
-        repo_id (`str`, *optional*): The nearest ancestor on the Hub.
-        license (`dict[str, Any]`): `license`, `license_name` and `license_link` of the ancestor's card.
-    """
+    """The base of a model, from the base's card: its name, never a local path, the nearest ancestor on the Hub, and
+    the license metadata."""
 
     name: str | None = None
     repo_id: str | None = None
@@ -108,14 +89,12 @@ class Base:
         """From a path or an id. Fields that cannot be read are empty."""
         if not name:
             return cls()
-        is_local = os.path.isdir(name) or not is_repo_id(name)
         card = read_model_card(name, token)
-        data = {} if card is None else card.data.to_dict()
-        ancestor = data.get("base_model")
+        if is_repo_id(name) and not os.path.isdir(name):
+            return cls(name, name, license_of(card))
+        ancestor = None if card is None else card.data.get("base_model")
         known = isinstance(ancestor, str) and is_repo_id(ancestor)
-        repo_id = name if not is_local else ancestor if known else None
-        license = {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
-        return cls(Path(name).resolve().name if is_local else name, repo_id, license)
+        return cls(Path(name).resolve().name, ancestor if known else None, license_of(card))
 
     @property
     def terms(self) -> str:
@@ -123,22 +102,11 @@ class Base:
         if self.name is None:
             return "none is known; the model was made in memory."
         if "license" not in self.license:
-            return (
-                f"that of {self.name} applies. It could not be read when this card was written, so look it up there."
-            )
+            return f"that of {self.name}. It could not be read when this card was written."
         stated = self.license["license"]
         shown = self.license.get("license_name") or (stated if isinstance(stated, str) else ", ".join(stated))
         link = self.license.get("license_link")
         return f"{f'[{shown}]({link})' if link else f'`{shown}`'}, as that of {self.name}."
-
-
-def is_repo_id(name: str) -> bool:
-    """Whether a name is a valid id of a Hub repository; the Hub refuses cards with other names."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 class JudgeCards(_Trainer):
@@ -167,12 +135,8 @@ class JudgeCards(_Trainer):
             keep_private(self.args.output_dir)
 
     def push_to_hub(self, *args, **kwargs):
-        """Pushes the output folder as [`~transformers.Trainer.push_to_hub`] does, without trajectories, rows,
-        judgments and pickled arguments, which a `.gitignore` in the folder lists.
-
-        Raises:
-            [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
-        """
+        """[`~transformers.Trainer.push_to_hub`] without trajectories, rows, judgments and pickled arguments, which a
+        `.gitignore` in the folder lists. A [`~trl_spct.judge.hub.PushError`] says how to push again."""
         repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
         folder = os.path.abspath(self.args.output_dir)
         self._is_saved = False
@@ -197,13 +161,7 @@ class JudgeCards(_Trainer):
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
     ) -> None:
-        """Writes `README.md` into the output folder.
-
-        Args:
-            model_name (`str`, *optional*): Title; the output folder's name by default.
-            dataset_name (`str`, *optional*): What it was trained on.
-            tags (`str` or `list[str]`, *optional*): In addition to the trainer's own.
-        """
+        """Writes `README.md` into the output folder, with its name as the title by default and further tags."""
         if not self.is_world_process_zero():
             return
         assert self.args.output_dir is not None
@@ -226,7 +184,7 @@ class JudgeCards(_Trainer):
             arguments=_arguments(self),
             versions={name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")},
         )
-        card.save(folder / "README.md")
+        card.save(folder / CARD)
 
     @cached_property
     def _base(self) -> Base:
@@ -252,16 +210,10 @@ def render_card(
     datasets: str | None = None,
     **facts: Any,
 ) -> ModelCard:
-    """A model card from a template of `model_cards/`.
+    """A model card from a template of `model_cards/`, `"judge.md"` or `"meta_rm.md"`.
 
-    Args:
-        kind (`str`): `"judge.md"` or `"meta_rm.md"`.
-        name, repository (`str`): The card's title, and the id or path to load the model from.
-        base ([`Base`]): The model's base.
-        is_adapter (`bool`): Whether the repository holds an adapter.
-        tags (iterable of `str`): Tags of the Hub's search.
-        datasets (`str`, *optional*): Hub id of the training data.
-        **facts: Further variables of the template.
+    `repository` is the id or path that its snippets load, `datasets` the Hub id of the training data, and `facts` are
+    further variables of the template.
     """
     return ModelCard.from_template(
         ModelCardData(
@@ -285,42 +237,17 @@ def render_card(
 
 
 def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Pushes the folder of a judge or a Meta RM with its card, whose snippets then name the repository.
+    """Pushes the output folder of a trainer, a judge or a Meta RM with its card, see
+    [`~trl_spct.judge.hub.push_folder`].
 
     Trajectories, rows, judgments, checkpoints and pickled arguments of the run are not pushed.
-
-    Args:
-        folder (`str` or path): Output folder of a trainer.
-        repo_id (`str`): The repository, created if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
-        token (`str`, *optional*): Token; by default that of `hf auth login`.
-
-    Returns:
-        `str`: address of the commit.
-
-    Raises:
-        [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
     """
-    path = Path(folder, "README.md")
-
-    def rename(full_id: str) -> None:
-        if path.is_file():
-            path.write_text(rename_in_card(path.read_text(encoding="utf-8"), full_id), encoding="utf-8")
-
     keep_private(folder)
-    again = push_command(repo_id, folder, exclude=LEFT_OUT, private=private)
-    with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
-        return upload(folder, repo_id, "model", "Upload", private, token, rename, ignore_patterns=list(LEFT_OUT))
+    return push_folder(folder, repo_id, "model", private=private, token=token, exclude=LEFT_OUT)
 
 
 def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetCard:
-    """A dataset card from a template of `model_cards/`.
-
-    Args:
-        template (`str`): File in `model_cards/`.
-        data ([`~huggingface_hub.DatasetCardData`]): Metadata of the card.
-        **facts: Variables of the template, beside those of the paper.
-    """
+    """A dataset card from a template of `model_cards/`, with `facts` and the paper as its variables."""
     return DatasetCard.from_template(data, template_path=str(template_path(template)), **_OF_PAPER, **facts)
 
 
@@ -333,12 +260,8 @@ def write_trajectories_card(
 ) -> None:
     """Writes the card of a folder of trajectories, with which `load_dataset(folder)` reads the parquet files alone.
 
-    Args:
-        folder (`Path`): Folder of the trajectories.
-        report (mapping): Of [`~trl_spct.trainers.rejection_report.rejection_report`].
-        groups (mapping): Of [`~trl_spct.trainers.rejection_report.trajectory_groups`].
-        settings (mapping): Settings of the sampling.
-        versions (mapping, *optional*): Package versions of the sampling.
+    `report` and `groups` are made by `trl_spct.trainers.rejection_report`, `settings` and `versions` are those of the
+    sampling.
     """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
@@ -346,7 +269,6 @@ def write_trajectories_card(
         "trajectories.md",
         DatasetCardData(
             tags=["trl", "spct", "generative-reward-model"],
-            size_categories=_size_category(report["trajectories"]),
             configs=[{"config_name": "default", "data_files": SHARDS}],
         ),
         report=report,
@@ -356,49 +278,18 @@ def write_trajectories_card(
         sampler=sampler,
         repository=folder.name,
     )
-    card.save(folder / "README.md")
+    card.save(folder / CARD)
 
 
 def push_trajectories(
     folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None
 ) -> str:
-    """Pushes a folder of trajectories to the Hub: the shards, the card and the report.
+    """Pushes a folder of trajectories, see [`~trl_spct.judge.hub.push_folder`]: the shards, the card and the report.
 
     The manifest, which may hold paths on this machine, is not pushed; the card holds its settings.
-
-    Args:
-        folder (`str` or path): Output folder of [`~trl_spct.RejectiveSampler.collect`].
-        repo_id (`str`): The dataset repository, created if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
-        token (`str`, *optional*): Token; by default that of `hf auth login`.
-
-    Returns:
-        `str`: address of the commit.
-
-    Raises:
-        [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
     """
-    names = [SHARDS, "README.md", "rejection.json"]
-    before = naming(folder)
-    return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token, before)
-
-
-def naming(folder: str | os.PathLike) -> Callable[[str], None]:
-    """A function that writes the id of a dataset's repository into the snippets of the folder's card."""
-
-    def write(repo_id: str) -> None:
-        path = Path(folder, "README.md")
-        text = path.read_text(encoding="utf-8")
-        named = re.sub(r'(load_dataset\()"[^"]*"', lambda found: f'{found[1]}"{repo_id}"', text)
-        path.write_text(re.sub(r"(--trajectories )[^\s`]+", rf"\g<1>{repo_id}", named), encoding="utf-8")
-
-    return write
-
-
-def _size_category(rows: int) -> str:
-    """The Hub's category of a number of rows."""
-    bounds = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7}
-    return next((name for name, bound in bounds.items() if rows < bound), "10M<n<100M")
+    names = [SHARDS, CARD, "rejection.json"]
+    return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token)
 
 
 def template_path(name: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..cards import dataset_card, naming
+from ..cards import dataset_card
 from ..judge.hub import PushError, push_folder
 from ..judge.outcomes import meta_label
 from .loading import with_same_columns
@@ -94,8 +94,7 @@ class MetaData:
                 ) from error.__cause__
 
     def _push(self, folder: str | os.PathLike, repo_id: str, private: bool | None, token: str | None) -> str:
-        before = naming(folder)
-        return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token, before)
+        return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token)
 
     def _card(self, name: str) -> DatasetCard:
         configs = [{"split": split, "path": f"{split}.parquet"} for split in self.splits]

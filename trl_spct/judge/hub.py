@@ -1,30 +1,41 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Pushes to the Hub that lose nothing: one that fails says where the result lies and how to push it again."""
+"""Pushes to the Hub; the error of one that fails says where the result lies and how to push it again."""
 
 import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+
+from .prompts import CARD
+
+
+LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
+# Rows and critiques, pickled arguments, which hold `hub_token` and local paths, and TRL's reference adapter.
+_PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "/ref/", "training_args.bin")
 
 
 class PushError(RuntimeError):
-    """A push that failed. What was to be pushed is whole, on this machine; the message says how to push it again."""
+    """A push that failed; the message says where the result lies and how to push it again."""
 
 
-# What a run leaves beside its model and does not belong into a model's repository: rows and critiques, manifests that
-# name places on this machine, pickled arguments, which hold those places and `hub_token`, and the frozen adapter that
-# TRL keeps as the KL reference of another.
-_PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "/ref/", "training_args.bin")
-LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
+def is_repo_id(name: str) -> bool:
+    """Whether a name is a valid id of a Hub repository."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def keep_private(folder: str | os.PathLike) -> None:
-    """Writes a `.gitignore`, which uploads to the Hub obey, into an output folder; one that is there stays."""
+    """Writes a `.gitignore`, which uploads to the Hub obey, into an output folder that has none."""
     path = Path(folder, ".gitignore")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,14 +51,7 @@ def push_command(
     private: bool | None = None,
     revision: str | None = None,
 ) -> str:
-    """What a shell pushes a folder with; the repository is created if it is not there.
-
-    Args:
-        repo_id (`str`), folder (`str` or path), repo_type (`str`): What goes where.
-        include, exclude (sequences of `str`, *optional*): Patterns of files, as for `hf upload`.
-        private (`bool`, *optional*): Whether a new repository is private.
-        revision (`str`, *optional*): A branch other than `main`.
-    """
+    """The shell command that pushes a folder."""
     words = ["hf", "upload", repo_id, os.path.abspath(folder), "."]
     words += [] if repo_type == "model" else ["--repo-type", repo_type]
     words += [word for pattern in include for word in ("--include", pattern)]
@@ -56,8 +60,8 @@ def push_command(
     return shlex.join(words)
 
 
-def model_push_command(repo_id: str, args) -> str:
-    """[`push_command`] for what a trainer has saved in its output folder."""
+def model_push_command(repo_id: str, args: Any) -> str:
+    """[`push_command`] for the output folder of a trainer."""
     return push_command(
         repo_id, args.output_dir, exclude=LEFT_OUT, private=args.hub_private_repo, revision=args.hub_revision
     )
@@ -65,11 +69,11 @@ def model_push_command(repo_id: str, args) -> str:
 
 @contextmanager
 def pushing(repo_id: str, what: str, again: str) -> Iterator[None]:
-    """Whatever the Hub, the network or the disk does in here becomes a [`PushError`] that says what to do.
+    """Turns errors of the Hub, the network and the disk into a [`PushError`].
 
     Args:
-        repo_id (`str`): Where to.
-        what (`str`): What is pushed and where it stays, for the message.
+        repo_id (`str`): The repository.
+        what (`str`): What is pushed and where it remains, for the message.
         again (`str`): A command or a call that pushes it again.
     """
     try:
@@ -91,31 +95,29 @@ def push_folder(
     include: Sequence[str] = (),
     private: bool | None = None,
     token: str | None = None,
-    before: Callable[[str], None] | None = None,
+    exclude: Sequence[str] = (),
 ) -> str:
-    """Pushes a folder, or what `include` says of it.
+    """Pushes a folder, whose card's snippets then name the repository, see [`rename_card`].
 
     Args:
         folder (`str` or path): What is pushed.
-        repo_id (`str`): Where to; the repository is created if it is not there.
+        repo_id (`str`): The repository, created if it does not exist.
         repo_type (`str`, *optional*, defaults to `"dataset"`): Or `"model"`.
         message (`str`, *optional*): Of the commit.
-        include (sequence of `str`, *optional*): Patterns of the files to push; all by default.
-        private (`bool`, *optional*): Whether a new repository is private; as the account has it by default.
-        token (`str`, *optional*): The one that is logged in with by default.
-        before (`Callable`, *optional*): Called with the full name of the repository before anything is uploaded.
+        include, exclude (sequences of `str`, *optional*): Patterns of files; all are pushed by default.
+        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
+        token (`str`, *optional*): Token; by default that of `hf auth login`.
 
     Returns:
         `str`: address of the commit.
 
     Raises:
-        [`PushError`]: if it fails; the folder is as it was.
+        [`PushError`]: if it fails.
     """
-    again = push_command(repo_id, folder, repo_type, include, private=private)
+    again = push_command(repo_id, folder, repo_type, include, exclude, private)
+    patterns = {"allow_patterns": list(include) or None, "ignore_patterns": list(exclude) or None}
     with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
-        return upload(
-            folder, repo_id, repo_type, message, private, token, before, allow_patterns=list(include) or None
-        )
+        return upload(folder, repo_id, repo_type, message, private, token, partial(rename_card, folder), **patterns)
 
 
 def upload(
@@ -128,16 +130,8 @@ def upload(
     before: Callable[[str], None] | None = None,
     **options: Any,
 ) -> str:
-    """Creates a repository, if it is not there, and uploads a folder.
-
-    Args:
-        folder, repo_id, repo_type, message, private, token: See [`push_folder`].
-        before (`Callable`, *optional*): Called with the full name of the repository before anything is uploaded.
-        **options: For [`~huggingface_hub.HfApi.upload_folder`].
-
-    Returns:
-        `str`: address of the commit.
-    """
+    """Creates a repository if it does not exist, calls `before` with its full id, uploads a folder with the options of
+    [`~huggingface_hub.HfApi.upload_folder`], and returns the address of the commit."""
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
     if before is not None:
@@ -146,3 +140,21 @@ def upload(
         repo_id=repo_id, repo_type=repo_type, folder_path=Path(folder), commit_message=message, **options
     )
     return commit.commit_url
+
+
+def rename_card(folder: str | os.PathLike, repo_id: str) -> None:
+    """Renames the repository in the snippets of a folder's card, see [`renamed`]."""
+    path = Path(folder, CARD)
+    if path.is_file():
+        path.write_text(renamed(path.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
+
+
+def renamed(card: str, repo_id: str) -> str:
+    """A card whose snippets load this repository instead of the one that the first of them loads."""
+    judge, _, rest = card.partition('pipeline("grm-reward", model="')[2].partition('"')
+    meta_rm = rest.removeprefix(', meta_rm="').partition('"')[0] if rest.startswith(', meta_rm="') else ""
+    old = meta_rm or judge or card.partition('load_dataset("')[2].partition('"')[0]
+    if old:
+        for before, after in (('"', '"'), ("vllm serve ", "\n"), ("grm=", "\n"), ("--trajectories ", "`")):
+            card = card.replace(f"{before}{old}{after}", f"{before}{repo_id}{after}")
+    return card
