@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
 import random
 import re
@@ -952,12 +953,10 @@ def test_a_saved_judge_runs_where_the_package_is_absent(tmp_path, pipe):
 
 
 def test_a_server_s_default_template_is_said_once(caplog):
-    from trl_spct.judge.pipelines import _warn_of_default_template
-
     def engine(prompts, k, seed, **options):
         return [[Sample(r"\\boxed{1, 2}", 5, truncated=False)] * count for count in k]
 
-    _warn_of_default_template.cache_clear()
+    logging.Logger.warning_once.cache_clear()
     row = {"query": "q", "responses": ["a", "b"]}
     judge = GRMRewardPipeline(engine, meta_rm=None)
     judge(row, template="compact")

@@ -58,10 +58,7 @@ class Critique:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-like values: scores and order as lists."""
-        fields = dict(vars(self))
-        for name in ("scores", "order"):
-            fields[name] = None if fields[name] is None else list(fields[name])
-        return fields
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Critique":

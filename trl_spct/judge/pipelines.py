@@ -6,17 +6,12 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    Pipeline,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .critiques import read_principles
@@ -69,71 +64,57 @@ class GRMRewardPipeline(Pipeline):
     ([11, 71], 1)
     ```
 
-    All options from `k` on can be set for the pipeline and for each call; see [`GRMRewardPipeline.__call__`] for what
-    it takes and returns.
+    The options below the models can be set for the pipeline and for each call of it; see
+    [`GRMRewardPipeline.__call__`] for what it takes and returns.
 
     Args:
+        > Models
+
         model ([`~transformers.PreTrainedModel`] or a sampler):
-            The judge. A sampler, for instance an [`~trl_spct.engines.OpenAIEngine`], judges over a server:
-            `GRMRewardPipeline(engine)`. `pipeline` also takes a path or an id, of an adapter too.
+            The judge, or an engine such as [`~trl_spct.engines.OpenAIEngine`]. `pipeline` also takes a path or an id.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The judge's, with a chat template. A sampler brings its own or has none.
+            The judge's, with a chat template. An engine brings its own or has none.
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
-            A Meta RM, or where to load one from. `"auto"` loads the one that the judge's repository contains or names,
-            if any; `None` or `False` loads none.
+            A Meta RM, or where to load one from. `"auto"`: the one in the judge's repository, if any. `None`: none.
         meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Defaults to the one beside `meta_rm` if that is a path or an id, else to the judge's.
+            Defaults to the one beside a `meta_rm` that is loaded here, else to the judge's.
         batch_size (`int`, *optional*, defaults to `1`):
             Rows judged together; `batch_size * k` critiques are decoded at once. Does not change results.
 
-        > Sampling
+        > Sampling of critiques
 
         k (`int`, *optional*, defaults to `1`): Critiques per row.
-        temperature (`float`, *optional*):
-            Defaults to 0.5 for k > 1 (paper, section 6) and to 0, greedy, for k = 1.
+        temperature (`float`, *optional*): Defaults to 0.5 for k > 1 (paper, section 6), else to 0, greedy.
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
         max_new_tokens (`int`, *optional*):
-            Longest critique in tokens. Defaults to the model's generation config, else to 1024 or half of the context,
-            whichever is less.
+            Longest critique. Defaults to the generation config's, else to 1024 or half of the context, if less.
         seed (`int`, *optional*):
-            Makes all draws repeatable. They depend on the row and on the number of equal rows before it, not on the
-            batch. Drawn at random if not given, and 0 under greedy decoding.
+            Makes all draws repeatable, whatever the batch. Random if not given, but 0 under greedy decoding.
         early_stopping (`str` or `float`, *optional*):
-            Stop sampling a row when its vote is decided. `"exact"`: when the remaining critiques cannot change the
-            winner. A `float`, for instance 0.05: when another winner has at most this probability, see
-            [`~trl_spct.judge.stopping.decided`]. The critiques are the first of those of a full vote. Single responses
-            stop early only with `binary`, rows in blocks never do.
+            Stop when the winner is certain (`"exact"`), or wrong with at most this probability (a `float`), see
+            [`~trl_spct.judge.stopping.decided`]. Not for rows in blocks, or single responses without `binary`.
 
-        > Orders
-
-        order (`str`, *optional*, defaults to `"balanced"`):
-            The order in which each critique reads the responses. `"balanced"` (not in the paper): the n rotations of a
-            random order in turn, so that each response stands in each place equally often and at most n prompts are
-            read. `"random"`: a fresh order for each critique (paper). `"fixed"`: the order of the row.
-        max_responses_per_prompt (`int` or `str`, *optional*):
-            Judge rows with more responses in blocks with a shared anchor (not in the paper), see
-            [`~trl_spct.judge.orders.align_blocks`]. `"auto"`: as many as fit into the judge's context.
-
-        > Guidance
+        > Voting
 
         guide (`str`, *optional*):
-            How the Meta RM guides. `"top"`: the `k_meta` best critiques vote. `"soft"` (not in the paper): all vote,
-            each weighted by the probability that it is correct. Defaults to the Meta RM's config, else to `"top"`.
+            `"top"`: the `k_meta` critiques that the Meta RM scores best vote. `"soft"` (not in the paper): all vote,
+            weighted by the probability that they are correct. Defaults to the Meta RM's config, else to `"top"`.
         k_meta (`int` or `float`, *optional*):
-            Critiques that vote under `"top"`: their number, or their share of k. Defaults to the Meta RM's config,
-            else to `max(1, k // 2)` (paper). If the config says 1.0, plain voting, critiques get meta scores only if
-            `guide` or `k_meta` is given.
+            Number of critiques that vote, or their share of k. Defaults to the Meta RM's config, else to
+            `max(1, k // 2)` (paper). Where the config says 1.0, critiques have no meta scores unless this is set.
 
         > Prompt
 
         template (`str`, *optional*):
             Prompt template, see [`judge_template`]. Defaults to the one in the judge's config, else to `"paper"`.
-            `"official"` is the prompt on the model card of the judge, or of `BBQGOD/DeepSeek-GRM-27B` if it has none.
-        binary (`bool`, *optional*, defaults to `False`):
-            Ask for 0 or 1 for single responses, as in training, instead of a score from 1 to 10.
-
-        > Limits
-
+            `"official"`: the prompt on the judge's model card, or else on that of `BBQGOD/DeepSeek-GRM-27B`.
+        order (`str`, *optional*, defaults to `"balanced"`):
+            Order in which each critique reads the responses: rotations of a random order in turn (`"balanced"`, not in
+            the paper), a fresh one each (`"random"`, paper), or the row's (`"fixed"`).
+        binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
+        max_responses_per_prompt (`int` or `str`, *optional*):
+            Judge rows with more responses in blocks that share one (not in the paper), see
+            [`~trl_spct.judge.orders.align_blocks`]. `"auto"`: as many as fit into the judge's context.
         truncation (`str`, *optional*):
             `"fair"` cuts the texts of rows that exceed the judge's context, all responses alike, see
             [`~trl_spct.judge.truncation.fit_preference`]. By default these rows are refused.
@@ -198,19 +179,11 @@ class GRMRewardPipeline(Pipeline):
 
     @property
     def guidance(self) -> Guidance | None:
-        """How the Meta RM guides unless a call sets another guidance; `None` without a Meta RM."""
+        """How the Meta RM guides unless a call says otherwise; `None` without a Meta RM."""
         return self._guidance(JudgingOptions(**self.preset))
 
     def judging(self, **options) -> Judging:
-        """How the pipeline judges with these options: all defaults resolved.
-
-        Args:
-            **options: Options of judging, which precede those of the pipeline.
-
-        Raises:
-            `TypeError`: for an unknown option.
-            `ValueError`: for a value out of its range, or options that do not go together.
-        """
+        """How the pipeline judges with these options, which precede its own: checked, and with all defaults."""
         chosen = JudgingOptions.of({**self.preset, **_given(options)})
         template = self.find_template(chosen.template)
         if self.meta_rm is not None:
@@ -221,9 +194,7 @@ class GRMRewardPipeline(Pipeline):
         temperature = chosen.temperature
         if temperature is None:
             temperature = VOTING_TEMPERATURE if chosen.k > 1 else 0.0
-        max_new_tokens = self.default_length if chosen.max_new_tokens is None else chosen.max_new_tokens
-        sampling: dict[str, Any] = {"temperature": temperature, "top_p": chosen.top_p}
-        sampling["max_new_tokens"] = max_new_tokens
+        max_new_tokens = chosen.max_new_tokens or self.default_length
         return Judging(
             options=chosen,
             template=template,
@@ -234,21 +205,20 @@ class GRMRewardPipeline(Pipeline):
             tokenizer=self.tokenizer,
             special_tokens=self.special_tokens,
             context=self.context,
-            sample=partial(self.sample, **sampling),
+            sample=partial(self.sample, temperature=temperature, top_p=chosen.top_p, max_new_tokens=max_new_tokens),
             meta_score=None if self.meta_rm is None else self._meta_scores,
             meta_special_tokens=() if self.meta_rm is None else special_tokens(self.meta_rm_tokenizer),
         )
 
     def find_template(self, name: str | None = None) -> str:
-        """The name of the template: the given one, else the pipeline's, else the one that the judge was trained with.
-
-        Raises:
-            `ValueError`: if the judge was trained with another text of that name.
-        """
+        """The name of the template: this one, else the pipeline's, else the one that the judge was trained with."""
         name = name or self.preset.get("template")
         stored = described(self.model.config)
         if self.engine is not None and name is None and "template" not in stored:
-            _warn_of_default_template()
+            logger.warning_once(  # type: ignore[attr-defined]  # transformers adds it to all loggers
+                "Judging with template 'paper', since a server does not name the template of its judge. Pass "
+                "`template=` if the judge was trained with another one."
+            )
         template = official_template(name or stored.get("template", "paper"), self.model.config)
         digests = [judge_template(template, binary).digest for binary in (False, True)]
         if name is None and stored.get("template_digests", digests) != digests:
@@ -273,22 +243,13 @@ class GRMRewardPipeline(Pipeline):
         firsts: Sequence[int] | None = None,
         **sampling,
     ) -> list[list[Sample]]:
-        """Samples of prompts from the model or the engine.
-
-        Args:
-            prompts (sequence of message lists): Prompts.
-            counts (sequence of `int`): Samples of each.
-            seed (`int`): See [`sample_critiques`].
-            firsts (sequence of `int`, *optional*): Numbers of the first samples, 0 by default.
-            **sampling: `temperature`, `top_p` and `max_new_tokens`.
-        """
+        """Samples of prompts, `counts` of each from the numbers `firsts` on, by the model or the engine."""
         if firsts is not None and any(firsts):
             sampling["first"] = firsts
         if self.engine is not None:
             return self.engine(prompts, counts, seed, **sampling)
-        return sample_critiques(
-            self.model, self.tokenizer, prompts, counts, seed, batch_size=max(1, sum(counts)), **sampling
-        )
+        sampling["batch_size"] = max(1, sum(counts))
+        return sample_critiques(self.model, self.tokenizer, prompts, counts, seed, **sampling)
 
     def __call__(  # type: ignore[override]
         self,
@@ -296,49 +257,43 @@ class GRMRewardPipeline(Pipeline):
         *,
         batch_size: int | None = None,
         occurrences: Iterable[int] | None = None,
-        num_workers: int | None = None,
         **options,
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
         """Judges a row or many.
 
         Args:
             inputs (mapping, [`Preference`] or rows):
-                A row in any shape that [`Preference.from_row`] reads; the judge never sees labels. A list of
-                rows gives a list, and is checked before the first row is judged; an iterator or a `datasets.Dataset`
-                gives an iterator.
+                A row in any shape that [`Preference.from_row`] reads; the judge never sees labels. A list of rows
+                gives a list, and is checked before the first row is judged; an iterator or a `datasets.Dataset` gives
+                an iterator.
             batch_size (`int`, *optional*): As for the pipeline.
             occurrences (iterable of `int`, *optional*):
                 For each row, the number of equal rows before it. Counted over the call by default; pass it, from
                 [`~trl_spct.judge.orders.count_occurrences`], if the call holds a part of a dataset.
-            num_workers (`int`, *optional*): Ignored.
             **options: Options of judging, which precede those of the pipeline.
 
         Returns:
             For each row a `dict`:
 
-            - `scores` (`list[float]` of length n, or `None`): the sums of the votes, in the order of the row's
-              responses; `None` if no critique could be read. Sums over fewer critiques if sampling stopped early; in
-              blocks the aligned means times k.
+            - `scores` (`list[float]` of length n, or `None`): sums of the votes in the order of the row's responses,
+              in blocks the aligned means times k; `None` if no critique could be read.
             - `means` (`list[float]` or `None`): mean score per vote.
-            - `best` (`int` or `None`): a response with the highest sum, drawn from `tied` with the seed.
-            - `tied` (`list[int]`): all responses with the highest sum.
-            - `k`, `drawn`, `votes` (`int`): critiques asked for, sampled and counted. `drawn` is less than `k` only
-              with `early_stopping`, and greater (k for each block) only in blocks.
-            - `weight` (`int` or `float`): sum of the votes' weights: their number, unless `guide="soft"`; in blocks k.
+            - `best` (`int` or `None`): a response with the highest sum, drawn from all of them (`tied`, `list[int]`).
+            - `k`, `drawn`, `votes` (`int`): critiques asked for, sampled and counted. `drawn` is less than `k` after
+              early stopping, and more in blocks.
+            - `weight` (`int` or `float`): sum of the votes' weights, in blocks k.
             - `problems` (`dict[str, int]`): number of unreadable critiques by cause.
-            - `critiques` (`list[dict]`, in the order drawn): the fields of [`Critique`]. In blocks they follow block
-              by block, with the score `None` for responses outside of the block.
-            - `truncated` (`dict` or `None`): tokens that were cut from the `query`, from each of the `responses` and
-              from the `reference`, and groups of different responses that were `made_equal` by the cut.
+            - `critiques` (`list[dict]`): the fields of [`Critique`], in the order drawn. In blocks block by block, and
+              the score is `None` for responses outside of the block.
+            - `truncated` (`dict` or `None`): tokens cut from the `query`, each of the `responses` and the `reference`,
+              and the groups of different responses that were `made_equal` by it.
             - `blocks` (`dict` or `None`): the `responses` of each block, the `anchor` in all of them, and its mean
               score in each (`anchor_scores`).
 
         Raises:
-            [`PromptTooLongError`], [`~trl_spct.judge.preferences.InvalidPreference`]: naming the row.
-            [`EngineError`]: if the server of an engine fails.
-
-            Every error has an attribute `completed`, which maps the numbers of rows to judgments that were not yet
-            returned: all of them for a list, those of the same batch for an iterator.
+            [`PromptTooLongError`], [`~trl_spct.judge.preferences.InvalidPreference`], [`EngineError`]: naming the row.
+                The attribute `completed` of any error maps the numbers of rows to judgments that were not yet
+                returned: all of them for a list, those of the same batch for an iterator.
         """
         judging = self.judging(**options)
         size = self.batch_size if batch_size is None else batch_size
@@ -349,11 +304,8 @@ class GRMRewardPipeline(Pipeline):
             return list(self._judge(inputs, size, judging, occurrences))
         return self._judge(iter(inputs), size, judging, occurrences)
 
-    def _judge(
-        self, inputs: Iterable[Any], batch_size: int, judging: Judging, occurrences: Iterable[int] | None
-    ) -> Iterator[dict[str, Any]]:
-        returned_at_once = isinstance(inputs, Sequence)
-        rows = self._prepared(inputs, judging, occurrences)
+    def _judge(self, inputs, batch_size: int, judging: Judging, occurrences) -> Iterator[dict[str, Any]]:
+        rows, returned_at_once = self._prepared(inputs, judging, occurrences), isinstance(inputs, Sequence)
         if returned_at_once:
             rows = iter(list(rows))  # all are checked before one is judged
         judged: dict[int, dict[str, Any]] = {}
@@ -369,9 +321,7 @@ class GRMRewardPipeline(Pipeline):
                     judged[row.number] = judgment
                 yield judgment
 
-    def _prepared(
-        self, inputs: Iterable[Any], judging: Judging, occurrences: Iterable[int] | None
-    ) -> Iterator[JudgedRow]:
+    def _prepared(self, inputs, judging: Judging, occurrences: Iterable[int] | None) -> Iterator[JudgedRow]:
         seen: Counter[str] = Counter()
         numbers = None if occurrences is None else iter(occurrences)
         for number, row in enumerate(inputs):
@@ -379,21 +329,16 @@ class GRMRewardPipeline(Pipeline):
             occurrence = count_occurrences([preference], seen)[0] if numbers is None else next(numbers, None)
             if occurrence is None:
                 raise ValueError(f"Found {number} occurrences; expected one for each row.")
-            yield self.preprocess(preference, judging=judging, number=number, occurrence=occurrence)
+            yield judging.prepare(number, preference, occurrence)
 
-    def preprocess(  # type: ignore[override]
-        self, row: Any, *, judging: Judging, number: int = 0, occurrence: int = 0
-    ) -> JudgedRow:
-        """Reads a row and draws the orders of its k critiques."""
-        return judging.prepare(number, judging.read(number, row), occurrence)
+    def preprocess(self, row: Any, *, judging: Judging) -> JudgedRow:  # type: ignore[override]
+        return next(self._prepared([row], judging, None))
 
     def _forward(self, rows: list[JudgedRow], *, judging: Judging) -> list[JudgedRow]:  # type: ignore[override]
-        """Draws the critiques of a batch of rows."""
         judging.judge(rows)
         return rows
 
     def postprocess(self, row: JudgedRow, *, judging: Judging) -> dict[str, Any]:  # type: ignore[override]
-        """Counts the votes of a row."""
         judgment = judging.result(row)
         if judgment["drawn"] == sum(judgment["problems"].values()) and not self._has_warned:
             self._has_warned = True
@@ -410,10 +355,9 @@ class GRMRewardPipeline(Pipeline):
             stored = getattr(self.meta_rm.config, "meta_rm", None)
             return Guidance.of(stored, k_meta=options.k_meta, guide=options.guide)
         if options.guide is not None or options.k_meta is not None:
-            name = "guide" if options.guide is not None else "k_meta"
             raise ValueError(
-                f"Found {name}={getattr(options, name)!r} without a Meta RM, which has no effect; expected a "
-                "`meta_rm` with it, or neither `guide` nor `k_meta`."
+                f"Found guide={options.guide!r} and k_meta={options.k_meta!r} without a Meta RM, where they have no "
+                "effect; expected a `meta_rm` with them, or neither."
             )
         return None
 
@@ -451,15 +395,11 @@ class GRMRewardPipeline(Pipeline):
         batch_size: int = 8,
     ) -> list[str | None] | str | None:
         """Writes principles for queries alone, to be given to the judge as `principles` of rows (not in the paper;
-        suggested in its section 10).
-
-        They do not depend on the responses: they are written once per query, can be read and edited, and no response
-        can change them.
+        suggested in its section 10): written once per query, no response can change them.
 
         Args:
             queries (`str` or iterable of queries): A text, or texts and conversations. Equal queries are asked once.
-            temperature (`float`, *optional*, defaults to `0.0`): Greedy by default.
-            seed, top_p, max_new_tokens, template: As for judging.
+            temperature, seed, top_p, max_new_tokens, template: As for judging; greedy by default.
             batch_size (`int`, *optional*, defaults to `8`): Queries at once.
 
         Returns:
@@ -474,14 +414,13 @@ class GRMRewardPipeline(Pipeline):
         template = self.find_template(template)
         prompts = [principle_messages(query, template, self.special_tokens) for query in queries]
         distinct = list({prompt[0]["content"]: prompt for prompt in prompts}.values())
-        sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p}
-        sampling["max_new_tokens"] = self.default_length if max_new_tokens is None else max_new_tokens
-        seed = resolve_seed(seed, temperature)
+        length, seed = max_new_tokens or self.default_length, resolve_seed(seed, temperature)
+        sample = partial(self.sample, temperature=temperature, top_p=top_p, max_new_tokens=length)
         texts: dict[str, str | None] = {}
         for start in range(0, len(distinct), batch_size):
             batch = distinct[start : start + batch_size]
-            for prompt, (sample,) in zip(batch, self.sample(batch, [1] * len(batch), seed, **sampling), strict=True):
-                texts[prompt[0]["content"]] = None if sample.truncated else read_principles(sample.text)
+            for prompt, (answer,) in zip(batch, sample(batch, [1] * len(batch), seed), strict=True):
+                texts[prompt[0]["content"]] = None if answer.truncated else read_principles(answer.text)
         if missing := sum(text is None for text in texts.values()):
             logger.warning("Found no principles in the answers to %d of %d queries.", missing, len(texts))
         return [texts[prompt[0]["content"]] for prompt in prompts]
@@ -495,10 +434,6 @@ class GRMRewardPipeline(Pipeline):
                 Copy the code of the pipeline as well, so that `pipeline("grm-reward", …, trust_remote_code=True)`
                 works without this package. A repository without code loads as any causal language model.
             **kwargs: As for [`~transformers.PreTrainedModel.save_pretrained`].
-
-        Raises:
-            `ValueError`: for an engine, which has no model here; and for code with an adapter, which has no config to
-                name it.
         """
         if self.engine is not None:
             raise ValueError("Found an engine, whose model is not in this process; there is nothing to save.")
@@ -508,12 +443,11 @@ class GRMRewardPipeline(Pipeline):
                 "Found an adapter, whose repository has no config to name the code. Merge it into its base first "
                 "(`model.merge_and_unload()`), or leave `include_code` out."
             )
-        entry = {name: value for name, value in described(self.model.config).items() if name != "meta_rm"}
-        named = described(self.model.config).get("meta_rm") or "./"
+        entry = dict(described(self.model.config))
         if self.meta_rm is not None:
             entry["meta_rm"] = META_RM_FOLDER
-        elif not named.startswith("./"):
-            entry["meta_rm"] = named
+        elif (entry.get("meta_rm") or "./").startswith("./"):
+            entry.pop("meta_rm", None)  # a folder of another repository
         # `pipeline` passes a quantization config to the tokenizer too, whose file cannot hold it.
         getattr(self.tokenizer, "init_kwargs", {}).pop("quantization_config", None)
         with changed_config(self.model.config, grm=entry or None, custom_pipelines=None):
@@ -535,15 +469,14 @@ class GRMRewardPipeline(Pipeline):
         *,
         include_code: bool = False,
         commit_message: str = "Upload judge",
-        commit_description: str | None = None,
         private: bool | None = None,
         token: str | None = None,
         revision: str | None = None,
-        create_pr: bool = False,
-        tags: Sequence[str] | None = None,
-        **kwargs,
+        tags: Sequence[str] = (),
+        **options,
     ) -> str:
-        """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub, with a model card.
+        """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub, with a model card, and returns the URL
+        of the commit.
 
         The card is the one in the repository, if it has one, else the one of the judge's source, if it is a judge's,
         else a short one, see [`~trl_spct.judge.judge_card.write_judge_card`].
@@ -551,46 +484,21 @@ class GRMRewardPipeline(Pipeline):
         Args:
             repo_id (`str`): Repository, which is created if it does not exist.
             include_code (`bool`, *optional*, defaults to `False`): As for `save_pretrained`.
-            commit_message, commit_description, private, token, revision, create_pr, tags (*optional*):
+            commit_message, private, token, revision, tags (*optional*):
                 As for [`~transformers.utils.PushToHubMixin.push_to_hub`].
-            **kwargs: For `save_pretrained`, such as `max_shard_size`.
-
-        Returns:
-            `str`: URL of the commit.
-
-        Raises:
-            [`~trl_spct.judge.hub.PushError`]: if the push fails, with the call that repeats it.
+            **options: For [`~huggingface_hub.HfApi.upload_folder`], for instance `create_pr`.
         """
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, include_code=include_code, **kwargs)
+            self.save_pretrained(folder, include_code=include_code)
 
             def write_card(full_id: str) -> None:
                 has_meta_rm = self.meta_rm is not None
-                write_judge_card(self.model, folder, full_id, has_meta_rm, include_code, tags or (), token, revision)
+                write_judge_card(self.model, folder, full_id, has_meta_rm, include_code, tags, token, revision)
 
-            again = f"judge.push_to_hub({repo_id!r}{', include_code=True' if include_code else ''})"
+            again = f"judge.push_to_hub({repo_id!r}{', include_code=True' * include_code})"
             with pushing(repo_id, "the judge is in memory", again):
-                return upload(
-                    folder,
-                    repo_id,
-                    "model",
-                    commit_message,
-                    private,
-                    token,
-                    write_card,
-                    commit_description=commit_description,
-                    revision=revision,
-                    create_pr=create_pr,
-                )
-
-
-@cache
-def _warn_of_default_template() -> None:
-    """Warns once: a server does not say with which template its judge was trained."""
-    logger.warning(
-        "Judging with template 'paper', since a server does not name the template of its judge. Pass `template=` if "
-        "the judge was trained with another one."
-    )
+                options["revision"] = revision
+                return upload(folder, repo_id, "model", commit_message, private, token, write_card, **options)
 
 
 def _given(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -598,12 +506,9 @@ def _given(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Registers the task `"grm-reward"`. Without a model it loads the released 16B judge."""
+    """Registers the task `"grm-reward"`, which loads the released 16B judge if no model is named."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
+        default = {"model": DEFAULT_MODEL}
         PIPELINE_REGISTRY.register_pipeline(
-            TASK,
-            pipeline_class=GRMRewardPipeline,
-            pt_model=AutoModelForCausalLM,
-            default={"model": DEFAULT_MODEL},
-            type="text",
+            TASK, GRMRewardPipeline, AutoModelForCausalLM, default=default, type="text"
         )
