@@ -593,6 +593,17 @@ def test_special_tokens(tokenizer):
 # --- drafts ---
 
 
+def test_variables_of_the_chat_template():
+    tokenizer, model = tiny_tokenizer(), tiny_causal_lm("llama", initializer_range=0.3)
+    plain = tokenizer.chat_template
+    tokenizer.chat_template = "{{ day or '' }}" + plain
+    options = {"k": 2, "seed": 0, "max_new_tokens": 6}
+    drawn = sample_critiques(model, tokenizer, PROMPTS, chat_template_kwargs={"day": "Monday"}, **options)
+    assert drawn != sample_critiques(model, tokenizer, PROMPTS, **options)
+    tokenizer.chat_template = "Monday" + plain
+    assert drawn == sample_critiques(model, tokenizer, PROMPTS, **options)
+
+
 def test_a_sample_knows_that_its_prompt_ended_with_an_open_draft(tokenizer):
     model = judge()
     (plain,) = sample_critiques(model, tokenizer, PROMPTS[:1], 1, 0, max_new_tokens=2)

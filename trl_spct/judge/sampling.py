@@ -286,6 +286,7 @@ def sample_critiques(
     top_p: float = 1.0,
     max_new_tokens: int = 1024,
     first: int | Sequence[int] = 0,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     batch_size: int = 64,
     progress: str | None = None,
 ) -> list[list[Sample]]:
@@ -307,6 +308,7 @@ def sample_critiques(
         max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
         first (`int` or sequence of `int`, *optional*, defaults to `0`):
             Number of the first sample of each prompt: with it a later call goes on where an earlier one stopped.
+        chat_template_kwargs (mapping, *optional*): Variables of the chat template.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
@@ -325,7 +327,7 @@ def sample_critiques(
     counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
     if seed is None:
         seed = int(torch.randint(2**31, (1,)))
-    encoded = encode_prompts(tokenizer, prompts)
+    encoded = encode_prompts(tokenizer, prompts, chat_template_kwargs)
     if not all(encoded):
         raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")

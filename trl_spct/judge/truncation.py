@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,12 +32,16 @@ class Cuts:
 
 
 def prompt_length(
-    preference: Preference, tokenizer: PreTrainedTokenizerBase, template: str = "paper", binary: bool = False
+    preference: Preference,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str = "paper",
+    binary: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> int:
     """Tokens of the judge's prompt, chat template and generation prompt included."""
     check_tokenizer(tokenizer)
     messages = judge_messages(preference, template, binary, special_tokens=special_tokens(tokenizer))
-    return len(encode_prompts(tokenizer, [messages])[0])
+    return len(encode_prompts(tokenizer, [messages], chat_template_kwargs)[0])
 
 
 def fit_preference(
