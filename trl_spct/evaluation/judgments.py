@@ -479,10 +479,15 @@ def scaling_results(
     """
     results = []
     for k, guide in vote_schemes(judgments, ks, guided, guidance):
-        credits = [mean(credits_at(judgment, k, guide)) for judgment in judgments]
+        votes = [list(votes_at(judgment, k, guide)) for judgment in judgments]
+        credits = [
+            mean([credit(scores, judgment.labels) for scores in blocks])
+            for judgment, blocks in zip(judgments, votes, strict=True)
+        ]
         low, high = bootstrap_interval(credits, seed=seed)
         accuracy = {"accuracy": mean(credits), "low": low, "high": high, "n": len(judgments)}
-        results.append({**described, **accuracy, **vote_facts(judgments, k, guide), "seed": seed})
+        facts = vote_facts(judgments, k, guide, votes)
+        results.append({**described, **accuracy, **facts, "seed": seed})
     return results
 
 
@@ -514,15 +519,22 @@ def vote_schemes(
     return [(k, guidance or Guidance() if mode else None) for mode in modes for k in ks]
 
 
-def vote_facts(judgments: Sequence[Judgment], k: int, guidance: Guidance | None) -> dict[str, Any]:
-    """`k`, `guided`, `unreadable`, `voted` and `ties` of [`scaling_results`]."""
-    votes = [scores for judgment in judgments for scores in votes_at(judgment, k, guidance)]
+def vote_facts(
+    judgments: Sequence[Judgment],
+    k: int,
+    guidance: Guidance | None,
+    votes: Iterable[Iterable[Scores]] | None = None,
+) -> dict[str, Any]:
+    """`k`, `guided`, `unreadable`, `voted` and `ties` of [`scaling_results`]; `votes` are those of [`votes_at`]."""
+    if votes is None:
+        votes = (votes_at(judgment, k, guidance) for judgment in judgments)
+    flat = [scores for blocks in votes for scores in blocks]
     return {
         "k": k,
         "guided": guidance is not None,
         "unreadable": mean([scores is None for judgment in judgments for scores in judgment.scores]),
-        "voted": mean([scores is not None for scores in votes]),
-        "ties": tie_share(votes),
+        "voted": mean([scores is not None for scores in flat]),
+        "ties": tie_share(flat),
     }
 
 
@@ -539,13 +551,14 @@ def credits_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> 
 
 def votes_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> Iterator[Scores]:
     """The vote of each disjoint block of k critiques of a row, as mean scores, which compare among rows and blocks."""
-    for first in range(0, len(judgment.critiques) - k + 1, k):
-        rows = judgment.scores[first : first + k]
+    scores, meta_scores = judgment.scores, judgment.meta_scores
+    for first in range(0, len(scores) - k + 1, k):
+        rows = scores[first : first + k]
         if guidance is None:
             sums, count = vote(rows), sum(row is not None for row in rows)
             yield None if sums is None else tuple(total / count for total in sums)
         else:
-            yield mean_scores(rows, guidance.weights(rows, judgment.meta_scores[first : first + k]))
+            yield mean_scores(rows, guidance.weights(rows, meta_scores[first : first + k]))
 
 
 def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, int]]:

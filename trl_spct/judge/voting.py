@@ -2,9 +2,9 @@
 """Voting and Meta-RM-guided voting over k critiques (paper, section 6)."""
 
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any
 
 
@@ -69,7 +69,8 @@ def weighted_vote(rows: Sequence[Scores], weights: Sequence[float]) -> tuple[flo
     if all(isinstance(weight, int) for weight, _ in votes):
         columns = zip(*([weight * score for score in row] for weight, row in votes), strict=True)
         return tuple(map(sum, columns))
-    return tuple(map(float, _exact_sums(votes)))
+    sums, unit, _ = _exact_sums(votes)
+    return tuple(total / unit for total in sums)
 
 
 def mean_scores(rows: Sequence[Scores], weights: Sequence[float] | None = None) -> tuple[float, ...] | None:
@@ -81,8 +82,8 @@ def mean_scores(rows: Sequence[Scores], weights: Sequence[float] | None = None) 
     votes = _votes(rows, [1] * len(rows) if weights is None else weights)
     if not votes:
         return None
-    total = sum(Fraction(weight) for weight, _ in votes)
-    return tuple(float(exact / total) for exact in _exact_sums(votes))
+    sums, _, total = _exact_sums(votes)
+    return tuple(exact / total for exact in sums)
 
 
 def _votes(rows: Sequence[Scores], weights: Sequence[float]) -> list[tuple[float, Sequence[float]]]:
@@ -97,9 +98,23 @@ def _votes(rows: Sequence[Scores], weights: Sequence[float]) -> list[tuple[float
     return votes
 
 
-def _exact_sums(votes: Sequence[tuple[float, Sequence[float]]]) -> list[Fraction]:
-    products = ([Fraction(weight) * Fraction(score) for score in row] for weight, row in votes)
-    return [sum(column, Fraction()) for column in zip(*products, strict=True)]
+def _exact_sums(votes: Sequence[tuple[float, Sequence[float]]]) -> tuple[list[int], int, int]:
+    """Weighted sums of the scores as integers, how many of them make 1, and how many make the sum of the weights.
+
+    The quotient of two integers is rounded once, and integers are far faster than `Fraction`.
+    """
+    weights, unit = _integers([weight for weight, _ in votes])
+    columns = [_integers(column) for column in zip(*(row for _, row in votes), strict=True)]
+    score_unit = max(column_unit for _, column_unit in columns)
+    sums = [sum(map(operator.mul, weights, scores)) * (score_unit // column_unit) for scores, column_unit in columns]
+    return sums, unit * score_unit, sum(weights) * score_unit
+
+
+def _integers(numbers: Iterable[float]) -> tuple[list[int], int]:
+    """Finite numbers as multiples of one power of two, and how many of these make 1."""
+    ratios = [(n if isinstance(n, int) else float(n)).as_integer_ratio() for n in numbers]
+    unit = max(denominator for _, denominator in ratios)
+    return [numerator * (unit // denominator) for numerator, denominator in ratios], unit
 
 
 def guided_selection(
