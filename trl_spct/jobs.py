@@ -5,11 +5,11 @@ import hashlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,7 @@ class FolderInUseError(RuntimeError):
 @contextmanager
 def in_one_step(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary file, which replaces `path` when the block ends without an error."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -56,13 +55,9 @@ def rows_digest(rows: Iterable[Any]) -> str:
 
 @contextmanager
 def locked(folder: str | os.PathLike, process_index: int = 0, num_processes: int = 1) -> Iterator[None]:
-    """Holds the exclusive right to write into a folder. The processes of one run hold a lock each.
+    """Holds the exclusive right to write into a folder, which is created if it does not exist.
 
-    The operating system releases the locks of a process that dies, so that a lock is never stale.
-
-    Args:
-        folder (`str` or path): Created if it does not exist.
-        process_index, num_processes (`int`): This process among those of the run.
+    The processes of one run hold a lock each. The operating system releases the locks of a process that dies.
 
     Raises:
         [`FolderInUseError`]: if a process of another run holds a lock of the folder, with its pid and host.
@@ -72,11 +67,11 @@ def locked(folder: str | os.PathLike, process_index: int = 0, num_processes: int
     for path in locks.glob("*.lock"):
         if int(path.stem) >= num_processes:  # of a run with more processes
             _acquire(folder, path).release()
-    path = locks / f"{process_index}.lock"
-    lock = _acquire(folder, path)
+    lock = _acquire(folder, locks / f"{process_index}.lock")
     try:
         since = datetime.now(UTC).isoformat("T", "seconds")
-        write_json(path.with_suffix(".json"), {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        write_json(locks / f"{process_index}.json", holder)
         yield
     finally:
         lock.release()
@@ -86,20 +81,16 @@ def _acquire(folder: str | os.PathLike, path: Path) -> FileLock:
     lock = FileLock(path, timeout=0, thread_local=False)
     try:
         lock.acquire()
+        return lock
     except Timeout:
-        raise FolderInUseError(
-            f"{folder} is in use by {_holder(path)}; expected one run at a time. Wait for that run, stop it, or "
-            "choose another output folder."
-        ) from None
-    return lock
-
-
-def _holder(path: Path) -> str:
-    try:
-        holder = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return "process {pid} on {host} since {since}".format_map(holder)
-    except (OSError, ValueError, KeyError):  # acquired, and not described yet
-        return "another process"
+        holder = "another process"
+    with suppress(OSError, ValueError, KeyError):  # acquired, and not described yet
+        described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        holder = "process {pid} on {host} since {since}".format_map(described)
+    raise FolderInUseError(
+        f"{folder} is in use by {holder}; expected one run at a time. Wait for that run, stop it, or choose another "
+        "output folder."
+    )
 
 
 def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool:
@@ -110,16 +101,15 @@ def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool
     Raises:
         `FileExistsError`: if the folder holds a run with other settings, naming each that differs.
     """
-    folder = Path(folder)
-    if not (folder / MANIFEST).exists():
+    manifest = Path(folder, MANIFEST)
+    if not manifest.exists():
         return False
-    present = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    present.pop("recorded", None)
-    settings = _as_json(settings)
+    present = json.loads(manifest.read_text(encoding="utf-8"))
+    settings = json.loads(json.dumps(settings))
     differing = [name for name in {**present, **settings} if present.get(name) != settings.get(name)]
     if not differing:
         return True
-    if all(path.name == MANIFEST or path.name.startswith(".") for path in folder.iterdir()):
+    if all(path.name == MANIFEST or path.name.startswith(".") for path in manifest.parent.iterdir()):
         return False
     changes = "; ".join(f"{name}: {present.get(name)!r} there, {settings.get(name)!r} now" for name in differing)
     raise FileExistsError(
@@ -128,31 +118,12 @@ def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool
     )
 
 
-def claim_folder(
-    folder: str | os.PathLike, settings: Mapping[str, Any], recorded: Mapping[str, Any] | None = None
-) -> Path:
-    """Creates a folder with the manifest of a run, or resumes the run with the same settings that it holds.
-
-    Args:
-        folder (`str` or path): Where the run writes.
-        settings (mapping): JSON-like values that determine what the run produces.
-        recorded (mapping, *optional*): Written as `recorded` by the start that creates the manifest; never compared.
-
-    Returns:
-        `Path`: the folder.
-
-    Raises:
-        `FileExistsError`: see [`check_folder`].
-    """
-    folder = Path(folder)
+def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
+    """Creates a folder with the manifest of a run, or resumes the one that it holds; raises as [`check_folder`]."""
     if not check_folder(folder, settings):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MANIFEST, {**_as_json(settings), **({"recorded": dict(recorded)} if recorded else {})})
-    return folder
-
-
-def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings, ensure_ascii=False))
+        os.makedirs(folder, exist_ok=True)
+        write_json(Path(folder, MANIFEST), dict(settings))
+    return Path(folder)
 
 
 class ShardedJob:
@@ -165,8 +136,7 @@ class ShardedJob:
         num_rows (`int`): Number of rows.
         rows_per_shard (`int`): Rows per shard: at most the work that a process loses when it is killed.
         features ([`~datasets.Features`]): Columns and types of the records.
-        settings (mapping): What determines the records, see [`claim_folder`].
-        recorded (mapping, *optional*): See [`claim_folder`].
+        settings (mapping): JSON-like values that determine the records.
 
     Raises:
         `FileExistsError`: if the folder holds the records of a run with other settings.
@@ -179,19 +149,15 @@ class ShardedJob:
         rows_per_shard: int,
         features: Features,
         settings: Mapping[str, Any],
-        recorded: Mapping[str, Any] | None = None,
     ) -> None:
         if rows_per_shard < 1:
             raise ValueError(f"Found rows_per_shard={rows_per_shard}; expected at least 1.")
-        self.folder = Path(folder)
-        self.features = features
-        self.rows_per_shard = rows_per_shard
+        self.folder, self.features = Path(folder), features
         self.settings = {**settings, "rows": num_rows, "rows_per_shard": rows_per_shard}
-        self.recorded = recorded
         check_folder(folder, self.settings)
         starts = range(0, num_rows, rows_per_shard)
         ranges = [range(first, min(first + rows_per_shard, num_rows)) for first in starts]
-        self.shards = [(self.path_of(rows), rows) for rows in ranges]
+        self.shards = [(self.folder / f"shard-{number:05d}.parquet", rows) for number, rows in enumerate(ranges)]
 
     @property
     def num_missing(self) -> int:
@@ -200,7 +166,7 @@ class ShardedJob:
 
     def path_of(self, rows: range) -> Path:
         """Path of the shard of these rows. Files `{stem}.*.partial` beside it are deleted when it is written."""
-        return self.folder / f"shard-{rows.start // self.rows_per_shard:05d}.parquet"
+        return self.shards[rows.start // self.settings["rows_per_shard"]][0]
 
     def run(
         self,
@@ -211,51 +177,38 @@ class ShardedJob:
     ) -> Iterator[range]:
         """Writes this process's missing shards, and yields the rows of each of its shards once it is written.
 
-        Args:
-            work (`Callable`): From a range of row numbers to the records to write.
-            process_index, num_processes (`int`): Which share of the shards to write.
-            concurrency (`int`, *optional*, defaults to `1`):
-                Shards in work at once, in threads. If one fails, no further one begins, and those in work are still
-                written before the error is raised.
-
-        Raises:
-            [`FolderInUseError`]: if another run writes into the folder.
-            `FileExistsError`: if the folder holds the records of a run with other settings.
+        `work` makes the records of a range of rows, for `concurrency` shards at once, in threads. If one fails, no
+        further one begins, and those in work are still written. Raises as [`locked`] and [`check_folder`].
         """
-        with locked(self.folder, process_index, num_processes):
-            if num_processes == 1:
-                _delete(self.folder.glob(".*.partial"))  # left by starts that were killed while they wrote
-            claim_folder(self.folder, self.settings, self.recorded)
-            share = self.shards[process_index::num_processes]
-            if concurrency > 1:
-                yield from self._run_in_threads(work, share, concurrency)
-                return
-            for path, rows in share:
-                if not path.exists():
-                    _write(path, work(rows), self.features)
-                yield rows
+        stopping = threading.Event()
 
-    def _run_in_threads(self, work, share: list[tuple[Path, range]], concurrency: int) -> Iterator[range]:
-        written = [path.exists() for path, _ in share]
-        yield from (rows for (_, rows), exists in zip(share, written, strict=True) if exists)
-        missing = iter([shard for shard, exists in zip(share, written, strict=True) if not exists])
-        running: dict[Future, tuple[Path, range]] = {}
-        failures: list[BaseException] = []
-        with ThreadPoolExecutor(concurrency, "shard") as executor:
-            while True:
-                for path, rows in islice(missing, 0 if failures else concurrency - len(running)):
-                    running[executor.submit(work, rows)] = (path, rows)
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    path, rows = running.pop(future)
-                    if (error := future.exception()) is not None:
-                        failures.append(error)
-                        continue
-                    _write(path, future.result(), self.features)
-                    yield rows
-        if failures:
-            raise failures[0]
+        def write(path: Path, rows: range) -> range | None:
+            if path.exists():
+                return rows
+            if stopping.is_set():
+                return None
+            try:
+                _write(path, work(rows), self.features)
+            except BaseException:
+                stopping.set()
+                raise
+            return rows
+
+        with locked(self.folder, process_index, num_processes):
+            for partial in self.folder.glob(".*.partial") if num_processes == 1 else ():
+                partial.unlink()  # left by a start that was killed while it wrote
+            claim_folder(self.folder, self.settings)
+            share = self.shards[process_index::num_processes]
+            if concurrency == 1:
+                yield from (rows for path, rows in share if write(path, rows))
+                return
+            with ThreadPoolExecutor(concurrency, "shard") as executor:
+                try:
+                    for future in [executor.submit(write, *shard) for shard in share]:
+                        if (rows := future.result()) is not None:
+                            yield rows
+                finally:
+                    stopping.set()
 
     def read(self) -> Dataset:
         """All records in the order of the rows, mapped into memory. Every process may read once all have written."""
@@ -267,18 +220,15 @@ class ShardedJob:
         arrow = self.folder / _CACHE / f"{digest}.arrow"
         if not arrow.exists():
             arrow.parent.mkdir(parents=True, exist_ok=True)
-            _join(paths, arrow, self.features.arrow_schema)
+            schema = self.features.arrow_schema
+            with (
+                in_one_step(arrow) as partial,
+                pa.OSFile(str(partial), "wb") as file,
+                pa.ipc.new_stream(file, schema) as writer,
+            ):
+                for path in paths:
+                    writer.write_table(pq.read_table(path).cast(schema))
         return Dataset.from_file(str(arrow))
-
-
-def _join(paths: list[Path], arrow: Path, schema: pa.Schema) -> None:
-    with (
-        in_one_step(arrow) as partial,
-        pa.OSFile(str(partial), "wb") as file,
-        pa.ipc.new_stream(file, schema) as writer,
-    ):
-        for path in paths:
-            writer.write_table(pq.read_table(path).cast(schema))
 
 
 def _write(path: Path, records: list[dict[str, Any]], features: Features) -> None:
@@ -286,9 +236,5 @@ def _write(path: Path, records: list[dict[str, Any]], features: Features) -> Non
     table = Dataset.from_dict(columns, features=features).with_format("arrow")[:]
     with in_one_step(path) as partial:
         pq.write_table(table.cast(features.arrow_schema), partial)
-    _delete(path.parent.glob(f"{path.stem}.*.partial"))
-
-
-def _delete(paths: Iterable[Path]) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+    for partial in path.parent.glob(f"{path.stem}.*.partial"):
+        partial.unlink(missing_ok=True)

@@ -226,7 +226,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 self.args.rows_per_shard,
                 self._trajectory_features(),
                 settings,
-                recorded={"versions": _versions()},
             )
         if job.num_missing:
             self._sample(job)
