@@ -54,12 +54,9 @@ class PolicyScriptArguments(ScriptArguments):
     )
     k: int = helped(4, "Critiques of each group.")
     principles: str = helped(
-        "own", "own: each critique writes its own; query: written once per query and kept.", ("own", "query")
+        "own", "own: each critique writes its own; query: written once per query.", ("own", "query")
     )
-    principles_file: str | None = helped(
-        None, "File that keeps the principles of `query`. Default: principles.jsonl in the output folder."
-    )
-    reward_scale: str = helped("raw", "Scale of the rewards, see JudgeReward.", ("raw", "centered", "rank"))
+    reward_scale: str = helped("raw", "Scale of the rewards, see JudgeReward.", ("raw", "rank"))
     judge_template: str | None = helped(None, TEMPLATE_HELP)
     judge_max_new_tokens: int | None = helped(None, "Longest critique in tokens. Default: that of the judge.")
     max_responses_per_prompt: int | None = helped(
@@ -78,14 +75,10 @@ def judge_reward(script_args: PolicyScriptArguments, training_args):
     judge, url = script_args.judge, script_args.judge_base_url
     if judge is None and url is None:
         raise ValueError("Found no `judge`; expected the path or id of one, or the `judge_base_url` of its server.")
-    file = script_args.principles_file
-    if script_args.principles == "query" and file is None:
-        file = os.path.join(training_args.output_dir, "principles.jsonl")
     options = {
         "meta_rm": {None: "auto", "none": None}.get(script_args.meta_rm, script_args.meta_rm),
         "k": script_args.k,
         "principles": script_args.principles,
-        "principles_file": file,
         "scale": script_args.reward_scale,
         "seed": training_args.seed,
         "template": script_args.judge_template,

@@ -5,7 +5,6 @@ import asyncio
 import pickle
 import random
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -26,7 +25,6 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 from trl_spct import AsyncJudgeReward, GRMRewardPipeline, JudgeReward, MetaRMForSequenceClassification, OpenAIEngine
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import Sample
-from trl_spct.rewards import PrincipleCache, judge_identity
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -184,15 +182,15 @@ def test_larger_groups_are_judged_in_blocks_with_an_anchor():
 
 @pytest.mark.parametrize(
     ("scale", "expected"),
-    [("raw", [3, 9, 5, 5]), ("centered", [-2.5, 3.5, -0.5, -0.5]), ("rank", [0, 1, 0.5, 0.5])],
+    [("raw", [3, 9, 5, 5]), ("rank", [0, 1, 0.5, 0.5])],
 )
 def test_scales(scale, expected):
     assert JudgeReward(Reader(), k=3, scale=scale)(["q?"] * 4, worth(3, 9, 5, 5)) == expected
 
 
 def test_a_single_completion():
-    found = {scale: JudgeReward(Reader(), scale=scale)(["q?"], worth(7)) for scale in ("raw", "centered", "rank")}
-    assert found == {"raw": [7], "centered": [0], "rank": [0.5]}
+    found = {scale: JudgeReward(Reader(), scale=scale)(["q?"], worth(7)) for scale in ("raw", "rank")}
+    assert found == {"raw": [7], "rank": [0.5]}
 
 
 def test_the_mean_is_over_critiques_that_can_be_read():
@@ -256,8 +254,8 @@ def test_an_empty_completion_has_the_lowest_score():
     found, log = rewards(JudgeReward(judge, k=1), ["a?"] * 3 + ["b?"] * 2, ["", " \n", "worth 6", "", ""])
     assert found == [1, 1, 6, 1, 1] and [responses for _, responses in judge.judged] == [("worth 6",)]
     assert log["judge_reward/empty"] == 0.8 and log["judge_reward/duplicates"] == 0
-    found, log = rewards(JudgeReward(judge, scale="centered"), ["b?"], [""])
-    assert found == [0] and log == {"judge_reward/duplicates": 0, "judge_reward/empty": 1}
+    found, log = rewards(JudgeReward(judge, scale="rank"), ["b?"], [""])
+    assert found == [0.5] and log == {"judge_reward/duplicates": 0, "judge_reward/empty": 1}
     assert JudgeReward(judge)([], []) == []
 
 
@@ -290,9 +288,9 @@ def test_errors_of_a_server_end_the_run():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"scale": "log"}, ValueError, "scale='log'; expected one of 'raw', 'centered', 'rank'"),
-        ({"principles": "given"}, ValueError, "principles='given'; expected 'own' or 'query'"),
-        ({"principles_file": "x"}, ValueError, "not kept; expected 'query'"),
+        ({"scale": "log"}, ValueError, "scale='log'; expected one of 'raw', 'rank'"),
+        ({"principles": "given"}, ValueError, "principles='given'; expected one of 'own', 'query'"),
+        ({"thoughts": "both"}, ValueError, "thoughts='both'; expected one of 'hide', 'prefilled', 'show'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"k": 0}, ValueError, "k=0"),
         ({"order": "up"}, ValueError, "order='up'"),
@@ -392,76 +390,6 @@ def test_a_rows_own_principles_go_before():
     assert log["judge_reward/principles_written"] == 0 and "judge_reward/principles_missing" not in log
 
 
-def test_principles_survive_a_restart_in_their_file(tmp_path):
-    path = tmp_path / "kept" / "principles.jsonl"
-    rows = (["a?", "b?", "nothing?"], worth(1, 2, 3))
-    for asked in (["a?", "b?", "nothing?"], ["nothing?"]):
-        judge = Reader()
-        assert JudgeReward(judge, principles="query", principles_file=path)(*rows) == [1, 2, 3]
-        assert queries_asked(judge) == asked
-    judge = Reader()
-    JudgeReward(judge, principles="query", principles_file=path, template="compact")(*rows)
-    assert len(judge.asked) == 3, "another template is another judge"
-
-
-def test_the_cache_is_shared(tmp_path):
-    path = tmp_path / "principles.jsonl"
-    cache, beside = PrincipleCache("j", path), PrincipleCache("j", path)
-    for number in range(5):
-        cache.put({f"q{number}": f"p{number}\n"})
-    kept = {f"q{number}": f"p{number}\n" for number in range(5)}
-    assert cache.get(kept) == kept == PrincipleCache("j", path).get(kept) == beside.get(kept)
-    assert PrincipleCache("other", path).get(kept) == {}
-    assert PrincipleCache("j").get(kept) == {}, "without a file it starts empty"
-
-    def fill(first):
-        for number in range(first, first + 20):
-            PrincipleCache("j", path).put({f"t{number}": "p"})
-
-    threads = [threading.Thread(target=fill, args=(20 * i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(PrincipleCache("j", path).get(f"t{number}" for number in range(80))) == 80
-
-
-def test_a_file_without_principles(tmp_path):
-    for text in ("not principles\n", "[1, 2]\n", '{"query": "x"}\n'):
-        path = tmp_path / "x"
-        path.write_text(text)
-        with pytest.raises(ValueError, match="not a file of principles"):
-            JudgeReward(Reader(), principles="query", principles_file=path)(["q?"], ["x"])
-
-
-def test_a_killed_writer_leaves_a_readable_file(tmp_path):
-    path = tmp_path / "principles.jsonl"
-    PrincipleCache("j", path).put({"a": "1"})
-    with open(path, "a") as file:
-        file.write('{"judge": "j", "query": "b", "te')
-    cache = PrincipleCache("j", path)
-    assert cache.get("ab") == {"a": "1"}
-    cache.put({"c": "3"})
-    assert cache.get("abc") == PrincipleCache("j", path).get("abc") == {"a": "1", "c": "3"}
-
-
-def test_the_identity_of_a_judge(tmp_path):
-    first = save_tiny(tmp_path / "a", "llama")
-    shutil.copytree(first, tmp_path / "b")
-    reward = JudgeReward(first, template="compact")
-    same = judge_identity(JudgeReward(str(tmp_path / "b")).judge, template="compact")
-    assert judge_identity(reward.judge, template="compact") == same
-    assert judge_identity(reward.judge, template="paper") != same
-    with torch.no_grad():
-        next(reward.judge.model.parameters())[0, 0] += 1
-    assert judge_identity(reward.judge, template="compact") != same
-    servers = [Reader(), Reader(), Reader()]
-    for server, name in zip(servers, "xyx", strict=True):
-        server.name = name
-    names = [judge_identity(GRMRewardPipeline(server)) for server in servers]
-    assert names[0] == names[2] != names[1]
-
-
 # --- as TRL's trainers take it ---
 
 
@@ -472,7 +400,7 @@ def test_names_and_kinds():
 
 
 def test_pickled_by_path(tmp_path):
-    options = {"k": 2, "max_new_tokens": 20, "template": "compact", "principles": "query", "scale": "centered"}
+    options = {"k": 2, "max_new_tokens": 20, "template": "compact", "principles": "query", "scale": "rank"}
     reward = JudgeReward(save_writing(tmp_path), **options)
     found = reward(["q?"] * 2, ["x", "y"])
     data = pickle.dumps(reward)
@@ -588,8 +516,8 @@ PROCESS = """
     assert groups == [[{{frozenset(worth(1, 2, 3, 4))}}], [{{frozenset(worth(5, 6))}}]][state.process_index]
     assert all(shown["judge_reward_critique"]) and log["judge_reward/unreadable"] == 0
 
-    centered = JudgeReward(judge, scale="centered")(prompts, completions)
-    assert centered == [[-1.5, -0.5, 0.5], [1.5, -0.5, 0.5]][state.process_index]
+    ranks = JudgeReward(judge, scale="rank")(prompts, completions)
+    assert ranks == [[0, 1 / 3, 2 / 3], [1, 0, 1]][state.process_index]
 
     async def both():
         judges = [AsyncJudgeReward(Reader(), name=str(i), scale=scale) for i, scale in enumerate(("raw", "rank"))]

@@ -2,11 +2,8 @@
 """Judge as the reward of policy RL: one judgment of n = G responses per GRPO group (paper, section 10)."""
 
 import asyncio
-import hashlib
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,10 +24,7 @@ from .judge.prompts import conversation_text, judge_template
 from .judge.sampling import TRUNCATED, PromptTooLongError, Sampler
 
 
-SCALES = ("raw", "centered", "rank")
-THOUGHTS = ("hide", "prefilled", "show")
-TOO_LONG = "too_long"
-_SPACE = 2**31
+_CHOICES = {"scale": ("raw", "rank"), "thoughts": ("hide", "prefilled", "show"), "principles": ("own", "query")}
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 
 
@@ -50,17 +44,12 @@ class JudgeReward:
     - **Groups.** Completions with equal prompt, `reference` and `principles` (columns of the dataset) are judged
       together; equal ones are read once and share their score. Groups that exceed the judge's context are judged in
       blocks with a shared anchor (`max_responses_per_prompt`).
-    - **Thoughts.** The draft of a reasoning policy (`<think>…</think>`) is not shown to the judge by default. A
-      completion whose draft was never closed has no answer and counts as empty.
-    - **Several processes.** The slices of the batch are exchanged: the process with the first completion of a group
-      judges all of it, once, and every process gets the rewards of its own slice.
+    - **Several processes.** The process with the first completion of a group judges all of it, once, and every process
+      gets the rewards of its own slice.
     - **Failures.** A group without a readable critique, or too long for the judge even two by two, has the reward
       `None`, which TRL leaves out. An empty completion gets the lowest score unread. Errors of a server end the run.
     - **Seeds.** Orders and critiques depend on `seed`, the trainer's step and the group alone: the policy's sampling
       is not affected, and a resumed run judges as it would have.
-    - **Principles.** With `principles="query"` (not in the paper; suggested in its section 10) the judge writes
-      principles for each query alone, once, and judges with them at every later step. A row's own `principles`
-      precede.
 
     Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of unreadable critiques
     by cause; of groups for `too_long`), `tokens` (of critiques, per group), `duplicates` and `empty` (shares of
@@ -76,17 +65,17 @@ class JudgeReward:
             As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
         k (`int`, *optional*, defaults to `4`): Critiques per group.
         principles (`str`, *optional*, defaults to `"own"`):
-            `"own"`: each critique begins with its own principles (paper). `"query"`: see above.
-        principles_file (`str` or path, *optional*):
-            JSON-lines file that keeps the principles of `"query"` over restarts; processes and judges may share it.
+            `"own"`: each critique begins with its own principles (paper). `"query"` (not in the paper; suggested in
+            its section 10): the judge writes principles for each query alone, once, and judges with them at every
+            later step. A row's own `principles` precede.
         scale (`str`, *optional*, defaults to `"raw"`):
-            `"raw"`: the mean score. `"centered"`: minus the mean of the group. `"rank"`: the share of the group's
-            other completions that it beats, ties half. The last two matter where TRL does not normalize within groups
-            (`scale_rewards`) or where rewards are added.
+            `"raw"`: the mean score. `"rank"`: the share of the group's other completions that it beats, ties half,
+            which matters where rewards are added.
         thoughts (`str`, *optional*, defaults to `"hide"`):
-            `"hide"`: drafts are cut off where a completion, or a prompt that is text, opens or closes one.
-            `"prefilled"`: the policy's chat template opens the draft, so that a completion without its end has no
-            answer. `"show"`: drafts are judged as well.
+            `"hide"`: drafts (`<think>…</think>`) are cut off where a completion, or a prompt that is text, opens or
+            closes one; a draft that was never closed has no answer and counts as empty. `"prefilled"`: the policy's
+            chat template opens the draft, so that a completion without its end has no answer. `"show"`: drafts are
+            judged as well.
         seed (`int`, *optional*, defaults to `0`): Seed of all draws.
         batch_size (`int`, *optional*): Groups judged together. Defaults to 8, and to all of them for an engine.
         device (`str` or [`torch.device`], *optional*): Device of the judge. Defaults to the one of the process.
@@ -106,7 +95,6 @@ class JudgeReward:
         meta_rm: PreTrainedModel | str | bool | None = "auto",
         k: int = 4,
         principles: str = "own",
-        principles_file: str | os.PathLike | None = None,
         scale: str = "raw",
         thoughts: str = "hide",
         seed: int = 0,
@@ -115,22 +103,20 @@ class JudgeReward:
         name: str = "judge_reward",
         **options,
     ):
-        if scale not in SCALES:
-            raise ValueError(f"Found scale={scale!r}; expected one of {', '.join(map(repr, SCALES))}.")
-        if thoughts not in THOUGHTS:
-            raise ValueError(f"Found thoughts={thoughts!r}; expected one of {', '.join(map(repr, THOUGHTS))}.")
-        if principles not in ("own", "query"):
-            raise ValueError(f"Found principles={principles!r}; expected 'own' or 'query'.")
-        if principles_file is not None and principles == "own":
-            raise ValueError("Found a principles_file with principles='own', which are not kept; expected 'query'.")
+        chosen = {"scale": scale, "thoughts": thoughts, "principles": principles}
+        for option, value in chosen.items():
+            if value not in _CHOICES[option]:
+                expected = ", ".join(map(repr, _CHOICES[option]))
+                raise ValueError(f"Found {option}={value!r}; expected one of {expected}.")
         if isinstance(judge, GRMRewardPipeline) and meta_rm != "auto":
             raise ValueError("Found a loaded pipeline and a `meta_rm`; expected the Meta RM in the pipeline.")
         if batch_size is not None:
             check_whole("batch_size", batch_size, 1, "at least one group")
         self.__name__ = name
         self.source, self.meta_rm, self.device = judge, meta_rm, device
-        self.principles, self.principles_file = principles, principles_file
-        self.scale, self.seed, self.batch_size, self.thoughts = scale, seed, batch_size, thoughts
+        self.scale, self.thoughts, self.principles = scale, thoughts, principles
+        self.seed, self.batch_size = seed, batch_size
+        self._principles: dict[str, str | None] = {}
         self.options = {"k": k, **{option: value for option, value in options.items() if value is not None}}
         JudgingOptions.of(self.options)  # refuses wrong options before it loads a judge
         self.judge.judging(**self.options)  # and then those that do not fit the judge
@@ -145,14 +131,8 @@ class JudgeReward:
         device = PartialState().device if self.device is None else self.device
         return pipeline(TASK, model=self.source, meta_rm=self.meta_rm, device=device)
 
-    @cached_property
-    def cache(self) -> "PrincipleCache":
-        """The principles that the judge wrote for queries alone."""
-        settings = {"template": self._option("template"), "max_new_tokens": self._option("max_new_tokens")}
-        return PrincipleCache(judge_identity(self.judge, **settings), self.principles_file)
-
     def __getstate__(self) -> dict[str, Any]:
-        loaded = {"cache"} if isinstance(self.source, GRMRewardPipeline) else {"cache", "judge"}
+        loaded = set() if isinstance(self.source, GRMRewardPipeline) else {"judge"}
         return {name: value for name, value in vars(self).items() if name not in loaded}
 
     def __call__(
@@ -198,63 +178,57 @@ class JudgeReward:
             log_extra(f"{self.__name__}_critique", critiques)
         return rewards
 
-    def _option(self, name: str) -> Any:
-        """An option of judging: the one given here, else the pipeline's."""
-        return self.options.get(name, self.judge.preset.get(name))
-
     def _judged(
         self, groups: Mapping[int, "_Group"], step: int, log_metric: Callable[[str, float], None] | None
     ) -> dict[int, "_Judged"]:
         """Judges the groups of this process, and logs their metrics."""
         readable = {number: group for number, group in groups.items() if group.distinct}
         rows = [group.row for group in readable.values()]
-        metrics = self._add_principles(rows) if self.principles == "query" else {}
-        judge, seed = self.judge, derive_seed(self.seed, step) % _SPACE
-        options = {**self.options, "seed": seed, "batch_size": self.batch_size or self._default_batch(len(rows))}
-        if judge.tokenizer is not None and self._option("max_responses_per_prompt") is None:
-            options["max_responses_per_prompt"] = "auto"
+        judge, seed = self.judge, derive_seed(self.seed, step) % 2**31
+        size = self.batch_size or (8 if judge.engine is None else max(1, len(rows)))
+        metrics = self._add_principles(rows, size) if self.principles == "query" else {}
+        options = {**self.options, "seed": seed, "batch_size": size}
+        if judge.tokenizer is not None and judge.preset.get("max_responses_per_prompt") is None:
+            options.setdefault("max_responses_per_prompt", "auto")
         judgments = dict(zip(readable, _fitting(lambda rows: judge(iter(rows), **options), rows), strict=True))
         if log_metric is not None and groups:
             for name, value in {**_shares(groups.values(), judgments.values()), **metrics}.items():
                 log_metric(f"{self.__name__}/{name}", value)
-        lowest = judge_template(judge.find_template(self._option("template"))).score_range[0]
+        lowest = judge_template(judge.find_template(self.options.get("template"))).score_range[0]
         return {number: _Judged.of(group, judgments.get(number), lowest) for number, group in groups.items()}
 
-    def _default_batch(self, groups: int) -> int:
-        return 8 if self.judge.engine is None else max(1, groups)
-
-    def _scaled(self, scores: Mapping[str, float] | None, texts: Sequence[str]) -> list[float | None]:
+    def _scaled(self, scores: Mapping[str, float] | None, texts: Sequence[str]) -> Sequence[float | None]:
         if scores is None:
             return [None] * len(texts)
         values = [scores[text] for text in texts]
         if self.scale == "raw":
-            return [*values]
-        if self.scale == "centered":
-            mean = sum(values) / len(values)
-            return [value - mean for value in values]
-        return [_share_beaten(value, values) for value in values]
+            return values
+        if len(values) == 1:
+            return [0.5]
+        beaten = [sum(value > other for other in values) + (values.count(value) - 1) / 2 for value in values]
+        return [share / (len(values) - 1) for share in beaten]
 
-    def _add_principles(self, rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    def _add_principles(self, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, float]:
         """Adds the principles for its query to each row without; returns their metrics."""
-        lacking = [row for row in rows if row["principles"] is None]
-        queries = {conversation_text(row["query"]): row["query"] for row in lacking}
-        new = [text for text in queries if text not in self.cache.get(queries)]
-        options = {name: self._option(name) for name in ("template", "max_new_tokens")}
-        size = self.batch_size or self._default_batch(len(new))
-        for start in range(0, len(new), size):
-            batch = new[start : start + size]
-            written = _fitting(
-                lambda asked: [*(self.judge.principles(asked, batch_size=size, **options) or ())],
-                [queries[text] for text in batch],
-            )
-            self.cache.put(dict(zip(batch, written, strict=True)))
-        principles = self.cache.get(queries)
-        for row in lacking:
-            row["principles"] = principles[conversation_text(row["query"])]
-        counts: dict[str, float] = {"principles_written": len(new)}
+        lacking = [(row, conversation_text(row["query"])) for row in rows if row["principles"] is None]
+        new = {text: row["query"] for row, text in lacking if text not in self._principles}
+        chosen = {**self.judge.preset, **self.options}
+        write = partial(
+            self.judge.principles,
+            batch_size=batch_size,
+            template=chosen.get("template"),
+            max_new_tokens=chosen.get("max_new_tokens"),
+        )
+        for start in range(0, len(new), batch_size):  # errors number the queries of a batch
+            batch = [*new][start : start + batch_size]
+            written = _fitting(lambda queries: [*(write(queries) or ())], [new[text] for text in batch])
+            self._principles.update(zip(batch, written, strict=True))
+        for row, text in lacking:
+            row["principles"] = self._principles[text]
+        metrics: dict[str, float] = {"principles_written": len(new)}
         if lacking:
-            counts["principles_missing"] = sum(row["principles"] is None for row in lacking) / len(lacking)
-        return counts
+            metrics["principles_missing"] = sum(row["principles"] is None for row, _ in lacking) / len(lacking)
+        return metrics
 
 
 class AsyncJudgeReward(JudgeReward):
@@ -268,97 +242,6 @@ class AsyncJudgeReward(JudgeReward):
         turns = _IN_TURN if PartialState().num_processes > 1 else None
         judging = partial(super().__call__, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(turns, judging)
-
-
-class PrincipleCache:
-    """Principles by query: in memory, and in a JSON-lines file if there is one.
-
-    Queries without principles are remembered in memory, so that they are not asked again in this run. Each entry is
-    one line that is appended at once: processes may share the file, and a killed one damages its last line at most.
-
-    Args:
-        judge (`str`): Distinguishes judges that share a file, see [`judge_identity`].
-        path (`str` or path, *optional*): The file, which is created if it does not exist.
-
-    Raises:
-        `ValueError`: if the file is not one of principles.
-    """
-
-    def __init__(self, judge: str, path: str | os.PathLike | None = None):
-        self.judge, self.path = judge, path
-        self._texts: dict[str, str | None] = {}
-        self._offset = 0
-        if path is not None:
-            os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-            open(path, "ab").close()
-            self._read()
-
-    def get(self, queries: Iterable[str]) -> dict[str, str | None]:
-        """The known principles of these queries; `None` where the judge wrote none."""
-        queries = list(queries)
-        if self.path is not None and any(query not in self._texts for query in queries):
-            self._read()
-        return {query: self._texts[query] for query in queries if query in self._texts}
-
-    def put(self, principles: Mapping[str, str | None]) -> None:
-        """Keeps principles by query."""
-        self._texts.update(principles)
-        lines = [
-            json.dumps({"judge": self.judge, "query": query, "text": text}) + "\n"
-            for query, text in principles.items()
-            if text is not None
-        ]
-        if self.path is not None and lines:
-            with open(self.path, "ab", buffering=0) as file:
-                file.write(("\n" + "".join(lines)).encode())  # the first break ends a line that a kill cut off
-
-    def _read(self) -> None:
-        """Reads the lines that were added since the last time."""
-        with open(os.fspath(self.path or ""), "rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                self._add(line)
-
-    def _add(self, line: bytes) -> None:
-        if not line.strip():
-            return
-        try:
-            entry = json.loads(line)
-            judge, query, text = entry["judge"], entry["query"], entry["text"]
-        except (ValueError, TypeError, KeyError) as error:
-            if line.startswith(b'{"judge": '):
-                return  # cut off by a kill
-            raise ValueError(
-                f"Found {os.fspath(self.path or '')!r}, which is not a file of principles ({error}); expected a "
-                "JSON-lines file of an earlier run, or a path at which one can be created."
-            ) from error
-        if judge == self.judge:
-            self._texts[query] = text
-
-
-def judge_identity(judge: GRMRewardPipeline, **settings) -> str:
-    """Identifies a judge by samples of its weights, or by the name of a server's model, and by settings.
-
-    Args:
-        judge ([`GRMRewardPipeline`]): The judge.
-        **settings: JSON-like; `template` is replaced by its digest.
-    """
-    model = judge.model
-    name = getattr(model.config, "_name_or_path", "")
-    if judge.engine is None:
-        state = hashlib.blake2b(digest_size=16)
-        for key, value in sorted(model.state_dict().items()):
-            state.update(f"{key} {tuple(value.shape)}".encode())
-            if value.device.type != "meta":
-                flat = value.detach().flatten()
-                sample = flat[:: max(1, flat.numel() // 64)].cpu().contiguous()
-                state.update(sample.view(torch.uint8).numpy().tobytes())
-        name = state.hexdigest()
-    template = judge.find_template(settings.pop("template", None))
-    return json.dumps({"judge": name, "template": judge_template(template).digest, **settings}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -383,13 +266,13 @@ class _Group:
 
     @property
     def row(self) -> dict[str, Any]:
-        known = {"reference": self.reference, "principles": self.principles}
-        return {"query": self.query, "responses": list(self.distinct), **known}
+        responses, known = list(self.distinct), {"reference": self.reference, "principles": self.principles}
+        return {"query": self.query, "responses": responses, **known}
 
 
 @dataclass(frozen=True)
 class _Judged:
-    """The score of each text of a group, `None` if there are none, and one critique for the log."""
+    """The score of each text of a group, if any, and one critique for the log."""
 
     scores: dict[str, float] | None
     critique: str | None = None
@@ -427,7 +310,7 @@ def _read(
 
 
 def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> str:
-    """A completion as text: of messages those of the assistant, without those that only call a tool."""
+    """A completion as text: of messages those of the assistant."""
     if isinstance(completion, str):
         texts = [completion]
     else:
@@ -456,24 +339,18 @@ def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]
 
 def _from_all(make: Callable[[], Any]) -> list[Any]:
     """The values of all processes. A process that fails tells the others, which wait for it."""
-    value = None
+    state, value = PartialState(), None
     try:
         value = make()
     finally:
-        values = _exchanged(value)
+        values = [value]
+        if state.num_processes > 1:
+            # NCCL sends from the thread's current device, which in a thread of its own is the first one.
+            with torch.cuda.device(state.device) if state.device.type == "cuda" else nullcontext():
+                values = gather_object(values)
     if None in values:
         raise RuntimeError(f"Process {values.index(None)} could not judge its completions; see its own error.")
     return values
-
-
-def _exchanged(value: Any) -> list[Any]:
-    state = PartialState()
-    if state.num_processes == 1:
-        return [value]
-    # NCCL sends from the thread's current device, which in a thread of its own is the first one.
-    here = torch.cuda.device(state.device) if state.device.type == "cuda" else nullcontext()
-    with here:
-        return gather_object([value])
 
 
 def _fitting(judge: Callable[[list], Iterable], items: Sequence[Any]) -> list[Any]:
@@ -488,32 +365,21 @@ def _fitting(judge: Callable[[list], Iterable], items: Sequence[Any]) -> list[An
     return [results[place] for place in range(len(items))]
 
 
-def _share_beaten(value: float, values: Sequence[float]) -> float:
-    """The share of the other values that this one beats, ties half; 0.5 if there are none."""
-    others = len(values) - 1
-    if not others:
-        return 0.5
-    return (sum(value > other for other in values) + (values.count(value) - 1) / 2) / others
-
-
-def _shares(groups: Iterable[_Group], judgments: Iterable[dict[str, Any] | None]) -> dict[str, float]:
+def _shares(groups: Collection[_Group], judgments: Collection[dict[str, Any] | None]) -> dict[str, float]:
     """Metrics of groups and of their judgments."""
-    groups, judgments = list(groups), list(judgments)
-    texts = sum(len(group.texts) for group in groups)
-    empty = sum(not text.strip() for group in groups for text in group.texts)
+    texts = [text for group in groups for text in group.texts]
+    empty = sum(not text.strip() for text in texts)
     distinct = sum(len(group.distinct) for group in groups)
-    shares = {"duplicates": (texts - empty - distinct) / texts, "empty": empty / texts}
+    shares = {"duplicates": (len(texts) - empty - distinct) / len(texts), "empty": empty / len(texts)}
     if not judgments:
         return shares
     read = [judgment for judgment in judgments if judgment is not None]
     critiques = [critique for judgment in read for critique in judgment["critiques"]]
     problems = Counter(critique["problem"] for critique in critiques)
-    unreadable = sum(judgment is None or judgment["scores"] is None for judgment in judgments)
-    causes = {cause: problems[cause] / max(1, len(critiques)) for cause in (*PROBLEMS, TRUNCATED)}
-    causes[TOO_LONG] = (len(judgments) - len(read)) / len(judgments)
-    return {
-        **shares,
-        "unreadable": unreadable / len(judgments),
-        "tokens": sum(critique["num_tokens"] for critique in critiques) / len(judgments),
-        **{f"problems/{cause}": share for cause, share in causes.items()},
-    }
+    for cause in (*PROBLEMS, TRUNCATED):
+        shares[f"problems/{cause}"] = problems[cause] / max(1, len(critiques))
+    shares["problems/too_long"] = (len(judgments) - len(read)) / len(judgments)
+    readable = sum(judgment["scores"] is not None for judgment in read)
+    shares["unreadable"] = (len(judgments) - readable) / len(judgments)
+    shares["tokens"] = sum(critique["num_tokens"] for critique in critiques) / len(judgments)
+    return shares

@@ -11,8 +11,6 @@ import pytest
 from paths import RECIPES
 from tiny_models import save_tiny, save_writing
 
-from trl_spct.rewards import PrincipleCache
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,8 +107,6 @@ def test_a_policy_learns_from_a_judge_in_this_process(policy, judge, prompts, tm
     out = tmp_path / "out"
     run(*arguments(policy, prompts, out, "--judge", judge, "--principles", "query", "--reward_scale", "rank"))
     assert (out / "model.safetensors").exists() and "GRPO" in (out / "README.md").read_text()
-    assert (out / "principles.jsonl").exists()
-    PrincipleCache("x", out / "principles.jsonl").put({"q": "p"})  # it is one of principles
 
 
 def test_a_policy_learns_from_a_judge_on_a_server(policy, prompts, tmp_path):
