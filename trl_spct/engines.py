@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from queue import Empty, SimpleQueue
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .judge.preferences import Messages
@@ -36,7 +36,6 @@ from .server_answers import (
     Refused,
     error_message,
     parse_answer,
-    parse_json,
     read_choices,
     refusal,
 )
@@ -52,11 +51,7 @@ logger = logging.getLogger(__name__)
 LOCAL = "http://localhost:8000/v1"
 _CONNECT_SECONDS = 10
 _LONGEST_BACKOFF = 8.0
-_HOPELESS = 8  # Refused prompts after which a server that has completed none is not asked further
-
-
-class ServerContextError(PromptRefusedError, ValueError):
-    """A prompt and its completion exceed the context that the server was started with."""
+_NO_KEY = "EMPTY"
 
 
 class OpenAIEngine:
@@ -73,53 +68,39 @@ class OpenAIEngine:
     >>> RejectiveSampler(model="google/gemma-2-2b-it", train_dataset=rows, sampler=engine).train()
     ```
 
-    **Prompts.** With a `tokenizer` they are rendered and encoded here and sent as token ids to `/completions`: the
-    server reads exactly what a model in this process would, and the token ids that it returns are decoded here.
-    Without one they are sent as messages to `/chat/completions`, in the server's chat template. Prompts then cannot be
-    fenced against the server's special tokens ([`~OpenAIEngine.special_tokens`] is empty), so that a hostile response
-    may end its turn. Pass the tokenizer wherever the server takes token ids.
+    **Prompts.** With a `tokenizer` they are rendered here and sent as token ids to `/completions`, and the token ids
+    that come back are decoded here. Without one they are sent as messages to `/chat/completions`, and cannot be fenced
+    against the server's special tokens: a hostile response may end its turn. Pass the tokenizer wherever the server
+    takes token ids.
 
     **Seeds.** Every request has a seed made from `seed`, the prompt and the number of its first sample; other prompts,
     their order, the number of processes or a restart do not change it. vLLM draws sample j of a request with its seed
     + j, so that it draws the same samples however they are split over calls with `first`. Whether the same seed gives
-    the same text is up to the server: vLLM repeats itself on one machine up to floating-point noise, OpenAI promises
-    its best effort, some servers ignore the field. Models in this process draw other samples from the same seed.
+    the same text is up to the server.
 
-    **Tokens.** `num_tokens` is the number of token ids that vLLM returns, or the usage of a request for one sample.
-    Like `max_new_tokens` it includes what a server with a reasoning parser puts into `reasoning_content`. Where the
-    server counts nothing, it is the tokenizer's count of the text, or without a tokenizer an estimate of one token per
-    four bytes, which is logged. Reasoning is not part of the completion, which is the message's `content` alone: empty
-    where the reasoning reached the token limit. A model's `refusal` is a completion.
+    **Tokens.** `num_tokens` is the number of token ids that vLLM returns, or the usage of a request for one sample,
+    reasoning included; where the server counts nothing, the tokenizer's count or an estimate of one token per four
+    bytes. The completion is the message's `content` alone, without `reasoning_content`, or its `refusal`.
 
-    **Failures.** The client retries connection errors and the statuses 408, 409, 429 and 5xx after half a second to
-    eight seconds, or when the server's `Retry-After` says; an answer without whole completions is requested again as
-    often. A prompt that the server refuses (content filter, context length, another 400, 413 or 422) does not stop the
-    others: at the end a [`~trl_spct.judge.sampling.PromptRefusedError`] holds all refusals by cause and all completed
-    samples. After any other failure no further request is started, those in flight are awaited, and an
-    [`~trl_spct.judge.sampling.EngineError`] names the prompt and holds what is complete.
-
-    **Servers.** vLLM 0.32 on a CPU fails on a seeded request whose prefill is chunked: start it with
-    `--no-enable-chunked-prefill`. `transformers serve` takes messages in `dialect="openai"`, and drops its model's own
-    settings with `extra_body={"generation_config": '{"top_k": 0, "repetition_penalty": 1.0}'}`; its seed is the
-    process's, so that samples repeat only with `max_concurrent_requests=1`.
+    **Failures.** The client retries connection errors and the statuses 408, 409, 429 and 5xx; an answer without whole
+    completions is requested again as often. A prompt that the server refuses (content filter, context length, another
+    400, 413 or 422) does not stop the others, see [`~trl_spct.judge.sampling.PromptRefusedError`]. After any other
+    failure no further request is started, and those in flight are awaited.
 
     Args:
-        model (`str`, *optional*):
-            Name of the model on the server; its only one by default.
+        model (`str`, *optional*): Name of the model on the server; its only one by default.
         base_url (`str`, *optional*):
             Root of the API; `OPENAI_BASE_URL` or `"http://localhost:8000/v1"` by default. `/v1` is added to an address
             without a path.
-        api_key (`str`, *optional*):
-            Sent as bearer token; `OPENAI_API_KEY` by default. No message shows it.
+        api_key (`str`, *optional*): Sent as bearer token; `OPENAI_API_KEY` by default. No message shows it.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer, with a chat template.
         client (`openai.OpenAI`, or a callable that returns one, *optional*):
             Client to use instead of one made from `base_url`, `api_key`, `max_retries` and `timeout`, for instance an
             `openai.AzureOpenAI`. Only an engine with a callable can be pickled.
         dialect (`str`, *optional*, defaults to `"vllm"`):
-            `"vllm"` asks for all samples of a prompt in one request, which prefills it once, and turns off the
-            generation config of the server's model with fields that are vLLM's own. `"openai"` sends none of these
-            and one request per sample.
+            `"vllm"` asks for all samples of a prompt in one request, and turns off the generation config of the
+            server's model with fields that are vLLM's own. `"openai"` sends one request per sample without them.
         chat_template_kwargs (mapping, *optional*):
             Variables of the chat template, for instance `{"enable_thinking": False}`. Used here with a `tokenizer`,
             else sent to the server.
@@ -128,10 +109,8 @@ class OpenAIEngine:
             `{"max_tokens": None, "max_completion_tokens": 1024}` for a server that knows only the newer name.
         max_concurrent_requests (`int`, *optional*, defaults to `64`):
             Requests in flight at once, over all threads that call the engine.
-        max_retries (`int`, *optional*, defaults to `10`):
-            Retries of a request, about a minute in all.
-        timeout (`float`, *optional*, defaults to `600.0`):
-            Seconds to wait for an answer, which includes the time that the request waits in the server's queue.
+        max_retries (`int`, *optional*, defaults to `10`): Retries of a request, about a minute in all.
+        timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer, the server's queue included.
     """
 
     def __init__(
@@ -158,25 +137,28 @@ class OpenAIEngine:
             )
         if client is not None and (base_url or api_key):
             raise ValueError("Found a `client` beside `base_url` or `api_key`; expected the client to have them.")
-        _import_openai()
-        self._given_client = client
-        self._client: openai.OpenAI | None = None
-        self._process: int | None = None
-        self._root = _root(base_url or os.environ.get("OPENAI_BASE_URL") or LOCAL) if client is None else None
-        self._key = _read_key(api_key or os.environ.get("OPENAI_API_KEY")) if client is None else None
-        self._announced: set[int] = set()
+        try:
+            import openai  # noqa: F401
+        except ImportError:
+            raise ImportError(
+                "`OpenAIEngine` needs the `openai` client: install `trl-spct[openai]` or `openai`."
+            ) from None
+        if client is None:
+            root = _root(base_url or os.environ.get("OPENAI_BASE_URL") or LOCAL)
+            key = _read_key(api_key or os.environ.get("OPENAI_API_KEY") or "")
+            client = partial(_new_client, root, key, max_retries, timeout)
+        self._source = client
+        self._client: tuple[int, openai.OpenAI] | None = None
         self.model = model
         self.tokenizer = tokenizer
         self.dialect = dialect
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.extra_body = dict(extra_body or {})
         self.max_concurrent_requests = max_concurrent_requests
-        self.max_retries = max_retries
-        self.timeout = timeout
         self._slots = threading.BoundedSemaphore(max_concurrent_requests)
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._given_client is not None and not callable(self._given_client):
+        if not callable(self._source):
             raise TypeError(
                 "Found an engine with a client, which holds open connections; expected a callable that returns a "
                 "client, such as `client=partial(openai.AzureOpenAI, azure_endpoint=...)`, to pickle the engine."
@@ -190,35 +172,14 @@ class OpenAIEngine:
     @property
     def client(self) -> "openai.OpenAI":
         """The client; another one in a forked process, since processes cannot share connections."""
-        if self._client is None or self._process != os.getpid():
-            given = self._given_client
-            self._client = self._new_client() if given is None else given() if callable(given) else given
-            self._process = os.getpid()
-        return self._client
-
-    def _new_client(self) -> "openai.OpenAI":
-        openai = _import_openai()
-        timeout = openai.Timeout(self.timeout, connect=min(_CONNECT_SECONDS, self.timeout))
-        return openai.OpenAI(
-            base_url=self._root,
-            api_key="EMPTY" if self._key is None else self._key.get_secret_value(),
-            max_retries=self.max_retries,
-            timeout=timeout,
-            http_client=openai.DefaultHttpxClient(timeout=timeout, event_hooks={"response": [self._announce]}),
-        )
-
-    def _announce(self, response: Any) -> None:
-        """Logs once per status that requests are retried; the client itself does so on the level INFO."""
-        status = response.status_code
-        if (status in (408, 409, 429) or status >= 500) and status not in self._announced:
-            self._announced.add(status)
-            message = "%s answered %d; such requests are retried up to %d times."
-            logger.warning(message, self._root, status, self.max_retries)
+        if self._client is None or self._client[0] != os.getpid():
+            self._client = (os.getpid(), self._source() if callable(self._source) else self._source)
+        return self._client[1]
 
     @property
     def base_url(self) -> str:
         """Root of the API."""
-        return self._root or str(self.client.base_url).rstrip("/")
+        return str(self.client.base_url).rstrip("/")
 
     @property
     def name(self) -> str:
@@ -245,31 +206,26 @@ class OpenAIEngine:
         top_p: float = 1.0,
         max_new_tokens: int = 1024,
         first: int | Sequence[int] = 0,
-        progress: str | None = None,
     ) -> list[list[Sample]]:
         """Samples k completions of each prompt. Blocks, in any thread and inside a running event loop alike.
 
         Args:
-            prompts (sequence of message lists): Distinct prompts. Equal prompts get equal seeds.
-            k (`int` or sequence of `int`, *optional*, defaults to `1`): Samples per prompt.
-            seed (`int`, *optional*): Drawn from torch's global generator if not given.
+            prompts, k, seed, top_p, max_new_tokens: As for [`~trl_spct.judge.sampling.sample_critiques`].
             temperature (`float`, *optional*, defaults to `0.5`):
                 `0` decodes greedily: once per prompt, and all k samples are that one. No top-k is applied.
-            top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
-            max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
             first (`int` or sequence of `int`, *optional*, defaults to `0`):
                 Number of the first sample of each prompt, with which a later call continues an earlier one.
-            progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
         Returns:
             `list[list[Sample]]`: k samples for each prompt, in order.
 
         Raises:
-            `ValueError`: if an option is out of its range, or a prompt and `max_new_tokens` exceed the server's
-                context: [`~trl_spct.judge.sampling.PromptTooLongError`] before anything is sent where the tokenizer
-                and the server's context are known, else [`ServerContextError`].
-            [`~trl_spct.judge.sampling.PromptRefusedError`]: if the server refuses some of the prompts.
-            [`~trl_spct.judge.sampling.EngineError`]: if the server refuses a request or does not answer.
+            [`~trl_spct.judge.sampling.PromptTooLongError`]: before anything is sent, where the tokenizer and the
+                server's context are known.
+            [`~trl_spct.judge.sampling.PromptRefusedError`]: if the server refuses some of the prompts, with all
+                refusals by cause and all completed samples.
+            [`~trl_spct.judge.sampling.EngineError`]: if the server refuses a request or does not answer, with the
+                prompt and all completed samples.
         """
         check_sampling(temperature, top_p, max_new_tokens)
         counts = per_prompt("k", k, len(prompts), 1)
@@ -284,16 +240,22 @@ class OpenAIEngine:
 
         def send(request: _Request, stopping: threading.Event) -> list[Sample]:
             number = _request_seed(seed, prompts[request.row], starts[request.row] + request.offset)
-            body = self._body({**inputs[request.row], **settings, "seed": number}, request.size)
+            several = {"n": request.size} if request.size > 1 else {}
+            fields = {**inputs[request.row], **settings, "seed": number, **several}
+            body = {**fields, **DIALECTS[self.dialect], **self.extra_body}
+            body = {name: value for name, value in body.items() if value is not None}
             read = partial(read_choices, size=request.size, tokenizer=self.tokenizer)
-            drawn = self._ask("POST", path, body, read, stopping) * request.copies
+            drawn = self._ask(path, body, read, stopping) * request.copies
             return [replace(sample, prefilled=True) for sample in drawn] if drafts[request.row] else drawn
 
-        requests = [r for row, count in enumerate(counts) for r in self._requests(row, count, temperature == 0)]
+        requests = []
+        for row, count in enumerate(counts):
+            copies = count if temperature == 0 else 1
+            size = count if temperature != 0 and self.dialect == "vllm" else 1
+            requests += [_Request(row, offset, size, copies) for offset in range(0, count, size * copies)]
         call = _Call(send, requests, counts, self._slots)
-        with tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar:
-            call.run(min(self.max_concurrent_requests, len(requests)), bar)
-        self._warn_of_early_ends(call.drawn(), max_new_tokens)
+        call.run(min(self.max_concurrent_requests, len(requests)))
+        self._warn_of_early_ends(call.samples, max_new_tokens)
         if (error := call.error()) is not None:
             raise error
         return list(call.completed().values())
@@ -309,20 +271,9 @@ class OpenAIEngine:
         check_lengths([len(ids) for ids in encoded], max_new_tokens, self.context_length, "Prompt")
         return "/completions", [{"prompt": ids} for ids in encoded]
 
-    def _requests(self, row: int, count: int, greedy: bool) -> list["_Request"]:
-        if greedy:
-            return [_Request(row, 0, 1, copies=count)]
-        size = count if self.dialect == "vllm" else 1
-        return [_Request(row, offset, size) for offset in range(0, count, size)]
-
-    def _body(self, fields: Mapping[str, Any], size: int) -> dict[str, Any]:
-        several = {"n": size} if size > 1 else {}
-        body = {**fields, **several, **DIALECTS[self.dialect], **self.extra_body}
-        return {name: value for name, value in body.items() if value is not None}
-
-    def _warn_of_early_ends(self, samples: Sequence[Sample], max_new_tokens: int) -> None:
-        ends = [sample.num_tokens for sample in samples if sample.truncated and sample.num_tokens < max_new_tokens]
-        if ends:
+    def _warn_of_early_ends(self, samples: Sequence[Sequence[Sample | None]], max_new_tokens: int) -> None:
+        lengths = [sample.num_tokens for drawn in samples for sample in drawn if sample and sample.truncated]
+        if ends := [length for length in lengths if length < max_new_tokens]:
             logger.warning(
                 "%s cut %d completions after %d to %d tokens of the %d that were requested: the server has a limit of "
                 "its own. They count as truncated.",
@@ -333,7 +284,7 @@ class OpenAIEngine:
     def _served(self) -> dict[str, Any]:
         """The server's description of the model; empty if it lists no models and the name is known."""
         try:
-            listed = self._ask("GET", "/models", None, lambda answer: answer.get("data"), threading.Event())
+            listed = self._ask("/models", None, lambda answer: answer.get("data"), threading.Event())
         except (EngineError, Refused) as error:
             if self.model is None or error.status is None:
                 raise
@@ -347,54 +298,47 @@ class OpenAIEngine:
             )
         return next(iter(models.values()))
 
-    def _ask(
-        self,
-        method: str,
-        path: str,
-        body: Any,
-        read: Callable[[dict[str, Any]], Any],
-        stopping: threading.Event,
-    ) -> Any:
+    def _ask(self, path: str, body: Any, read: Callable[[dict[str, Any]], Any], stopping: threading.Event) -> Any:
         """Returns what `read` makes of the answer. Repeats the request if the answer is broken.
 
         Raises:
             [`Refused`]: if the server refuses the prompt.
-            [`EngineError`]: after another refusal, or after `max_retries` retries.
+            [`EngineError`]: after another refusal, or after the client's number of retries.
         """
         attempts = self.client.max_retries + 1
         for attempt in range(1, attempts + 1):
             try:
-                return read(parse_answer(self._send(method, path, body)))
+                return read(parse_answer(self._send(path, body)))
             except BrokenAnswer as error:
                 message = f"{self.base_url}{path}: {self._without_key(str(error))}"
             if attempt == attempts or stopping.wait(min(0.5 * 2.0 ** min(attempt - 1, 9), _LONGEST_BACKOFF)):
                 break
         raise EngineError(f"{message} Gave up after {attempt} attempts.", status=200)
 
-    def _send(self, method: str, path: str, body: Any) -> bytes:
-        openai, url = _import_openai(), self.base_url + path
-        anonymous = self._key is None and self._given_client is None
-        options: Any = {"headers": {"Authorization": openai.Omit()}} if anonymous else {}
+    def _send(self, path: str, body: Any) -> bytes:
+        import openai
+
+        client: Any = self.client
+        url, attempts = self.base_url + path, client.max_retries + 1
+        options = {"headers": {"Authorization": openai.Omit()}} if client.api_key == _NO_KEY else {}
         try:
-            if method == "GET":
-                return self.client.get(path, cast_to=bytes, options=options)  # type: ignore[call-overload]
-            return self.client.post(path, cast_to=bytes, body=body, options=options)  # type: ignore[call-overload]
+            if body is None:
+                return client.get(path, cast_to=bytes, options=options)
+            return client.post(path, cast_to=bytes, body=body, options=options)
         except openai.APIStatusError as error:
-            code, data = error.status_code, error.response.content
-        except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            message = self._without_key(f"{url} gave no answer ({type(cause).__name__}: {cause}).")
-            raise EngineError(f"{message} Gave up after {self.client.max_retries + 1} attempts.") from None
+            status, data = error.status_code, error.response.content
+            text = self._without_key(f"{url} answered {status}: {error_message(data)}.")
+            failure = refusal(text, status, data.decode(errors="replace"), attempts)
         except openai.OpenAIError as error:
-            raise EngineError(self._without_key(f"{url}: {type(error).__name__}: {error}")) from None
-        message = error_message(parse_json(data)) or data[:300].decode(errors="replace")
-        message = self._without_key(f"{url} answered {code}: {message.strip().rstrip('.')}.")
-        raise refusal(message, code, data.decode(errors="replace"), self.client.max_retries + 1)
+            cause = error.__cause__ or error
+            text = self._without_key(f"{url} gave no answer ({type(cause).__name__}: {cause}).")
+            failure = EngineError(f"{text} Gave up after {attempts} attempts.")
+        raise failure
 
     def _without_key(self, text: str) -> str:
         """The text without the API key, which some servers repeat."""
-        key = self._key.get_secret_value() if self._key is not None else getattr(self.client, "api_key", None)
-        return text.replace(key, "***") if isinstance(key, str) and len(key) > 3 else text
+        key = getattr(self.client, "api_key", None)
+        return text.replace(key, "***") if isinstance(key, str) and key not in ("", _NO_KEY) else text
 
 
 @dataclass(frozen=True)
@@ -408,14 +352,7 @@ class _Request:
 
 
 class _Call:
-    """The requests of one call, sent by several threads, and their samples.
-
-    Args:
-        send (`Callable`): Returns the samples of a request; raises [`Refused`] or [`EngineError`].
-        requests (sequence of [`_Request`]): In the order in which they are sent.
-        counts (sequence of `int`): Samples of each prompt.
-        slots (`threading.Semaphore`): Held during each request.
-    """
+    """The requests of one call, sent by several threads that hold a slot each, and their samples."""
 
     def __init__(
         self,
@@ -424,83 +361,48 @@ class _Call:
         counts: Sequence[int],
         slots: threading.BoundedSemaphore,
     ):
-        self.send = send
-        self.slots = slots
+        self.send, self.slots = send, slots
         self.samples: list[list[Sample | None]] = [[None] * count for count in counts]
         self.refusals: dict[int, Refused] = {}
         self.failure: tuple[int, EngineError] | None = None
-        self.stopping = threading.Event()
-        self._answered = False
+        self._stopping = threading.Event()
         self._pending: SimpleQueue[_Request] = SimpleQueue()
-        self._outcomes: SimpleQueue[tuple[_Request, list[Sample] | Refused | EngineError] | None] = SimpleQueue()
         for request in requests:
             self._pending.put(request)
 
-    def run(self, num_threads: int, bar: tqdm) -> None:
+    def run(self, num_threads: int) -> None:
         """Returns when all requests are answered, or after a failure those in flight."""
         # Daemons: an interrupted process ends without the answers that it waits for.
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
         try:
             for thread in threads:
                 thread.start()
-            running = num_threads
-            while running:
-                outcome = self._outcomes.get()
-                if outcome is None:
-                    running -= 1
-                else:
-                    self._keep(*outcome, bar)
+            for thread in threads:
+                thread.join()
         finally:
-            self.stopping.set()
+            self._stopping.set()
 
     def _work(self) -> None:
-        try:
-            while not self.stopping.is_set():
+        with suppress(Empty):
+            while not self._stopping.is_set():
                 request = self._pending.get_nowait()
-                if request.row not in self.refusals:
-                    with self.slots:
-                        self._send_unless_stopped(request)
-        except Empty:
-            return
-        finally:
-            self._outcomes.put(None)
+                with self.slots:
+                    if not self._stopping.is_set() and request.row not in self.refusals:
+                        self._send(request)
 
-    def _send_unless_stopped(self, request: _Request) -> None:
-        if self.stopping.is_set():
-            return
+    def _send(self, request: _Request) -> None:
         try:
-            self._outcomes.put((request, self.send(request, self.stopping)))
+            drawn = self.send(request, self._stopping)
+            self.samples[request.row][request.offset : request.offset + len(drawn)] = drawn
         except Refused as refused:
-            self._outcomes.put((request, refused))
+            self.refusals.setdefault(request.row, refused)
         except EngineError as error:
-            self._outcomes.put((request, error))  # before others fail because of it
-            self.stopping.set()
-
-    def _keep(self, request: _Request, outcome: "list[Sample] | Refused | EngineError", bar: tqdm) -> None:
-        if isinstance(outcome, Refused):
-            self.refusals.setdefault(request.row, outcome)
-            if len(self.refusals) >= _HOPELESS and self._hopeless():
-                self.stopping.set()
-        elif isinstance(outcome, EngineError):
-            self.failure = self.failure or (request.row, outcome)
-        else:
-            self._answered = True
-            self.samples[request.row][request.offset : request.offset + len(outcome)] = outcome
-            bar.update(len(outcome))
-
-    def _hopeless(self) -> bool:
-        """Whether the server completes no prompt at all, for no reason that lies in the prompts."""
-        causes = {refused.refusal.cause for refused in self.refusals.values()}
-        return not self._answered and causes <= {"refused", "unreadable"}
-
-    def drawn(self) -> list[Sample]:
-        return [sample for drawn in self.samples for sample in drawn if sample is not None]
+            self.failure = self.failure or (request.row, error)  # before others fail because of it
+            self._stopping.set()
 
     def completed(self) -> dict[int, list[Sample]]:
         """The samples of each prompt of which none is missing."""
-        return {
-            row: [s for s in drawn if s is not None] for row, drawn in enumerate(self.samples) if None not in drawn
-        }
+        return {row: drawn for row, drawn in enumerate(self.samples) if None not in drawn}  # type: ignore[misc]
 
     def error(self) -> EngineError | None:
         """The failure of the call, or its refusals."""
@@ -517,33 +419,32 @@ class _Call:
                 raise RuntimeError(f"Found no answer to some requests; {note}")
             return None
         row = next(iter(refusals))
-        kind: type[EngineError]
-        kind = ServerContextError if refusals[row].cause == "context_length" else PromptRefusedError
-        kind = EngineError if self._hopeless() else kind
+        # A server that completes no prompt at all, for no reason that lies in the prompts, refuses the request.
+        hopeless = {refusal.cause for refusal in refusals.values()} <= {"refused", "unreadable"}
+        hopeless = hopeless and not any(map(any, self.samples))
+        kind = EngineError if hopeless else PromptRefusedError
         return kind(refusals[row].message, row, self.refusals[row].status, completed, refusals, note)
 
 
-def _import_openai() -> Any:
-    try:
-        import openai
-    except ImportError:
-        raise ImportError(
-            "`OpenAIEngine` needs the `openai` client: install `trl-spct[openai]` or `openai`."
-        ) from None
-    return openai
+def _new_client(root: str, key: Any, max_retries: int, timeout: float) -> "openai.OpenAI":
+    import openai
+
+    return openai.OpenAI(
+        base_url=root,
+        api_key=key.get_secret_value() or _NO_KEY,
+        max_retries=max_retries,
+        timeout=openai.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout)),
+    )
 
 
-def _read_key(key: str | None) -> Any:
+def _read_key(key: str) -> Any:
     """The API key without white space around it, as a `pydantic.SecretStr`, which no representation shows."""
     from pydantic import SecretStr
 
-    if key is None or not (key := key.strip()):
-        return None
-    for problem, letters in {"a line break": "\r\n", "white space": " \t\v\f"}.items():
-        if any(letter in key for letter in letters):
-            raise ValueError(f"The API key contains {problem}; expected one word.")
-    if not key.isascii() or not key.isprintable():
-        raise ValueError("The API key contains a character that no HTTP header can hold; expected printable ASCII.")
+    key = key.strip()
+    if not all("!" <= letter <= "~" for letter in key):
+        problem = "a line break" if "\n" in key or "\r" in key else "white space or a character beyond ASCII"
+        raise ValueError(f"The API key contains {problem}; expected one word of printable ASCII.")
     return SecretStr(key)
 
 

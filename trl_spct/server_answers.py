@@ -60,32 +60,32 @@ class Refused(Exception):
         self.status = status
 
 
-def parse_json(data: bytes) -> Any:
+def parse_answer(data: bytes) -> dict[str, Any]:
+    """The JSON object of a successful answer."""
+    answer = _parse_json(data)
+    if not isinstance(answer, dict) or answer.get("error"):
+        raise BrokenAnswer(f"Found no completions in the answer: {error_message(data)}.")
+    return answer
+
+
+def error_message(data: bytes) -> str:
+    """The message of an error, in the shapes of OpenAI, vLLM and FastAPI, or the beginning of another answer."""
+    error = _parse_json(data)
+    while isinstance(error, dict) and (inner := error.get("error") or error.get("message") or error.get("detail")):
+        error = inner
+    text = error if isinstance(error, str) else json.dumps(error) if error else data.decode(errors="replace")
+    return text[:500].strip().rstrip(".")
+
+
+def _parse_json(data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError:
         return None
 
 
-def parse_answer(data: bytes) -> dict[str, Any]:
-    """The JSON object of a successful answer."""
-    answer = parse_json(data)
-    if not isinstance(answer, dict) or answer.get("error"):
-        message = error_message(answer) or data[:300].decode(errors="replace")
-        raise BrokenAnswer(f"Found no completions in the answer: {message.strip().rstrip('.')}.")
-    return answer
-
-
-def error_message(answer: Any) -> str:
-    """The message of an error, in the shapes of OpenAI, vLLM and FastAPI."""
-    for name in ("error", "message", "detail"):
-        if isinstance(answer, dict) and answer.get(name):
-            return error_message(answer[name])
-    return answer if isinstance(answer, str) else json.dumps(answer)[:300] if answer else ""
-
-
 def refusal(message: str, status: int, payload: str, attempts: int) -> Exception:
-    """What the status and the text of an answer mean: a prompt that is refused, or a server that fails."""
+    """The exception that a status and an answer mean: a prompt that is refused, or a server that fails."""
     if status in (408, 409, 429) or status >= 500:
         return EngineError(f"{message} Gave up after {attempts} attempts.", status=status)
     if any(name in message for name in VLLM_FIELDS):

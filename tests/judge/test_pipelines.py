@@ -20,11 +20,18 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 import trl_spct
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference, vote
-from trl_spct.engines import EngineError, OpenAIEngine, ServerContextError
+from trl_spct.engines import EngineError, OpenAIEngine
 from trl_spct.judge.judging import JudgingOptions
 from trl_spct.judge.meta_scoring import meta_scores
 from trl_spct.judge.prompts import meta_messages
-from trl_spct.judge.sampling import PromptTooLongError, Sample, encode_prompts, sample_critiques, special_tokens
+from trl_spct.judge.sampling import (
+    PromptRefusedError,
+    PromptTooLongError,
+    Sample,
+    encode_prompts,
+    sample_critiques,
+    special_tokens,
+)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -757,7 +764,7 @@ class Dying(Engine):
 FOUR = [{"query": f"Name {i}.", "responses": ["worth 3", f"worth {i}"]} for i in range(4)]
 
 
-@pytest.mark.parametrize("kind", [EngineError, ServerContextError])
+@pytest.mark.parametrize("kind", [EngineError, PromptRefusedError])
 @pytest.mark.parametrize("batch_size", [1, 3])
 @pytest.mark.parametrize("at", range(9))
 def test_what_was_judged_is_kept_when_a_server_dies(at, batch_size, kind, pipe):
