@@ -68,41 +68,20 @@ def parser():
         ("--dataset_name 2 --multi_gpu --num_processes 2", "--multi_gpu --num_processes 2", "--dataset_name 2"),
         ("--lora_target_modules q k --config_file f.yaml", "--config_file f.yaml", "--lora_target_modules q k"),
         ("--use_peft --accelerate_config zero2 --lora_r 4", "--accelerate_config zero2", "--use_peft --lora_r 4"),
+        ("--multi_gpu --config x.yaml --lora_r 4", "--multi_gpu", "--config x.yaml --lora_r 4"),
     ],
 )
-def test_the_recipe_takes_what_it_knows(parser, tmp_path, arguments, launch, own):
-    assert cli.split_arguments(parser, arguments.split(), tmp_path) == (launch.split(), own.split())
+def test_the_recipe_takes_what_it_knows(parser, arguments, launch, own):
+    assert cli.split_arguments(parser, arguments.split()) == (launch.split(), own.split())
 
 
 @given(st.lists(st.sampled_from(["--dataset_name", "--x", "--y=1", "1", "2"]), max_size=8))
 def test_each_argument_goes_to_one_of_both(arguments):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--dataset_name", nargs="?")
-    launch, own = cli.split_arguments(parser, arguments, "")
+    launch, own = cli.split_arguments(parser, arguments)
     assert sorted(launch + own) == sorted(arguments)
     assert parser.parse_known_args(own)[1] == [] and launch == parser.parse_known_args(arguments)[1]
-
-
-def test_a_file_may_hold_what_accelerate_wants(tmp_path, monkeypatch):
-    """Recipes are strict: they get the file without it. The command line wins, and `env` is set for all processes."""
-    from trl import ModelConfig, ScriptArguments, TrlParser
-
-    monkeypatch.delenv("OF_THE_FILE", raising=False)
-    values = {"dataset_name": "é", "num_processes": 4, "multi_gpu": True, "debug": False, "accelerate_config": "zero2"}
-    config = tmp_path / "c.yaml"
-    config.write_text(yaml.safe_dump({**values, "env": {"OF_THE_FILE": 1}}))
-    parser = TrlParser((ScriptArguments, ModelConfig))
-    given = ["--config", str(config), "--accelerate_config", "zero3", "--lora_r", "4"]
-    launch, own = cli.split_arguments(parser, given, tmp_path)
-    assert launch == ["--multi_gpu", "--num_processes", "4", "--accelerate_config", "zero3"]
-    assert os.environ.pop("OF_THE_FILE") == "1"
-    script_args, model_args = TrlParser((ScriptArguments, ModelConfig)).parse_args_and_config(own)
-    assert script_args.dataset_name == "é" and model_args.lora_r == 4
-    config.write_text("dataset_name: there\n")
-    assert cli.split_arguments(TrlParser(ScriptArguments), ["--config", str(config)], tmp_path)[1][1] == str(config)
-    config.write_text("- a list\n")
-    with pytest.raises(ValueError, match="holds list; expected a YAML mapping"):
-        cli.split_arguments(parser, ["--config", str(config)], tmp_path)
 
 
 def test_a_config_may_be_one_that_came_with_the_package(tmp_path, monkeypatch, capsys):
@@ -159,14 +138,6 @@ def test_the_embedded_example_of_a_policy(monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     options = launched(monkeypatch, "policy", "--tiny", "--steps", 2, "--num_processes", 1)
     assert options.training_script_args == ["--tiny", "--steps", "2"] and options.num_processes == 1
-
-
-def test_several_processes_on_a_cpu_are_refused_rather_than_one(monkeypatch, capsys):
-    monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["label", "--num_processes", "2", "--cpu", "--dataset_name", "rows.jsonl"])
-    assert stop.value.code == 2
-    assert "--cpu with --num_processes 2" in capsys.readouterr().err
 
 
 def test_what_nobody_knows_is_refused_before_anything_is_launched(monkeypatch, capsys):
@@ -256,15 +227,16 @@ def test_help_of_an_installed_wheel_loads_no_torch(installed, tmp_path):
 
 @pytest.mark.slow
 def test_the_recipes_of_an_installed_wheel_run(installed, tmp_path):
-    """In one process, and in two that a file asks for, as `accelerate launch` runs them."""
+    """In one process, and in two, as `accelerate launch` runs them."""
     judge = save_writing(tmp_path / "judge")
     rows = [{"prompt": f"q{i}", "responses": ["good", "bad"]} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["--model_name_or_path", judge, "--dataset_name", "rows.jsonl", "--template", "compact", "--k", 2]
     options += ["--max_new_tokens", 32, "--rows_per_shard", 1]
     run(installed, tmp_path, "label", *options, "--output_dir", "one")
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"multi_gpu": True, "num_processes": 2, "seed": 0}))
-    told = run(installed, tmp_path, "label", *options, "--config", "two.yaml", "--output_dir", "two").stderr
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"seed": 0}))
+    options += ["--config", "two.yaml", "--multi_gpu", "--num_processes", 2]
+    told = run(installed, tmp_path, "label", *options, "--output_dir", "two").stderr
     assert "Judging" in told
     found = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
     assert found[0] == found[1] and found[0]["critiques"] == 12 and found[0]["best_of_n"] == 6

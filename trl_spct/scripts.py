@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Arguments and loaders that several recipes share."""
 
-import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from .judge.orders import ORDERS
 from .judge.prompts import OFFICIAL, TEMPLATES, judge_template
 from .judge.sampling import check_sampling
 from .judge.voting import Guidance
+from .server_answers import DIALECTS
 
 
 if TYPE_CHECKING:
@@ -20,16 +21,13 @@ if TYPE_CHECKING:
 
 
 API_KEY = "OPENAI_API_KEY"
-"""Environment variable that holds the key of a server."""
-DIALECTS = ("vllm", "openai")
-
 TEMPLATE_HELP = (
     f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's card; "
     "or a text file in which {conversation} and {responses} stand. Default: the template in the judge's config."
 )
 
 
-def helped(default: Any, help: str, choices: tuple[str, ...] | None = None, **options: Any) -> Any:
+def helped(default: Any, help: str, choices: Iterable[str] | None = None, **options: Any) -> Any:
     """A dataclass field with the help of its command line option."""
     metadata = {"help": help, **({} if choices is None else {"choices": list(choices)})}
     return field(default=default, metadata=metadata, **options)
@@ -90,14 +88,12 @@ class JudgeArguments:
     @property
     def guidance(self) -> dict[str, Any]:
         """Arguments of the pipeline that guide the vote."""
-        k_meta: int | float | None = None
-        if self.k_meta is not None:
-            try:
-                k_meta = int(self.k_meta) if self.k_meta.isdigit() else float(self.k_meta)
-            except ValueError:
-                raise ValueError(
-                    f"Found k_meta={self.k_meta!r}; expected a number of critiques such as 8, or a share such as 0.5."
-                ) from None
+        try:
+            k_meta = self.k_meta and (int if self.k_meta.isdigit() else float)(self.k_meta)
+        except ValueError:
+            raise ValueError(
+                f"Found k_meta={self.k_meta!r}; expected a number of critiques such as 8, or a share such as 0.5."
+            ) from None
         return {"k_meta": k_meta, "guide": self.guide}
 
     def options(self, *names: str) -> dict[str, Any]:
@@ -113,20 +109,13 @@ def make_engine(
     dialect: str = "vllm",
     api_key: str | None = None,
 ) -> "OpenAIEngine":
-    """An engine over a server.
-
-    Args:
-        name (`str`, *optional*): Name of the model on the server, if it has several.
-        base_url, tokenizer_name_or_path, dialect, api_key: See [`JudgeArguments`].
-    """
+    """An engine over a server, with the tokenizer of that name; other arguments as for the engine."""
     from transformers import AutoTokenizer
 
     from .engines import OpenAIEngine
 
     tokenizer = None if tokenizer_name_or_path is None else AutoTokenizer.from_pretrained(tokenizer_name_or_path)
-    return OpenAIEngine(
-        name, base_url, api_key=api_key or os.environ.get(API_KEY), tokenizer=tokenizer, dialect=dialect
-    )
+    return OpenAIEngine(name, base_url, api_key, tokenizer, dialect=dialect)
 
 
 def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.device | str") -> "GRMRewardPipeline":
@@ -137,17 +126,17 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
     """
     from .judge.pipelines import GRMRewardPipeline
 
+    name, revision = model_args.model_name_or_path, model_args.model_revision
     meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
     if args.base_url is not None:
-        name, served = model_args.model_name_or_path, args.tokenizer_name_or_path
-        engine = make_engine(name, args.base_url, served, args.dialect, args.api_key)
-        stored = stored_template(served or name)
+        engine = make_engine(name, args.base_url, args.tokenizer_name_or_path, args.dialect, args.api_key)
+        stored = stored_template(args.tokenizer_name_or_path or name)
         preset: dict[str, Any] = {} if stored is None else {"template": stored}
         judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device, **preset)
-    elif model_args.model_name_or_path is None:
+    elif name is None:
         raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")
     else:
-        judge = load_pipeline(model_args.model_name_or_path, model_args, device, meta_rm, model_args.model_revision)
+        judge = load_pipeline(name, model_args, device, meta_rm, revision)
     given = {name: value for name, value in args.guidance.items() if value is not None}
     if given and judge.meta_rm is None:
         raise ValueError(f"Found {given} without a Meta RM; expected one in `meta_rm` or in the judge's repository.")
@@ -168,21 +157,12 @@ def load_pipeline(
     from .judge.pipelines import TASK, register
 
     register()
-    quantization = get_quantization_config(model_args)
-    judge = pipeline(  # type: ignore[call-overload, misc]  # whose overloads list transformers' own tasks
-        TASK,
-        model=model,
-        revision=revision,
-        meta_rm=meta_rm,
-        dtype=model_args.dtype,
-        device=device if quantization is None else None,
-        device_map=None if quantization is None else {"": device},
-        model_kwargs={
-            "attn_implementation": model_args.attn_implementation,
-            **({} if quantization is None else {"quantization_config": quantization}),
-        },
-    )
-    return judge
+    options: dict[str, Any] = {"dtype": model_args.dtype, "device": device}
+    model_kwargs: dict[str, Any] = {"attn_implementation": model_args.attn_implementation}
+    if (quantization := get_quantization_config(model_args)) is not None:
+        options |= {"device": None, "device_map": {"": device}}
+        model_kwargs["quantization_config"] = quantization
+    return pipeline(TASK, model=model, revision=revision, meta_rm=meta_rm, model_kwargs=model_kwargs, **options)
 
 
 def stored_template(name: str | None) -> str | None:
