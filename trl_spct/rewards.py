@@ -2,11 +2,11 @@
 """Judge as the reward of policy RL: one judgment of n = G responses per GRPO group (paper, section 10)."""
 
 import asyncio
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -53,14 +53,13 @@ class JudgeReward:
 
     Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of unreadable critiques
     by cause; of groups for `too_long`), `tokens` (of critiques, per group), `duplicates` and `empty` (shares of
-    completions); with `principles="query"` also `principles_written` (queries) and `principles_missing` (share of
-    groups without). With `log_completions` the table shows a critique of each group.
+    completions), `principles_written` (queries) and `principles_missing` (share of groups). The table of
+    `log_completions` shows a critique of each group.
 
     Args:
         judge (`str`, [`GRMRewardPipeline`] or a sampler):
-            A path or an id; a loaded pipeline; or a sampler, for instance an [`~trl_spct.engines.OpenAIEngine`], which
-            should have a `tokenizer`. With a path, an id or an engine the reward function can be pickled, and every
-            process loads the judge.
+            A path or an id, with which every process loads the judge; a loaded pipeline; or a sampler, for instance an
+            [`~trl_spct.engines.OpenAIEngine`], which should have a `tokenizer`.
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
             As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
         k (`int`, *optional*, defaults to `4`): Critiques per group.
@@ -150,13 +149,11 @@ class JudgeReward:
         """Rewards of completions.
 
         Args:
-            prompts (sequence of texts or message lists): One for each completion.
-            completions (sequence of texts or message lists):
+            prompts, completions (sequence of texts or message lists):
                 Of messages those of the assistant are judged. Their tool calls are not shown to the judge.
             reference, principles (sequence of `str` or `None`, *optional*): Columns of the dataset.
             trainer_state ([`~transformers.TrainerState`], *optional*): Its `global_step` varies the seeds.
             log_metric, log_extra (callable, *optional*): TRL's.
-            **columns: Ignored.
 
         Returns:
             `list` of a `float` for each completion, or `None` where the judge gave no score.
@@ -164,29 +161,30 @@ class JudgeReward:
         rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
         read = partial(_read, prompts, completions, reference, principles, self.thoughts)
         groups = _grouped(_from_all(read))
-        owned = {number: group for number, group in enumerate(groups) if group.owner == rank}
-        shared = _from_all(lambda: self._judged(owned, step, log_metric))
-        outcomes = {number: judgment for part in shared for number, judgment in part.items()}
+        owned = {number: group for number, group in enumerate(groups) if group.members[0][0] == rank}
+        outcomes = ChainMap(*_from_all(lambda: self._judged(owned, step, log_metric)))
         rewards: list[float | None] = [None] * len(completions)
         critiques: list[str | None] = [None] * len(completions)
         for number, group in enumerate(groups):
-            scaled = self._scaled(outcomes[number].scores, group.texts)
-            for (process, place), reward in zip(group.members, scaled, strict=True):
+            scores, critique = outcomes[number]
+            for (process, place), reward in zip(group.members, self._scaled(scores, group.texts), strict=True):
                 if process == rank:
-                    rewards[place], critiques[place] = reward, outcomes[number].critique
+                    rewards[place], critiques[place] = reward, critique
         if log_extra is not None:
             log_extra(f"{self.__name__}_critique", critiques)
         return rewards
 
     def _judged(
         self, groups: Mapping[int, "_Group"], step: int, log_metric: Callable[[str, float], None] | None
-    ) -> dict[int, "_Judged"]:
+    ) -> dict[int, "_Outcome"]:
         """Judges the groups of this process, and logs their metrics."""
         readable = {number: group for number, group in groups.items() if group.distinct}
-        rows = [group.row for group in readable.values()]
+        rows = [replace(group.row, responses=group.distinct) for group in readable.values()]
         judge, seed = self.judge, derive_seed(self.seed, step) % 2**31
         size = self.batch_size or (8 if judge.engine is None else max(1, len(rows)))
-        metrics = self._add_principles(rows, size) if self.principles == "query" else {}
+        metrics: dict[str, float] = {}
+        if self.principles == "query":
+            rows, metrics = self._with_principles(rows, size)
         options = {**self.options, "seed": seed, "batch_size": size}
         if judge.tokenizer is not None and judge.preset.get("max_responses_per_prompt") is None:
             options.setdefault("max_responses_per_prompt", "auto")
@@ -195,7 +193,7 @@ class JudgeReward:
             for name, value in {**_shares(groups.values(), judgments.values()), **metrics}.items():
                 log_metric(f"{self.__name__}/{name}", value)
         lowest = judge_template(judge.find_template(self.options.get("template"))).score_range[0]
-        return {number: _Judged.of(group, judgments.get(number), lowest) for number, group in groups.items()}
+        return {number: _outcome(group, judgments.get(number), lowest) for number, group in groups.items()}
 
     def _scaled(self, scores: Mapping[str, float] | None, texts: Sequence[str]) -> Sequence[float | None]:
         if scores is None:
@@ -208,27 +206,26 @@ class JudgeReward:
         beaten = [sum(value > other for other in values) + (values.count(value) - 1) / 2 for value in values]
         return [share / (len(values) - 1) for share in beaten]
 
-    def _add_principles(self, rows: Sequence[dict[str, Any]], batch_size: int) -> dict[str, float]:
-        """Adds the principles for its query to each row without; returns their metrics."""
-        lacking = [(row, conversation_text(row["query"])) for row in rows if row["principles"] is None]
-        new = {text: row["query"] for row, text in lacking if text not in self._principles}
+    def _with_principles(
+        self, rows: Sequence[Preference], batch_size: int
+    ) -> tuple[list[Preference], dict[str, float]]:
+        """The rows, those without principles with the ones for their query; and metrics."""
+        lacking = {conversation_text(row.query): row.query for row in rows if row.principles is None}
+        new = [text for text in lacking if text not in self._principles]
         chosen = {**self.judge.preset, **self.options}
-        write = partial(
-            self.judge.principles,
-            batch_size=batch_size,
-            template=chosen.get("template"),
-            max_new_tokens=chosen.get("max_new_tokens"),
-        )
+        options: dict[str, Any] = {name: chosen.get(name) for name in ("template", "max_new_tokens")}
         for start in range(0, len(new), batch_size):  # errors number the queries of a batch
-            batch = [*new][start : start + batch_size]
-            written = _fitting(lambda queries: [*(write(queries) or ())], [new[text] for text in batch])
+            batch = new[start : start + batch_size]
+            written = _fitting(
+                lambda queries: [*(self.judge.principles(queries, batch_size=batch_size, **options) or ())],
+                [lacking[text] for text in batch],
+            )
             self._principles.update(zip(batch, written, strict=True))
-        for row, text in lacking:
-            row["principles"] = self._principles[text]
         metrics: dict[str, float] = {"principles_written": len(new)}
-        if lacking:
-            metrics["principles_missing"] = sum(row["principles"] is None for row, _ in lacking) / len(lacking)
-        return metrics
+        principles = [row.principles or self._principles[conversation_text(row.query)] for row in rows]
+        if count := sum(row.principles is None for row in rows):
+            metrics["principles_missing"] = principles.count(None) / count
+        return [replace(row, principles=text) for row, text in zip(rows, principles, strict=True)], metrics
 
 
 class AsyncJudgeReward(JudgeReward):
@@ -244,48 +241,32 @@ class AsyncJudgeReward(JudgeReward):
         return await asyncio.get_running_loop().run_in_executor(turns, judging)
 
 
+_Outcome = tuple[dict[str, float] | None, str | None]
+"""The score of each text of a group, if any, and one critique for the log."""
+
+
 @dataclass(frozen=True)
 class _Group:
-    """The completions of one prompt, in the sequence of processes and places."""
+    """The completions of one prompt: (process, place) and text of each, in this sequence."""
 
-    query: str | Messages
-    reference: str | None
-    principles: str | None
-    members: tuple[tuple[int, int], ...]
-    texts: tuple[str, ...]
-
-    @property
-    def owner(self) -> int:
-        """The process that judges the group."""
-        return self.members[0][0]
+    row: Preference
+    members: list[tuple[int, int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
     @cached_property
     def distinct(self) -> tuple[str, ...]:
         """The texts to judge: those that are not empty, each once."""
         return tuple(dict.fromkeys(text for text in self.texts if text.strip()))
 
-    @property
-    def row(self) -> dict[str, Any]:
-        responses, known = list(self.distinct), {"reference": self.reference, "principles": self.principles}
-        return {"query": self.query, "responses": responses, **known}
 
-
-@dataclass(frozen=True)
-class _Judged:
-    """The score of each text of a group, if any, and one critique for the log."""
-
-    scores: dict[str, float] | None
-    critique: str | None = None
-
-    @classmethod
-    def of(cls, group: _Group, judgment: dict[str, Any] | None, lowest: int) -> "_Judged":
-        empty = {text: float(lowest) for text in group.texts if not text.strip()}
-        if not group.distinct:
-            return cls(empty)
-        if judgment is None or judgment["means"] is None:
-            return cls(None, None if judgment is None else judgment["critiques"][0]["text"])
-        counted = next(critique["text"] for critique in judgment["critiques"] if critique["counted"])
-        return cls({**dict(zip(group.distinct, map(float, judgment["means"]), strict=True)), **empty}, counted)
+def _outcome(group: _Group, judgment: dict[str, Any] | None, lowest: int) -> _Outcome:
+    empty = {text: float(lowest) for text in group.texts if not text.strip()}
+    if not group.distinct:
+        return empty, None
+    if judgment is None or judgment["means"] is None:
+        return None, None if judgment is None else judgment["critiques"][0]["text"]
+    counted = next(critique["text"] for critique in judgment["critiques"] if critique["counted"])
+    return {**dict(zip(group.distinct, map(float, judgment["means"]), strict=True)), **empty}, counted
 
 
 def _read(
@@ -324,17 +305,13 @@ def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> s
 
 def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]:
     """Groups in the sequence of their first completions, the same ones in every process."""
-    groups: dict[tuple, tuple[Preference, list, list]] = {}
+    groups: dict[tuple, _Group] = {}
     for process, completions in enumerate(slices):
         for place, (row, text) in enumerate(completions):
-            key = (conversation_text(row.query), row.reference, row.principles)
-            _, members, texts = groups.setdefault(key, (row, [], []))
-            members.append((process, place))
-            texts.append(text)
-    return [
-        _Group(row.query, row.reference, row.principles, tuple(members), tuple(texts))
-        for row, members, texts in groups.values()
-    ]
+            group = groups.setdefault((conversation_text(row.query), row.reference, row.principles), _Group(row))
+            group.members.append((process, place))
+            group.texts.append(text)
+    return list(groups.values())
 
 
 def _from_all(make: Callable[[], Any]) -> list[Any]:

@@ -56,8 +56,7 @@ class Refused(Exception):
 
     def __init__(self, cause: str, message: str, status: int = 200):
         super().__init__(message)
-        self.refusal = Refusal(cause, message)
-        self.status = status
+        self.refusal, self.status = Refusal(cause, message), status
 
 
 def parse_answer(data: bytes) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def refusal(message: str, status: int, payload: str, attempts: int) -> Exception
         message += ' `dialect="openai"` leaves out the fields that only vLLM knows.'
     elif status in (400, 403, 413, 422) and _CONTENT.search(payload):
         return Refused("content_filter", message, status)
-    elif status in (400, 413, 422) and (status == 413 or _CONTEXT.search(payload)):
+    elif status == 413 or status in (400, 422) and _CONTEXT.search(payload):
         advice = "Shorten or drop the row, lower `max_new_tokens`, or start the server with a longer context."
         return Refused("context_length", f"{message} {advice}", status)
     elif status in (400, 422) and not _REQUEST.search(payload):
@@ -121,14 +120,12 @@ def _read_choice(choice: dict[str, Any], total: Any, tokenizer: PreTrainedTokeni
     reason = str(choice.get("finish_reason") or "").lower()
     if reason in _BROKEN_OFF:
         raise BrokenAnswer(f"Found a completion that the server broke off ({choice.get('finish_reason')}).")
-    if reason in _FILTERED:
-        raise Refused("content_filter", f"Found the finish reason {choice['finish_reason']!r}.")
     if reason not in _ENDED | _CUT:
-        expected = "expected 'stop' or 'length'"
-        raise Refused("unreadable", f"Found the finish reason {choice['finish_reason']!r}; {expected}.")
+        cause = "content_filter" if reason in _FILTERED else "unreadable"
+        raise Refused(cause, f"Found the finish reason {choice['finish_reason']!r}; expected 'stop' or 'length'.")
     text = _content(choice)
     if text is None:
-        raise Refused("unreadable", f"Found a choice without text: {json.dumps(choice)[:300]}.")
+        raise Refused("unreadable", f"Found a choice without text: {json.dumps(choice)}.")
     ids, tokens = choice.get("token_ids"), None
     if isinstance(ids, list) and ids and all(type(token) is int and token >= 0 for token in ids):
         if tokenizer is not None:  # the text as a model in this process has it
@@ -144,15 +141,14 @@ def _content(choice: dict[str, Any]) -> str | None:
     """The text of a choice: of `/completions`, of a message, of its parts, or of a refusal in its place."""
     message = choice.get("message")
     if not isinstance(message, dict):
-        text = choice.get("text")
-        return text if isinstance(text, str) else None
+        message = {"content": choice.get("text")}
     text = message.get("content")
     if isinstance(text, list):
         parts = [part for part in text if isinstance(part, dict)]
         texts = [part.get("text", part.get("refusal")) for part in parts if part.get("type") != "thinking"]
         text = "".join(part for part in texts if isinstance(part, str)) if parts else None
-    if text is None and isinstance(message.get("refusal"), str):
-        text = message["refusal"]
+    if text is None:
+        text = message.get("refusal")
     if text is None and (message.get("reasoning") or message.get("reasoning_content")):
         text = ""
     return text if isinstance(text, str) else None
