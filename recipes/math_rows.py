@@ -142,14 +142,15 @@ def load_problems(script_args: MathRowsArguments) -> list:
 
 def make_policy_engine(script_args: MathRowsArguments, model_args):
     """An engine over a server, or `None` for a policy in this process."""
-    from trl_spct.scripts import make_engine
+    from trl_spct import OpenAIEngine
 
     name, url = model_args.model_name_or_path, script_args.base_url
     if url is None:
         if name is None:
             raise ValueError("Found neither `model_name_or_path` nor `base_url`; expected a policy.")
         return None
-    return make_engine(name, url, script_args.tokenizer_name_or_path, script_args.dialect, script_args.api_key)
+    tokenizer, dialect = script_args.tokenizer_name_or_path, script_args.dialect
+    return OpenAIEngine(name, url, script_args.api_key, tokenizer, dialect=dialect)
 
 
 def describe_policy(engine, model_args) -> tuple[str, dict]:

@@ -69,8 +69,7 @@ class PolicyScriptArguments(ScriptArguments):
 
 def judge_reward(script_args: PolicyScriptArguments, training_args):
     """The reward function: asynchronous over a server, else with the judge in this process."""
-    from trl_spct import AsyncJudgeReward, JudgeReward
-    from trl_spct.scripts import make_engine
+    from trl_spct import AsyncJudgeReward, JudgeReward, OpenAIEngine
 
     judge, url = script_args.judge, script_args.judge_base_url
     if judge is None and url is None:
@@ -89,7 +88,7 @@ def judge_reward(script_args: PolicyScriptArguments, training_args):
     if url is None:
         return JudgeReward(judge, **options)
     tokenizer, dialect = script_args.judge_tokenizer_name_or_path, script_args.judge_dialect
-    return AsyncJudgeReward(make_engine(judge, url, tokenizer, dialect, script_args.judge_api_key), **options)
+    return AsyncJudgeReward(OpenAIEngine(judge, url, script_args.judge_api_key, tokenizer, dialect=dialect), **options)
 
 
 def load_prompts(script_args, dataset_args):

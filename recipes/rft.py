@@ -118,13 +118,13 @@ def load_trajectories(names: list[str]):
 
 def make_sampler(script_args: RFTScriptArguments):
     """A path, an engine over a server, or `None` for the trained model."""
-    from trl_spct.scripts import make_engine
+    from trl_spct import OpenAIEngine
 
     name, url = script_args.sampler_name_or_path, script_args.sampler_base_url
     if url is None:
         return name
     tokenizer, dialect = script_args.sampler_tokenizer_name_or_path, script_args.sampler_dialect
-    return make_engine(name, url, tokenizer, dialect, script_args.sampler_api_key)
+    return OpenAIEngine(name, url, script_args.sampler_api_key, tokenizer, dialect=dialect)
 
 
 def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):

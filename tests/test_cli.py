@@ -5,6 +5,7 @@ import argparse
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -92,14 +93,19 @@ def test_a_config_may_be_one_that_came_with_the_package(tmp_path, monkeypatch, c
     here.mkdir()
     monkeypatch.chdir(here)
     asked = ["--config", "tiny-model/spct.yaml", "--seed", "2"]
+
+    def configured(arguments):
+        return cli._with_packaged_config(arguments, tmp_path / "recipes", argparse.ArgumentParser())
+
     for name in ("tiny-model/spct.yaml", "recipes/tiny-model/spct.yaml"):
-        found = cli.with_packaged_config(["--config", name, "--seed", "2"], tmp_path / "recipes")
+        found = configured(["--config", name, "--seed", "2"])
         assert found == ["--config", str(packaged / "spct.yaml"), "--seed", "2"]
     (here / "tiny-model").mkdir()
     (here / "tiny-model" / "spct.yaml").write_text("seed: 3\n")
-    assert cli.with_packaged_config(asked, tmp_path / "recipes") == asked, "a file here goes before"
-    with pytest.raises(FileNotFoundError, match=r"Found --config no.yaml.* such as tiny-model/spct.yaml\."):
-        cli.with_packaged_config(["--config", "no.yaml"], tmp_path / "recipes")
+    assert configured(asked) == asked, "a file here goes before"
+    with pytest.raises(SystemExit):
+        configured(["--config", "no.yaml"])
+    assert re.search(r"error: Found --config no.yaml.* such as tiny-model/spct.yaml\.", capsys.readouterr().err)
     with pytest.raises(SystemExit):
         cli.main(["rft", "--config", "no.yaml"])
     assert "error: Found --config no.yaml" in capsys.readouterr().err

@@ -48,10 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     verb = parser.parse_args([argv[0].replace("_", "-")]).verb
     script = recipes_folder() / f"{verb.replace('-', '_')}.py"
-    try:
-        arguments = with_packaged_config(argv[1:], script.parent)
-    except FileNotFoundError as error:
-        parser.error(str(error))
+    arguments = _with_packaged_config(argv[1:], script.parent, parser)
     trl_spct.register()
     from trl import TrlParser
 
@@ -71,13 +68,8 @@ def recipes_folder() -> Path:
     return next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
 
 
-def with_packaged_config(arguments: Sequence[str], folder: Path) -> list[str]:
-    """The arguments with the full path of a `--config` that is not a file here but one of the recipes'.
-
-    Raises:
-        `FileNotFoundError`: if it is neither, naming the closest of the recipes' files.
-    """
-    arguments = list(arguments)
+def _with_packaged_config(arguments: list[str], folder: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """The arguments with the full path of a `--config` that is not a file here but one of the recipes'."""
     place = arguments.index("--config") + 1 if "--config" in arguments[:-1] else None
     if place is None or os.path.isfile(arguments[place]):
         return arguments
@@ -86,12 +78,11 @@ def with_packaged_config(arguments: Sequence[str], folder: Path) -> list[str]:
         files = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.yaml"))]
         files = [file for file in files if not file.startswith("accelerate_configs/")]
         closest = ", ".join(difflib.get_close_matches(arguments[place], files, n=6) or files)
-        raise FileNotFoundError(
+        parser.error(
             f"Found --config {arguments[place]}, which is not a file here; expected a file, or one of this package's, "
             f"such as {closest}."
         )
-    arguments[place] = str(packaged)
-    return arguments
+    return [*arguments[:place], str(packaged), *arguments[place + 1 :]]
 
 
 def split_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[list[str], list[str]]:

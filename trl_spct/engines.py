@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .judge.preferences import Messages
 from .judge.sampling import (
@@ -63,38 +63,31 @@ class OpenAIEngine:
 
     ```python
     >>> # vllm serve Qwen/Qwen3-8B
-    >>> engine = OpenAIEngine("Qwen/Qwen3-8B", tokenizer=AutoTokenizer.from_pretrained("Qwen/Qwen3-8B"))
+    >>> engine = OpenAIEngine("Qwen/Qwen3-8B", tokenizer="Qwen/Qwen3-8B")
     >>> engine([[{"role": "user", "content": "Which response is better?"}]], k=8, seed=0)
     >>> RejectiveSampler(model="google/gemma-2-2b-it", train_dataset=rows, sampler=engine).train()
     ```
 
-    **Prompts.** With a `tokenizer` they are rendered here and sent as token ids to `/completions`, and the token ids
-    that come back are decoded here. Without one they are sent as messages to `/chat/completions`, and cannot be fenced
-    against the server's special tokens: a hostile response may end its turn. Pass the tokenizer wherever the server
-    takes token ids.
-
-    **Seeds.** Every request has a seed made from `seed`, the prompt and the number of its first sample; other prompts,
-    their order, the number of processes or a restart do not change it. vLLM draws sample j of a request with its seed
-    + j, so that it draws the same samples however they are split over calls with `first`. Whether the same seed gives
-    the same text is up to the server.
-
-    **Tokens.** `num_tokens` is the number of token ids that vLLM returns, or the usage of a request for one sample,
-    reasoning included; where the server counts nothing, the tokenizer's count or an estimate of one token per four
-    bytes. The completion is the message's `content` alone, without `reasoning_content`, or its `refusal`.
-
-    **Failures.** The client retries connection errors and the statuses 408, 409, 429 and 5xx; an answer without whole
-    completions is requested again as often. A prompt that the server refuses (content filter, context length, another
-    400, 413 or 422) does not stop the others, see [`~trl_spct.judge.sampling.PromptRefusedError`]. After any other
-    failure no further request is started, and those in flight are awaited.
+    - **Prompts.** With a `tokenizer` they are rendered here and sent as token ids to `/completions`. Without one they
+      are sent as messages to `/chat/completions`, and cannot be fenced against the server's special tokens: a hostile
+      response may end its turn. Pass the tokenizer wherever the server takes token ids.
+    - **Seeds.** Every request has a seed made from `seed`, the prompt and the number of its first sample, and of
+      nothing else. vLLM draws sample j of a request with its seed + j, so that samples do not depend on how they are
+      split over calls with `first`. Whether the same seed gives the same text is up to the server.
+    - **Completions** are the message's `content` without `reasoning_content`, or its `refusal`. `num_tokens` is the
+      number of token ids that vLLM returns, or the usage of a request for one sample, reasoning included; else the
+      tokenizer's count, or an estimate of one token per four bytes.
+    - **Failures.** The client retries connection errors and the statuses 408, 409, 429 and 5xx; an answer without
+      whole completions is requested again as often. A prompt that the server refuses (content filter, context length,
+      another 400, 413 or 422) does not stop the others. After any other failure no further request is started.
 
     Args:
         model (`str`, *optional*): Name of the model on the server; its only one by default.
         base_url (`str`, *optional*):
-            Root of the API; `OPENAI_BASE_URL` or `"http://localhost:8000/v1"` by default. `/v1` is added to an address
-            without a path.
+            Root of the API, by default `OPENAI_BASE_URL` or `"http://localhost:8000/v1"`. `/v1` is the default path.
         api_key (`str`, *optional*): Sent as bearer token; `OPENAI_API_KEY` by default. No message shows it.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The model's tokenizer, with a chat template.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `str`, *optional*):
+            The model's, with a chat template; or its path or Hub id.
         client (`openai.OpenAI`, or a callable that returns one, *optional*):
             Client to use instead of one made from `base_url`, `api_key`, `max_retries` and `timeout`, for instance an
             `openai.AzureOpenAI`. Only an engine with a callable can be pickled.
@@ -105,8 +98,8 @@ class OpenAIEngine:
             Variables of the chat template, for instance `{"enable_thinking": False}`. Used here with a `tokenizer`,
             else sent to the server.
         extra_body (mapping, *optional*):
-            Fields to add to every request, or to replace in it; `None` removes a field. For instance
-            `{"max_tokens": None, "max_completion_tokens": 1024}` for a server that knows only the newer name.
+            Fields to add to every request, or to replace in it; `None` removes a field, for instance
+            `{"max_tokens": None, "max_completion_tokens": 1024}`.
         max_concurrent_requests (`int`, *optional*, defaults to `64`):
             Requests in flight at once, over all threads that call the engine.
         max_retries (`int`, *optional*, defaults to `10`): Retries of a request, about a minute in all.
@@ -118,7 +111,7 @@ class OpenAIEngine:
         model: str | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
         *,
         client: "openai.OpenAI | Callable[[], openai.OpenAI] | None" = None,
         dialect: str = "vllm",
@@ -150,7 +143,7 @@ class OpenAIEngine:
         self._source = client
         self._client: tuple[int, openai.OpenAI] | None = None
         self.model = model
-        self.tokenizer = tokenizer
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.dialect = dialect
         self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self.extra_body = dict(extra_body or {})
@@ -222,10 +215,8 @@ class OpenAIEngine:
         Raises:
             [`~trl_spct.judge.sampling.PromptTooLongError`]: before anything is sent, where the tokenizer and the
                 server's context are known.
-            [`~trl_spct.judge.sampling.PromptRefusedError`]: if the server refuses some of the prompts, with all
-                refusals by cause and all completed samples.
-            [`~trl_spct.judge.sampling.EngineError`]: if the server refuses a request or does not answer, with the
-                prompt and all completed samples.
+            [`~trl_spct.judge.sampling.PromptRefusedError`]: if the server refuses some of the prompts.
+            [`~trl_spct.judge.sampling.EngineError`]: if the server refuses a request or does not answer.
         """
         check_sampling(temperature, top_p, max_new_tokens)
         counts = per_prompt("k", k, len(prompts), 1)
@@ -299,11 +290,9 @@ class OpenAIEngine:
         return next(iter(models.values()))
 
     def _ask(self, path: str, body: Any, read: Callable[[dict[str, Any]], Any], stopping: threading.Event) -> Any:
-        """Returns what `read` makes of the answer. Repeats the request if the answer is broken.
+        """Returns what `read` makes of the answer. A broken answer is requested again as often as the client retries.
 
-        Raises:
-            [`Refused`]: if the server refuses the prompt.
-            [`EngineError`]: after another refusal, or after the client's number of retries.
+        Raises [`Refused`] if the server refuses the prompt, else [`EngineError`].
         """
         attempts = self.client.max_retries + 1
         for attempt in range(1, attempts + 1):
@@ -420,9 +409,8 @@ class _Call:
             return None
         row = next(iter(refusals))
         # A server that completes no prompt at all, for no reason that lies in the prompts, refuses the request.
-        hopeless = {refusal.cause for refusal in refusals.values()} <= {"refused", "unreadable"}
-        hopeless = hopeless and not any(map(any, self.samples))
-        kind = EngineError if hopeless else PromptRefusedError
+        in_prompts = {refusal.cause for refusal in refusals.values()} - {"refused", "unreadable"}
+        kind = PromptRefusedError if in_prompts or any(map(any, self.samples)) else EngineError
         return kind(refusals[row].message, row, self.refusals[row].status, completed, refusals, note)
 
 

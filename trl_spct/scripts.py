@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
     from trl import ModelConfig
 
-    from .engines import OpenAIEngine
     from .judge.pipelines import GRMRewardPipeline
 
 
@@ -40,14 +39,12 @@ class JudgeArguments:
     _argument_group_name = "judge"
 
     base_url: str | None = helped(
-        None,
-        "Address of a vLLM or another OpenAI-compatible server that has the judge. model_name_or_path is then its "
-        "name there; optional if the server has one model.",
+        None, "Address of an OpenAI-compatible server. model_name_or_path is then the judge's name there, if needed."
     )
     tokenizer_name_or_path: str | None = helped(
         None,
-        "Tokenizer of the judge on the server, to send prompts as token ids, which keeps control tokens in responses "
-        "from being read as such. Needs a server that accepts token ids, such as vLLM.",
+        "Tokenizer of the judge on a server that accepts token ids, such as vLLM: no response can then hold control "
+        "tokens.",
     )
     dialect: str = helped("vllm", "API of the server.", DIALECTS)
     api_key: str | None = helped(None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False)
@@ -56,8 +53,8 @@ class JudgeArguments:
     )
     guide: str | None = helped(
         None,
-        "top: the k_meta critiques with the highest meta scores vote; soft: all critiques vote, weighted by the "
-        "probability that they are correct. Default: as stored with the Meta RM.",
+        "top: the k_meta critiques with the highest meta scores vote; soft: all vote, weighted by their probability "
+        "to be correct. Default: as stored with the Meta RM.",
         ("top", "soft"),
     )
     k_meta: str | None = helped(
@@ -68,8 +65,8 @@ class JudgeArguments:
     template: str | None = helped(None, TEMPLATE_HELP)
     order: str | None = helped(
         None,
-        "Orders in which the critiques of a row read the responses: balanced (each response equally often in each "
-        "place, the default), random (the paper's) or fixed.",
+        "Orders in which critiques read the responses: balanced (each equally often in each place, the default), "
+        "random (the paper's) or fixed.",
         ORDERS,
     )
     truncation: str | None = helped(
@@ -102,35 +99,21 @@ class JudgeArguments:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def make_engine(
-    name: str | None,
-    base_url: str,
-    tokenizer_name_or_path: str | None = None,
-    dialect: str = "vllm",
-    api_key: str | None = None,
-) -> "OpenAIEngine":
-    """An engine over a server, with the tokenizer of that name; other arguments as for the engine."""
-    from transformers import AutoTokenizer
-
-    from .engines import OpenAIEngine
-
-    tokenizer = None if tokenizer_name_or_path is None else AutoTokenizer.from_pretrained(tokenizer_name_or_path)
-    return OpenAIEngine(name, base_url, api_key, tokenizer, dialect=dialect)
-
-
 def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.device | str") -> "GRMRewardPipeline":
     """The judge that the arguments name, on a device or on a server.
 
     Raises:
         `ValueError`: without a judge, and for a guidance without a Meta RM.
     """
+    from .engines import OpenAIEngine
     from .judge.pipelines import GRMRewardPipeline
 
     name, revision = model_args.model_name_or_path, model_args.model_revision
     meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
     if args.base_url is not None:
-        engine = make_engine(name, args.base_url, args.tokenizer_name_or_path, args.dialect, args.api_key)
-        stored = stored_template(args.tokenizer_name_or_path or name)
+        tokenizer = args.tokenizer_name_or_path
+        engine = OpenAIEngine(name, args.base_url, args.api_key, tokenizer, dialect=args.dialect)
+        stored = stored_template(tokenizer or name)
         preset: dict[str, Any] = {} if stored is None else {"template": stored}
         judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device, **preset)
     elif name is None:
