@@ -7,7 +7,7 @@ from trl_spct import SPCTConfig
 from trl_spct.data.preparation import prepare_judge_rows
 from trl_spct.judge.sampling import Sample
 from trl_spct.trainers import filtering as signal
-from trl_spct.trainers.filtering import too_easy, without_too_easy
+from trl_spct.trainers.filtering import without_too_easy
 
 
 def prepared(labels=((0.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0,))):
@@ -37,12 +37,12 @@ def test_rows_that_are_right_every_time_are_removed():
     assert kept["query"] == ["q1", "q2"]
 
 
-def test_the_rule_by_hand():
-    drawn = drawing(TEXTS)([None] * 4, 2, 0)
-    pair = [0, 1]
-    assert too_easy(drawn, [(0.0, 1.0), (1.0, 0.0), (0.0, 1.0), (1.0,)], [pair, pair, pair, [0]], "compact") == {0, 3}
-    assert too_easy(drawn[:1], [(1.0, 0.0)], [pair], "compact") == set()
-    assert too_easy(drawn[:1], [(1.0, 0.0)], [[1, 0]], "compact") == {0}, "the judge read the second response first"
+def test_scores_are_read_in_the_order_that_the_judge_read():
+    rows = prepared(((0.0, 1.0), (1.0, 0.0)))
+    swapped = rows.remove_columns("order").add_column("order", [[1, 0]] * 2, feature=rows.features["order"])
+    drawn = drawing([[RIGHT, RIGHT]] * 2)
+    assert without_too_easy(rows, drawn, k=2, template="compact")["query"] == ["q1"]
+    assert without_too_easy(swapped, drawn, k=2, template="compact")["query"] == ["q0"]
 
 
 def test_nothing_left_is_an_error():

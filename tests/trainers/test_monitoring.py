@@ -5,32 +5,16 @@ import pytest
 from transformers import TrainerState
 
 from trl_spct import Critique
-from trl_spct.trainers.monitoring import ALARMS, PATIENCE, CollapseAlarms, count_principles, critique_metrics
+from trl_spct.trainers.monitoring import ALARMS, PATIENCE, CollapseAlarms, critique_metrics
 
 
-def critique(scores=None, problem=None, text=""):
-    return Critique(text, scores, problem)
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("Specific Criteria: 1. Brevity (weight 2)\n2. Tone (weight 1)\nAnalysis: x", 2),
-        ("Specific Criteria:\n- Brevity\n* Tone\n• Truth\nAnalysis: x", 3),
-        ("Specific Criteria: Brevity (60%), Tone (40 %).\nAnalysis: x", 2),
-        ("Specific Criteria: Brevity\nAnalysis: 1. x\n2. y", 1),
-        ("Analysis: x", 0),
-        ("Specific Criteria:\nAnalysis: x", 0),
-        ("", 0),
-    ],
-)
-def test_principles_are_counted(text, number):
-    assert count_principles(critique(text=text)) == number
+def critique(scores=None, problem=None):
+    return Critique("", scores, problem)
 
 
 def test_metrics_by_hand():
     critiques = [
-        critique((2, 9), text="Specific Criteria: Tone (weight 1)\nAnalysis: x"),
+        critique((2, 9)),
         critique((9, 2)),
         critique((5, 5)),
         critique((2, 9)),
@@ -41,7 +25,7 @@ def test_metrics_by_hand():
     ]
     pair, three, one = [0.0, 1.0], [1.0, 0.0, 0.0], [1.0]
     labels = [pair, pair, pair, [1.0, 0.0], three, one, one, pair]
-    found = critique_metrics(critiques, labels, [10] * 6 + [30, 30], ["a", "a", "b", "b", None, None, None, "b"])
+    found = critique_metrics(critiques, labels, ["a", "a", "b", "b", None, None, None, "b"])
     scores = {2: 3, 9: 3, 5: 2, 1: 1, 3: 1}
     expected = {
         "accuracy": 1 / 8,
@@ -60,8 +44,6 @@ def test_metrics_by_hand():
         "unreadable_range": 0,
         "unreadable_value": 0,
         "margin": (7 - 7 + 0 - 7 - 2) / 5,
-        "principles": 1 / 8,
-        "length": 15,
         "same_scores": 3 / 5,  # 2 of 4 pairs, 1 of 1 triple
         "same_place": 3 / 4,  # 2 of 3 pairs without a tie, 1 of 1 triple
     }
@@ -75,7 +57,7 @@ def test_metrics_by_hand():
 
 def test_what_does_not_occur_is_left_out():
     found = critique_metrics([critique((1,)), critique(problem="value")], [[1.0], [0.0]])
-    assert {"margin", "score_entropy", "same_scores", "same_place", "length", "accuracy_place1"}.isdisjoint(found)
+    assert {"margin", "score_entropy", "same_scores", "same_place", "accuracy_place1"}.isdisjoint(found)
     assert found["accuracy_n1"] == found["accuracy"] == 0.5
 
 
@@ -94,7 +76,7 @@ SIGNS = {
     "spct/score_entropy": (0.1, "`beta`"),
     "spct/unreadable": (0.6, "`max_completion_length`"),
     "kl": (2.0, "`learning_rate`"),
-    "frac_reward_zero_std": (0.99, "without_too_easy"),
+    "frac_reward_zero_std": (0.99, "`easy_judge`"),
 }
 HEALTHY = {"spct/same_scores": 0.2, "spct/same_place": 0.4, "spct/score_entropy": 1.8, "spct/unreadable": 0.05}
 HEALTHY |= {"kl": 0.02, "frac_reward_zero_std": 0.5, "spct/accuracy": 0.6}
@@ -118,7 +100,7 @@ def test_a_sign_that_stays_is_warned_of_once_and_with_what_to_turn(metric, caplo
 
 
 def test_every_alarm_is_tested():
-    assert {alarm.metric for alarm in ALARMS} == set(SIGNS)
+    assert set(ALARMS) == set(SIGNS)
 
 
 def test_signs_that_pass_are_not(caplog):

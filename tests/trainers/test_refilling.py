@@ -159,7 +159,7 @@ def test_what_is_logged_is_of_the_rows_as_they_come_and_of_all_tokens(judge, tmp
     plain = trainer_of(tmp_path, judge, refill_groups=0)
     plain.train()
     assert plain.tokens < trainer.tokens and len(plain.scored) == 2
-    names = ("reward", "spct/length", "completions/mean_length", "rewards/variety/std")
+    names = ("reward", "completions/mean_length", "rewards/variety/std")
     for name in names:
         assert logged(plain, name)[0] == logged(trainer, name)[0], name
     assert logged(plain, "spct/refilled") == []

@@ -2,7 +2,6 @@
 """Rows that carry signal: those that a judge does not get right every time (paper, section 5)."""
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from ..judge.prompts import judge_template
-from ..judge.sampling import Sample, Sampler, derive_seed, read_sample, sample_critiques
+from ..judge.sampling import Sampler, derive_seed, read_sample, sample_critiques
 from .loading import load_sampler, rows_for, with_template
 from .rejection import Outcome, Trajectory, select_trajectories
 
@@ -33,43 +32,33 @@ def without_too_easy(
     name: str = "rows",
     **sampling,
 ) -> Dataset:
-    """Removes the rows whose k critiques are all correct.
+    """Removes the rows whose k critiques are all correct, by the rule of [`~trl_spct.select_trajectories`].
 
-    The rule is that of rejective fine-tuning, [`~trl_spct.select_trajectories`]: a group whose rewards are all +1 has
-    no advantages, so that such rows cost generation and teach nothing. Rows that are never right stay.
-
-    ```python
-    >>> from functools import partial
-    >>> from trl_spct.data.preparation import prepare_judge_rows
-    >>> from trl_spct.judge.sampling import sample_critiques
-
-    >>> rows = prepare_judge_rows(dataset, tokenizer, template="compact").dataset
-    >>> sampler = partial(sample_critiques, model, tokenizer, temperature=1.0, max_new_tokens=256)
-    >>> kept = without_too_easy(rows, sampler, template="compact")
-    ```
+    A group whose rewards are all +1 has no advantages: it costs generation and teaches nothing. Rows that are never
+    right stay.
 
     Args:
         rows ([`~datasets.Dataset`]): With `prompt`, `labels` and `order`, as [`judge_rows`] makes them.
-        sampler (`Callable`):
-            `sampler(prompts, k, seed, **sampling)`, see [`~trl_spct.judge.sampling`]; the paper takes a weak model.
+        sampler ([`~trl_spct.judge.sampling.Sampler`]): The paper takes a weak model.
         k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
         template (`str`, *optional*, defaults to `"paper"`): Of the prompts; says which scores are in range.
         seed (`int`, *optional*, defaults to `0`): Of the samples.
         name (`str`, *optional*, defaults to `"rows"`): What messages call the dataset.
         **sampling: Passed to the sampler.
-
-    Returns:
-        [`~datasets.Dataset`]: the other rows, in order.
-
-    Raises:
-        `ValueError`: if no row would be left.
     """
     if k < 1:
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
     with PartialState().split_between_processes(list(range(len(rows)))) as numbers:
         part = rows.select(numbers)
         drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal"), **sampling) if numbers else []
-        easy = {numbers[place] for place in too_easy(drawn, part["labels"], part["order"], template)}
+        trajectories: list[Trajectory] = []
+        for number, samples, labels, order in zip(numbers, drawn, part["labels"], part["order"], strict=True):
+            reader = judge_template(template, binary=len(labels) == 1)
+            for sample in samples:
+                critique = read_sample(sample, len(labels), reader).in_row_order(order)
+                trajectories.append(Trajectory(number, critique.scores, labels))
+        outcomes = select_trajectories(trajectories).outcomes
+    easy = {t.row for t, outcome in zip(trajectories, outcomes, strict=True) if outcome is Outcome.TOO_EASY}
     easy = set(gather_object(list(easy)))
     kept = [index for index in range(len(rows)) if index not in easy]
     if not kept:
@@ -89,12 +78,9 @@ def without_easy_for(
     Args:
         dataset ([`~datasets.Dataset`]): Preference rows in any accepted shape, one preference each.
         judge (`str`): Path or id of a model or adapter, for instance the judge that is to be trained.
-        args ([`SPCTConfig`]): Template, seed, temperature, lengths, `per_device_train_batch_size`.
+        args ([`SPCTConfig`]): Template, seed, temperature and lengths.
         k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
         name (`str`, *optional*, defaults to `"train_dataset"`): What messages call the dataset.
-
-    Returns:
-        [`~datasets.Dataset`]: the rows that are left, with their columns.
     """
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)
@@ -111,21 +97,3 @@ def without_easy_for(
     )
     kept = without_too_easy(rows, sampler, k, args.template, args.seed, name)
     return dataset.select(kept[_NUMBER])
-
-
-def too_easy(
-    drawn: Sequence[Sequence[Sample]],
-    labels: Sequence[Sequence[float]],
-    orders: Sequence[Sequence[int]],
-    template: str = "paper",
-) -> set[int]:
-    """Indices of the rows whose samples are all correct."""
-    trajectories: list[Trajectory] = []
-    for row, (samples, truth, order) in enumerate(zip(drawn, labels, orders, strict=True)):
-        for sample in samples:
-            reader = judge_template(template, binary=len(truth) == 1)
-            critique = read_sample(sample, len(truth), reader).in_row_order(order)
-            trajectories.append(Trajectory(row, critique.scores, truth))
-    outcomes: Sequence[Any] = select_trajectories(trajectories).outcomes
-    rows = [row for row, samples in enumerate(drawn) for _ in samples]
-    return {row for row, outcome in zip(rows, outcomes, strict=True) if outcome is Outcome.TOO_EASY}

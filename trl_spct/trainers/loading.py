@@ -5,17 +5,19 @@ import copy
 import hashlib
 import logging
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
+from ..judge.repositories import adapter_base, described
 from ..judge.sampling import context_length
 
 
@@ -28,43 +30,30 @@ _FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def load_config(model: str | PreTrainedModel | PeftModel, args: Any = None) -> PreTrainedConfig:
-    """Configuration of a judge, without its weights if it is a path or id; that of its base for an adapter.
-
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`): The judge.
-        args ([`~transformers.TrainingArguments`], *optional*): `model_init_kwargs` and `trust_remote_code` are used.
-    """
+    """Configuration of a judge, without its weights if it is a path or id; that of its base for an adapter."""
     if not isinstance(model, str):
         return model.config
-    kwargs = _init_kwargs(args)
-    base = adapter_base(model, args)
+    hub = _hub_kwargs(args)
+    base = _base_of(model, args)
     if base is not None:
-        kwargs.pop("revision", None)
-    return AutoConfig.from_pretrained(base or model, **_hub_kwargs(kwargs))
+        hub.pop("revision", None)
+    return AutoConfig.from_pretrained(base or model, **hub)
 
 
 def load_tokenizer(
     model: str | PreTrainedModel | PeftModel, config: PreTrainedConfig, args: Any = None
 ) -> PreTrainedTokenizerBase:
-    """Tokenizer of a judge: the one beside it, or beside the base of an adapter without one.
-
-    Raises:
-        `ValueError`: for a model in memory that does not know its path.
-    """
+    """Tokenizer of a judge: the one beside it, or beside the base of an adapter without one."""
     name = model if isinstance(model, str) else config._name_or_path
     if not name:
         raise ValueError(
             "Found a model in memory without the path of a tokenizer; expected a tokenizer as `processing_class`."
         )
-    kwargs = _hub_kwargs(_init_kwargs(args))
-    if adapter_base(name, args) and not _has_file(name, "tokenizer_config.json", kwargs.get("revision")):
+    hub = _hub_kwargs(args)
+    if _base_of(name, args) is not None and not _has_tokenizer(name, hub.get("revision")):
         name = config._name_or_path
-        kwargs.pop("revision", None)
-    return _load_tokenizer(name, args, kwargs)
-
-
-def _load_tokenizer(name: str, args: Any, kwargs: dict[str, Any]) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
+        hub.pop("revision", None)
+    tokenizer = AutoTokenizer.from_pretrained(name, **hub)
     if tokenizer.pad_token is None:  # as TRL's trainers do, but before rows are measured
         tokenizer.pad_token = getattr(args, "pad_token", None) or tokenizer.eos_token
     return tokenizer
@@ -78,7 +67,7 @@ def load_adapter(
     TRL's trainers load full models from paths, and take adapters only as instances. `quantization_config` is removed
     from the trainer's keyword arguments when the base was loaded with it.
     """
-    base = adapter_base(model, args) if isinstance(model, str) else None
+    base = _base_of(model, args) if isinstance(model, str) else None
     if base is None:
         return model
     init_kwargs = _init_kwargs(args)
@@ -93,32 +82,19 @@ def load_adapter(
 
 def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """Loads another judge by path or id, with its own tokenizer, in the precision of the trained one."""
-    kwargs = {name: value for name, value in _init_kwargs(args).items() if name != "revision"}
-    hub_kwargs = _hub_kwargs(kwargs)
-    base = adapter_base(model)
-    config = AutoConfig.from_pretrained(base or model, **hub_kwargs)
+    args = copy.copy(args)
+    args.model_init_kwargs = kwargs = _init_kwargs(args)
+    kwargs.pop("revision", None)
+    tokenizer = load_tokenizer(model, load_config(model, args), args)
     if args.distributed_state.distributed_type != "NO":
-        kwargs["device_map"] = {"": args.device}
+        kwargs = {**kwargs, "device_map": {"": args.device}}
+    base = adapter_base(model)
     loaded = create_model_from_path(base or model, **kwargs)
-    has_tokenizer = base is None or _has_file(model, "tokenizer_config.json", None)
-    tokenizer = _load_tokenizer(model if has_tokenizer else config._name_or_path, args, hub_kwargs)
     return (PeftModel.from_pretrained(loaded, model) if base else loaded), tokenizer
 
 
-def adapter_base(model: str, args: Any = None) -> str | None:
-    """Base of the adapter at a path or id; `None` for a full model."""
-    revision = _init_kwargs(args).get("revision")
-    if _has_file(model, "config.json", revision) or not _has_file(model, "adapter_config.json", revision):
-        return None
-    return PeftConfig.from_pretrained(model, revision=revision).base_model_name_or_path
-
-
 def check_arguments(args: Any, expected: type) -> None:
-    """Refuses a configuration of TRL, which lacks the fields and defaults of this package.
-
-    Raises:
-        `TypeError`: naming the expected class.
-    """
+    """Refuses a configuration of TRL, which lacks the fields and defaults of this package."""
     if not isinstance(args, expected):
         raise TypeError(f"`args` is {type(args).__name__}; expected {expected.__name__}.")
 
@@ -126,20 +102,10 @@ def check_arguments(args: Any, expected: type) -> None:
 def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_config: Any = None) -> None:
     """Refuses an output folder with weights of the other kind, adapter or full model, that this run would not replace.
 
-    A folder with both is loaded as the new full model with the old adapter on top. A folder with weights of the same
-    kind, as of a run that is resumed, is accepted.
-
-    Args:
-        model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`): The model to train.
-        args ([`~transformers.TrainingArguments`]): `output_dir` and `model_init_kwargs` are used.
-        peft_config ([`~peft.PeftConfig`], *optional*): Adapter to train.
-
-    Raises:
-        `FileExistsError`: naming a file that would stay.
+    A folder with both is loaded as the new full model with the old adapter on top.
     """
-    is_adapter = peft_config is not None or (
-        adapter_base(model, args) is not None if isinstance(model, str) else isinstance(model, PeftModel)
-    )
+    base = _base_of(model, args) if isinstance(model, str) else None
+    is_adapter = peft_config is not None or base is not None or isinstance(model, PeftModel)
     folder = Path(args.output_dir)
     for pattern in _FULL_WEIGHTS if is_adapter else _ADAPTER_WEIGHTS:
         for path in sorted([*folder.glob(pattern), *folder.glob(f"checkpoint-*/{pattern}")]):
@@ -151,12 +117,7 @@ def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_c
 
 
 def with_template(args: Arguments, config: PreTrainedConfig) -> Arguments:
-    """A copy of the arguments with a template: the given one, else the judge's own, else `"paper"`.
-
-    Args:
-        args ([`RejectiveSamplerConfig`], [`SPCTConfig`] or [`MetaRMTrainingConfig`]): With a `template`, or `None`.
-        config ([`~transformers.PreTrainedConfig`]): Configuration of the judge.
-    """
+    """A copy of the arguments with a template: the given one, else the judge's own, else `"paper"`."""
     args = copy.copy(args)
     args.template = args.template or stored_template(config) or "paper"  # type: ignore[attr-defined]
     judge_template(args.template)  # type: ignore[attr-defined]
@@ -165,7 +126,7 @@ def with_template(args: Arguments, config: PreTrainedConfig) -> Arguments:
 
 def stored_template(config: PreTrainedConfig) -> str | None:
     """Name of the template that a judge was trained with, if its configuration says so."""
-    return (getattr(config, "grm", None) or {}).get("template")
+    return described(config).get("template")
 
 
 def store_template(config: PreTrainedConfig, template: str) -> None:
@@ -175,20 +136,15 @@ def store_template(config: PreTrainedConfig, template: str) -> None:
     if stored not in (None, template):
         logger.warning("The judge was trained with the template %r, and is now trained with %r.", stored, template)
     digests = [judge_template(template, binary).digest for binary in (False, True)]
-    config.grm = {**(getattr(config, "grm", None) or {}), "template": template, "template_digests": digests}
+    config.grm = {**described(config), "template": template, "template_digests": digests}
 
 
 def rows_for(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, config: PreTrainedConfig, name: str
 ) -> PreparedPreferences:
-    """Prepares preference rows in any accepted shape, and measures their prompts against the judge's context.
+    """Prepares labeled preference rows in any accepted shape, and measures their prompts against the judge's context.
 
-    Args:
-        dataset ([`~datasets.Dataset`]): Rows with labels.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The judge's.
-        args ([`RejectiveSamplerConfig`] or [`SPCTConfig`]): Template, seed, lengths and `invalid_rows`.
-        config ([`~transformers.PreTrainedConfig`]): The judge's, with the length of its context.
-        name (`str`): Name of the dataset in errors.
+    `name` is that of the dataset in errors.
     """
     limits = [limit for limit in (context_length(config), args.max_context_length) if limit is not None]
     return prepare_judge_rows(
@@ -205,11 +161,16 @@ def rows_for(
     )
 
 
-def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:
-    """Hash of blocks of the weight files in a model's local folder; `None` for anything else.
+def each_set(datasets: Any, prepare: Callable[[Dataset, str], Dataset], name: str = "eval_dataset") -> Any:
+    """Applies `prepare(rows, name)` to a dataset, to each of several, or to none."""
+    if isinstance(datasets, Mapping):
+        return {key: prepare(rows, f"{name}[{key!r}]") for key, rows in datasets.items()}
+    return None if datasets is None else prepare(datasets, name)
 
-    It changes when a judge is trained further in its folder.
-    """
+
+def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:
+    """Hash of blocks of the weight files in a model's local folder, which changes when the judge is trained further
+    there; `None` for anything else."""
     path = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
     files = sorted(Path(path).glob("*.safetensors")) if path and os.path.isdir(path) else []
     state = hashlib.blake2b(digest_size=8)
@@ -223,18 +184,13 @@ def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str 
     return state.hexdigest() if files else None
 
 
-def _has_file(model: str, file: str, revision: str | None) -> bool:
-    if os.path.isdir(model):
-        return os.path.isfile(os.path.join(model, file))
-    path = cached_file(
-        model,
-        file,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return path is not None
+def _base_of(model: str, args: Any) -> str | None:
+    return adapter_base(model, revision=_init_kwargs(args).get("revision"))
+
+
+def _has_tokenizer(home: str, revision: str | None) -> bool:
+    quiet = [f"_raise_exceptions_for_{kind}" for kind in ("gated_repo", "missing_entries", "connection_errors")]
+    return cached_file(home, "tokenizer_config.json", revision=revision, **dict.fromkeys(quiet, False)) is not None
 
 
 def _init_kwargs(args: Any) -> dict[str, Any]:
@@ -242,5 +198,6 @@ def _init_kwargs(args: Any) -> dict[str, Any]:
     return {**trusted, **(getattr(args, "model_init_kwargs", None) or {})}
 
 
-def _hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+def _hub_kwargs(args: Any) -> dict[str, Any]:
+    kwargs = _init_kwargs(args)
     return {name: kwargs[name] for name in ("revision", "trust_remote_code") if kwargs.get(name) is not None}

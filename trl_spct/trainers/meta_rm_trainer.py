@@ -40,7 +40,7 @@ from ..judge.preferences import InvalidPreference, Preference, checked_labels
 from ..judge.prompts import conversation_text, judge_template, meta_messages
 from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
-from .loading import check_output_dir, stored_template
+from .loading import check_output_dir, each_set, stored_template
 from .meta_rm_config import MetaRMTrainingConfig
 
 
@@ -164,7 +164,11 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 processing_class = AutoTokenizer.from_pretrained(model, **hub)
             if args.chat_template_path is None and args.eos_token is None:
                 # Invalid rows are found before a large model is loaded.
-                train_dataset, eval_dataset = self._prepare_all(train_dataset, eval_dataset, processing_class, args)
+                def prepare(dataset: Dataset, name: str) -> Dataset:
+                    return self._prepare_dataset(dataset, processing_class, args, name)
+
+                train_dataset = each_set(train_dataset, prepare, "train")
+                eval_dataset = each_set(eval_dataset, prepare, "eval")
             if quantization_config is not None:
                 options["quantization_config"], quantization_config = quantization_config, None
             model = _load(model, args, options)
@@ -196,17 +200,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         # `RewardTrainer` has no labels and evaluates the loss alone.
         self.label_names = ["labels", "ballot"]
         self._report_balance()
-
-    def _prepare_all(self, train_dataset, eval_dataset, processing_class, args):
-        if train_dataset is not None:
-            train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
-        if isinstance(eval_dataset, Mapping):
-            eval_dataset = {
-                name: self._prepare_dataset(rows, processing_class, args, name) for name, rows in eval_dataset.items()
-            }
-        elif eval_dataset is not None:
-            eval_dataset = self._prepare_dataset(eval_dataset, processing_class, args, "eval")
-        return train_dataset, eval_dataset
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         if not isinstance(dataset, Dataset):

@@ -3,10 +3,8 @@
 
 import logging
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,46 +20,22 @@ logger = logging.getLogger(__name__)
 PATIENCE = 3
 """Number of consecutive logs with an alarming metric after which [`CollapseAlarms`] warns."""
 
-_ITEM = re.compile(r"^[^\w\n]*(?:\d+[.):]|[-*•–])\s", re.MULTILINE)
-_WEIGHT = re.compile(r"weight|\d\s*%", re.IGNORECASE)
-
-
-def count_principles(critique: Critique) -> int:
-    """Number of principles in a critique: its list items or its weights, the larger number; 1 for any other text."""
-    principles = critique.principles
-    if not principles:
-        return 0
-    return max(1, len(_ITEM.findall(principles)), len(_WEIGHT.findall(principles)))
-
 
 def critique_metrics(
-    critiques: Sequence[Critique],
-    labels: Sequence[Sequence[float]],
-    lengths: Sequence[int] | None = None,
-    domains: Sequence[str | None] | None = None,
+    critiques: Sequence[Critique], labels: Sequence[Sequence[float]], domains: Sequence[str | None] | None = None
 ) -> dict[str, float]:
-    """Shares and means over a batch of critiques.
-
-    Args:
-        critiques (sequence of [`Critique`]):
-            Critiques with scores in the order of the row. Without an `order`, the judge read the responses in it.
-        labels (sequence of label rows): Ground truth in the order of the row.
-        lengths (sequence of `int`, *optional*): Number of tokens of each critique.
-        domains (sequence of `str` or `None`, *optional*): Domain of each row.
+    """Shares and means over a batch of critiques, whose scores are in the order of the labels.
 
     Returns:
-        `dict[str, float]`:
+        `dict[str, float]`, without metrics of no critiques:
 
         - `accuracy` (Eq. 10), also `accuracy_n{n}` by number of responses, `accuracy_{domain}`, and
           `accuracy_place{p}` by the place, from 1, in which the judge read the best response (readable, n ≥ 2);
         - `tie`, `unreadable`, `unreadable_{problem}`: shares of all critiques;
         - `margin`: the best response's score minus the highest other one (readable, n ≥ 2);
-        - `principles`, `length`: number of principles and of tokens;
         - `score_entropy`: entropy in nats of the distribution of all scores (n ≥ 2);
         - `same_scores`, `same_place`: share of the most frequent row of scores, and of the place that most often has
           the single highest score, per n and weighted by the number of critiques (n ≥ 2).
-
-        Metrics without critiques are left out.
     """
     total = len(critiques)
     correct = [is_correct(critique.scores, row) for critique, row in zip(critiques, labels, strict=True)]
@@ -76,15 +50,11 @@ def critique_metrics(
         "accuracy": sum(correct) / total,
         "unreadable": sum(problems.values()) / total,
         "tie": sum(margin == 0 for margin in margins) / total,
-        "principles": mean([count_principles(critique) for critique in critiques]),
         **{f"unreadable_{problem}": problems[problem] / total for problem in (*PROBLEMS, TRUNCATED)},
         **_means("accuracy_n", [len(row) for row in labels], correct),
         **_means("accuracy_place", [_best(row) + 1 for _, row, _ in compared], [right for _, _, right in compared]),
+        **_means("accuracy_", domains or [None] * total, correct),
     }
-    if domains is not None:
-        metrics |= _means("accuracy_", domains, correct)
-    if lengths is not None:
-        metrics["length"] = mean(lengths)
     if compared:
         metrics["margin"] = mean(margins)
         metrics["score_entropy"] = _entropy(score for scores, _, _ in compared for score in scores)
@@ -96,7 +66,6 @@ def critique_metrics(
 
 
 def _as_read(values: Sequence[float], order: Sequence[int] | None) -> tuple[float, ...]:
-    """Values of the responses in the order in which the judge read them."""
     return tuple(values) if order is None else tuple(values[index] for index in order)
 
 
@@ -129,72 +98,46 @@ def _most_frequent(answers: Iterable[tuple[int, object]]) -> float:
     return sum(largest.values()) / counter.total()
 
 
-@dataclass(frozen=True)
-class Alarm:
-    """A sign of collapse.
-
-    Args:
-        metric (`str`): Name of the logged metric.
-        raised (`Callable`): Whether a value of the metric is alarming.
-        message (`str`): What was found and what to change, with the value as `{value}`.
-    """
-
-    metric: str
-    raised: Callable[[float], bool]
-    message: str
-
-
 # The paper saw judges collapse on some subsets when beta was below 0.08 (section 5). The limits are not in the paper.
-ALARMS = (
-    Alarm(
-        "spct/same_scores",
+ALARMS = {
+    "spct/same_scores": (
         lambda share: share >= 0.9,
-        "{value:.0%} of the readable critiques give the same scores: the judge ignores the responses. Go back to an "
+        "{:.0%} of the readable critiques give the same scores: the judge ignores the responses. Go back to an "
         "earlier checkpoint, with a higher `beta` or a lower `learning_rate`.",
     ),
-    Alarm(
-        "spct/same_place",
+    "spct/same_place": (
         lambda share: share >= 0.9,
-        "{value:.0%} of the readable critiques prefer the response in the same place. Set `shuffle_responses=True`; "
-        "if it is set, raise `beta` or lower `learning_rate`.",
+        "{:.0%} of the readable critiques prefer the response in the same place. Set `shuffle_responses=True`; if it "
+        "is set, raise `beta` or lower `learning_rate`.",
     ),
-    Alarm(
-        "spct/score_entropy",
+    "spct/score_entropy": (
         lambda entropy: entropy < 0.4,
-        "The scores have an entropy of {value:.2f} nats: nearly all are the same number, and votes end in ties. Raise "
+        "The scores have an entropy of {:.2f} nats: nearly all are the same number, and votes end in ties. Raise "
         "`beta`, or start from a judge that uses the whole range.",
     ),
-    Alarm(
-        "spct/unreadable",
+    "spct/unreadable": (
         lambda share: share >= 0.5,
-        "{value:.0%} of the critiques cannot be read (`spct/unreadable_…` gives the causes). If they are truncated, "
-        "raise `max_completion_length`; otherwise start with rejective fine-tuning.",
+        "{:.0%} of the critiques cannot be read (`spct/unreadable_…` gives the causes). If they are truncated, raise "
+        "`max_completion_length`; otherwise start with rejective fine-tuning.",
     ),
-    Alarm(
-        "kl",
+    "kl": (
         lambda kl: kl >= 1.0,
-        "The KL divergence from the reference is {value:.2f} nats per token: raise `beta` (paper: 0.08), or lower "
+        "The KL divergence from the reference is {:.2f} nats per token: raise `beta` (paper: 0.08), or lower "
         "`learning_rate`.",
     ),
-    Alarm(
-        "frac_reward_zero_std",
+    "frac_reward_zero_std": (
         lambda share: share >= 0.9,
-        "{value:.0%} of the groups have equal rewards and no advantages. Remove rows that the judge always gets right "
-        "(`trl_spct.trainers.filtering.without_too_easy`), set `refill_groups`, or raise `num_generations` or "
-        "`temperature`.",
+        "{:.0%} of the groups have equal rewards and no advantages. Remove rows that the judge always gets right "
+        "(`easy_judge`), set `refill_groups`, or raise `num_generations` or `temperature`.",
     ),
-)
+}
+"""By name of a logged metric: whether a value is a sign of collapse, and what to change."""
 
 
 class CollapseAlarms(TrainerCallback):
-    """Warns once per [`ALARMS`] entry, when its metric is alarming in `patience` consecutive logs.
+    """Warns once per entry of [`ALARMS`], when its metric is alarming in [`PATIENCE`] consecutive logs."""
 
-    Args:
-        patience (`int`, *optional*, defaults to `PATIENCE`): Number of logs.
-    """
-
-    def __init__(self, patience: int = PATIENCE):
-        self.patience = patience
+    def __init__(self) -> None:
         self._consecutive: Counter[str] = Counter()
 
     def on_log(
@@ -205,10 +148,10 @@ class CollapseAlarms(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        for alarm in ALARMS:
-            value = (logs or {}).get(alarm.metric)
+        for metric, (raised, message) in ALARMS.items():
+            value = (logs or {}).get(metric)
             if value is None:
                 continue
-            self._consecutive[alarm.metric] = self._consecutive[alarm.metric] + 1 if alarm.raised(value) else 0
-            if self._consecutive[alarm.metric] == self.patience and state.is_world_process_zero:
-                logger.warning("Step %d: %s", state.global_step, alarm.message.format(value=value))
+            self._consecutive[metric] = self._consecutive[metric] + 1 if raised(value) else 0
+            if self._consecutive[metric] == PATIENCE and state.is_world_process_zero:
+                logger.warning("Step %d: %s", state.global_step, message.format(value))

@@ -87,7 +87,7 @@ def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: boo
 def cap_hinted(
     rows: Sequence[Hashable], hinted: Sequence[bool], outcomes: Sequence[str], max_share: float, seed: int = 0
 ) -> list[int]:
-    """Indices of the kept trajectories, with a cap on the share of hinted ones.
+    """Indices of the kept trajectories, in order, with a cap on the share of hinted ones.
 
     A judge that is given the best response may take short cuts, which the paper observed mostly on reasoning. Hinted
     trajectories of rows that were also solved without a hint are dropped first, since other rows have nothing else;
@@ -99,8 +99,6 @@ def cap_hinted(
         max_share (`float`): From 0 (no hinted trajectory) to 1 (no cap).
         seed (`int`, *optional*, defaults to `0`): Seed of the ties.
 
-    Returns:
-        `list[int]`: indices of the trajectories to train on, in order.
     """
     kept = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.KEPT]
     kept_hinted = [i for i in kept if hinted[i]]

@@ -4,7 +4,7 @@
 import copy
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,10 +27,11 @@ from ..engines import OpenAIEngine
 from ..jobs import ShardedJob, rows_digest, write_json
 from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
-from ..judge.sampling import Sampler, context_length, encode_prompts, sample_critiques
+from ..judge.sampling import Sampler, context_length, decode_completions, encode_prompts, sample_critiques
 from .loading import (
     check_arguments,
     check_output_dir,
+    each_set,
     load_adapter,
     load_config,
     load_sampler,
@@ -54,7 +55,16 @@ from .trajectories import TrajectoryCollector, check_sampler, count_refused, nam
 
 logger = get_logger(__name__)
 
-_AS_SAMPLED = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+_FEATURES = {
+    "row": Value("int64"),
+    "sample": Value("int64"),
+    "hinted": Value("bool"),
+    "scores": List(Value("int64")),
+    "problem": Value("string"),
+    "completion_ids": List(Value("int32")),
+    "num_tokens": Value("int64"),
+    "outcome": Value("string"),
+}
 
 
 class NothingKeptError(RuntimeError):
@@ -82,18 +92,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     >>> trainer.train()
     ```
 
-    A judge may sample for itself again after it was trained, in rounds. Each is a run of its own, with a folder and a
-    seed of its own, so that the responses are shuffled anew:
-
-    ```python
-    >>> judge = "google/gemma-2-2b-it"
-    >>> for number in range(3):
-    ...     args = RejectiveSamplerConfig(output_dir=f"judge-rft-{number}", seed=number)
-    ...     trainer = RejectiveSampler(model=judge, args=args, train_dataset=rows)
-    ...     trainer.train()
-    ...     trainer.save_model()
-    ...     judge = args.output_dir
-    ```
+    A judge may sample for itself again after it was trained, in rounds: each with a folder and a `seed` of its own, so
+    that the responses are shuffled anew.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
@@ -109,16 +109,16 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
         sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
-            Who samples. The model itself by default; the paper samples with a stronger one. The path or id of another
-            model, which is loaded with its own tokenizer for the time of sampling; another model that shares the
-            tokenizer; an [`~trl_spct.engines.OpenAIEngine`]; or any callable
+            Who samples; the model itself by default, in the paper a stronger one. The path or id of another model,
+            which is loaded with its own tokenizer for the time of sampling; another model that shares the tokenizer;
+            an [`~trl_spct.engines.OpenAIEngine`]; or any callable
 
                 sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]
 
-            that returns k [`~trl_spct.judge.sampling.Sample`]s for each of the prompts, which are message lists. The
-            options come from the configuration. If it raises a `RuntimeError` with an attribute `completed`, the
-            samples by number of the complete prompts, these are kept and not sampled again. Prompts in its attribute
-            `refusals` are dropped if `invalid_rows="drop"`, see [`~trl_spct.judge.sampling.PromptRefusedError`].
+            that returns k [`~trl_spct.judge.sampling.Sample`]s for each of the prompts, which are message lists. If it
+            raises a `RuntimeError` with the samples of complete prompts by number (`completed`), these are kept.
+            Prompts in its attribute `refusals` are dropped if `invalid_rows="drop"`, see
+            [`~trl_spct.judge.sampling.PromptRefusedError`].
         general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
             trajectory that is trained on. Without general data the paper loses 5 points.
@@ -159,47 +159,42 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.judge_tokenizer = processing_class.tokenizer if is_processor else processing_class
         check_sampler(sampler)
         self.sampler = sampler
-        self.general_dataset = None
+        self.general_dataset = general_dataset
         if general_dataset is not None:
             self.general_dataset = instruction_rows(general_dataset, self.judge_tokenizer)
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {
-                key: _eval_rows(rows, self.judge_tokenizer, f"eval_dataset[{key!r}]")
-                for key, rows in eval_dataset.items()
-            }
-        elif eval_dataset is not None:
-            eval_dataset = _eval_rows(eval_dataset, self.judge_tokenizer, "eval_dataset")
+        eval_dataset = each_set(eval_dataset, lambda rows, name: _eval_rows(rows, self.judge_tokenizer, name))
         self.trajectories: Dataset | None = None
         self.rows: Dataset | None = None
-        self.row_numbers: Sequence[int] | None = None
         self.report: Report | None = None
         self.mixture: dict[str, int] = {}
-        self.sampled_by = model if isinstance(model, str) else config._name_or_path
+        by_itself = model if isinstance(model, str) else config._name_or_path
+        self._samples_with = by_itself if sampler is None else sampler
         self.context_length = context_length(config)
         if _are_trajectories(train_dataset):
             _check_trajectories(train_dataset, args.template)
             self.trajectories = train_dataset
-            prompt = train_dataset[0]["prompt"]
+            first = train_dataset[0]
         else:
             prepared = rows_for(train_dataset, processing_class, args, config, "train_dataset")
             self.rows = prepared.dataset
             # Rows that were dropped for their length are missing in the numbers.
             self.row_numbers = prepared.row_numbers if len(prepared.row_numbers) == len(prepared.dataset) else None
-            prompt = self.rows[0]["prompt"]
+            first = self.rows[0]
         # `SFTTrainer` prepares its data before it has a model; one row in the final format tells it the kind.
-        placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
+        placeholder = Dataset.from_list([{"prompt": first["prompt"], "completion": _assistant(".")}])
         super().__init__(
             model=load_adapter(model, args, kwargs),
             args=args,
             train_dataset=placeholder,
-            eval_dataset=_each(eval_dataset, lambda rows: placeholder),
+            eval_dataset=each_set(eval_dataset, lambda rows, name: placeholder),
             processing_class=processing_class,
             **kwargs,
         )
         keep_trainable(self.model)
         store_template(self.model.config, args.template)
         if eval_dataset is not None:
-            self.eval_dataset = _each(eval_dataset, lambda rows: self._prepared(rows, bool(args.eval_packing), "eval"))
+            packing = bool(args.eval_packing)
+            self.eval_dataset = each_set(eval_dataset, lambda rows, name: self._prepared(rows, packing, "eval"))
 
     def collect(self) -> Dataset:
         """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
@@ -208,8 +203,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
             `query`; `responses`, `labels` and `scores`, all in the order of the row; `order`; `hinted`;
             `outcome` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
-            `row`, `sample`, `num_tokens`; and the other columns of the preference rows. If they could not be pushed to
-            `trajectories_hub_repo`, this is logged and stands in `push_errors`, and training goes on.
+            `row`, `sample`, `num_tokens`; and the other columns of the preference rows. Errors of a push to
+            `trajectories_hub_repo` are logged and collected in `push_errors`.
 
         Raises:
             `FileExistsError`: if the folder holds trajectories of another configuration.
@@ -219,12 +214,13 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             raise ValueError("Found collected trajectories as `train_dataset`; expected preference rows to sample.")
         folder = Path(self.args.trajectories_dir or Path(self.args.output_dir or ".", "trajectories"))
         settings = self._settings()
+        features = Features({**self.rows.features, "completion": self.rows.features["prompt"], **_FEATURES})
         with self.accelerator.main_process_first():
             job = ShardedJob(
                 folder,
                 len(self.rows),
                 self.args.rows_per_shard,
-                self._trajectory_features(),
+                features,
                 settings,
             )
         if job.num_missing:
@@ -241,7 +237,14 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         Raises:
             `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
         """
-        kept, general = self._training_rows(self.trajectories or self.collect())
+        trajectories = self.trajectories or self.collect()
+        kept = self._kept_rows(trajectories)
+        limit = round(self.args.general_ratio * len(kept))
+        general = self.general_dataset
+        if general is not None:
+            general = general.shuffle(seed=self.args.seed).select(range(min(limit, len(general)))) if limit else None
+        num_general = 0 if general is None else len(general)
+        self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": num_general}
         self.train_dataset = self._prepared(kept, self.args.packing, "train", general)
         self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
         return super().train(*args, **kwargs)
@@ -253,7 +256,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return {
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
-            **({} if self.rows is None else {"sampled by": self._sampler_name()}),
+            **({} if self.rows is None else {"sampled by": _public_name(self._samples_with)}),
             "unhinted, by outcome": _counts(report["outcomes"]),
             "hinted, by outcome": _counts(report["hinted_outcomes"]),
             "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
@@ -269,26 +272,18 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         args = self.args
         assert args.template is not None and self.rows is not None  # since `__init__`, and in `collect`
         names = "num_generations hint reject_too_easy temperature top_p max_completion_length template seed".split()
-        sampler = self.sampled_by if self.sampler is None else self.sampler
         return {
             "kind": "trajectories",
             "version": __version__,
-            "sampler": name_of(sampler),
+            "sampler": name_of(self._samples_with),
             "sampler_revision": self._revision(),
-            "sampler_weights": saved_weights_digest(sampler),
+            "sampler_weights": saved_weights_digest(self._samples_with),
             "data": rows_digest(
                 (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
             ),
             "template_digest": [judge_template(args.template, binary).digest for binary in (False, True)],
             **{name: getattr(args, name) for name in names},
         }
-
-    def _sampler_name(self) -> str:
-        """For others: no place on this machine."""
-        name = name_of(self.sampled_by if self.sampler is None else self.sampler)
-        if not name:
-            return "the judge, made in memory"
-        return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
 
     def _revision(self) -> str | None:
         """The commit of a sampler from the Hub."""
@@ -298,23 +293,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             model = self.model if self.sampler is None else self.sampler
             config = getattr(model, "config", None)
         return getattr(config, "_commit_hash", None)
-
-    def _trajectory_features(self) -> Features:
-        assert self.rows is not None
-        return Features(
-            {
-                **self.rows.features,
-                "completion": self.rows.features["prompt"],
-                "row": Value("int64"),
-                "sample": Value("int64"),
-                "hinted": Value("bool"),
-                "scores": List(Value("int64")),
-                "problem": Value("string"),
-                "completion_ids": List(Value("int32")),
-                "num_tokens": Value("int64"),
-                "outcome": Value("string"),
-            }
-        )
 
     def _sample(self, job: ShardedJob) -> None:
         if self.sampler is None:
@@ -370,10 +348,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             known = batch.get("completion_ids") or [None] * len(texts)
             encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
             # Trajectories may come from a model with another tokenizer.
-            decoded = tokenizer.batch_decode([ids or [] for ids in known], **_AS_SAMPLED)
+            decoded = decode_completions(tokenizer, [ids or [] for ids in known])
             completions = [
-                [*(ids[:-1] if ids and text == own else retokenized), *end]
-                for text, ids, own, retokenized in zip(texts, known, decoded, encoded, strict=True)
+                [*(ids[:-1] if ids and text == decoded_text else retokenized), *end]
+                for text, ids, decoded_text, retokenized in zip(texts, known, decoded, encoded, strict=True)
             ]
             prompts = encode_prompts(tokenizer, batch["prompt"])
             masked = [[-100] * len(prompt) if self.completion_only_loss else prompt for prompt in prompts]
@@ -392,8 +370,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         )
 
     def _turn_end(self, prompt: list[dict[str, str]]) -> list[int]:
-        """Tokens after a completion: what the chat template writes after a turn, if it ends the generation, else the
-        end-of-sequence token."""
+        """What the chat template writes after a turn, if it ends the generation, else the end-of-sequence token."""
         tokenizer, config = self.judge_tokenizer, self.model.generation_config
         turns = [[*prompt, *_assistant(text)] for text in ("a", "b")]
         one, other = (tokenizer.apply_chat_template(turn, return_dict=False) for turn in turns)
@@ -443,16 +420,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         for remark in self.report["remarks"]:
             logger.warning(remark, main_process_only=True)
 
-    def _training_rows(self, trajectories: Dataset) -> tuple[Dataset, Dataset | None]:
-        """The kept trajectories, and the general data to mix in."""
-        kept = self._kept_rows(trajectories)
-        available = 0 if self.general_dataset is None else len(self.general_dataset)
-        limit = min(available, round(self.args.general_ratio * len(kept)))
-        self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": limit}
-        if self.general_dataset is None or not limit:
-            return kept, None
-        return kept, self.general_dataset.shuffle(seed=self.args.seed).select(range(limit))
-
     def _kept_rows(self, trajectories: Dataset) -> Dataset:
         columns = trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
         kept = cap_hinted(
@@ -461,16 +428,12 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if kept:
             return trajectories.select(kept)
         counts = dict(Counter(columns["outcome"]))
-        if Outcome.KEPT.value in counts:
-            raise NothingKeptError(
-                f"All kept trajectories out of {len(trajectories)} ({counts}) were hinted, and "
-                f"max_hinted_share={self.args.max_hinted_share} leaves none of them. Raise it, sample more "
-                "(`num_generations`), or let a stronger `sampler` sample."
-            )
+        hinted = f", and max_hinted_share={self.args.max_hinted_share} leaves none of the hinted ones"
         raise NothingKeptError(
-            f"No trajectory was kept out of {len(trajectories)} ({counts}). If most are unreadable, raise "
-            "`max_completion_length` or let a stronger `sampler` sample; if most are incorrect, set `hint='all'` "
-            "or take an easier dataset; if most are too easy, take a harder one or set `reject_too_easy=False`."
+            f"No trajectory was kept out of {len(trajectories)} ({counts}){hinted if 'kept' in counts else ''}. If "
+            "most are unreadable, raise `max_completion_length` or let a stronger `sampler` sample; if most are "
+            "incorrect, set `hint='all'` or take an easier dataset; if most are too easy, take a harder one or set "
+            "`reject_too_easy=False`."
         )
 
 
@@ -513,13 +476,6 @@ def _eval_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) 
     return dataset.select(kept)
 
 
-def _each(datasets: Any, prepare: Callable[[Dataset], Dataset]) -> Any:
-    """Applies a function to a dataset, to each of a `dict` of them, or to none."""
-    if isinstance(datasets, dict):
-        return {name: prepare(rows) for name, rows in datasets.items()}
-    return None if datasets is None else prepare(datasets)
-
-
 def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
     """Rows are measured in the chat template before TRL applies `chat_template_path`."""
     if path is None:
@@ -528,6 +484,14 @@ def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) ->
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
     else:
         tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
+
+
+def _public_name(sampler: Any) -> str:
+    """Name of a sampler without its place on this machine."""
+    name = name_of(sampler)
+    if not name:
+        return "the judge, made in memory"
+    return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, repeat
+from itertools import groupby
 from typing import Any
 
 from accelerate.utils import gather_object
@@ -24,6 +24,7 @@ from .grouped_grpo import GroupedGRPOTrainer
 from .loading import (
     check_arguments,
     check_output_dir,
+    each_set,
     load_adapter,
     load_config,
     load_tokenizer,
@@ -104,23 +105,18 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             _check_reference(model)
         processing_class = processing_class or load_tokenizer(model, config, args)
 
-        def rows(dataset, name):
+        def prepare(dataset: Dataset, name: str) -> Dataset:
             return rows_for(dataset, processing_class, args, config, name).dataset
 
-        if train_dataset is not None:
-            train_dataset = rows(train_dataset, "train_dataset")
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {key: rows(dataset, f"eval_dataset[{key!r}]") for key, dataset in eval_dataset.items()}
-        elif eval_dataset is not None:
-            eval_dataset = rows(eval_dataset, "eval_dataset")
-        if reward_funcs is None:
-            reward_funcs = []
-        extra = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+        train_dataset = each_set(train_dataset, prepare, "train_dataset")
+        eval_dataset = each_set(eval_dataset, prepare)
+        if not isinstance(reward_funcs, (list, tuple)):
+            reward_funcs = [] if reward_funcs is None else [reward_funcs]
         self.outcome = OutcomeReward(args.template)
         self._evaluated = ""
         super().__init__(
             model=load_adapter(model, args, kwargs),
-            reward_funcs=[self.outcome, *extra],
+            reward_funcs=[self.outcome, *reward_funcs],
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -143,11 +139,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         if self.model.training and self.args.shuffle_responses:
             seed, template = derive_seed(self.args.seed, "epochs", self.state.global_step), self.args.template
             assert template is not None  # since `__init__`
-            rows = [
-                dict(other)
-                for row, group in groupby(rows)
-                for other in repeat(reordered(row, seed, template, self._special_tokens), len(list(group)))
-            ]
+            groups = [(reordered(row, seed, template, self._special_tokens), [*group]) for row, group in groupby(rows)]
+            rows = [dict(row) for row, group in groups for _ in group]
         return super()._generate_and_score_completions(rows)
 
     def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -212,8 +205,6 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         metrics = self.metrics_of("train" if self.model.training else "eval")
-        if "frac_reward_zero_std" in metrics:
-            metrics["spct/zero_signal"] = list(metrics["frac_reward_zero_std"])
         # TRL logs the metrics of all evaluation sets as `eval_…`, where the last one overwrites the others.
         if not self.model.training and self._evaluated:
             renamed = {f"{self._evaluated}_{name}": values for name, values in metrics.items()}
@@ -225,8 +216,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
 def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence[str]) -> dict[str, Any]:
     """A row of [`judge_rows`] whose prompt shows the responses in another order, drawn from the seed and the row.
 
-    Rows of a single response, and rows whose prompt is not what their columns make, as shortened ones, stay as they
-    are.
+    Rows of a single response, and rows whose prompt is not what their columns make, stay as they are.
     """
 
     def prompt(order: Sequence[int]) -> list[dict[str, str]]:
@@ -251,8 +241,8 @@ def _check_reference(model: "str | PreTrainedModel") -> None:
 class OutcomeReward:
     """The outcome reward as TRL calls reward functions: lists in, one number per completion out.
 
-    Logs what [`critique_metrics`] computes as `spct/…`; the completions table gets the
-    columns `scores` and `labels`, in the order of the row, `problem` and `order`.
+    Logs [`critique_metrics`] as `spct/…`, and in the completions table `scores` and `labels` (in the row order),
+    `problem` and `order`.
 
     Args:
         template (`str`): Prompt template of the judge; it says which scores are in range.
@@ -283,7 +273,7 @@ class OutcomeReward:
         ]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
-            for name, value in critique_metrics(critiques, labels, [*map(len, completion_ids)], domain).items():
+            for name, value in critique_metrics(critiques, labels, domain).items():
                 log_metric(f"spct/{name}", value)
         if log_extra is not None:
             log_extra("scores", [None if row is None else list(row) for row in scores])

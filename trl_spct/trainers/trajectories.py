@@ -6,7 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,6 @@ logger = logging.getLogger(__name__)
 
 REFUSED = ".refused.json"
 """Suffix of the file beside a shard that counts the prompts which the sampler refused, by cause."""
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """What a row is asked with, and where its trajectories belong."""
-
-    index: int  # of the prepared row
-    row: Mapping[str, Any]
-    messages: Messages
-    hinted: bool = False
 
 
 class TrajectoryCollector:
@@ -71,25 +61,19 @@ class TrajectoryCollector:
         self.sampler = partial(
             sampler, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_completion_length
         )
-        self._overhead = len(encode_prompts(self.tokenizer, [[{"role": "user", "content": "."}]])[0])
-        own = set(special_tokens(judge_tokenizer))
+        fenced = set(special_tokens(judge_tokenizer))
         engine = sampler.func if isinstance(sampler, partial) else sampler
         foreign = set(special_tokens(self.tokenizer)) | set(getattr(engine, "special_tokens", ()))
         # Prompts are fenced against the judge's special tokens; a sampler may have others.
-        self._fence = None if foreign <= own else tuple(sorted(own | foreign))
+        self._fence = None if foreign <= fenced else tuple(sorted(fenced | foreign))
 
     def check_rows(self) -> None:
-        """Refuses rows that do not fit into the sampler's context.
-
-        Raises:
-            [`~trl_spct.judge.sampling.PromptTooLongError`]: with the number of the row.
-        """
-        if self.context_length is None:
-            return
-        lengths: list[int] = []
-        for batch in self.rows.select_columns("prompt").iter(batch_size=256):
-            lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"]))
-        check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
+        """Refuses rows that do not fit into the sampler's context with a [`PromptTooLongError`]."""
+        if self.context_length is not None:
+            lengths: list[int] = []
+            for batch in self.rows.select_columns("prompt").iter(batch_size=256):
+                lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"]))
+            check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
 
     def __call__(self, numbers: range, path: Path) -> list[dict[str, Any]]:
         """The trajectories of some rows, in the order of the rows.
@@ -103,11 +87,9 @@ class TrajectoryCollector:
         rows = {index: self.rows[index] for index in numbers}
         samples = _Samples(path.with_suffix(".samples.partial"))
         try:
-            records = self._sample(samples, [_Prompt(i, row, self._prompt(row)) for i, row in rows.items()])
-            hinted = [
-                _Prompt(i, rows[i], self._hinted_prompt(rows[i]), True) for i in self._rows_to_hint(rows, records)
-            ]
-            records += self._sample(samples, self._fitting(hinted))
+            records = self._sample(samples, rows, {index: self._prompt(row) for index, row in rows.items()})
+            hinted = {i: self._hinted_prompt(rows[i]) for i in self._rows_to_hint(rows, records)}
+            records += self._sample(samples, rows, self._fitting(hinted), hinted=True)
         except (RuntimeError, ValueError, OSError) as error:
             samples.write()
             error.add_note(f"In rows {numbers.start} to {numbers.stop - 1}. A restart resumes here.")
@@ -121,22 +103,23 @@ class TrajectoryCollector:
             record["outcome"] = outcome.value
         return sorted(records, key=lambda record: (record["row"], record["sample"]))
 
-    def _sample(self, samples: "_Samples", prompts: Sequence[_Prompt]) -> list[dict[str, Any]]:
-        k = 1 if prompts and prompts[0].hinted else self.args.num_generations
-        messages, numbers = [p.messages for p in prompts], [self.row_numbers[p.index] for p in prompts]
-        drawn = samples.draw(self.sampler, messages, k, self.args.seed, numbers, self.args.invalid_rows == "drop")
+    def _sample(
+        self, samples: "_Samples", rows: Mapping[int, Any], prompts: Mapping[int, Messages], hinted: bool = False
+    ) -> list[dict[str, Any]]:
+        k, first = (1, self.args.num_generations) if hinted else (self.args.num_generations, 0)
+        numbers, drop = [self.row_numbers[index] for index in prompts], self.args.invalid_rows == "drop"
+        drawn = samples.draw(self.sampler, [*prompts.values()], k, self.args.seed, numbers, drop)
         return [
-            self._record(prompt, self.args.num_generations if prompt.hinted else number, sample)
-            for prompt, of_prompt in zip(prompts, drawn, strict=True)
-            for number, sample in enumerate(of_prompt)
+            {**self._record(rows[index], sample), "row": index, "sample": number, "hinted": hinted}
+            for index, of_row in zip(prompts, drawn, strict=True)
+            for number, sample in enumerate(of_row, first)
         ]
 
     def _rows_to_hint(self, rows: Mapping[int, Any], records: Sequence[Mapping[str, Any]]) -> list[int]:
-        if self.args.hint == "none":
-            return []
         sampled = {record["row"] for record in records}
         solved = {record["row"] for record in records if is_correct(record["scores"], record["labels"])}
-        return [i for i in rows if i in sampled and (self.args.hint == "all" or i not in solved)]
+        hinted = {"none": set(), "failed": sampled - solved, "all": sampled}[self.args.hint]
+        return [index for index in rows if index in hinted]
 
     def _prompt(self, row: Mapping[str, Any]) -> Messages:
         if self._fence is None:
@@ -151,32 +134,25 @@ class TrajectoryCollector:
         hint = hint_line(shown, template, row.get("preference_strength"))
         return [*before, {**turn, "content": f"{turn['content']}\n\n{hint}"}]
 
-    def _fitting(self, prompts: Sequence[_Prompt]) -> list[_Prompt]:
+    def _fitting(self, prompts: dict[int, Messages]) -> dict[int, Messages]:
         """The prompts that fit into the context. A hint makes a prompt longer than the one that was checked."""
-        if self.context_length is None or not prompts:
-            return list(prompts)
+        if self.context_length is None:
+            return prompts
         longest = self.context_length - self.args.max_completion_length
-        # A byte makes at most one token, so that only prompts near the limit are tokenized.
-        near = [p for p in prompts if self._overhead + _num_bytes(p.messages) > longest]
-        lengths = map(len, encode_prompts(self.tokenizer, [p.messages for p in near]))
-        too_long = {p.index for p, length in zip(near, lengths, strict=True) if length > longest}
+        lengths = map(len, encode_prompts(self.tokenizer, [*prompts.values()]))
+        too_long = [index for index, length in zip(prompts, lengths, strict=True) if length > longest]
         if too_long:
             logger.warning(
-                "Rows %s have no hinted trajectory: with the hint, their prompts exceed %d tokens.",
-                sorted(too_long),
-                longest,
+                "Rows %s have no hinted trajectory: with the hint, their prompts exceed %d tokens.", too_long, longest
             )
-        return [p for p in prompts if p.index not in too_long]
+        return {index: prompt for index, prompt in prompts.items() if index not in too_long}
 
-    def _record(self, prompt: _Prompt, number: int, sample: Sample) -> dict[str, Any]:
-        row, n = prompt.row, len(prompt.row["responses"])
+    def _record(self, row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
+        n = len(row["responses"])
         critique = read_sample(sample, n, judge_template(self.args.template, binary=n == 1)).in_row_order(row["order"])
         return {
             **row,
             "completion": [{"role": "assistant", "content": sample.text}],
-            "row": prompt.index,
-            "sample": number,
-            "hinted": prompt.hinted,
             "scores": None if critique.scores is None else list(critique.scores),
             "problem": critique.problem,
             "completion_ids": None if sample.ids is None else list(sample.ids),
@@ -208,14 +184,21 @@ class _Samples:
         if missing:
             try:
                 drawn = dict(enumerate(sampler([prompts[i] for i in missing], k, seed)))
-                _check_counts(drawn, len(missing), k)
+                if len(drawn) != len(missing) or any(len(samples) != k for samples in drawn.values()):
+                    raise ValueError(
+                        f"The sampler returned lists of {sorted({*map(len, drawn.values())})} samples for "
+                        f"{len(drawn)} of {len(missing)} prompts; expected k = {k} samples for each prompt."
+                    )
             except RuntimeError as error:
-                drawn = getattr(error, "completed", {})
-                refused = getattr(error, "refusals", {})
+                drawn, refused = getattr(error, "completed", {}), getattr(error, "refusals", {})
                 self.drawn |= {keys[missing[j]]: samples for j, samples in drawn.items()}
                 if not (drop_refused and refused and len(drawn) + len(refused) == len(missing)):
-                    renumbered = _renumbered(error, [row_numbers[i] for i in missing])
-                    raise renumbered from (None if renumbered is error else error)
+                    renumbered = getattr(error, "renumbered", None)
+                    if renumbered is None:
+                        raise
+                    note = "Drop rows that the sampler refuses with `invalid_rows='drop'`." if refused else ""
+                    numbers = [row_numbers[i] for i in missing]
+                    raise renumbered(numbers, note=note, name="train_dataset row") from error
                 self.refused |= {keys[missing[j]]: refusal.cause for j, refusal in refused.items()}
             self.drawn |= {keys[missing[j]]: samples for j, samples in drawn.items()}
         return [self.drawn.get(key, []) for key in keys]
@@ -226,15 +209,6 @@ class _Samples:
             write_json(self.path, {"drawn": drawn, "refused": self.refused})
 
 
-def _renumbered(error: RuntimeError, row_numbers: Sequence[int]) -> RuntimeError:
-    """The error of an engine with the numbers of the user's rows; that of any other sampler unchanged."""
-    renumbered = getattr(error, "renumbered", None)
-    if renumbered is None:
-        return error
-    note = "Drop rows that the sampler refuses with `invalid_rows='drop'`." if getattr(error, "refusals", {}) else ""
-    return renumbered(row_numbers, note=note, name="train_dataset row")
-
-
 def count_refused(folder: Path) -> dict[str, int]:
     """Numbers of dropped prompts by cause, over all shards of a folder."""
     counts: Counter[str] = Counter()
@@ -243,25 +217,8 @@ def count_refused(folder: Path) -> dict[str, int]:
     return dict(counts)
 
 
-def _num_bytes(prompt: Messages) -> int:
-    return sum(len(turn["content"].encode("utf-8", "surrogatepass")) for turn in prompt)
-
-
-def _check_counts(drawn: Mapping[int, Sequence[Sample]], num_prompts: int, k: int) -> None:
-    wrong = {i: len(samples) for i, samples in drawn.items() if len(samples) != k}
-    if len(drawn) != num_prompts or wrong:
-        raise ValueError(
-            f"The sampler returned lists for {len(drawn)} of {num_prompts} prompts, of lengths other than k = {k} for "
-            f"the prompts {wrong}; expected k samples for each prompt."
-        )
-
-
 def check_sampler(sampler: Any) -> None:
-    """Checks a sampler before a model is loaded.
-
-    Raises:
-        `TypeError`: if it is not a path, a model or a callable with the signature of [`~judge.sampling.Sampler`].
-    """
+    """Raises a `TypeError` unless a sampler is a path, a model or a callable [`~judge.sampling.Sampler`]."""
     if sampler is None or isinstance(sampler, (str, torch.nn.Module)):
         return
     expected = (
@@ -279,12 +236,9 @@ def check_sampler(sampler: Any) -> None:
 
 def name_of(sampler: Any) -> str:
     """Name of a sampler, the same in each start of a run."""
-    if isinstance(sampler, str):
-        return sampler
     if isinstance(sampler, partial):
         return name_of(sampler.func)
-    path = getattr(getattr(sampler, "config", None), "_name_or_path", None)
+    path = sampler if isinstance(sampler, str) else getattr(getattr(sampler, "config", None), "_name_or_path", None)
     name = getattr(sampler, "name", None)
-    if path or isinstance(name, str):
-        return str(path or name)
-    return str(getattr(sampler, "__qualname__", type(sampler).__qualname__))
+    kind = getattr(sampler, "__qualname__", type(sampler).__qualname__)
+    return str(path or (name if isinstance(name, str) else kind))
