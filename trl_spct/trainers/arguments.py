@@ -41,7 +41,24 @@ class JudgeArguments:
 
 @dataclass
 class PreferenceArguments(JudgeArguments):
-    """Arguments of trainers on preference rows."""
+    """
+    Mixin for configurations of trainers on preference rows.
+
+    Args:
+        template (`str`, *optional*):
+            Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
+            trained with, as its configuration says, or `"paper"`.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            What to do with rows that cannot be used, or that a server refuses to complete: `"error"` names the first
+            one, `"drop"` counts them by cause.
+        max_context_length (`int`, *optional*):
+            Longest prompt and critique together, in tokens; the model's own context by default. [?]
+        shuffle_responses (`bool`, *optional*, defaults to `True`):
+            Whether the responses are put into a random order, recorded as `order` and drawn from `seed` and the row;
+            in [`SPCTTrainer`] a fresh one each time a row is read in training. [I]
+        source (`str`, *optional*):
+            Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
+    """
 
     max_context_length: int | None = field(
         default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -22,8 +22,6 @@ from ..judge.sampling import context_length
 
 
 logger = logging.getLogger(__name__)
-
-Arguments = TypeVar("Arguments")
 
 _ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
 _FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
@@ -93,10 +91,17 @@ def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, Pr
     return (PeftModel.from_pretrained(loaded, model) if base else loaded), tokenizer
 
 
-def check_arguments(args: Any, expected: type) -> None:
-    """Refuses a configuration of TRL, which lacks the fields and defaults of this package."""
-    if not isinstance(args, expected):
-        raise TypeError(f"`args` is {type(args).__name__}; expected {expected.__name__}.")
+def checked_arguments(
+    model: str | PreTrainedModel | PeftModel, args: Any, kind: type, name: str, peft_config: Any
+) -> tuple[Any, PreTrainedConfig]:
+    """A copy of a trainer's arguments [`with_template`], and the judge's configuration, before the judge is loaded."""
+    config = load_config(model, args)
+    if args is None:
+        args = kind(f"{config._name_or_path.split('/')[-1]}-{name}")
+    if not isinstance(args, kind):  # a configuration of TRL lacks the fields and defaults of this package
+        raise TypeError(f"`args` is {type(args).__name__}; expected {kind.__name__}.")
+    check_output_dir(model, args, peft_config)
+    return with_template(args, config), config
 
 
 def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_config: Any = None) -> None:
@@ -116,11 +121,11 @@ def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_c
             )
 
 
-def with_template(args: Arguments, config: PreTrainedConfig) -> Arguments:
+def with_template(args: Any, config: PreTrainedConfig) -> Any:
     """A copy of the arguments with a template: the given one, else the judge's own, else `"paper"`."""
     args = copy.copy(args)
-    args.template = args.template or stored_template(config) or "paper"  # type: ignore[attr-defined]
-    judge_template(args.template)  # type: ignore[attr-defined]
+    args.template = args.template or stored_template(config) or "paper"
+    judge_template(args.template)
     return args
 
 

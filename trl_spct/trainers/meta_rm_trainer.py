@@ -14,13 +14,11 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, Features, List, Value
 from transformers import (
-    AutoTokenizer,
     DataCollator,
     DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerCallback,
     set_seed,
 )
 from trl import RewardTrainer
@@ -40,7 +38,7 @@ from ..judge.preferences import InvalidPreference, Preference, checked_labels
 from ..judge.prompts import conversation_text, judge_template, meta_messages
 from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
-from .loading import check_output_dir, each_set, stored_template
+from .loading import check_output_dir, each_set, load_config, load_tokenizer, stored_template
 from .meta_rm_config import MetaRMTrainingConfig
 
 
@@ -118,9 +116,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             The model's tokenizer, with a chat template. Loaded from the model's path by default.
         compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
             Replaces the evaluation metrics.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter to train, with `task_type="SEQ_CLS"`, so that the head is trained and saved, too.
-        callbacks, quantization_config, **kwargs: Passed to [`~trl.RewardTrainer`].
+        **kwargs:
+            Passed to [`~trl.RewardTrainer`]. A `peft_config` needs `task_type="SEQ_CLS"`, so that the head is trained
+            and saved, too.
 
     Raises:
         `ValueError`: for invalid rows, with their numbers; for an adapter that leaves the head random.
@@ -144,24 +142,18 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        peft_config: Any | None = None,
-        quantization_config: Any | None = None,
         **kwargs,
     ):
         if args is None:
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
-        check_output_dir(model, args, peft_config)
-        _check_head_is_trained(peft_config)
+        check_output_dir(model, args, kwargs.get("peft_config"))
+        _check_head_is_trained(kwargs.get("peft_config"))
         self._ballots: dict[int, Judgment] = {}
         self._first_ballots: dict[str, int] = {}
         args, init_kwargs = copy.copy(args), args.model_init_kwargs
         if isinstance(model, str):
-            options: dict[str, Any] = {"trust_remote_code": args.trust_remote_code, **(init_kwargs or {})}
-            if processing_class is None:
-                hub = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
-                processing_class = AutoTokenizer.from_pretrained(model, **hub)
+            processing_class = processing_class or load_tokenizer(model, load_config(model, args), args)
             if args.chat_template_path is None and args.eos_token is None:
                 # Invalid rows are found before a large model is loaded.
                 def prepare(dataset: Dataset, name: str) -> Dataset:
@@ -169,9 +161,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
                 train_dataset = each_set(train_dataset, prepare, "train")
                 eval_dataset = each_set(eval_dataset, prepare, "eval")
-            if quantization_config is not None:
-                options["quantization_config"], quantization_config = quantization_config, None
-            model = _load(model, args, options)
+            model = _load(model, args, kwargs)
             args.model_init_kwargs = None  # `RewardTrainer` would warn that they are ignored
         base = as_meta_rm(unwrapped(model))
         keep_trainable(base)
@@ -183,9 +173,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             compute_metrics=self._with_votes(compute_metrics or classification_metrics),
-            callbacks=callbacks,
-            peft_config=peft_config,
-            quantization_config=quantization_config,
             **kwargs,
         )
         args.model_init_kwargs = init_kwargs
@@ -426,8 +413,11 @@ def _check_head_is_trained(peft_config: Any | None) -> None:
         )
 
 
-def _load(path: str, args: MetaRMTrainingConfig, options: dict[str, Any]) -> PreTrainedModel:
-    """Loads a Meta RM by the rules of [`~trl.RewardTrainer`] for device map and seed."""
+def _load(path: str, args: MetaRMTrainingConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """Loads a Meta RM by the rules of [`~trl.RewardTrainer`] for quantization, device map and seed."""
+    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    if kwargs.get("quantization_config") is not None:
+        options["quantization_config"] = kwargs.pop("quantization_config")
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         options["device_map"] = None
     set_seed(args.seed)  # the head is random

@@ -3,7 +3,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +15,10 @@ Report: TypeAlias = dict[str, Any]
 
 MAX_DOMAINS = 20
 """Number of domains, the largest ones, in the metrics and on the card. The report has all."""
+
+_FIELDS = {"row": int, "hinted": bool, "outcome": object, "problem": object, "num_tokens": int, "domain": object}
+_SHAPE = {"n": int, "place": int, "longest": bool}
+"""Number of responses, the place in which the judge read the best one, and whether no other is longer."""
 
 
 def rejection_report(trajectories: Dataset) -> Report:
@@ -38,9 +41,9 @@ def rejection_report(trajectories: Dataset) -> Report:
     table = _read(trajectories)
     unhinted, hinted = table[~table.hinted], table[table.hinted]
     compared = unhinted[(unhinted.n > 1) & (unhinted.outcome != Outcome.UNREADABLE.value)]
-    unsolved = {*unhinted.row} - {*unhinted.row[unhinted.right]}
+    unsolved = {*unhinted.row} - {*unhinted.row[_right(unhinted)]}
     report = {
-        "trajectories": len(table.row),
+        "trajectories": len(table),
         "rows": len({*table.row}),
         "outcomes": _outcomes(unhinted),
         "hinted_outcomes": _outcomes(hinted),
@@ -60,7 +63,7 @@ def rejection_report(trajectories: Dataset) -> Report:
         },
         "hints": {
             "rows_unsolved": len(unsolved),
-            "solved_by_hint": len(unsolved & {*hinted.row[hinted.right]}),
+            "solved_by_hint": len(unsolved & {*hinted.row[_right(hinted)]}),
             "accuracy": _accuracy(hinted),
         },
     }
@@ -101,91 +104,67 @@ def trajectory_groups(report: Report) -> dict[str, dict[str, Any]]:
     return by_n | {f"domain={name}": group for name, group in largest}
 
 
-@dataclass(frozen=True)
-class _Table:
-    """The fields of trajectories that are counted, one value per trajectory."""
-
-    row: np.ndarray
-    hinted: np.ndarray
-    outcome: np.ndarray
-    problem: np.ndarray
-    tokens: np.ndarray
-    domain: np.ndarray
-    n: np.ndarray
-    place: np.ndarray  # in which the judge read the best response
-    longest: np.ndarray  # whether no response is longer than the best one
-
-    def __getitem__(self, mask: np.ndarray) -> "_Table":
-        return _Table(*(getattr(self, field.name)[mask] for field in fields(self)))
-
-    @property
-    def kept(self) -> np.ndarray:
-        return self.outcome == Outcome.KEPT.value
-
-    @property
-    def right(self) -> np.ndarray:
-        return self.kept | (self.outcome == Outcome.TOO_EASY.value)
-
-
-def _read(trajectories: Dataset) -> _Table:
-    columns = trajectories.with_format(None)
-    shapes = []  # of texts, which need not fit into memory at once
-    for batch in columns.select_columns(["responses", "labels", "order"]).iter(batch_size=1000):
-        for responses, labels, order in zip(batch["responses"], batch["labels"], batch["order"], strict=True):
+def _read(trajectories: Dataset) -> np.recarray:
+    dtype = np.dtype([*_FIELDS.items(), *_SHAPE.items()])
+    chunks = [np.empty(0, dtype)]
+    columns = [name for name in (*_FIELDS, "responses", "labels", "order") if name in trajectories.column_names]
+    for batch in trajectories.with_format(None).select_columns(columns).iter(batch_size=1000):
+        domains = [None if name is None else str(name) for name in batch.get("domain", [None] * len(batch["row"]))]
+        chunk = np.empty(len(domains), dtype)
+        for name in _FIELDS:
+            chunk[name] = domains if name == "domain" else batch[name]
+        for i, (responses, labels, order) in enumerate(zip(batch["responses"], batch["labels"], batch["order"])):
             best = labels.index(max(labels))
-            shapes.append((len(responses), order.index(best), len(responses[best]) == max(map(len, responses))))
-    n, place, longest = np.array(shapes, dtype=int).reshape(-1, 3).T
-    domains = columns["domain"][:] if "domain" in columns.column_names else [None] * len(columns)
-    return _Table(
-        np.array(columns["row"][:], dtype=int),
-        np.array(columns["hinted"][:], dtype=bool),
-        np.array(columns["outcome"][:], dtype=object),
-        np.array(columns["problem"][:], dtype=object),
-        np.array(columns["num_tokens"][:], dtype=int),
-        np.array([None if domain is None else str(domain) for domain in domains], dtype=object),
-        n,
-        place,
-        longest.astype(bool),
-    )
+            chunk["n"][i], chunk["place"][i] = len(responses), order.index(best)
+            chunk["longest"][i] = len(responses[best]) == max(map(len, responses))
+        chunks.append(chunk)
+    return np.concatenate(chunks).view(np.recarray)
 
 
-def _outcomes(table: _Table) -> dict[str, int]:
+def _kept(table: np.recarray) -> np.ndarray:
+    return table.outcome == Outcome.KEPT.value
+
+
+def _right(table: np.recarray) -> np.ndarray:
+    return _kept(table) | (table.outcome == Outcome.TOO_EASY.value)
+
+
+def _outcomes(table: np.recarray) -> dict[str, int]:
     return {outcome.value: int((table.outcome == outcome.value).sum()) for outcome in Outcome}
 
 
-def _accuracy(table: _Table) -> float | None:
-    return float(table.right.mean()) if len(table.row) else None
+def _accuracy(table: np.recarray) -> float | None:
+    return float(_right(table).mean()) if len(table) else None
 
 
-def _shares(table: _Table) -> dict[str, float | None]:
-    shares: dict[str, float | None] = {name: n / max(1, len(table.row)) for name, n in _outcomes(table).items()}
+def _shares(table: np.recarray) -> dict[str, float | None]:
+    shares: dict[str, float | None] = {name: n / max(1, len(table)) for name, n in _outcomes(table).items()}
     shares["accuracy"] = _accuracy(table[~table.hinted])
-    shares["hinted_kept"] = int((table.kept & table.hinted).sum()) / max(1, int(table.kept.sum()))
+    shares["hinted_kept"] = int((_kept(table) & table.hinted).sum()) / max(1, int(_kept(table).sum()))
     return shares
 
 
-def _pass_rates(unhinted: _Table) -> dict[str, int]:
-    sampled, right = Counter(unhinted.row.tolist()), Counter(unhinted.row[unhinted.right].tolist())
+def _pass_rates(unhinted: np.recarray) -> dict[str, int]:
+    sampled, right = Counter(unhinted.row.tolist()), Counter(unhinted.row[_right(unhinted)].tolist())
     rates = Counter((right[row], count) for row, count in sampled.items())
     return {f"{r}/{count}": rates[r, count] for count in sorted({*sampled.values()}) for r in range(count + 1)}
 
 
-def _groups(table: _Table, keys: np.ndarray) -> dict[str, dict[str, Any]]:
+def _groups(table: np.recarray, keys: np.ndarray) -> dict[str, dict[str, Any]]:
     parts = {str(key): table[keys == key] for key in sorted({key for key in keys.tolist() if key is not None})}
     return {
-        name: {"rows": len({*part.row}), "trajectories": len(part.row), **_shares(part)}
-        for name, part in parts.items()
+        name: {"rows": len({*part.row}), "trajectories": len(part), **_shares(part)} for name, part in parts.items()
     }
 
 
-def _lengths(table: _Table) -> dict[str, float]:
-    hinted, unhinted = table.kept & table.hinted, table.kept & ~table.hinted
-    masks = {"kept": table.kept, "kept_unhinted": unhinted, "kept_hinted": hinted, "rejected": ~table.kept}
-    return {name: float(table.tokens[mask].mean()) for name, mask in masks.items() if mask.any()}
+def _lengths(table: np.recarray) -> dict[str, float]:
+    kept, hinted = _kept(table), table.hinted
+    masks = {"kept": kept, "kept_unhinted": kept & ~hinted, "kept_hinted": kept & hinted, "rejected": ~kept}
+    return {name: float(table.num_tokens[mask].mean()) for name, mask in masks.items() if mask.any()}
 
 
-def _part(table: _Table) -> dict[str, Any]:
-    return {"critiques": len(table.row), "accuracy": _accuracy(table), "kept": int(table.kept.sum())}
+def _part(table: np.recarray) -> dict[str, Any]:
+    return {"critiques": len(table), "accuracy": _accuracy(table), "kept": int(_kept(table).sum())}
 
 
 def _remarks(report: Mapping[str, Any]) -> list[str]:

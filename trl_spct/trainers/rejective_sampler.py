@@ -5,6 +5,7 @@ import copy
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from accelerate.logging import get_logger
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTTrainer
 from trl.models.utils import unwrap_model_for_generation
 
@@ -29,8 +30,7 @@ from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
 from ..judge.sampling import Sampler, context_length, decode_completions, encode_prompts, sample_critiques
 from .loading import (
-    check_arguments,
-    check_output_dir,
+    checked_arguments,
     each_set,
     load_adapter,
     load_config,
@@ -39,7 +39,6 @@ from .loading import (
     rows_for,
     saved_weights_digest,
     store_template,
-    with_template,
 )
 from .rejection import Outcome, cap_hinted
 from .rejection_report import (
@@ -92,8 +91,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     >>> trainer.train()
     ```
 
-    A judge may sample for itself again after it was trained, in rounds: each with a folder and a `seed` of its own, so
-    that the responses are shuffled anew.
+    A judge may sample for itself again after it was trained: each round in a folder and with a `seed` of its own.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
@@ -104,8 +102,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads, or trajectories that an earlier
             `collect()` returned.
         eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
-            Trajectories of held-out rows, whose kept ones give the evaluation loss, or instruction data. Preference
-            rows hold no critique to compute a loss on and are refused.
+            Trajectories of held-out rows, whose kept ones give the evaluation loss.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
         sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
@@ -146,12 +143,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     ):
         if train_dataset is None:
             raise ValueError("`train_dataset` is required: preference rows, or trajectories from `collect()`.")
-        config = load_config(model, args)
-        if args is None:
-            args = RejectiveSamplerConfig(f"{config._name_or_path.split('/')[-1]}-RFT")
-        check_arguments(args, RejectiveSamplerConfig)
-        check_output_dir(model, args, kwargs.get("peft_config"))
-        args = with_template(args, config)
+        args, config = checked_arguments(model, args, RejectiveSamplerConfig, self._name, kwargs.get("peft_config"))
         assert args.template is not None
         processing_class = processing_class or load_tokenizer(model, config, args)
         _read_chat_template(processing_class, args.chat_template_path)
@@ -159,10 +151,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.judge_tokenizer = processing_class.tokenizer if is_processor else processing_class
         check_sampler(sampler)
         self.sampler = sampler
-        self.general_dataset = general_dataset
+        self.general_dataset: Dataset | None = None
         if general_dataset is not None:
             self.general_dataset = instruction_rows(general_dataset, self.judge_tokenizer)
-        eval_dataset = each_set(eval_dataset, lambda rows, name: _eval_rows(rows, self.judge_tokenizer, name))
+        eval_dataset = each_set(eval_dataset, _kept)
         self.trajectories: Dataset | None = None
         self.rows: Dataset | None = None
         self.report: Report | None = None
@@ -173,15 +165,14 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if _are_trajectories(train_dataset):
             _check_trajectories(train_dataset, args.template)
             self.trajectories = train_dataset
-            first = train_dataset[0]
         else:
             prepared = rows_for(train_dataset, processing_class, args, config, "train_dataset")
             self.rows = prepared.dataset
             # Rows that were dropped for their length are missing in the numbers.
             self.row_numbers = prepared.row_numbers if len(prepared.row_numbers) == len(prepared.dataset) else None
-            first = self.rows[0]
-        # `SFTTrainer` prepares its data before it has a model; one row in the final format tells it the kind.
-        placeholder = Dataset.from_list([{"prompt": first["prompt"], "completion": _assistant(".")}])
+        prompt = (self.rows or train_dataset)[0]["prompt"]
+        # `SFTTrainer` prepares its data before it has a model; one row in the final format shows it the kind.
+        placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
         super().__init__(
             model=load_adapter(model, args, kwargs),
             args=args,
@@ -237,12 +228,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         Raises:
             `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
         """
-        trajectories = self.trajectories or self.collect()
-        kept = self._kept_rows(trajectories)
-        limit = round(self.args.general_ratio * len(kept))
-        general = self.general_dataset
-        if general is not None:
-            general = general.shuffle(seed=self.args.seed).select(range(min(limit, len(general)))) if limit else None
+        kept, general = self._training_rows(self.trajectories or self.collect())
         num_general = 0 if general is None else len(general)
         self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": num_general}
         self.train_dataset = self._prepared(kept, self.args.packing, "train", general)
@@ -259,11 +245,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **({} if self.rows is None else {"sampled by": _public_name(self._samples_with)}),
             "unhinted, by outcome": _counts(report["outcomes"]),
             "hinted, by outcome": _counts(report["hinted_outcomes"]),
-            "hinted share of the kept": f"{report['shares']['hinted_kept']:.3f}",
             "unreadable, by cause": _counts(report["problems"]) or "none",
-            "rows by their correct unhinted critiques": ", ".join(
-                f"{rows} with {rate}" for rate, rows in report["pass_rates"].items()
-            ),
             **{f"fine-tuned on, {name}": count for name, count in self.mixture.items()},
         }
 
@@ -276,7 +258,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "kind": "trajectories",
             "version": __version__,
             "sampler": name_of(self._samples_with),
-            "sampler_revision": self._revision(),
+            "sampler_revision": getattr(self._sampler_config(), "_commit_hash", None),
             "sampler_weights": saved_weights_digest(self._samples_with),
             "data": rows_digest(
                 (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
@@ -285,34 +267,42 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **{name: getattr(args, name) for name in names},
         }
 
-    def _revision(self) -> str | None:
-        """The commit of a sampler from the Hub."""
+    def _sampler_config(self) -> PreTrainedConfig | None:
         if isinstance(self.sampler, str):
-            config = load_config(self.sampler, SimpleNamespace(trust_remote_code=self.args.trust_remote_code))
-        else:
-            model = self.model if self.sampler is None else self.sampler
-            config = getattr(model, "config", None)
-        return getattr(config, "_commit_hash", None)
+            return load_config(self.sampler, SimpleNamespace(trust_remote_code=self.args.trust_remote_code))
+        return getattr(self.model if self.sampler is None else self.sampler, "config", None)
 
     def _sample(self, job: ShardedJob) -> None:
-        if self.sampler is None:
-            self._check_whole()
-            with unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model:
-                self._fill(job, self._in_process(model, self.judge_tokenizer), None, self.context_length)
-        elif isinstance(self.sampler, str):
-            model, tokenizer = load_sampler(self.sampler, self.args)
-            self._fill(job, self._in_process(model, tokenizer), tokenizer, context_length(model.config))
-        elif isinstance(self.sampler, torch.nn.Module):
-            sampler = self._in_process(self.sampler, self.judge_tokenizer)
-            self._fill(job, sampler, None, context_length(self.sampler.config))
-        else:
-            engine = self.sampler.func if isinstance(self.sampler, partial) else self.sampler
-            # A server need not wait for the last critique of a shard.
-            self._fill(job, self.sampler, None, self.context_length, 2 if isinstance(engine, OpenAIEngine) else 1)
+        assert self.rows is not None
+        sampler, tokenizer, accelerator = self.sampler, None, self.accelerator
+        engine = sampler.func if isinstance(sampler, partial) else sampler
+        # A server need not wait for the last critique of a shard.
+        concurrency = 2 if isinstance(engine, OpenAIEngine) else 1
+        config = self._sampler_config()
+        limit = self.context_length if config is None else context_length(config)
+        with ExitStack() as stack:
+            if isinstance(sampler, str):
+                sampler, tokenizer = load_sampler(sampler, self.args)
+            elif sampler is None:
+                self._check_whole()
+                kwargs = {"gradient_checkpointing_kwargs": self.args.gradient_checkpointing_kwargs}
+                sampler = stack.enter_context(unwrap_model_for_generation(self.model_wrapped, accelerator, **kwargs))
+            if isinstance(sampler, torch.nn.Module):
+                model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
+                batch_size = self.args.sampling_batch_size
+                sampler = partial(sample_critiques, model, tokenizer or self.judge_tokenizer, batch_size=batch_size)
+            collector = TrajectoryCollector(
+                self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers
+            )
+            if tokenizer is not None or limit != self.context_length:
+                collector.check_rows()
+
+            def work(rows: range) -> list[dict[str, Any]]:
+                return collector(rows, job.path_of(rows))
+
+            with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
+                for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
+                    bar.update(len(rows) * accelerator.num_processes)
 
     def _check_whole(self) -> None:
         if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
@@ -323,8 +313,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             )
 
     def _prepared(self, rows: Dataset, packing: bool, name: str, general: Dataset | None = None) -> Dataset:
-        """Trajectories, or instruction data, as [`~trl.SFTTrainer`] trains on them."""
-        parts = [self._tokenized(rows) if _are_trajectories(rows) else rows]
+        """Trajectories and general data as [`~trl.SFTTrainer`] trains on them."""
+        parts = [self._tokenized(rows)]
         if general is not None:
             # Tokenized by itself, and neither truncated nor packed before it is mixed.
             whole = copy.copy(self.args)
@@ -382,26 +372,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         return tail if {tokenizer.eos_token_id, *ends}.intersection(tail) else [tokenizer.eos_token_id]
 
-    def _in_process(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> Sampler:
-        model = model if model.device == self.accelerator.device else model.to(self.accelerator.device)
-        return partial(sample_critiques, model, tokenizer, batch_size=self.args.sampling_batch_size)
-
-    def _fill(self, job: ShardedJob, sampler: Sampler, tokenizer, limit: int | None, concurrency: int = 1) -> None:
-        assert self.rows is not None
-        collector = TrajectoryCollector(
-            self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers
-        )
-        if tokenizer is not None or limit != self.context_length:
-            collector.check_rows()
-        accelerator = self.accelerator
-
-        def work(rows: range) -> list[dict[str, Any]]:
-            return collector(rows, job.path_of(rows))
-
-        with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
-            for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
-                bar.update(len(rows) * accelerator.num_processes)
-
     def _report(self, trajectories: Dataset, folder: Path, settings: Mapping[str, Any]) -> None:
         self.report = rejection_report(trajectories)
         self.log(rejection_metrics(self.report))
@@ -420,21 +390,24 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         for remark in self.report["remarks"]:
             logger.warning(remark, main_process_only=True)
 
-    def _kept_rows(self, trajectories: Dataset) -> Dataset:
+    def _training_rows(self, trajectories: Dataset) -> tuple[Dataset, Dataset | None]:
+        """The kept trajectories, and the general data to mix in."""
         columns = trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
         kept = cap_hinted(
             columns["row"], columns["hinted"], columns["outcome"], self.args.max_hinted_share, self.args.seed
         )
-        if kept:
-            return trajectories.select(kept)
-        counts = dict(Counter(columns["outcome"]))
-        hinted = f", and max_hinted_share={self.args.max_hinted_share} leaves none of the hinted ones"
-        raise NothingKeptError(
-            f"No trajectory was kept out of {len(trajectories)} ({counts}){hinted if 'kept' in counts else ''}. If "
-            "most are unreadable, raise `max_completion_length` or let a stronger `sampler` sample; if most are "
-            "incorrect, set `hint='all'` or take an easier dataset; if most are too easy, take a harder one or set "
-            "`reject_too_easy=False`."
-        )
+        if not kept:
+            raise NothingKeptError(
+                f"No trajectory was kept out of {len(trajectories)} ({dict(Counter(columns['outcome']))}). If most "
+                "are unreadable, raise `max_completion_length` or let a stronger `sampler` sample; if most are "
+                "incorrect, set `hint='all'` or take an easier dataset; if most are too easy, take a harder one or "
+                "set `reject_too_easy=False`; if all kept ones were hinted, raise `max_hinted_share`."
+            )
+        general = self.general_dataset
+        if general is not None:
+            limit = min(len(general), round(self.args.general_ratio * len(kept)))
+            general = general.shuffle(seed=self.args.seed).select(range(limit)) if limit else None
+        return trajectories.select(kept), general
 
 
 def _counts(counts: Mapping[str, int]) -> str:
@@ -467,13 +440,16 @@ def _check_trajectories(trajectories: Dataset, template: str) -> None:
         )
 
 
-def _eval_rows(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, name: str) -> Dataset:
-    if not _are_trajectories(dataset):
-        return instruction_rows(dataset, tokenizer, name)
-    kept = [i for i, outcome in enumerate(dataset["outcome"]) if outcome == Outcome.KEPT.value]
+def _kept(trajectories: Dataset, name: str) -> Dataset:
+    if not _are_trajectories(trajectories):
+        raise ValueError(
+            f"{name}: found the columns {sorted(trajectories.column_names)}; expected trajectories of held-out rows, "
+            "as `collect()` returns them, since preference rows hold no critique to compute a loss on."
+        )
+    kept = [i for i, outcome in enumerate(trajectories["outcome"]) if outcome == Outcome.KEPT.value]
     if not kept:
-        raise ValueError(f"{name}: found no kept trajectory among {len(dataset)}; expected at least one.")
-    return dataset.select(kept)
+        raise ValueError(f"{name}: found no kept trajectory among {len(trajectories)}; expected at least one.")
+    return trajectories.select(kept)
 
 
 def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:

@@ -14,7 +14,7 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
     This class includes only the parameters that are specific to rejective fine-tuning, and those whose defaults differ
     from [`~trl.SFTConfig`]. Values marked [P] are the paper's (section 4 of arXiv 2504.02495), [?] are stated nowhere.
 
-    Args:
+    Args, beside those of [`PreferenceArguments`]:
         num_generations (`int`, *optional*, defaults to `3`):
             Unhinted trajectories per row, N_RFT. [P]
         hint (`str`, *optional*, defaults to `"all"`):
@@ -30,18 +30,6 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
             Temperature and nucleus of the sampling. [?]
         max_completion_length (`int`, *optional*, defaults to `1024`):
             Longest critique in tokens. [?]
-        max_context_length (`int`, *optional*):
-            Longest prompt and critique together, in tokens; the model's own context by default. [?]
-        template (`str`, *optional*):
-            Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
-            trained with, as its configuration says, or `"paper"`.
-        shuffle_responses (`bool`, *optional*, defaults to `True`):
-            Whether each row's responses are put into a random order, drawn from `seed`. [?]
-        source (`str`, *optional*):
-            Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
-        invalid_rows (`str`, *optional*, defaults to `"error"`):
-            What to do with rows that cannot be used, or that the sampler refuses to complete (content filters of a
-            server): `"error"` names the first one, `"drop"` counts them by cause.
         sampling_batch_size (`int`, *optional*, defaults to `64`):
             Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):

@@ -15,19 +15,7 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
     [`~trl.GRPOConfig`], whose own defaults are not the original GRPO. Values marked [P] are the paper's (section 5 of
     arXiv 2504.02495), [I] follow from it, [?] are stated nowhere.
 
-    Args:
-        max_context_length (`int`, *optional*):
-            Longest prompt and critique together, in tokens; the model's own context by default. [?]
-        template (`str`, *optional*):
-            Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
-            trained with, as its configuration says, or `"paper"`.
-        shuffle_responses (`bool`, *optional*, defaults to `True`):
-            Whether responses are put into a random order, recorded as `order`: in training a fresh one each time a row
-            is read, drawn from `seed`, the step and the row; in evaluation always the same. [I]
-        source (`str`, *optional*):
-            Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
-        invalid_rows (`str`, *optional*, defaults to `"error"`):
-            What happens to rows that cannot be used: `"error"` names the first one, `"drop"` counts them by cause.
+    Args, beside those of [`PreferenceArguments`]:
         share_prompts (`bool`, *optional*, defaults to `True`):
             Whether a prompt is read once for all critiques of its group, in generation and in training, wherever that
             is possible and gains; see [`GroupedGRPOTrainer`]. `False` takes TRL's own path.

@@ -22,15 +22,12 @@ from ..judge.prompts import judge_messages, judge_template
 from ..judge.sampling import Sample, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
 from .loading import (
-    check_arguments,
-    check_output_dir,
+    checked_arguments,
     each_set,
     load_adapter,
-    load_config,
     load_tokenizer,
     rows_for,
     store_template,
-    with_template,
 )
 from .monitoring import CollapseAlarms, critique_metrics
 from .refilling import refill
@@ -94,12 +91,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs,
     ):
-        config = load_config(model, args)
-        if args is None:
-            args = SPCTConfig(f"{config._name_or_path.split('/')[-1]}-SPCT")
-        check_arguments(args, SPCTConfig)
-        check_output_dir(model, args, kwargs.get("peft_config"))
-        args = with_template(args, config)
+        args, config = checked_arguments(model, args, SPCTConfig, self._name, kwargs.get("peft_config"))
         assert args.template is not None
         if args.beta != 0 and kwargs.get("peft_config") is None:
             _check_reference(model)
