@@ -236,9 +236,11 @@ def check_sampler(sampler: Any) -> None:
 
 def name_of(sampler: Any) -> str:
     """Name of a sampler, the same in each start of a run."""
+    if isinstance(sampler, str):
+        return sampler
     if isinstance(sampler, partial):
         return name_of(sampler.func)
-    path = sampler if isinstance(sampler, str) else getattr(getattr(sampler, "config", None), "_name_or_path", None)
+    path = getattr(getattr(sampler, "config", None), "_name_or_path", None)
     name = getattr(sampler, "name", None)
     kind = getattr(sampler, "__qualname__", type(sampler).__qualname__)
     return str(path or (name if isinstance(name, str) else kind))
