@@ -8,7 +8,7 @@ from tiny_models import ARCHITECTURES, tiny_causal_lm
 from transformers import AutoModelForCausalLM, BambaConfig, Llama4TextConfig
 from trl.trainer.utils import add_fused_lm_head
 
-from trl_spct.trainers.compat import CHECKPOINTING
+from trl_spct.trainers.arguments import CHECKPOINTING
 from trl_spct.trainers.grouped_grpo import WORTHWHILE
 from trl_spct.trainers.shared_prefix import (
     SHARED_PREFIX,
