@@ -40,10 +40,10 @@ from trl_spct import (
 )
 from trl_spct.data.loading import load_named
 from trl_spct.data.preparation import meta_rows, score_range_of
+from trl_spct.evaluation.diagnostics import accuracy_by_place
 from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
 from trl_spct.evaluation.judgments import (
     Judgment,
-    accuracy_by_place,
     collect_judgments,
     scaling_results,
 )
@@ -336,10 +336,7 @@ def _report(judgments: list[Judgment], rows: list[dict[str, Any]]) -> dict[str, 
         "names_the_wanted_principle": len(right) / (len(right) + len(wrong)),
         "accuracy_with_wanted_principle": _mean(right),
         "accuracy_with_another_principle": _mean(wrong),
-        "accuracy_by_place_of_the_best": {
-            str(place): {"accuracy": accuracy, "critiques": count}
-            for place, (accuracy, count) in accuracy_by_place(judgments).items()
-        },
+        "accuracy_by_place_of_the_best": accuracy_by_place(judgments),
     }
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from trl_spct.evaluation.diagnostics import (
+    UNREADABLE_ADVICE,
+    accuracy_by_place,
     calibration,
     chosen_places,
     diagnose,
@@ -31,7 +33,31 @@ def test_the_place_decides():
     assert chosen_places([first]) == {"2": [1.0, 0.0]}
     assert order_flips([first]) == {"flips": 1.0, "rows": 1, "same_order": 0.0}
     report = diagnose([first])
-    assert report["places"] == {"0": {"accuracy": 1.0, "critiques": 2}, "1": {"accuracy": 0.0, "critiques": 2}}
+    certain = {"accuracy": 1.0, "low": 1.0, "high": 1.0, "critiques": 2}
+    assert report["places"] == {"0": certain, "1": {**certain, "accuracy": 0.0, "low": 0.0, "high": 0.0}}
+
+
+def test_accuracy_by_place():
+    first = judged((1, 0), ((8, 2), (3, 5), None, (4, 4)), orders=((0, 1), (1, 0), (0, 1), (1, 0)))
+    second = judged((0, 5, 1), ((1, 9, 2), (9, 1, 2)), orders=((2, 0, 1), (1, 2, 0)))
+    single, several = judged((1,), ((1,),), orders=((0,),)), judged((1, 1, 0), ((9, 1, 1),))
+    places = accuracy_by_place([first, second, single, several])
+    assert {place: (at["accuracy"], at["critiques"]) for place, at in places.items()} == {
+        "0": (0.5, 2), "1": (0.25, 2), "2": (1.0, 1),
+    }  # fmt: skip
+    assert (places["0"]["low"], places["0"]["high"]) == (0, 1), "of two rows, one right and one wrong"
+    assert accuracy_by_place([single]) == {}
+
+
+def test_intervals_by_place_are_over_rows():
+    """Sixteen critiques of a row that agree are not sixteen rows."""
+    generator = np.random.default_rng(0)
+    rows = [((9, 1),) if right else ((1, 9),) for right in generator.random(100) < 0.7]
+    (once,) = accuracy_by_place([judged((1, 0), scores) for scores in rows]).values()
+    (often,) = accuracy_by_place([judged((1, 0), scores * 16) for scores in rows]).values()
+    assert (once["low"], once["high"]) == pytest.approx((often["low"], often["high"])) and often["critiques"] == 1600
+    width = 2 * 1.96 * np.sqrt(once["accuracy"] * (1 - once["accuracy"]) / 100)
+    assert once["high"] - once["low"] == pytest.approx(width, rel=0.1)
 
 
 def test_the_content_decides():
@@ -56,8 +82,6 @@ def test_length():
     ]
     found = length_preference(judgments, rows)
     assert found["chosen_longer"] == 0.75 and found["right_longer"] == 0.5 and found["pairs"] == 2
-    # Deviations in doublings: ±1, ±0.5, 0; in points: ±2, 0, ±4.
-    assert found["slope"] == pytest.approx((2 * 1 * 2) / (2 * 1 + 2 * 0.25))
     assert length_preference([judged((1,), ((1,),))], [Preference("q", ["a"])]) is None
 
 
@@ -68,8 +92,7 @@ def test_calibration_by_hand():
     found = calibration([sure, torn, missing])
     assert found["confidence"] == pytest.approx((1 + 0.75 + 1) / 3) and found["accuracy"] == pytest.approx(2 / 3)
     assert found["ece"] == pytest.approx(1 / 3 * 0.75)
-    assert [(edge, rows) for edge, rows, *_ in found["bins"]] == [(0.7, 1), (0.9, 2)]
-    assert found["auroc"] == 1.0
+    assert found["rows"] == 3
     assert calibration([judged((1, 0), (None, None))]) is None
 
 
@@ -99,6 +122,17 @@ def test_a_report():
     text = "\n".join(report_lines(report))
     for part in ("50.0 % unreadable (2 count, 1 missing)", "scores used: 1 × 4", "calibration error"):
         assert part in text, text
+
+
+def test_a_run_that_is_mostly_unreadable_says_what_to_do():
+    cut = judged((1, 0), (None,) * 3 + ((9, 1),), problems=("truncated", "truncated", "missing", None))
+    lines = report_lines(diagnose([cut]))
+    assert lines[0] == "4 critiques of 1 rows, 75.0 % unreadable (1 missing, 2 truncated)"
+    assert UNREADABLE_ADVICE in lines and "raise `max_new_tokens`" in "".join(lines)
+    for way in ("max_new_tokens", "thinking", "template", "rejective fine-tuning"):
+        assert way in UNREADABLE_ADVICE
+    half = judged((1, 0), (None, (9, 1)), problems=("truncated", None))
+    assert UNREADABLE_ADVICE not in report_lines(diagnose([half]))
 
 
 def test_reports_on_next_to_nothing():

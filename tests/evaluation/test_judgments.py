@@ -22,7 +22,6 @@ from trl_spct.evaluation.judgments import (
     JUDGMENT_FEATURES,
     Judgment,
     PipelineJudge,
-    accuracy_by_place,
     collect_judgments,
     credits_at,
     record_judgments,
@@ -130,14 +129,6 @@ def test_results_repeat():
 def test_numbers_of_votes_that_cannot_be(ks, judgments):
     with pytest.raises(ValueError, match="Found"):
         scaling_results(judgments, ks=ks)
-
-
-def test_accuracy_by_place():
-    first = judged((1, 0), ((8, 2), (3, 5), None, (4, 4)), orders=((0, 1), (1, 0), (0, 1), (1, 0)))
-    second = judged((0, 5, 1), ((1, 9, 2), (9, 1, 2)), orders=((2, 0, 1), (1, 2, 0)))
-    single = judged((1,), ((1,),), orders=((0,),))
-    assert accuracy_by_place([first, second, single]) == {0: (0.5, 2), 1: (0.25, 2), 2: (1.0, 1)}
-    assert accuracy_by_place([single]) == {}
 
 
 @given(

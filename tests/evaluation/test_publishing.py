@@ -124,7 +124,7 @@ def test_a_judge_without_a_card_gets_none(tmp_path):
     [
         ("# Mine\n", "# Mine\n\n## Results\n\n{}"),
         ("# Mine\n\n## Limits\nx\n", "# Mine\n\n## Results\n\n{}\n## Limits\nx\n"),
-        ("# Mine\n\n## Results\n\nSome.\n", "# Mine\n\n## Results\n\n{}\nSome.\n"),
+        ("# Mine\n\n## Results\n\nSome.\n", "# Mine\n\n## Results\n\nSome.\n\n{}"),
     ],
 )
 def test_where_there_is_no_place_for_results_one_is_made(text, expected):

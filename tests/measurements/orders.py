@@ -59,7 +59,7 @@ def by_row(judged: list[list], value: Callable) -> list[float]:
 
 def report(found: dict[tuple[int, str], dict]) -> str:
     """Markdown: accuracy, its paired difference to random orders, how often two repeats agree, and the cost."""
-    from trl_spct.evaluation.judgments import accuracy_by_place
+    from trl_spct.evaluation.diagnostics import accuracy_by_place
     from trl_spct.evaluation.statistics import paired_interval
 
     lines = [
@@ -88,7 +88,8 @@ def report(found: dict[tuple[int, str], dict]) -> str:
     lines += ["", "Accuracy of single critiques by the place of the best response:"]
     for seed in SEEDS:
         places = accuracy_by_place([judgment for repeat in found[seed, "random"]["judged"] for judgment in repeat])
-        lines.append(f"* seed {seed}: " + ", ".join(f"{p + 1}: {a:.3f} ({n})" for p, (a, n) in places.items()))
+        shown = (f"{int(place) + 1}: {at['accuracy']:.3f} ({at['critiques']})" for place, at in places.items())
+        lines.append(f"* seed {seed}: {', '.join(shown)}")
     return "\n".join(lines)
 
 

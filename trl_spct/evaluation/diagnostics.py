@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Diagnostics of judgments: unreadable critiques, ties, position and length bias, score usage, calibration."""
+"""Diagnostics of judgments: unreadable critiques, ties, position and length bias, calibration."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..judge.outcomes import highest
+from ..judge.judging import NEXT_STEPS
+from ..judge.outcomes import credit, highest
 from ..judge.preferences import Preference
 from ..judge.voting import Scores
 from .benchmark_loading import LoadedBenchmark
 from .benchmark_metrics import pick_credit
-from .judgments import Judgment, accuracy_by_place, tie_share, votes_at
-from .statistics import mean, roc_auc
+from .judgments import Judgment, tie_share, votes_at
+from .statistics import binned_error, bootstrap_interval, mean
 
 
 def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = None) -> dict[str, Any]:
@@ -33,55 +34,71 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
           critique).
         - `ties`: share of readable single critiques (`single`), and of votes of all critiques (`vote`), with more than
           one winner.
-        - `places`: accuracy and number of single critiques by the place (from 0) of the best response
-          ([`accuracy_by_place`]); `chosen_places`: see [`chosen_places`].
-        - `order_flips`, `length`, `confidence`: see [`order_flips`], [`length_preference`], [`calibration`].
-        - `scores_used`: count of each score; `score_spread`: mean standard deviation of the scores of a critique.
+        - `places`, `chosen_places`, `order_flips`, `length`, `confidence`: see [`accuracy_by_place`],
+          [`chosen_places`], [`order_flips`], [`length_preference`], [`calibration`].
+        - `scores_used`: count of each score, if they are whole numbers.
     """
     critiques = [critique for judgment in judgments for critique in judgment.critiques]
+    readable = [critique.scores for critique in critiques if critique.scores is not None]
     problems = Counter(critique.problem for critique in critiques if critique.problem is not None)
     tokens = [critique.num_tokens for critique in critiques if critique.num_tokens is not None]
     k = min((len(judgment.critiques) for judgment in judgments), default=0)
     votes = [scores for judgment in judgments for scores in votes_at(judgment, k)] if k else []
-    one_best = [judgment for judgment in judgments if judgment.labels.count(max(judgment.labels, default=0)) == 1]
+    used = Counter(score for scores in readable for score in scores)
+    whole = len(used) <= 20 and all(float(score).is_integer() for score in used)
     report: dict[str, Any] = {
         "rows": len(judgments),
         "critiques": len(critiques),
         "tokens": mean(tokens) if tokens else None,
         "truncated": sum(judgment.truncated for judgment in judgments) or None,
-        "unreadable": sum(critique.scores is None for critique in critiques) / max(1, len(critiques)),
+        "unreadable": 1 - len(readable) / len(critiques) if critiques else 0.0,
         "problems": dict(sorted(problems.items())),
-        "undecided": sum(all(scores is None for scores in judgment.scores) for judgment in judgments),
-        "ties": {"single": tie_share(c.scores for c in critiques), "vote": tie_share(votes)} if k else {},
-        "places": {
-            str(place): {"accuracy": accuracy, "critiques": count}
-            for place, (accuracy, count) in accuracy_by_place(one_best).items()
-        },
+        "undecided": sum(not any(judgment.scores) for judgment in judgments),
+        "ties": {"single": tie_share(readable), "vote": tie_share(votes)} if k else {},
+        "places": accuracy_by_place(judgments),
         "chosen_places": chosen_places(judgments),
         "order_flips": order_flips(judgments),
         "length": None if rows is None else length_preference(judgments, rows),
-        **_score_usage([critique.scores for critique in critiques]),
+        "scores_used": {str(int(score)): count for score, count in sorted(used.items())} if whole else {},
         "confidence": calibration(judgments) if k > 1 else None,
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
 
 
 def diagnose_groups(loaded: LoadedBenchmark, judgments: Sequence[Judgment]) -> dict[str, dict[str, Any]]:
-    """[`diagnose`] for a benchmark as a whole (`"all"`), and for each of its groups if there are several.
-
-    Args:
-        loaded ([`LoadedBenchmark`]): The benchmark.
-        judgments (sequence of [`Judgment`]): One per row.
-    """
+    """[`diagnose`] for a benchmark as a whole (`"all"`), and for each of its groups if there are several."""
     rows = [row for item in loaded.items for row in item.rows]
     groups: dict[str, list[int]] = {}
     for number, group in enumerate(item.group for item in loaded.items for _ in item.rows):
         groups.setdefault(group, []).append(number)
     reports = {"all": diagnose(judgments, rows)}
-    if len(groups) > 1:
-        for group, numbers in groups.items():
-            reports[group] = diagnose([judgments[i] for i in numbers], [rows[i] for i in numbers])
+    for group, numbers in groups.items() if len(groups) > 1 else ():
+        reports[group] = diagnose([judgments[i] for i in numbers], [rows[i] for i in numbers])
     return reports
+
+
+def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, float]]:
+    """Position bias: mean credit of readable critiques by the place (from 0) in which they read the best response.
+
+    Returns:
+        `dict`: By place `accuracy`, `low` and `high` (95 % bootstrap interval over rows), and `critiques`, their
+        number; of rows with n ≥ 2 and a single best response.
+    """
+    credits: dict[int, list[list[float]]] = {}
+    for judgment in judgments:
+        best = [i for i, label in enumerate(judgment.labels) if label == max(judgment.labels)]
+        row: dict[int, list[float]] = {}
+        for scores, order in _ordered([judgment] if len(best) == 1 else []):
+            row.setdefault(order.index(best[0]), []).append(credit(scores, judgment.labels))
+        for place, values in row.items():
+            credits.setdefault(place, []).append(values)
+    places = {}
+    for place, by_row in sorted(credits.items()):
+        counts = list(map(len, by_row))
+        low, high = bootstrap_interval(list(map(mean, by_row)), weights=counts)
+        accuracy = mean([value for values in by_row for value in values])
+        places[str(place)] = {"accuracy": accuracy, "low": low, "high": high, "critiques": sum(counts)}
+    return places
 
 
 def chosen_places(judgments: Iterable[Judgment]) -> dict[str, list[float]]:
@@ -132,48 +149,32 @@ def _ordered(judgments: Iterable[Judgment]) -> Iterator[tuple[Sequence[float], t
 
 
 def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference]) -> dict[str, float] | None:
-    """Length bias: whether longer responses score higher than the labels warrant.
+    """Length bias over all pairs of responses of a row, from single critiques.
 
-    Over all pairs of responses of a row, from single critiques (ties are shared): `chosen_longer`, how often the
-    longer one scores higher, and `right_longer`, how often the longer one is better (left out if labels never
-    differ). `slope` is the least-squares change of score, within a row, per doubling of a response's characters.
+    Returns:
+        `dict` with `chosen_longer`, how often the longer response scores higher (ties are shared), `right_longer`, how
+        often it is better (left out if labels never differ), and `pairs`. `None` without pairs.
     """
     chosen: list[float] = []
     right: list[bool] = []
-    deviations = []
     for judgment, row in zip(judgments, rows, strict=True):
-        lengths = np.array([len(text) for text in row.responses], dtype=float)
-        if len(lengths) < 2:
-            continue
-        labels = judgment.labels
+        lengths, labels = list(map(len, row.responses)), judgment.labels
         longer = [(i, j) for i in range(len(lengths)) for j in range(len(lengths)) if lengths[i] > lengths[j]]
         right += [labels[i] > labels[j] for i, j in longer if labels[i] != labels[j]]
-        logs = np.log2(np.maximum(lengths, 1))
-        for scores in map(np.array, filter(None, judgment.scores)):
+        for scores in filter(None, judgment.scores):
             chosen += [(scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]) for i, j in longer]
-            deviations.append((logs - logs.mean(), scores - scores.mean()))
     if not chosen:
         return None
-    x, y = (np.concatenate(parts) for parts in zip(*deviations, strict=True))
-    variance = float((x**2).sum())
-    return {
-        "chosen_longer": mean(chosen),
-        **({"right_longer": mean(right)} if right else {}),
-        "slope": float((x * y).sum()) / variance if variance else 0.0,
-        "pairs": len(chosen),
-    }
+    report = {"chosen_longer": mean(chosen), "pairs": len(chosen)}
+    return {**report, "right_longer": mean(right)} if right else report
 
 
-def calibration(judgments: Iterable[Judgment], num_bins: int = 10) -> dict[str, Any] | None:
-    """Calibration of the agreement among the critiques of a row as the confidence of their vote.
-
-    The confidence of a vote is the [`agreement`] of its critiques with its winner. ECE is the mean over rows of
-    |accuracy − confidence| within bins of equal width.
+def calibration(judgments: Iterable[Judgment]) -> dict[str, float] | None:
+    """Calibration of the [`agreement`] of the critiques of a row with their vote's winner, as its confidence.
 
     Returns:
-        `dict` with `ece`, `confidence` and `accuracy` (means over the `rows` with n ≥ 2 and a vote), `auroc` (how
-        often a right vote is more confident than a wrong one) and `bins`: (lower edge, rows, mean confidence,
-        accuracy). `None` without such rows.
+        `dict` with `ece` ([`~trl_spct.evaluation.statistics.binned_error`]), `confidence` and `accuracy` (means over
+        the `rows` with n ≥ 2 and a vote). `None` without rows.
     """
     points = []
     for judgment in judgments:
@@ -183,18 +184,8 @@ def calibration(judgments: Iterable[Judgment], num_bins: int = 10) -> dict[str, 
     if not points:
         return None
     confidence, accuracy = np.array(points).T
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    table = [
-        [number / num_bins, int(mask.sum()), float(confidence[mask].mean()), float(accuracy[mask].mean())]
-        for number in range(num_bins)
-        if (mask := bins == number).any()
-    ]
-    ece = sum(count * abs(expected - observed) for _, count, expected, observed in table) / len(points)
-    report = {"ece": ece, "confidence": float(confidence.mean()), "accuracy": float(accuracy.mean())}
-    clear = (accuracy == 0) | (accuracy == 1)
-    if 0 < accuracy[clear].sum() < clear.sum():
-        report["auroc"] = roc_auc(confidence[clear], accuracy[clear])
-    return {**report, "rows": len(points), "bins": table}
+    means = {"confidence": float(confidence.mean()), "accuracy": float(accuracy.mean()), "rows": len(points)}
+    return {"ece": binned_error(confidence, accuracy, 10), **means}
 
 
 def agreement(critiques: Iterable[Scores], winner: int) -> float:
@@ -208,27 +199,23 @@ def agreement(critiques: Iterable[Scores], winner: int) -> float:
     return sum((winner in tied) / len(tied) for tied in winners) / len(winners)
 
 
-def _score_usage(critiques: Iterable[Scores]) -> dict[str, Any]:
-    readable = [scores for scores in critiques if scores is not None]
-    values = Counter(score for scores in readable for score in scores)
-    report: dict[str, Any] = {}
-    if values and all(float(value).is_integer() for value in values) and len(values) <= 20:
-        report["scores_used"] = {str(int(value)): count for value, count in sorted(values.items())}
-    spreads = [float(np.std(scores)) for scores in readable if len(scores) > 1]
-    return {**report, "score_spread": mean(spreads)} if spreads else report
-
-
 # --- in words ---
 
 
 PROBLEM_ADVICE = {
-    "missing": r"no scores in the last `\boxed{…}`; the judge may expect another template (`template`)",
-    "count": "not one score per response; a judge trained on pairs may not score lists",
-    "range": "a score outside of the template's range",
-    "value": "a score that is not a whole number",
-    "truncated": "the critique reached the token limit; raise `max_new_tokens`",
+    **NEXT_STEPS,
+    "length": 'the row does not fit into the context: `truncation="fair"` cuts its longest texts',
+    "context_length": 'the server says that the row does not fit: `truncation="fair"` cuts its longest texts',
+    "content_filter": "the server refuses the content: judge these rows with another server",
+    "refused": "the server refuses the request",
 }
 """By cause, why a critique has no scores and what to do."""
+
+UNREADABLE_ADVICE = (
+    "Most critiques have no scores, so the values say little about the judge. Raise `max_new_tokens` (a judge that "
+    "thinks needs room for its draft too, or thinking turned off in its chat template), name the prompt that it was "
+    "trained with (`template`), or teach it the format first by rejective fine-tuning (`recipes/rft.py`)."
+)
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
@@ -238,6 +225,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     critiques = f"{report['critiques']} critiques of {report['rows']} rows"
     lines = [f"{critiques}, {_percent(report['unreadable'])} unreadable{counts}"]
     lines += [f"  {cause}: {PROBLEM_ADVICE[cause]}" for cause in problems if cause in PROBLEM_ADVICE]
+    lines += [UNREADABLE_ADVICE] if report["unreadable"] > 0.5 else []
     if report.get("undecided"):
         lines.append(f"{report['undecided']} rows without a vote (no readable critique), worth 0 in the accuracy")
     if "truncated" in report:
@@ -246,8 +234,11 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         ties = report["ties"]
         lines.append(f"ties: {_percent(ties['single'])} of critiques, {_percent(ties['vote'])} of votes")
     if "places" in report:
-        places = (f"{int(place) + 1}: {_percent(at['accuracy'])}" for place, at in report["places"].items())
-        lines.append(f"accuracy by place of the best response: {', '.join(places)}")
+        texts = [
+            f"{int(place) + 1}: {_percent(at['accuracy'])} ({_percent(at['low'])} to {_percent(at['high'])})"
+            for place, at in report["places"].items()
+        ]
+        lines.append(f"accuracy by place of the best response, with 95 % intervals: {', '.join(texts)}")
     if "order_flips" in report:
         flips = report["order_flips"]
         same = f", {_percent(flips['same_order'])} in the same order" if "same_order" in flips else ""
@@ -255,17 +246,15 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     if "length" in report:
         length = report["length"]
         right = f" and is better in {_percent(length['right_longer'])}" if "right_longer" in length else ""
-        lines.append(
-            f"the longer response scores higher in {_percent(length['chosen_longer'])}{right}; "
-            f"{length['slope']:+.2f} points per doubling"
-        )
+        lines.append(f"the longer response scores higher in {_percent(length['chosen_longer'])}{right}")
     if "scores_used" in report:
         lines.append("scores used: " + ", ".join(f"{score} × {n}" for score, n in report["scores_used"].items()))
     if "confidence" in report:
-        found = report["confidence"]
+        calibrated = report["confidence"]
         lines.append(
-            f"over the {found['rows']} rows with a vote: agreement among critiques {_percent(found['confidence'])}, "
-            f"accuracy {_percent(found['accuracy'])}, calibration error {100 * found['ece']:.1f} points"
+            f"over the {calibrated['rows']} rows with a vote: agreement among critiques "
+            f"{_percent(calibrated['confidence'])}, accuracy {_percent(calibrated['accuracy'])}, calibration error "
+            f"{100 * calibrated['ece']:.1f} points"
         )
     return lines
 

@@ -559,21 +559,3 @@ def votes_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> It
             yield None if sums is None else tuple(total / count for total in sums)
         else:
             yield mean_scores(rows, guidance.weights(rows, meta_scores[first : first + k]))
-
-
-def accuracy_by_place(judgments: Sequence[Judgment]) -> dict[int, tuple[float, int]]:
-    """Position bias: accuracy of single critiques by the place (from 0) in which the judge read the best response.
-
-    Returns:
-        (mean [`credit`], number of critiques) of readable critiques with n ≥ 2.
-    """
-    credits: dict[int, list[float]] = {}
-    for judgment in judgments:
-        if len(judgment.labels) < 2:
-            continue
-        best = judgment.labels.index(max(judgment.labels))
-        for critique in judgment.critiques:
-            if critique.scores is not None and critique.order is not None:
-                place = critique.order.index(best)
-                credits.setdefault(place, []).append(credit(critique.scores, judgment.labels))
-    return {place: (mean(values), len(values)) for place, values in sorted(credits.items())}

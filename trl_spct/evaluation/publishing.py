@@ -4,10 +4,9 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData, ModelCard, ModelCardData
 
 from ..cards import dataset_card
@@ -15,20 +14,8 @@ from ..jobs import SHARDS
 from ..judge.hub import push_folder
 from ..judge.judge_card import read_model_card
 from .benchmarks import BENCHMARKS
-from .judgments import HASHED
-from .reports import (
-    JudgeEvaluation,
-    bias_table,
-    markdown_table,
-    mean_results,
-    most_votes,
-    plot_scaling,
-    read_evaluation,
-)
+from .reports import JudgeEvaluation, bias_table, markdown_table, most_votes, plot_scaling, read_evaluation
 
-
-_NO_RESULTS = "none yet"  # name of the block of a card without results
-_ALL = "all benchmarks"
 
 FOLDERS = {
     "judgments": "the judge's votes",
@@ -39,7 +26,7 @@ FOLDERS = {
 }
 """Sub-folders of an evaluation with judgments, and their judges."""
 
-_PUSHED = (f"**/{SHARDS}", "README.md", "results.json", "report.json", "table.md", "scaling.png", "cost.png")
+_PUSHED = (f"**/{SHARDS}", "README.md", "results.json", "report.json", "table.md", "scaling.png")
 
 
 # --- results in a judge's card ---
@@ -57,15 +44,11 @@ def write_results(judge: str | os.PathLike, evaluation: str | os.PathLike) -> bo
 
     Returns:
         `bool`: Whether the folder has a card.
-
-    Raises:
-        `ValueError`: If the card's metadata cannot be read.
     """
     path = Path(judge, "README.md")
-    if not path.is_file():
-        return False
-    _write_card(ModelCard.load(path), read_evaluation(evaluation), path.parent, path.resolve().parent.name)
-    return True
+    if path.is_file():
+        _write_card(ModelCard.load(path), read_evaluation(evaluation), path.parent, path.resolve().parent.name)
+    return path.is_file()
 
 
 def push_results(repo_id: str, evaluation: str | os.PathLike, token: str | None = None) -> str:
@@ -95,106 +78,74 @@ def _write_card(card: ModelCard, evaluation: JudgeEvaluation, folder: Path, name
         benchmark = facts["benchmark"]
         results = [result for result in evaluation.results if result["benchmark"] == benchmark]
         figure = f"scaling-{re.sub(r'[^0-9A-Za-z.]+', '-', benchmark)}.png"
-        plot_scaling(mean_results(results), folder / figure, benchmark)
+        plot_scaling(results, folder / figure, benchmark)
         parts = [f"### {benchmark}", markdown_table(most_votes(results))]
         parts.append(f"![{benchmark}: accuracy over votes]({figure})")
         if key in evaluation.diagnosis:
             parts += ["Diagnosis, in percent:", bias_table({benchmark: evaluation.diagnosis[key]})]
-        data = {f"data: {fact}": facts.get(fact) for fact in ("revisions", "sampled_items", "digest")}
-        protocol = {**evaluation.protocol.get(key, {}), **{fact: value for fact, value in data.items() if value}}
+        source = {f"data: {fact}": facts.get(fact) or None for fact in ("revisions", "sampled_items", "digest")}
+        protocol = {**evaluation.protocol.get(key, {}), **source}
         lines = [f"- {entry}: `{value}`" for entry, value in protocol.items() if value is not None]
         blocks[benchmark] = "\n\n".join([*parts, "Protocol:", "\n".join(lines)])
     if len(blocks) > 1:
-        blocks = {_ALL: f"### All of them\n\n{evaluation.table}", **blocks}
+        table = markdown_table(most_votes(evaluation.results))
+        blocks = {"all benchmarks": f"### All of them\n\n{table}", **blocks}
     card.text = with_blocks(card.text, blocks)
-    metadata = card.data
-    assert isinstance(metadata, ModelCardData)
-    kept = [entry for entry in metadata.eval_results or () if entry.dataset_name not in blocks]
-    metadata.eval_results = [*kept, *evaluation.eval_results]
-    metadata.model_name = metadata.model_name or name
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    kept = [entry for entry in data.eval_results or () if entry.dataset_name not in blocks]
+    data.eval_results = [*kept, *evaluation.eval_results]
+    data.model_name = data.model_name or name
     card.save(folder / "README.md")
 
 
 def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """A card's text with blocks of results, each in place of the one of the same name, or after the last one.
+    """A card's text with blocks of results by name, each in place of the one of the same name.
 
-    Without any, they go under the heading `## Results`, which is added before `## Limits`, or at the end.
-
-    Args:
-        text (`str`): The card's text.
-        blocks (mapping of `str`): Markdown by name.
+    New ones go to the end of the section `## Results`, which is added before `## Limits`, or at the end.
     """
-    new = ""
-    for name, block in {_NO_RESULTS: None, **blocks}.items():
-        opening, closing = f"<!-- results: {name} -->\n", f"<!-- /results: {name} -->\n"
-        marked = "" if block is None else f"{opening}{block.strip()}\n{closing}\n"
-        head, opened, rest = text.partition(opening)
-        _, closed, tail = rest.partition(closing)
-        if closed:
-            text = head + marked + tail.lstrip("\n")
+    text = re.sub(r"<!-- results: none yet -->.*?<!-- /results: none yet -->\n+", "", text, flags=re.DOTALL)
+    for name, block in blocks.items():
+        opening, closing = f"<!-- results: {name} -->", f"<!-- /results: {name} -->"
+        marked = f"{opening}\n{block.strip()}\n{closing}"
+        present = re.search(f"{re.escape(opening)}.*?{re.escape(closing)}", text, re.DOTALL)
+        if present is None:
+            section = re.search(r"^## Results\b.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+            before_limits, *_ = re.split(r"^## Limits\b", text, maxsplit=1, flags=re.MULTILINE)
+            end = section.end() if section else len(before_limits)
+            parts = [text[:end].rstrip(), *([] if section else ["## Results"]), marked, text[end:]]
+            text = "\n\n".join(part for part in parts if part)
         else:
-            new += marked
-    if new:
-        at = _insertion_point(text)
-        heading = "" if re.search(r"^## Results\b", text, re.MULTILINE) else "## Results\n\n"
-        text = text[:at].rstrip("\n") + f"\n\n{heading}{new}" + text[at:].lstrip("\n")
-    return text.rstrip("\n") + "\n" if text.endswith("\n\n") else text
-
-
-def _insertion_point(text: str) -> int:
-    for pattern in (r"<!-- /results: .+ -->\n", r"^## Results\b.*\n"):
-        matches = list(re.finditer(pattern, text, re.MULTILINE))
-        if matches:
-            return matches[-1].end()
-    limits = re.search(r"^## Limits\b", text, re.MULTILINE)
-    return limits.start() if limits else len(text)
+            text = text[: present.start()] + marked + text[present.end() :]
+    return text.rstrip("\n") + "\n" if text.endswith(("\n\n", "-->")) else text
 
 
 # --- judgments as a dataset ---
 
 
-def judgment_configs(folder: str | os.PathLike) -> list[dict[str, str]]:
-    """Configurations of a folder of judgments, one per judge and benchmark, for a dataset card.
-
-    Args:
-        folder (`str` or path): Output folder of the evaluation script.
-    """
-    return [
-        {"config_name": "-".join(place.parts), "data_files": f"{place.as_posix()}/{SHARDS}"}
-        for place in _places(Path(folder))
-    ]
-
-
 def write_judgments_card(folder: str | os.PathLike) -> None:
-    """Writes `README.md` into the output folder of the evaluation script: results, diagnosis, protocol, columns.
-
-    Args:
-        folder (`str` or path): The folder.
-
-    Raises:
-        `ValueError`: If the judgments contain a text of rows that must not be published.
-    """
+    """Writes `README.md` into the output folder of the evaluation script: results, diagnosis, protocol, columns."""
     evaluation = read_evaluation(folder)
-    _check_private(evaluation)
-    places = list(_places(evaluation.folder))
-    names = sorted({facts["benchmark"] for facts in evaluation.report["items"].values()})
+    root = evaluation.folder
+    places = {path.parent.relative_to(root): kind for kind in FOLDERS for path in sorted((root / kind).rglob(SHARDS))}
+    configs = [
+        {"config_name": "-".join(place.parts), "data_files": f"{place.as_posix()}/{SHARDS}"} for place in places
+    ]
+    names = sorted({facts["benchmark"] for facts in evaluation.report["items"].values()} & BENCHMARKS.keys())
     card = dataset_card(
         "judgments.md",
-        DatasetCardData(
-            tags=["trl", "spct", "generative-reward-model", "judgments"],
-            configs=judgment_configs(folder),
-        ),
+        DatasetCardData(tags=["trl", "spct", "generative-reward-model", "judgments"], configs=configs),
         judge=evaluation.judge,
-        table=evaluation.table,
+        table=markdown_table(most_votes(evaluation.results)),
         biases=evaluation.bias_table if evaluation.diagnosis else None,
         protocol=json.dumps(evaluation.protocol, indent=2, ensure_ascii=False),
         items=json.dumps(evaluation.report["items"], indent=2, ensure_ascii=False),
-        folders={kind: what for kind, what in FOLDERS.items() if any(place.parts[0] == kind for place in places)},
-        figure=evaluation.figure is not None,
-        licenses={name: BENCHMARKS[name].license for name in names if name in BENCHMARKS},
-        private=[name for name in names if _is_private(name)],
+        folders={kind: judge for kind, judge in FOLDERS.items() if kind in places.values()},
+        figure=(root / "scaling.png").exists(),
+        licenses={name: BENCHMARKS[name].license for name in names},
+        private=[name for name in names if BENCHMARKS[name].private],
     )
-    card.save(Path(folder) / "README.md")
+    card.save(root / "README.md")
 
 
 def push_judgments(
@@ -212,34 +163,7 @@ def push_judgments(
         `str`: URL of the commit.
 
     Raises:
-        `ValueError`: If the judgments contain a text of rows that must not be published.
         [`~trl_spct.judge.hub.PushError`]: If the push fails, with the command that repeats it.
     """
     write_judgments_card(folder)
     return push_folder(folder, repo_id, "dataset", "Upload judgments", _PUSHED, private, token)
-
-
-def _places(folder: Path) -> Iterator[Path]:
-    """Sub-folders with shards, relative to the folder."""
-    for kind in FOLDERS:
-        yield from sorted({path.parent.relative_to(folder) for path in (folder / kind).rglob(SHARDS)})
-
-
-def _is_private(benchmark: str) -> bool:
-    return benchmark in BENCHMARKS and BENCHMARKS[benchmark].private
-
-
-def _check_private(evaluation: JudgeEvaluation) -> None:
-    private = {name for name, facts in evaluation.report["items"].items() if _is_private(facts["benchmark"])}
-    for place in _places(evaluation.folder):
-        if place.name in private and not all(text.startswith(HASHED) for text in _texts(evaluation.folder / place)):
-            raise ValueError(
-                f"Found texts of {place.name} in {evaluation.folder / place}; expected hashes, since its rows must "
-                "not be published. Judge them again, with the evaluation script, into an empty folder."
-            )
-
-
-def _texts(folder: Path) -> Iterator[str]:
-    for path in folder.glob(SHARDS):
-        for critiques in pq.read_table(path, columns=["critiques"])["critiques"].to_pylist():
-            yield from (critique["text"] for critique in critiques)

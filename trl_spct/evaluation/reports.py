@@ -20,8 +20,6 @@ Result: TypeAlias = Mapping[str, Any]
 [`~trl_spct.evaluation.benchmark_results.benchmark_results`], with `stage` (name of the judge), `temperature` and
 `baseline` (a judge to compare with) as far as they are given."""
 
-_AXES = {"k": "votes per row, k", "tokens": "tokens written per item", "seconds": "seconds per item"}
-
 
 def vote_name(result: Result) -> str:
     """`"plain"`, `"guided"` or `"greedy"`; `"–"` for baselines."""
@@ -37,19 +35,16 @@ def _line(result: Result) -> tuple[str, str, int]:
 # --- figures ---
 
 
-def plot_scaling(
-    results: Sequence[Result], path: str | os.PathLike, title: str | None = None, against: str = "k"
-) -> None:
+def plot_scaling(results: Sequence[Result], path: str | os.PathLike, title: str | None = None) -> None:
     """Plots accuracy over votes with 95 % bands, one color per stage, guided voting dashed (layout of Figure 1).
 
-    Greedy results (`temperature` 0) are ticks; baselines, which do not scale, are dotted horizontal lines.
+    Greedy results (`temperature` 0) are ticks; baselines, which do not scale, are dotted horizontal lines. Results
+    without a value are left out.
 
     Args:
-        results (sequence of results): Results without a value are left out.
+        results (sequence of results): Results.
         path (`str` or path): Output file; its suffix sets the format.
         title (`str`, *optional*): Title of the figure.
-        against (`str`, *optional*, defaults to `"k"`):
-            The horizontal axis: `"k"`, or the cost, `"tokens"` or `"seconds"` per item.
     """
     from matplotlib.figure import Figure
 
@@ -57,63 +52,47 @@ def plot_scaling(
     axes = figure.subplots()
     results = [result for result in results if result["accuracy"] is not None]
     judged = [result for result in results if not result.get("baseline")]
-    lines: dict[tuple[str, bool, bool], list[Result]] = {}
-    for r in judged:
-        lines.setdefault((r.get("stage", "judge"), r["guided"], r.get("temperature") == 0), []).append(r)
-    stages = list(dict.fromkeys(stage for stage, *_ in lines))
-    for (stage, guided, greedy), line in sorted(lines.items(), key=lambda entry: stages.index(entry[0][0])):
-        label = f"{stage}{', greedy' if greedy else ''}{', guided by Meta RM' if guided else ''}"
-        _draw_line(axes, line, against, f"C{stages.index(stage)}", label, "_" if greedy else "--s" if guided else "-o")
-    for number, r in enumerate(result for result in results if result.get("baseline")):
-        style = (0, (1, 1 + number))
-        axes.axhline(100 * r["accuracy"], color="0.5", linestyle=style, linewidth=1, label=r["stage"])
+    stages = list(dict.fromkeys(result.get("stage", "judge") for result in judged))
+    lines: dict[tuple[str, str], list[Result]] = {}
+    for result in sorted(judged, key=lambda result: (stages.index(result.get("stage", "judge")), result["k"])):
+        lines.setdefault((result.get("stage", "judge"), vote_name(result)), []).append(result)
+    for (stage, vote), line in lines.items():
+        color, votes = f"C{stages.index(stage)}", [result["k"] for result in line]
+        accuracy, low, high = ([100 * result[name] for result in line] for name in ("accuracy", "low", "high"))
+        label = stage + {"plain": "", "greedy": ", greedy", "guided": ", guided by Meta RM"}[vote]
+        style, size = {"plain": ("-o", 4), "greedy": ("_", 14), "guided": ("--s", 4)}[vote]
+        axes.plot(votes, accuracy, style, color=color, label=label, markersize=size)
+        if vote != "greedy":
+            axes.fill_between(votes, low, high, color=color, alpha=0.12, linewidth=0)
+    for number, result in enumerate(result for result in results if result.get("baseline")):
+        dots = (0, (1, 1 + number))
+        axes.axhline(100 * result["accuracy"], color="0.5", linestyle=dots, linewidth=1, label=result["stage"])
     axes.set_xscale("log", base=2)
-    if against == "k":
-        votes = sorted({result["k"] for result in judged})
-        axes.set_xticks(votes, votes)
-    axes.set(xlabel=_AXES[against], ylabel="accuracy (%)", title=title or "")
+    ticks = sorted({result["k"] for result in judged})
+    axes.set_xticks(ticks, ticks)
+    axes.set(xlabel="votes per row, k", ylabel="accuracy (%)", title=title or "")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=150)
 
 
-def _draw_line(axes, line: Sequence[Result], against: str, color: str, label: str, style: str) -> None:
-    line = sorted(line, key=lambda result: result[against])
-    x = [result[against] for result in line]
-    accuracy, low, high = ([100 * result[name] for result in line] for name in ("accuracy", "low", "high"))
-    axes.plot(x, accuracy, style, color=color, label=label, markersize=14 if style == "_" else 4)
-    if style != "_":
-        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-
-
 def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Means over benchmarks, one result per judge and number of votes, for a figure.
+    """Means over benchmarks, one result per judge with a value on each and number of votes, for a figure.
 
-    Intervals are those of independent benchmarks: half widths are added in squares. Judges without a value on each
-    benchmark are left out.
+    Intervals are those of independent benchmarks: half widths are added in squares.
     """
     benchmarks = {result["benchmark"] for result in results}
     grouped: dict[tuple, list[Result]] = {}
     for result in results:
-        grouped.setdefault((*_line(result), result.get("temperature")), []).append(result)
+        if result["accuracy"] is not None:
+            grouped.setdefault((*_line(result), result.get("temperature")), []).append(result)
     means = []
     for group in grouped.values():
-        if {result["benchmark"] for result in group if result["accuracy"] is not None} != benchmarks:
-            continue
-        accuracy = mean([result["accuracy"] for result in group])
-        below = math.hypot(*(result["accuracy"] - result["low"] for result in group)) / len(group)
-        above = math.hypot(*(result["high"] - result["accuracy"] for result in group)) / len(group)
-        shared = ("stage", "temperature", "baseline", "k", "guided")
-        means.append(
-            {
-                **{name: group[0][name] for name in shared if name in group[0]},
-                **{name: mean([result[name] for result in group]) for name in ("tokens", "seconds")},
-                "accuracy": accuracy,
-                "low": accuracy - below,
-                "high": accuracy + above,
-                "benchmarks": sorted(benchmarks),
-            }
-        )
+        if {result["benchmark"] for result in group} == benchmarks:
+            accuracy = mean([result["accuracy"] for result in group])
+            below = math.hypot(*(result["accuracy"] - result["low"] for result in group)) / len(group)
+            above = math.hypot(*(result["high"] - result["accuracy"] for result in group)) / len(group)
+            means.append({**group[0], "accuracy": accuracy, "low": accuracy - below, "high": accuracy + above})
     return means
 
 
@@ -121,60 +100,29 @@ def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def results_table(results: Sequence[Result], title: str | None = None):
-    """Results as a `rich` table, one row per stage, way to vote and k.
-
-    Guided results that equal the plain ones of the same stage and k are left out, with a line below the table.
-    """
+    """Results as a `rich` table, one row per stage, way to vote and k."""
     from rich.table import Table
 
-    shown, repeated = _without_repeated(results)
-    caption = f"guided votes at k = {', '.join(map(str, repeated))} equal the plain ones" if repeated else None
-    table = Table(title=title, caption=caption)
+    table = Table(title=title)
     for column in ("stage", "k", "vote", "T"):
         table.add_column(column)
     for column in ("accuracy, all rows", "95 % interval", "rows", "with a vote", "unreadable", "ties"):
         table.add_column(column, justify="right")
-    for result in shown:
-        table.add_row(
-            str(result.get("stage", "judge")),
-            str(result["k"]),
-            vote_name(result),
-            f"{result['temperature']:g}" if "temperature" in result else "",
-            _percent(result["accuracy"]),
-            f"{_percent(result['low'])} – {_percent(result['high'])}",
-            str(result["n"]),
-            f"{_percent(result.get('voted'))} %",
-            f"{100 * result['unreadable']:.1f} %",
-            f"{100 * result['ties']:.1f} %",
-        )
+    for result in results:
+        stage, vote, k = _line(result)
+        temperature = f"{result['temperature']:g}" if "temperature" in result else ""
+        interval = f"{_percent(result['low'])} – {_percent(result['high'])}"
+        shares = [f"{_percent(result.get(name))} %" for name in ("voted", "unreadable", "ties")]
+        n = str(result["n"])
+        table.add_row(stage, str(k), vote, temperature, _percent(result["accuracy"]), interval, n, *shares)
     return table
 
 
-def _without_repeated(results: Sequence[Result]) -> tuple[list[Result], list[int]]:
-    """Results without guided ones that equal the plain ones, and the numbers of votes of the latter."""
+def markdown_table(results: Sequence[Result]) -> str:
+    """Judges by benchmarks (layout of the paper's Table 2): overall values in percent, their mean, metrics and n.
 
-    def key(result: Result) -> tuple:
-        return tuple(result.get(name) for name in ("benchmark", "stage", "temperature", "k", "baseline"))
-
-    def value(result: Result) -> tuple:
-        return tuple(result[name] for name in ("accuracy", "low", "high", "ties"))
-
-    plain = {key(result): value(result) for result in results if not result["guided"]}
-    repeated = [result for result in results if result["guided"] and plain.get(key(result)) == value(result)]
-    return [r for r in results if not any(r is other for other in repeated)], sorted({r["k"] for r in repeated})
-
-
-def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
-    """Judges by benchmarks (layout of the paper's Table 2): overall values in percent, and their mean.
-
-    Args:
-        results (sequence of results): Of any number of judges and benchmarks.
-        intervals (`bool`, *optional*, defaults to `True`): Add 95 % intervals to the values.
-
-    Returns:
-        `str`: A markdown table, followed by metrics and numbers of items. The unweighted mean over the benchmarks is
-        left out for judges that lack one. It is the paper's overall value if the benchmarks are RewardBench, both PPE
-        sets and RMB (section 8).
+    The mean is unweighted, and left out for judges that lack a value. It is the paper's overall value if the
+    benchmarks are RewardBench, both PPE sets and RMB (section 8).
     """
     benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
     cells = {(_line(result), result["benchmark"]): result for result in results}
@@ -184,7 +132,7 @@ def markdown_table(results: Sequence[Result], intervals: bool = True) -> str:
         row = [cells.get((line, benchmark)) for benchmark in benchmarks]
         values = [cell["accuracy"] for cell in row if cell is not None and cell["accuracy"] is not None]
         overall = [_percent(mean(values) if len(values) == len(benchmarks) else None)]
-        shown = ["–" if cell is None else _cell(cell, intervals) for cell in row]
+        shown = ["–" if cell is None else _cell(cell) for cell in row]
         lines.append((*map(str, line), *shown, *(overall if len(benchmarks) > 1 else [])))
     notes = {
         result["benchmark"]: f"{result['benchmark']}: {result['metric']}, n = {result['n']}" for result in results
@@ -204,22 +152,15 @@ def breakdown_table(results: Sequence[Result]) -> str:
 
 def most_votes(results: Sequence[Result]) -> list[Result]:
     """The result with the most votes of each judge, benchmark and way to vote."""
-
-    def curve(result: Result) -> tuple:
-        return tuple(result.get(name) for name in ("benchmark", "stage", "guided", "temperature", "baseline"))
-
-    most: dict[tuple, int] = {}
-    for result in results:
-        most[curve(result)] = max(result["k"], most.get(curve(result), 0))
-    return [result for result in results if result["k"] == most[curve(result)]]
+    most: dict[tuple, Result] = {}
+    for result in sorted(results, key=lambda result: result["k"]):
+        names = ("benchmark", "stage", "guided", "temperature", "baseline")
+        most[tuple(result.get(name) for name in names)] = result
+    return [result for result in results if any(result is chosen for chosen in most.values())]
 
 
 def bias_table(diagnosis: Mapping[str, Mapping[str, Any]]) -> str:
-    """Reports of [`~trl_spct.evaluation.diagnostics.diagnose`] as a markdown table, one row per benchmark.
-
-    Args:
-        diagnosis (mapping): From the name of a benchmark, or a subset, to its report.
-    """
+    """Reports of [`~trl_spct.evaluation.diagnostics.diagnose`] by name as a markdown table."""
     header = (
         "data", "unreadable", "ties", "right, by place of the best", "chosen, by place", "order decides",
         "longer chosen / better", "calibration error",
@@ -252,9 +193,9 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _cell(result: Result, intervals: bool) -> str:
+def _cell(result: Result) -> str:
     value = _percent(result["accuracy"])
-    return f"{value} ({_percent(result['low'])}–{_percent(result['high'])})" if intervals and value != "–" else value
+    return value if value == "–" else f"{value} ({_percent(result['low'])}–{_percent(result['high'])})"
 
 
 # --- model cards ---
@@ -269,9 +210,6 @@ def card_results(
         results (sequence of results): Results of one judge; baselines and results without a value are left out.
         protocol (mapping): [`PipelineJudge.protocol`].
         revisions (mapping, *optional*): From the benchmark's repositories on the Hub to commits.
-
-    Returns:
-        `list[EvalResult]` for [`~huggingface_hub.ModelCardData`] as `eval_results`.
     """
     judged = [result for result in results if not result.get("baseline")]
     return [_card_entry(r, protocol, revisions or {}) for r in most_votes(judged) if r["accuracy"] is not None]
@@ -308,8 +246,7 @@ class JudgeEvaluation:
 
     Args:
         folder (`Path`): The folder.
-        results (`list[dict]`): Results of all judges, see
-            [`~trl_spct.evaluation.benchmark_results.benchmark_results`].
+        results (`list[dict]`): Results of all judges.
         report (`dict`): `judge`, its name in the results; and by benchmark `items` (facts), `protocol`, `diagnosis`
             and, if asked for, `comparison` and `contamination`.
     """
@@ -349,21 +286,10 @@ class JudgeEvaluation:
         return entries
 
     @property
-    def table(self) -> str:
-        """[`markdown_table`] of all judges, each with its most votes and greedy."""
-        return markdown_table(most_votes(self.results))
-
-    @property
     def bias_table(self) -> str:
         """[`bias_table`] by benchmark."""
         names = {name: facts["benchmark"] for name, facts in self.report["items"].items()}
         return bias_table({names[name]: report for name, report in self.diagnosis.items()})
-
-    @property
-    def figure(self) -> Path | None:
-        """Accuracy over votes, if it was drawn."""
-        path = self.folder / "scaling.png"
-        return path if path.exists() else None
 
 
 def read_evaluation(folder: str | os.PathLike) -> JudgeEvaluation:

@@ -16,23 +16,23 @@ def mean(values: Values) -> float:
 
 
 def bootstrap_interval(
-    values: Values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    values: Values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0, weights: Values | None = None
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over rows.
+    """Lower and upper bound of the percentile bootstrap interval of a mean over rows.
 
     Args:
         values (sequence of N `float`): One value per row.
         confidence (`float`, *optional*, defaults to `0.95`): Coverage of the interval.
-        resamples (`int`, *optional*, defaults to `2000`): Number of resamples.
-        seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
-
-    Returns:
-        `tuple[float, float]`: Lower and upper bound.
+        resamples, seed (`int`, *optional*): Number of resamples and seed.
+        weights (sequence of N `float`, *optional*): Weight of each row in the mean.
     """
     values = np.asarray(values, dtype=float)
+    weights = None if weights is None else np.asarray(weights, dtype=float)
     generator = np.random.default_rng(seed)
-    # One resample at a time: a single draw would take resamples × N × 16 bytes.
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    means = []
+    for _ in range(resamples):  # a single draw would take resamples × N × 16 bytes
+        chosen = generator.integers(len(values), size=len(values))
+        means.append(np.average(values[chosen], weights=None if weights is None else weights[chosen]))
     tail = 50 * (1 - confidence)
     return float(np.percentile(means, tail)), float(np.percentile(means, 100 - tail))
 
@@ -40,35 +40,17 @@ def bootstrap_interval(
 def paired_interval(
     first: Values, second: Values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean difference `second - first` over the same rows with its bootstrap interval.
-
-    Args:
-        first, second (sequences of N `float`): One value per row, in the same order.
-        confidence, resamples, seed: See [`bootstrap_interval`].
-
-    Returns:
-        `tuple[float, float, float]`: Difference, lower and upper bound.
-    """
+    """Mean difference `second - first` over the same rows, and the bounds of its [`bootstrap_interval`]."""
     difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     return float(difference.mean()), *bootstrap_interval(difference, confidence, resamples, seed)
 
 
 def roc_auc(scores: Values, labels: Sequence[int] | np.ndarray) -> float:
-    """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher; a tie
-    counts one half.
+    """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher, a tie
+    counting one half; NaN if all labels are equal.
 
     Exact, from the ranks: `(R - p(p + 1) / 2) / (p * q)` with `R` the sum of the positives' mid-ranks, `p` positives
     and `q` negatives.
-
-    Args:
-        scores (sequence of N `float`): Scores; higher means more likely positive.
-        labels (sequence of N `int` or `bool`): 1 for positives, 0 for negatives.
-
-    Returns:
-        `float` in [0, 1]; NaN if all labels are equal.
-
-    Raises:
-        `ValueError`: If there is not one score per label.
     """
     positive = np.asarray(labels).astype(bool)
     if len(positive) != len(scores):
@@ -82,27 +64,16 @@ def roc_auc(scores: Values, labels: Sequence[int] | np.ndarray) -> float:
 
 
 def calibration_error(logits: Values, labels: Sequence[int] | np.ndarray, num_bins: int = 15) -> float:
-    """Expected calibration error (ECE) of `sigmoid(logit)` as the probability of the positive class.
-
-    The mean over samples of |mean probability − share of positives| within bins of equal width.
-
-    Args:
-        logits (sequence of N `float`): Unbounded scores.
-        labels (sequence of N `int` or `bool`): 1 for positives, 0 for negatives.
-        num_bins (`int`, *optional*, defaults to `15`): Number of bins.
-
-    Returns:
-        `float` in [0, 1].
-
-    Raises:
-        `ValueError`: If there are no logits, or not one per label.
-    """
+    """[`binned_error`] of `sigmoid(logit)` as the probability of the positive class."""
     logits, positive = np.asarray(logits, dtype=np.float64), np.asarray(labels).astype(bool)
     if len(positive) != len(logits) or len(logits) == 0:
         raise ValueError(
             f"Found {len(logits)} logits for {len(positive)} labels; expected one logit per label, and at least one."
         )
-    probabilities = 0.5 * (1 + np.tanh(0.5 * logits))  # sigmoid without overflow
+    return binned_error(0.5 * (1 + np.tanh(0.5 * logits)), positive, num_bins)  # sigmoid without overflow
+
+
+def binned_error(probabilities: np.ndarray, outcomes: np.ndarray, num_bins: int) -> float:
+    """Expected calibration error: mean over samples of |mean probability − mean outcome| in bins of equal width."""
     bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
-    gaps = np.bincount(bins, probabilities - positive, num_bins)
-    return float(np.abs(gaps).sum() / len(logits))
+    return float(np.abs(np.bincount(bins, probabilities - outcomes, num_bins)).sum() / len(outcomes))
