@@ -52,9 +52,3 @@ def test_conversations_and_repeated_items():
 
 def test_texts_without_words():
     assert find_overlaps([row("?!", "…", "—")], [item("a", "?!", "…", "—")]) == []
-
-
-@pytest.mark.parametrize("options", [{"threshold": 0}, {"threshold": 1.5}, {"ngram": 0}])
-def test_options(options):
-    with pytest.raises(ValueError, match="Found threshold="):
-        find_overlaps([], [], **options)

@@ -9,7 +9,7 @@ from hand_made import judged
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
-from tiny_models import save_tiny, save_writing, tiny_causal_lm, tiny_config, tiny_tokenizer
+from tiny_models import save_tiny, tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline
@@ -20,13 +20,11 @@ from trl_spct.evaluation.guidance import (
     describe,
     guidance_results_table,
     guidance_table,
-    score_judgments,
     store_guidance,
 )
-from trl_spct.evaluation.judgments import collect_judgments, scaling_results
+from trl_spct.evaluation.judgments import scaling_results
 from trl_spct.judge.configuration_meta_rm import MetaRMConfig
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
-from trl_spct.judge.preferences import Preference
 from trl_spct.judge.voting import Guidance
 
 
@@ -168,33 +166,6 @@ def test_names_and_the_printed_table():
     console.print(guidance_results_table(choose_guidance([KNOWN, KNOWN], candidates=[PLAIN, HALF]), "choice"))
     text = console.export_text()
     assert "top 50 % *" in text and "+100.0" in text and "plain *" not in text
-
-
-# --- another Meta RM over the same critiques ---
-
-
-def test_the_scores_of_another_meta_rm_are_those_that_judging_with_it_gives(tmp_path):
-    judge = save_writing(tmp_path / "judge")
-    rows = [
-        {"query": f"Query {i}?", "responses": ["a", "b", "c"][: 2 + i % 2], "labels": [1, 0, 0][: 2 + i % 2]}
-        for i in range(4)
-    ]
-    first, second = tiny_meta(), tiny_meta(initializer_range=0.5)
-    kept = {}
-    for name, meta_rm in (("first", first), ("second", second)):
-        pipe = pipeline("grm-reward", model=judge, meta_rm=meta_rm, meta_rm_tokenizer=tiny_tokenizer())
-        kept[name] = collect_judgments(pipe, rows, 4, str(tmp_path / name), seed=0, max_new_tokens=20)
-    assert {row is None for judgment in kept["first"] for row in judgment.scores} == {True, False}
-    preferences = [Preference.from_row(row) for row in rows]
-    rescored = score_judgments(kept["first"], preferences, second, tiny_tokenizer(), batch_size=3)
-    for found, expected, before in zip(rescored, kept["second"], kept["first"], strict=True):
-        assert found.scores == expected.scores
-        for after, earlier in zip(found.critiques, before.critiques, strict=True):
-            assert (after.text, after.order) == (earlier.text, earlier.order)
-        assert [m is None for m in found.meta_scores] == [row is None for row in found.scores]
-        pairs = [(a, b) for a, b in zip(found.meta_scores, expected.meta_scores, strict=True) if a is not None]
-        assert all(a == pytest.approx(b, abs=1e-4) for a, b in pairs)
-        assert found.meta_scores != before.meta_scores or not pairs
 
 
 # --- stored with the Meta RM, used by the pipeline ---

@@ -14,6 +14,7 @@ trained. Meta RMs are kept in `--output`, so that a second start trains nothing.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -33,9 +34,12 @@ from trl_spct import (
     RejectiveSamplerConfig,
 )
 from trl_spct.data.preparation import meta_rows, split_by_query
-from trl_spct.evaluation.guidance import PLAIN, choose_guidance, describe, guidance_table, score_judgments
+from trl_spct.evaluation.guidance import PLAIN, choose_guidance, describe, guidance_table
 from trl_spct.evaluation.judgments import Judgment, credits_at
 from trl_spct.evaluation.statistics import paired_interval
+from trl_spct.judge.meta_scoring import meta_scores
+from trl_spct.judge.prompts import meta_messages
+from trl_spct.judge.sampling import special_tokens
 from trl_spct.judge.voting import Guidance
 
 
@@ -84,6 +88,30 @@ def train(job: Job, judge: str, output: Path, seed: int) -> None:
     trainer = MetaRMTrainer(job.path("rft"), args=args, train_dataset=critiques)
     trainer.train()
     trainer.save_model()
+
+
+def score_judgments(
+    judgments: list[Judgment], preferences: list[Preference], model, tokenizer, batch_size: int
+) -> list[Judgment]:
+    """The judgments with the meta scores of another Meta RM."""
+    fences = special_tokens(tokenizer)
+    conversations = [
+        meta_messages(preference.permuted(critique.order or range(len(preference))), critique.text, fences)
+        for judgment, preference in zip(judgments, preferences, strict=True)
+        for critique in judgment.critiques
+        if critique.scores is not None
+    ]
+    scores = iter(meta_scores(model, tokenizer, conversations, batch_size))
+    return [
+        replace(
+            judgment,
+            critiques=tuple(
+                replace(critique, meta_score=None if critique.scores is None else next(scores))
+                for critique in judgment.critiques
+            ),
+        )
+        for judgment in judgments
+    ]
 
 
 def measure(job: Job, output: Path, seed: int) -> list[dict]:

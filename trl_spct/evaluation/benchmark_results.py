@@ -20,8 +20,7 @@ RESAMPLES = 2000
 def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options: Any) -> list[Judgment]:
     """Judges all rows of a benchmark; see [`~trl_spct.evaluation.judgments.record_judgments`] for the options.
 
-    A row has the id of its item, with `/0`, `/1`, … if the item has several. Critiques of a private benchmark are
-    stored as hashes.
+    Rows of an item with several have its id with `/0`, `/1`, … Critiques of a private benchmark are stored as hashes.
     """
     return record_judgments(
         judge,
@@ -57,18 +56,14 @@ def benchmark_results(
     every comparison.
 
     Args:
-        loaded ([`LoadedBenchmark`]): The benchmark.
-        judgments (sequence of [`Judgment`]): One per row, from [`judge_benchmark`].
+        loaded ([`LoadedBenchmark`]), judgments (sequence of [`Judgment`]): See [`judge_benchmark`].
         ks, guided, seed, guidance, **described: See [`~trl_spct.evaluation.judgments.scaling_results`].
 
     Returns:
         `list[dict]` with the entries of [`~trl_spct.evaluation.judgments.scaling_results`], where `accuracy` is the
-        benchmark's overall value and `n` its number of items, and:
-
-        - `benchmark`, `metric`, `rows` (prompts).
-        - `tokens`, `seconds`: cost per item at this k (seconds in proportion to k).
-        - `values`: (value, low, high) of each subset, section or task. A value that does not exist is `None`, and
-          `undefined` has the reason by name.
+        benchmark's overall value and `n` its number of items, and with `benchmark`, `metric`, `rows` (prompts),
+        `tokens` and `seconds` (cost per item at this k), and `values`: (value, low, high) of each subset, section or
+        task. A value that does not exist is `None`, and `undefined` has the reason by name.
     """
     _check_rows(loaded, judgments)
     results = []
@@ -107,8 +102,7 @@ def compare_judges(
     """Paired comparison of two judges on the same items.
 
     Args:
-        loaded ([`LoadedBenchmark`]): The benchmark.
-        first, second (sequences of [`Judgment`]): Judgments of both judges.
+        loaded ([`LoadedBenchmark`]), first, second (sequences of [`Judgment`]): The benchmark, judged by both.
         k (`int`, *optional*, defaults to `1`): Number of votes.
         guidance (pair of [`~trl_spct.judge.voting.Guidance`], *optional*): How the votes of each are guided.
         seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
@@ -119,23 +113,19 @@ def compare_judges(
         `None`, and `undefined` has the reason, if the benchmark's value does not exist.
     """
     metric = loaded.benchmark.metric
-    pair = [
-        item_units(loaded, judgments, k, guide) for judgments, guide in zip((first, second), guidance, strict=True)
-    ]
+    pair = [item_units(loaded, first, k, guidance[0]), item_units(loaded, second, k, guidance[1])]
     blocks = min(map(len, pair))
     pair = [units[:blocks] for units in pair]
     difference = _difference(metric, pair)
     if np.isnan(difference):
         undefined = dict.fromkeys(("difference", "low", "high", "p"))
         return {**undefined, "n": len(loaded.items), "undefined": metric.undefined}
-    draws = [
-        _difference(metric, [_chosen(units, chosen) for units in pair]) for chosen in _resamples(pair[0][0], seed)
-    ]
+    resamples = _resamples(pair[0][0], seed)
+    draws = [_difference(metric, [_chosen(units, chosen) for units in pair]) for chosen in resamples]
     low, high = np.nanpercentile(draws, (2.5, 97.5))
     generator = np.random.default_rng(seed)
-    extreme = sum(
-        abs(_difference(metric, _exchanged(pair, generator))) >= abs(difference) - 1e-12 for _ in range(RESAMPLES)
-    )
+    exchanged = [_difference(metric, _exchanged(pair, generator)) for _ in range(RESAMPLES)]
+    extreme = sum(abs(value) >= abs(difference) - 1e-12 for value in exchanged)
     p = (extreme + 1) / (RESAMPLES + 1)
     return {"difference": difference, "low": float(low), "high": float(high), "p": p, "n": len(loaded.items)}
 
@@ -162,14 +152,11 @@ def item_units(
 def with_intervals(blocks: Sequence[Units], metric: Metric, seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """(value, low, high) by name, with 95 % percentile intervals of a bootstrap over items."""
     values = _mean_values(metric, blocks)
-    draws: dict[str, list[float]] = {name: [] for name in values}
-    for chosen in _resamples(blocks[0], seed):
-        for name, value in _mean_values(metric, _chosen(blocks, chosen)).items():
-            draws[name].append(value)
+    draws = [_mean_values(metric, _chosen(blocks, chosen)) for chosen in _resamples(blocks[0], seed)]
     intervals = {}
     for name, value in values.items():
-        is_defined = np.isfinite(draws[name]).any()
-        low, high = np.nanpercentile(draws[name], (2.5, 97.5)) if is_defined else (value, value)
+        finite = [draw[name] for draw in draws if np.isfinite(draw.get(name, np.nan))]
+        low, high = np.percentile(finite, (2.5, 97.5)) if finite else (value, value)
         intervals[name] = (value, float(low), float(high))
     return intervals
 

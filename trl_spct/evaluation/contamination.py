@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ..judge.preferences import Preference
 from .benchmarks import Item
 
@@ -42,41 +40,52 @@ def find_overlaps(
     ngram: int = 5,
     seed: int = 1,
 ) -> list[Overlap]:
-    """Finds training rows whose query or response is a near duplicate of a benchmark's.
+    """Finds training rows whose query or response is a near duplicate of a benchmark's. Not in the paper.
 
-    The benchmark is indexed (MinHash LSH), the training rows are read once. Candidates of the index are compared
-    exactly; pairs near the threshold that the index misses are not found.
+    Candidates of a MinHash index are compared exactly; pairs near the threshold that the index misses are not found.
 
     Args:
         rows (iterable of rows): Training rows, in any shape that [`Preference.from_row`] reads.
         items (sequence of [`Item`]): Items of the benchmark.
-        threshold (`float`, *optional*, defaults to `0.8`): Minimum Jaccard similarity. Not in the paper.
+        threshold (`float`, *optional*, defaults to `0.8`): Minimum Jaccard similarity, in (0, 1].
         ngram (`int`, *optional*, defaults to `5`):
-            Words per n-gram. Shorter texts are one n-gram, so that only equal words match. Not in the paper.
+            Words per n-gram. Shorter texts are one n-gram, so that only equal words match.
         seed (`int`, *optional*, defaults to `1`): Seed of the hash functions.
 
     Returns:
         `list[Overlap]`, by row; per row, item and part the highest similarity.
-
-    Raises:
-        `ImportError`: If datasketch is not installed.
-        `ValueError`: If the threshold or the n-gram length is out of range.
     """
-    if not 0 < threshold <= 1 or ngram < 1:
-        raise ValueError(f"Found threshold={threshold}, ngram={ngram}; expected (0, 1] and at least 1.")
-    index = _Index(threshold, ngram, seed)
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError as error:
+        raise ImportError('The contamination check needs datasketch: `pip install "trl-spct[eval]"`.') from error
+
+    def signature(grams: set[str]):
+        minhash = MinHash(num_perm=NUM_PERM, seed=seed)
+        minhash.update_batch([gram.encode("utf-8", "surrogatepass") for gram in grams])
+        return minhash
+
+    # Candidates are verified, so the weights favor recall over precision.
+    index = MinHashLSH(threshold=threshold, num_perm=NUM_PERM, weights=(0.1, 0.9))
+    known: dict[tuple[str, frozenset[int]], list[str]] = {}  # hashes take less memory than n-grams
     for item in items:
         for part, text in {pair for row in item.rows for pair in _texts(row)}:
-            index.add(part, text, item.id)
+            if grams := _grams(text, ngram):
+                key = part, frozenset(map(hash, grams))
+                if key not in known:
+                    index.insert(key, signature(grams))
+                known.setdefault(key, []).append(item.id)
     overlaps = []
     for number, row in enumerate(rows):
         best: dict[tuple[str, str], float] = {}
         for part, text in _texts(row if isinstance(row, Preference) else Preference.from_row(row)):
-            for item_id, similarity in index.similar(part, text):
-                best[item_id, part] = max(similarity, best.get((item_id, part), 0.0))
-        overlaps += [
-            Overlap(number, item_id, part, similarity) for (item_id, part), similarity in sorted(best.items())
-        ]
+            grams = _grams(text, ngram)
+            hashes = frozenset(map(hash, grams))
+            for key in index.query(signature(grams)) if grams else ():
+                similarity = len(hashes & key[1]) / len(hashes | key[1])
+                for item_id in known[key] if key[0] == part and similarity >= threshold else ():
+                    best[item_id, part] = max(similarity, best.get((item_id, part), 0.0))
+        overlaps += [Overlap(number, item_id, part, value) for (item_id, part), value in sorted(best.items())]
     return overlaps
 
 
@@ -87,49 +96,7 @@ def _texts(row: Preference) -> Iterator[tuple[str, str]]:
         yield "response", response
 
 
-class _Index:
-    """Distinct texts of a benchmark with the ids of their items."""
-
-    def __init__(self, threshold: float, ngram: int, seed: int):
-        try:
-            from datasketch import MinHash, MinHashLSH
-        except ImportError as error:
-            raise ImportError('The contamination check needs datasketch: `pip install "trl-spct[eval]"`.') from error
-        self.threshold, self.ngram = threshold, ngram
-        self.minhash = lambda: MinHash(num_perm=NUM_PERM, seed=seed)
-        # Candidates are verified, so the weights favor recall over precision.
-        self.lsh = MinHashLSH(threshold=threshold, num_perm=NUM_PERM, weights=(0.1, 0.9))
-        self.items: dict[tuple[str, bytes], list[str]] = {}
-
-    def add(self, part: str, text: str, item: str) -> None:
-        if grams := self._grams(text):
-            key = part, _hashes(grams).tobytes()
-            if key not in self.items:
-                self.lsh.insert(key, self._signature(grams))
-            self.items.setdefault(key, []).append(item)
-
-    def similar(self, part: str, text: str) -> Iterator[tuple[str, float]]:
-        """(item, similarity) of all texts that reach the threshold."""
-        if not (grams := self._grams(text)):
-            return
-        hashes = _hashes(grams)
-        for key in self.lsh.query(self._signature(grams)):
-            known = np.frombuffer(key[1], np.int64)
-            shared = len(np.intersect1d(known, hashes, assume_unique=True))
-            similarity = shared / (len(known) + len(hashes) - shared)
-            if key[0] == part and similarity >= self.threshold:
-                yield from ((item, similarity) for item in self.items[key])
-
-    def _grams(self, text: str) -> set[str]:
-        words = re.findall(r"\w+", text.lower())
-        count = max(1, len(words) - self.ngram + 1)
-        return {" ".join(words[i : i + self.ngram]) for i in range(count)} - {""}
-
-    def _signature(self, grams: set[str]):
-        signature = self.minhash()
-        signature.update_batch([gram.encode("utf-8", "surrogatepass") for gram in grams])
-        return signature
-
-
-def _hashes(grams: set[str]) -> np.ndarray:
-    return np.unique(np.array([hash(gram) for gram in grams], dtype=np.int64))
+def _grams(text: str, ngram: int) -> set[str]:
+    words = re.findall(r"\w+", text.lower())
+    count = max(1, len(words) - ngram + 1)
+    return {" ".join(words[i : i + ngram]) for i in range(count)} - {""}

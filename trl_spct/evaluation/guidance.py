@@ -6,16 +6,12 @@ Meta RM: one that separates well should keep few critiques, one that does not sh
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from ..judge.meta_scoring import meta_scores
-from ..judge.preferences import Preference
-from ..judge.prompts import meta_messages
-from ..judge.sampling import special_tokens
-from ..judge.voting import DEFAULT_SHARE, Guidance, num_voters
+from ..judge.voting import DEFAULT_SHARE, Guidance
 from .judgments import Judgment, credits_at, vote_schemes
 from .statistics import bootstrap_interval, mean, paired_interval
 
@@ -55,8 +51,6 @@ def guidance_table(
 ) -> list[dict[str, Any]]:
     """Accuracy over k and over ways to guide, and its paired difference to plain voting, from one sampling run.
 
-    Accuracy at k is that of [`~trl_spct.evaluation.judgments.scaling_results`].
-
     Args:
         judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
         ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two from 2 to all critiques.
@@ -65,12 +59,12 @@ def guidance_table(
 
     Returns:
         `list[dict]` of `k`, `k_meta`, `guide`, `voters` (mean effective number of voters of a readable block,
-        `(Σw)² / Σw²`), `accuracy`, `low`, `high`, `difference`, `difference_low`, `difference_high` (to plain voting)
-        and `n` (rows), in the order of `ks` and `candidates`.
+        `(Σw)² / Σw²`), `accuracy` (of [`~trl_spct.evaluation.judgments.scaling_results`]), `low`, `high`,
+        `difference`, `difference_low`, `difference_high` (to plain voting) and `n` (rows).
 
     Raises:
-        `ValueError`: If there are no judgments or candidates, if a readable critique has no meta score (with the
-            number of the row), or if there are fewer critiques per row than the largest k.
+        `ValueError`: If there are no judgments or candidates, if a readable critique has no meta score, or if there
+            are fewer critiques per row than the largest k.
     """
     ks = _checked(judgments, ks)
     if not candidates:
@@ -78,12 +72,14 @@ def guidance_table(
     table = []
     for k in ks:
         plain = _accuracies(judgments, k, PLAIN)
-        measured: dict[Any, dict[str, Any]] = {}  # shares that round to the same number of voters are equal
         for guidance in candidates:
-            rule = guidance.guide if guidance.guide == "soft" else num_voters(guidance.k_meta, k)
-            if rule not in measured:
-                measured[rule] = _measured(judgments, k, guidance, plain, seed)
-            table.append({"k": k, **guidance.settings, **measured[rule], "n": len(judgments)})
+            credits = _accuracies(judgments, k, guidance)
+            names = ("accuracy", "low", "high", "difference", "difference_low", "difference_high")
+            bounds = bootstrap_interval(credits, seed=seed)
+            values = (mean(credits), *bounds, *paired_interval(plain, credits, seed=seed))
+            voters = _effective_voters(judgments, k, guidance)
+            measured = {"voters": voters, **dict(zip(names, values, strict=True))}
+            table.append({"k": k, **guidance.settings, **measured, "n": len(judgments)})
     return table
 
 
@@ -101,8 +97,8 @@ def choose_guidance(
     most effective voters is chosen. A choice of few voters has a higher variance on other rows, so it must show a
     difference; without a visible difference the vote stays plain (`k_meta=1.0`). Not in the paper.
 
-    The accuracy of the choice on these rows is biased upwards, as of any maximum: report it on rows of other queries,
-    see [`~trl_spct.data.preparation.split_by_query`].
+    The accuracy of the choice on these rows is biased upwards: report it on rows of other queries, see
+    [`~trl_spct.data.preparation.split_by_query`].
 
     Args:
         judgments, ks, candidates, seed: As for [`guidance_table`].
@@ -118,62 +114,20 @@ def choose_guidance(
     table = guidance_table(judgments, ks, candidates, seed)
     rows = [row for row in table if row["k"] == k]
     credits = [_accuracies(judgments, k, guidance) for guidance in candidates]
-    best = max(range(len(candidates)), key=lambda i: (rows[i]["accuracy"], rows[i]["voters"]))
+    best = max(range(len(candidates)), key=lambda i: (round(rows[i]["accuracy"], 9), round(rows[i]["voters"], 9)))
     # A candidate of few voters can be worse than plain voting and yet not *significantly* worse than the best.
     least = min(0, rows[best]["difference"])
     unbeaten = [
         i
         for i, row in enumerate(rows)
-        if row["difference"] >= least and paired_interval(credits[i], credits[best], seed=seed)[1] <= 0
+        if row["difference"] >= least - 1e-9 and paired_interval(credits[i], credits[best], seed=seed)[1] <= 1e-9
     ]
-    chosen = max(unbeaten, key=lambda i: (rows[i]["voters"], rows[i]["accuracy"], -i))
+    chosen = max(unbeaten, key=lambda i: (round(rows[i]["voters"], 9), round(rows[i]["accuracy"], 9), -i))
     return GuidanceChoice(candidates[chosen], k, tuple(table))
 
 
-def score_judgments(
-    judgments: Sequence[Judgment],
-    preferences: Sequence[Preference],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    batch_size: int = 32,
-) -> list[Judgment]:
-    """Replaces the meta scores of judgments by those of another Meta RM, without sampling again.
-
-    Args:
-        judgments (sequence of [`Judgment`]): With the texts of critiques, not hashes of them.
-        preferences (sequence of [`Preference`]): The judged rows.
-        model ([`MetaRMForSequenceClassification`]), tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The Meta RM and its own tokenizer.
-        batch_size (`int`, *optional*, defaults to `32`): Critiques per batch.
-
-    Returns:
-        `list[Judgment]`: with the new meta scores, `None` for unreadable critiques.
-    """
-    fences = special_tokens(tokenizer)
-    conversations = [
-        meta_messages(preference.permuted(critique.order or range(len(preference))), critique.text, fences)
-        for judgment, preference in zip(judgments, preferences, strict=True)
-        for critique in judgment.critiques
-        if critique.scores is not None
-    ]
-    scores = iter(meta_scores(model, tokenizer, conversations, batch_size))
-    return [
-        replace(
-            judgment,
-            critiques=tuple(
-                replace(critique, meta_score=None if critique.scores is None else next(scores))
-                for critique in judgment.critiques
-            ),
-        )
-        for judgment in judgments
-    ]
-
-
 def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:
-    """Writes a guidance into `model.config.meta_rm`, from where pipelines read it once the model is saved.
-
-    `model` may be an adapter over a Meta RM; [`MetaRMTrainer.save_model`] stores the guidance beside it.
-    """
+    """Writes a guidance into the config of a Meta RM, or of an adapter over one, from where pipelines read it."""
     settings = {**(getattr(model.config, "meta_rm", None) or {}), **guidance.settings}
     model.config.meta_rm = {name: value for name, value in settings.items() if value is not None}
 
@@ -188,15 +142,15 @@ def guidance_results_table(choice: GuidanceChoice, title: str | None = None):
     for row in choice.table:
         guidance = Guidance.of(row)
         star = " *" if guidance == choice.guidance and row["k"] == choice.k else ""
-        table.add_row(
-            describe(guidance) + star,
-            str(row["k"]),
-            f"{row['voters']:.1f}",
-            f"{100 * row['accuracy']:.1f}",
-            f"{100 * row['low']:.1f} – {100 * row['high']:.1f}",
-            f"{100 * row['difference']:+.1f}",
-            f"{100 * row['difference_low']:+.1f} – {100 * row['difference_high']:+.1f}",
+        share = {name: 100 * value for name, value in row.items() if isinstance(value, float)}
+        cells = (
+            "{accuracy:.1f}",
+            "{low:.1f} – {high:.1f}",
+            "{difference:+.1f}",
+            "{difference_low:+.1f} – {difference_high:+.1f}",
         )
+        shown = (cell.format_map(share) for cell in cells)
+        table.add_row(describe(guidance) + star, str(row["k"]), f"{row['voters']:.1f}", *shown)
     return table
 
 
@@ -214,10 +168,7 @@ def describe(guidance: Guidance | Mapping[str, Any]) -> str:
 def _checked(judgments: Sequence[Judgment], ks: Iterable[int] | None) -> list[int]:
     for number, judgment in enumerate(judgments):
         if not judgment.guidable:
-            raise ValueError(
-                f"Row {number}: found readable critiques without a meta score; expected one for each. Judge with a "
-                "`meta_rm`, or score the judgments with one."
-            )
+            raise ValueError(f"Row {number}: found readable critiques without a meta score; judge with a `meta_rm`.")
     ks = [k for k, _ in vote_schemes(judgments, None if ks is None else list(ks), guided=False) if ks or k > 1]
     if not ks:
         raise ValueError("Found 1 critique per row; expected at least 2 to choose among.")
@@ -226,23 +177,6 @@ def _checked(judgments: Sequence[Judgment], ks: Iterable[int] | None) -> list[in
 
 def _accuracies(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> list[float]:
     return [mean(credits_at(judgment, k, guidance)) for judgment in judgments]
-
-
-def _measured(
-    judgments: Sequence[Judgment], k: int, guidance: Guidance, plain: Sequence[float], seed: int
-) -> dict[str, Any]:
-    credits = _accuracies(judgments, k, guidance)
-    low, high = bootstrap_interval(credits, seed=seed)
-    difference, difference_low, difference_high = paired_interval(plain, credits, seed=seed)
-    return {
-        "voters": _effective_voters(judgments, k, guidance),
-        "accuracy": mean(credits),
-        "low": low,
-        "high": high,
-        "difference": difference,
-        "difference_low": difference_low,
-        "difference_high": difference_high,
-    }
 
 
 def _effective_voters(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> float:
