@@ -169,9 +169,10 @@ def choose(trainer, script_args, dataset_args, quantization_config=None):
     from rich.console import Console
     from transformers import pipeline
 
+    from trl_spct import Preference
     from trl_spct.data.preparation import split_by_query
     from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
-    from trl_spct.evaluation.judgments import collect_judgments
+    from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
     from trl_spct.jobs import write_json
 
     args, accelerator = trainer.args, trainer.accelerator
@@ -188,18 +189,16 @@ def choose(trainer, script_args, dataset_args, quantization_config=None):
         model_kwargs={} if quantization_config is None else {"quantization_config": quantization_config},
         template=args.template,
     )
-    judgments = collect_judgments(
-        judge,
-        rows,
-        script_args.choose_k,
+    batch_size = max(1, script_args.sampling_batch_size // script_args.choose_k)
+    sampling = {"seed": args.seed, "max_new_tokens": script_args.max_completion_length}
+    judgments = record_judgments(
+        PipelineJudge(judge, script_args.choose_k, batch_size, **sampling),
+        map(Preference.from_row, rows),
         os.path.join(args.output_dir, "judgments"),
-        batch_size=max(1, script_args.sampling_batch_size // script_args.choose_k),
         progress="Choosing the guidance",
         process_index=accelerator.process_index,
         num_processes=accelerator.num_processes,
         wait=accelerator.wait_for_everyone,
-        seed=args.seed,
-        max_new_tokens=script_args.max_completion_length,
     )
     choice = choose_guidance(judgments, seed=args.seed)
     store_guidance(trainer.model, choice.guidance)

@@ -42,11 +42,7 @@ from trl_spct.data.loading import load_named
 from trl_spct.data.preparation import meta_rows, score_range_of
 from trl_spct.evaluation.diagnostics import accuracy_by_place
 from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
-from trl_spct.evaluation.judgments import (
-    Judgment,
-    collect_judgments,
-    scaling_results,
-)
+from trl_spct.evaluation.judgments import Judgment, PipelineJudge, record_judgments, scaling_results
 from trl_spct.evaluation.reports import plot_scaling, results_table
 from trl_spct.jobs import claim_folder, write_json
 from trl_spct.judge.critiques import parse_critique
@@ -306,19 +302,15 @@ class Job:
     ) -> list[Judgment]:
         pipe = pipeline("grm-reward", model=self.path(judge), meta_rm=self.path("meta_rm"), device="cpu")
         name = f"{judge}-k{k}-T{temperature:g}-{order}"
-        return collect_judgments(
-            pipe,
-            rows,
-            k,
+        return record_judgments(
+            PipelineJudge(pipe, k, temperature=temperature, order=order, seed=self.seed),
+            map(Preference.from_row, rows),
             self.folder / "judgments" / (name if part == "held_out" else f"{part}-{name}"),
             rows_per_shard=32,
             progress=f"{judge}, k = {k}",
             process_index=self.state.process_index,
             num_processes=self.state.num_processes,
             wait=self.state.wait_for_everyone,
-            temperature=temperature,
-            order=order,
-            seed=self.seed,
         )
 
 

@@ -183,7 +183,7 @@ def test_judges_without_content_are_at_chance(name, seed, k, shard):
 def test_equal_rows_are_judged_apart(tmp_path):
     """In shards of one row each, and as often as they occur."""
     rows = [Preference("Is 7 prime?", ["Yes", "No"])] * 64
-    judgments = record_judgments(ContentBlindJudge("random"), rows, [(1, 0)] * 64, tmp_path, rows_per_shard=1)
+    judgments = record_judgments(ContentBlindJudge("random"), rows, tmp_path, [(1, 0)] * 64, rows_per_shard=1)
     assert 16 < sum(credits_at(judgment, 1)[0] for judgment in judgments) < 48
     assert len({judgment.scores for judgment in judgments}) == 64
 
@@ -203,7 +203,7 @@ def test_a_choice_judge_finds_long_rows_before_the_start(tmp_path):
     pipe = GRMRewardPipeline(tiny_causal_lm("llama", max_position_embeddings=2048), tiny_tokenizer())
     rows = [Preference("q?", ["a", "b" * (9000 if i == 4 else 1)]) for i in range(6)]
     with pytest.raises(PromptTooLongError, match=r"Row 4: the prompt has") as caught:
-        record_judgments(ChoiceJudge(pipe, 1, max_new_tokens=3), rows, [(1, 0)] * 6, tmp_path, rows_per_shard=2)
+        record_judgments(ChoiceJudge(pipe, 1, max_new_tokens=3), rows, tmp_path, [(1, 0)] * 6, rows_per_shard=2)
     assert caught.value.row == 4 and not list(tmp_path.glob("*.parquet"))
 
 

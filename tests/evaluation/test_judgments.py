@@ -8,7 +8,7 @@ import re
 import matplotlib
 import pytest
 import torch
-from hand_made import judged
+from hand_made import collect_judgments, judged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -22,7 +22,6 @@ from trl_spct.evaluation.judgments import (
     JUDGMENT_FEATURES,
     Judgment,
     PipelineJudge,
-    collect_judgments,
     credits_at,
     record_judgments,
     scaling_results,
@@ -345,7 +344,7 @@ def test_an_engine_judges(tmp_path):
     judge = PipelineJudge(GRMRewardPipeline(engine), 2)
     assert judge.protocol["engine"] == "function" and judge.protocol["dtype"] is None
     rows = [Preference.from_row(row) for row in ROWS[:2]]
-    judgments = record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=["a", "b"])
+    judgments = record_judgments(judge, rows, tmp_path, ids=["a", "b"])
     assert [judgment.id for judgment in judgments] == ["a", "b"]
     assert [critique.num_tokens for critique in judgments[0].critiques] == [5, 5]
     assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
@@ -362,7 +361,7 @@ def test_a_row_that_a_server_fails_on_is_named_by_its_id(tmp_path):
     judge = PipelineJudge(GRMRewardPipeline(engine), 2)
     ids = [f"item {i}" for i in range(7)]
     with pytest.raises(EngineError, match=r"^Row item 4: .*content_filter") as caught:
-        record_judgments(judge, rows, [row.labels for row in rows], tmp_path, ids=ids, rows_per_shard=3)
+        record_judgments(judge, rows, tmp_path, ids=ids, rows_per_shard=3)
     assert (caught.value.row, caught.value.status) == (4, 400)
     assert len(list(tmp_path.glob("shard-*.parquet"))) == 1, "the shard before it is kept"
 
@@ -379,17 +378,10 @@ def test_guided_judgments(tmp_path, script):
     assert all(judgment.guidable for judgment in judgments), "an evaluation compares ways to guide"
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"query": "q", "responses": ["a", "b"]}, "Row 1 has no labels"),
-        ({"query": "q", "responses": ["a", "b"], "labels": [1, 1]}, "Row 1: Found the labels"),
-        ({"query": "q"}, "Row 1: Found the columns"),
-    ],
-)
-def test_rows_that_cannot_be_compared(row, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        collect_judgments(None, [ROWS[0], row], 2, tmp_path / "new")
+def test_rows_that_cannot_be_compared(tmp_path, script):
+    rows = [Preference("q", ["worth 1", "worth 2"], labels) for labels in ([1, 0], None)]
+    with pytest.raises(ValueError, match="Row 1 has no labels"):
+        collect_judgments(make(), rows, 2, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 

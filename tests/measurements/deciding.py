@@ -60,7 +60,8 @@ def tiny_world(runs: Path, output: Path) -> dict[str, list[Table]]:
     from tiny.job import JUDGES, VOTES, Job
     from transformers import pipeline
 
-    from trl_spct.evaluation.judgments import collect_judgments
+    from trl_spct import Preference
+    from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
     from trl_spct.judge.voting import VOTING_TEMPERATURE
 
     found: dict[str, list[Table]] = {}
@@ -71,7 +72,8 @@ def tiny_world(runs: Path, output: Path) -> dict[str, list[Table]]:
             left = folder / "judgments" / f"{stage}-k{VOTES}-T{VOTING_TEMPERATURE:g}-random"
             found.setdefault(f"{stage}, random", []).extend(stored_tables(left))
         judge = pipeline("grm-reward", model=str(folder / "base"), device="cpu")
-        judged = collect_judgments(judge, rows, VOTES, output / f"seed{seed}-balanced", order="balanced")
+        judge = PipelineJudge(judge, VOTES, order="balanced")
+        judged = record_judgments(judge, map(Preference.from_row, rows), output / f"seed{seed}-balanced")
         found.setdefault("base, balanced", []).extend([judgment.scores for judgment in judged])
     return found
 

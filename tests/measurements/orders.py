@@ -28,7 +28,8 @@ def judge_runs(runs: Path, output: Path, repeats: int) -> dict[tuple[int, str], 
     from tiny.job import Job
     from transformers import pipeline
 
-    from trl_spct.evaluation.judgments import collect_judgments
+    from trl_spct import Preference
+    from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
 
     found = {}
     for seed in SEEDS:
@@ -39,11 +40,9 @@ def judge_runs(runs: Path, output: Path, repeats: int) -> dict[tuple[int, str], 
             judged, seconds = [], []
             for repeat in range(repeats):
                 fresh, started = not (folder / str(repeat)).exists(), time.perf_counter()
-                judged.append(
-                    collect_judgments(
-                        judge, rows, max(VOTES), folder / str(repeat), order=order, seed=repeat, rows_per_shard=256
-                    )
-                )
+                seeded = PipelineJudge(judge, max(VOTES), order=order, seed=repeat)
+                preferences = map(Preference.from_row, rows)
+                judged.append(record_judgments(seeded, preferences, folder / str(repeat), rows_per_shard=256))
                 clock = folder / f"{repeat}.seconds"
                 if fresh:
                     clock.write_text(str((time.perf_counter() - started) / len(rows)))

@@ -1,9 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Baselines under the same protocol: content-blind judges, scalar reward models, LLM-as-a-Judge.
-
-Accuracies compare with those of content-blind judges: on some benchmarks the longer response is right three times in
-four, and in data where the best response comes first, so is a judge that always prefers the first.
-"""
+"""Baselines under the same protocol: content-blind judges, scalar reward models, LLM-as-a-Judge."""
 
 import os
 import random
@@ -25,12 +21,14 @@ from ..judge.orders import ORDERS, SAMPLES_PER_ROW, count_occurrences, draw_orde
 from ..judge.preferences import Preference
 from ..judge.prompts import choice_messages
 from ..judge.sampling import (
+    EngineError,
     PromptTooLongError,
     Sample,
     check_lengths,
     check_tokenizer,
     context_length,
     derive_seed,
+    encode_prompts,
     read_sample,
 )
 from ..judge.templates import CHOICE
@@ -90,9 +88,6 @@ class ScalarJudge(Judge):
         model ([`~transformers.PreTrainedModel`]): With one label.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
         batch_size (`int`, *optional*, defaults to `8`): Responses per batch.
-
-    Raises:
-        `ValueError`: If the model does not have one label, or if a conversation exceeds its context.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
@@ -106,16 +101,7 @@ class ScalarJudge(Judge):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, device: Any = None, **kwargs: Any) -> "ScalarJudge":
-        """Loads a trained reward model and its tokenizer.
-
-        Args:
-            name (`str` or path): A folder or a Hub id, of an adapter too.
-            device (`torch.device` or `str`, *optional*): Device of the model.
-            **kwargs: As for [`~transformers.PreTrainedModel.from_pretrained`].
-
-        Raises:
-            `ValueError`: If the checkpoint has no head of this name, whose scores would be random.
-        """
+        """Loads a trained reward model, or an adapter of one, and its tokenizer; without a trained head it raises."""
         load = AutoModelForSequenceClassification.from_pretrained
         model, info = load(name, output_loading_info=True, **kwargs)
         require_head(info, name)
@@ -126,28 +112,22 @@ class ScalarJudge(Judge):
         model.eval()
         return cls(model if device is None else model.to(device), AutoTokenizer.from_pretrained(name))
 
-    def check(self, rows: Sequence[Preference]) -> None:
-        conversations = self._conversations(rows)
-        encoded = self.tokenizer.apply_chat_template(conversations, tokenize=True, return_dict=False)
-        owners = [number for number, row in enumerate(rows) for _ in row.responses]
+    def check(self, row: Preference) -> None:
+        encoded = self.tokenizer.apply_chat_template(self._conversations(row), tokenize=True, return_dict=False)
         try:
-            check_lengths([len(ids) for ids in encoded], 0, context_length(self.model.config), "Response")
+            check_lengths(list(map(len, encoded)), 0, context_length(self.model.config), "Response")
         except PromptTooLongError as error:
-            raise PromptTooLongError(f"Row {owners[error.row]}", *error.lengths, owners[error.row]) from None
+            raise PromptTooLongError("Row 0", *error.lengths, 0) from None
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
-        self.check(rows)
-        scores = iter(meta_scores(self.model, self.tokenizer, self._conversations(rows), self.batch_size))
+        conversations = [conversation for row in rows for conversation in self._conversations(row)]
+        scores = iter(meta_scores(self.model, self.tokenizer, conversations, self.batch_size))
         return [Judgment((), (_critique([next(scores) for _ in row.responses]),)) for row in rows]
 
     @staticmethod
-    def _conversations(rows: Sequence[Preference]) -> list[list[Mapping[str, str]]]:
-        queries = ([{"role": "user", "content": r.query}] if isinstance(r.query, str) else r.query for r in rows)
-        return [
-            [*query, {"role": "assistant", "content": response}]
-            for query, row in zip(queries, rows, strict=True)
-            for response in row.responses
-        ]
+    def _conversations(row: Preference) -> list[list[Mapping[str, str]]]:
+        query = [{"role": "user", "content": row.query}] if isinstance(row.query, str) else row.query
+        return [[*query, {"role": "assistant", "content": response}] for response in row.responses]
 
 
 class ChoiceJudge(Judge):
@@ -182,36 +162,40 @@ class ChoiceJudge(Judge):
         settings = {"judge": "choice", "k": k, "seed": seed, "order": order, "template_digest": CHOICE.digest}
         self.settings = {**settings, **described_model(pipe.model), **self.options}
 
-    def check(self, rows: Sequence[Preference]) -> None:
-        tokenizer, context = self.pipe.tokenizer, context_length(self.pipe.model.config)
-        if tokenizer is not None and context is not None:
-            prompts = [choice_messages(row, self.pipe.special_tokens) for row in rows]
-            encoded = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=False)
-            check_lengths(list(map(len, encoded)), self.options["max_new_tokens"], context)
+    def check(self, row: Preference) -> None:
+        if self.pipe.tokenizer is not None:
+            encoded = encode_prompts(self.pipe.tokenizer, [choice_messages(row, self.pipe.special_tokens)])
+            check_lengths([len(encoded[0])], self.options["max_new_tokens"], self.pipe.context)
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         occurrences = count_occurrences(rows) if occurrences is None else occurrences
-        batches = (slice(first, first + self.batch_size) for first in range(0, len(rows), self.batch_size))
-        return [judgment for batch in batches for judgment in self._judge(rows[batch], occurrences[batch])]
+        judged: dict[int, Judgment] = {}
+        for first in range(0, len(rows), self.batch_size):
+            numbers = range(first, min(first + self.batch_size, len(rows)))
+            judged |= self._judge(numbers, rows, occurrences, judged)
+        return list(judged.values())
 
-    def _judge(self, rows: Sequence[Preference], occurrences: Sequence[int]) -> list[Judgment]:
-        orders = []
-        for row, occurrence in zip(rows, occurrences, strict=True):
-            draw = random.Random(derive_seed(row_seed(self.seed, row, occurrence), "order"))
-            orders.append(draw_orders(len(row), self.k, self.order, draw))
-        requests = [(number, order) for number, drawn in enumerate(orders) for order in dict.fromkeys(drawn)]
-        samples = self.pipe.sample(
-            [choice_messages(rows[number].permuted(order), self.pipe.special_tokens) for number, order in requests],
-            [orders[number].count(order) for number, order in requests],
-            self.seed,
-            [occurrences[number] * SAMPLES_PER_ROW for number, _ in requests],
-            **self.options,
-        )
+    def _judge(
+        self, numbers: range, rows: Sequence[Preference], occurrences: Sequence[int], judged: dict[int, Judgment]
+    ) -> dict[int, Judgment]:
+        orders = {}
+        for n in numbers:
+            draw = random.Random(derive_seed(row_seed(self.seed, rows[n], occurrences[n]), "order"))
+            orders[n] = draw_orders(len(rows[n]), self.k, self.order, draw)
+        requests = [(n, order) for n, drawn in orders.items() for order in dict.fromkeys(drawn)]
+        prompts = [choice_messages(rows[n].permuted(order), self.pipe.special_tokens) for n, order in requests]
+        counts = [orders[n].count(order) for n, order in requests]
+        firsts = [occurrences[n] * SAMPLES_PER_ROW for n, _ in requests]
+        try:
+            samples = self.pipe.sample(prompts, counts, self.seed, firsts, **self.options)
+        except PromptTooLongError as error:
+            number, _ = requests[error.row]
+            raise PromptTooLongError(f"Row {number}", *error.lengths, number, completed=judged) from None
+        except EngineError as error:
+            raise error.renumbered([n for n, _ in requests], judged) from error.__cause__
         texts = {request: iter(drawn) for request, drawn in zip(requests, samples, strict=True)}
-        return [
-            Judgment((), tuple(_choice(next(texts[number, order]), order) for order in drawn))
-            for number, drawn in enumerate(orders)
-        ]
+        critiques = {n: [_choice(next(texts[n, order]), order) for order in drawn] for n, drawn in orders.items()}
+        return {n: Judgment((), tuple(drawn)) for n, drawn in critiques.items()}
 
 
 def _choice(sample: Sample, order: Sequence[int]) -> Critique:

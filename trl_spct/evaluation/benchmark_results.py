@@ -22,15 +22,10 @@ def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options: An
 
     Rows of an item with several have its id with `/0`, `/1`, … Critiques of a private benchmark are stored as hashes.
     """
-    return record_judgments(
-        judge,
-        [row for item in loaded.items for row in item.rows],
-        [labels for item in loaded.items for labels in item.labels],
-        folder,
-        ids=_row_ids(loaded),
-        private=loaded.benchmark.private,
-        **options,
-    )
+    rows = [row for item in loaded.items for row in item.rows]
+    labels = [labels for item in loaded.items for labels in item.labels]
+    private = loaded.benchmark.private
+    return record_judgments(judge, rows, folder, labels, _row_ids(loaded), private, **options)
 
 
 def _row_ids(loaded: LoadedBenchmark) -> list[str]:

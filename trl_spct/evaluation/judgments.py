@@ -2,7 +2,6 @@
 """Judgments: the critiques of labeled rows, stored as they come, and accuracy over the number of votes."""
 
 import hashlib
-import inspect
 import json
 import os
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,15 @@ from tqdm.auto import tqdm
 from ..data.preparation import InvalidRows
 from ..jobs import MANIFEST, SHARDS, ShardedJob, rows_digest
 from ..judge.critiques import Critique
-from ..judge.orders import ORDERS, count_occurrences
+from ..judge.judging import Judging
+from ..judge.orders import count_occurrences
 from ..judge.outcomes import credit, highest
-from ..judge.preferences import InvalidPreference, Preference
+from ..judge.preferences import Preference
 from ..judge.prompts import judge_template
-from ..judge.sampling import EngineError, PromptRefusedError, PromptTooLongError, context_length
-from ..judge.truncation import prompt_length
-from ..judge.voting import VOTING_TEMPERATURE, Guidance, Scores, mean_scores, vote
+from ..judge.sampling import EngineError, PromptRefusedError, PromptTooLongError
+from ..judge.voting import Guidance, Scores, mean_scores, vote
 from .statistics import bootstrap_interval, mean
 
-
-TOO_LONG = (
-    'Cut such rows with `truncation="fair"`, drop them, lower `max_new_tokens`, or take a shorter `template` or a '
-    "judge with a longer context."
-)
 
 HASHED = "blake2b:"
 """Prefix of the texts of private rows, of which only a hash is stored."""
@@ -119,8 +114,8 @@ class Judge:
     settings: Mapping[str, Any]
     k: int = 1
 
-    def check(self, rows: Sequence[Preference]) -> None:
-        """Refuses a row that exceeds the context, with a [`PromptTooLongError`], before the first one is judged."""
+    def check(self, row: Preference) -> None:
+        """Refuses a row that cannot be judged, or exceeds the context, before the first one is judged."""
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         """Judges rows; the judgments have neither labels nor ids.
@@ -151,8 +146,7 @@ class PipelineJudge(Judge):
     """
 
     def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters: Any):
-        self.pipe, self.k, self.binary = pipe, k, binary
-        self.batch_size = batch_size or max(1, 256 // k)
+        self.pipe, self.k, self.batch_size = pipe, k, batch_size or max(1, 256 // k)
         preset = {name: v for name, v in pipe.preset.items() if name not in ("k", "binary", "guide", "k_meta")}
         self.parameters = {"seed": 0, **preset, **parameters}
         for name in ("early_stopping", "max_responses_per_prompt"):
@@ -161,6 +155,11 @@ class PipelineJudge(Judge):
                     f"Found {name}={self.parameters[name]!r}; expected none, since every number of votes is read from "
                     "k critiques of each whole row."
                 )
+        # The guidance is explicit, so that a plain vote has meta scores, too.
+        is_guided = pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys()
+        guidance = pipe.guidance.settings if is_guided else {}
+        self.options = {"k": k, "binary": binary, **guidance, **self.parameters}
+        self.judging: Judging = pipe.judging(**self.options)
         meta_rm = pipe.meta_rm
         self.settings = {
             "k": k,
@@ -175,50 +174,35 @@ class PipelineJudge(Judge):
     @property
     def protocol(self) -> dict[str, Any]:
         """How the critiques are made, for results and cards: models and revisions, template, sampling, versions."""
-        pipe, options = self.pipe, self.parameters
-        template = pipe.find_template(options.get("template"))
-        has_engine = pipe.engine is not None
+        pipe, judging, has_engine = self.pipe, self.judging, self.pipe.engine is not None
+        names = {name: getattr(judging.options, name) for name in ("k", "top_p", "truncation", "order", "binary")}
+        versions = {
+            "trl_spct": version("trl-spct"),
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        }
         return {
             **_public_model("model", "revision", pipe.model),
             **_public_model("meta_rm", "meta_rm_revision", pipe.meta_rm),
             "guidance": None if pipe.guidance is None else str(pipe.guidance),
-            "template": template,
-            "template_digest": judge_template(template).digest,
-            "k": self.k,
-            "temperature": options.get("temperature", VOTING_TEMPERATURE if self.k > 1 else 0.0),
-            "top_p": options.get("top_p", 1.0),
-            "max_new_tokens": self._max_new_tokens,
-            "context": context_length(pipe.model.config),
-            "truncation": options.get("truncation"),
-            "order": options.get("order", ORDERS[0]),
-            "binary": self.binary,
-            "seed": options["seed"],
+            "template": judging.template,
+            "template_digest": judge_template(judging.template).digest,
+            "temperature": judging.temperature,
+            "max_new_tokens": judging.max_new_tokens,
+            "context": judging.context,
+            "seed": judging.seed,
+            **names,
             "engine": type(pipe.engine).__name__ if has_engine else "transformers",
             "dtype": None if has_engine else str(pipe.model.dtype).removeprefix("torch."),
             "device": None if has_engine else pipe.device.type,
-            "versions": f"trl_spct {version('trl-spct')}, transformers {transformers.__version__}, torch "
-            f"{torch.__version__}",
+            "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
         }
 
-    @property
-    def _max_new_tokens(self) -> int:
-        return self.parameters.get("max_new_tokens") or self.pipe.default_length
-
-    def check(self, rows: Sequence[Preference]) -> None:
-        context, tokenizer = context_length(self.pipe.model.config), self.pipe.tokenizer
-        if context is None or tokenizer is None or self.parameters.get("truncation"):
-            return
-        template = self.pipe.find_template(self.parameters.get("template"))
-        for number, row in enumerate(rows):
-            length = prompt_length(row, tokenizer, template, self.binary and len(row) == 1)
-            if length + self._max_new_tokens > context:
-                raise PromptTooLongError(f"Row {number}", length, self._max_new_tokens, context, number, TOO_LONG)
+    def check(self, row: Preference) -> None:
+        self.judging.prepare(0, row)
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
-        guidance = {}
-        if self.pipe.guidance is not None and not {"k_meta", "guide"} & self.parameters.keys():
-            guidance = self.pipe.guidance.settings  # explicit, so that a plain vote has meta scores, too
-        options = {"k": self.k, "binary": self.binary, "batch_size": self.batch_size, **guidance, **self.parameters}
+        options = {"batch_size": self.batch_size, **self.options}
         try:
             return list(map(self._judgment, self.pipe(list(rows), occurrences=occurrences, **options)))
         except (EngineError, PromptTooLongError) as error:
@@ -263,50 +247,12 @@ def _fingerprint(model) -> str:
 # --- collecting ---
 
 
-def collect_judgments(
-    pipe,
-    rows: Iterable[Mapping[str, Any] | Preference],
-    k: int,
-    folder: str | os.PathLike,
-    batch_size: int | None = None,
-    **options: Any,
-) -> list[Judgment]:
-    """Judges labeled rows k times each. A restart with the same settings resumes.
-
-    Single responses are judged with the 0/1 template, as they are labeled.
-
-    Args:
-        pipe, k, batch_size: See [`PipelineJudge`].
-        rows (iterable of rows): Preference rows with labels.
-        folder (`str` or path): See [`record_judgments`].
-        **options: `rows_per_shard` and others of [`record_judgments`]; parameters of the pipeline.
-
-    Raises:
-        `ValueError`: If a row cannot be read or has no labels, with its number.
-        `FileExistsError`: If the folder holds judgments of another judge, other rows or other settings.
-    """
-    preferences = [_labeled(number, row) for number, row in enumerate(rows)]
-    sharding = {name: options.pop(name) for name in inspect.signature(record_judgments).parameters if name in options}
-    judge = PipelineJudge(pipe, k, batch_size, **options)
-    return record_judgments(judge, preferences, [row.labels or () for row in preferences], folder, **sharding)
-
-
-def _labeled(number: int, row: Mapping[str, Any] | Preference) -> Preference:
-    try:
-        row = row if isinstance(row, Preference) else Preference.from_row(row)
-    except InvalidPreference as error:
-        raise InvalidPreference(f"Row {number}: {error}", error.cause) from None
-    if row.labels is None:
-        raise ValueError(f"Row {number} has no labels; expected ground truth to compare the judge with.")
-    return row
-
-
 def record_judgments(
     judge: Judge,
-    rows: Sequence[Preference],
-    labels: Sequence[Sequence[float]],
+    rows: Iterable[Preference],
     folder: str | os.PathLike,
-    ids: Sequence[str] | None = None,
+    labels: Iterable[Sequence[float]] | None = None,
+    ids: Iterable[str] | None = None,
     private: bool = False,
     invalid_rows: InvalidRows = "error",
     rows_per_shard: int = 64,
@@ -319,10 +265,11 @@ def record_judgments(
 
     Args:
         judge ([`Judge`]): The judge.
-        rows (sequence of [`Preference`]): Rows to judge.
-        labels (sequence of label rows): Ground truth; several responses of a row may be best.
+        rows (iterable of [`Preference`]): Rows to judge.
         folder (`str` or path): Output folder of parquet shards.
-        ids (sequence of `str`, *optional*): Names of the rows; defaults to their numbers.
+        labels (iterable of label rows, *optional*):
+            Ground truth, by default that of the rows; several responses of a row may be best.
+        ids (iterable of `str`, *optional*): Names of the rows; defaults to their numbers.
         private (`bool`, *optional*, defaults to `False`):
             Store hashes instead of critiques, for rows that must not be published: critiques quote them.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
@@ -333,22 +280,28 @@ def record_judgments(
         process_index, num_processes (`int`, *optional*): This process's share of the rows.
         wait (`Callable`, *optional*): A barrier among the processes.
 
-    Returns:
-        `list[Judgment]`, one per row, in order.
+    Raises:
+        `ValueError`: If a row has no labels or cannot be judged, with its id.
+        `FileExistsError`: If the folder holds judgments of another judge, other rows or other settings.
     """
-    ids = list(map(str, range(len(rows)))) if ids is None else list(ids)
+    rows = list(rows)
+    ids = list(map(str, range(len(rows))) if ids is None else ids)
+    truth = [tuple(labels) for labels in ((row.labels or () for row in rows) if labels is None else labels)]
+    if not all(truth):
+        number = [*map(bool, truth)].index(False)
+        raise ValueError(f"Row {ids[number]} has no labels; expected ground truth to compare the judge with.")
     occurrences = count_occurrences(rows)
     digest = rows_digest(
-        (row.query, row.responses, tuple(truth), row.reference, row.principles, id)
-        for row, truth, id in zip(rows, labels, ids, strict=True)
+        (row.query, row.responses, labels, row.reference, row.principles, id)
+        for row, labels, id in zip(rows, truth, ids, strict=True)
     )
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
     drop = invalid_rows == "drop"
-    for path, numbers in job.shards[process_index::num_processes]:
-        if not path.exists() and not drop:
-            with _naming_rows(numbers, ids, private):
-                judge.check([rows[number] for number in numbers])
+    missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not path.exists())
+    for number in () if drop else chain.from_iterable(missing):
+        with _naming_rows([number], ids, private):
+            judge.check(rows[number])
 
     def work(numbers: range) -> list[dict[str, Any]]:
         started = time.perf_counter()
@@ -358,7 +311,7 @@ def record_judgments(
         records = []
         for place, number in enumerate(numbers):
             judgment = judged.get(place) or Judgment((), (Critique("", problem=causes.get(place)),) * judge.k)
-            judgment = replace(judgment, labels=tuple(labels[number]), id=ids[number], seconds=seconds)
+            judgment = replace(judgment, labels=truth[number], id=ids[number], seconds=seconds)
             records.append({"row": number, **(_hashed(judgment) if private else judgment).to_dict()})
         return records
 
@@ -400,7 +353,7 @@ def judge_all(
 
 
 @contextmanager
-def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[None]:
+def _naming_rows(numbers: Sequence[int], ids: Sequence[str], private: bool) -> Iterator[None]:
     """Errors name the row by its id; those of a server do not quote private rows."""
     try:
         yield
@@ -408,17 +361,20 @@ def _naming_rows(numbers: range, ids: Sequence[str], private: bool) -> Iterator[
         number = numbers[error.row]
         raise PromptTooLongError(f"Row {ids[number]}", *error.lengths, number, error.advice) from None
     except EngineError as error:
-        place = f"Rows {ids[numbers[0]]} to {ids[numbers[-1]]}"
-        if error.row is not None:
-            place = f"Row {ids[numbers[error.row]]}"
+        first, last = (numbers[0], numbers[-1]) if error.row is None else (numbers[error.row],) * 2
+        name = f"Row {ids[first]}" if first == last else f"Rows {ids[first]} to {ids[last]}"
         reason = f"{error.reason} Judged shards are kept: start again to judge the others."
         if isinstance(error, PromptRefusedError):
             reason += ' With `invalid_rows="drop"` refused rows are counted by cause.'
         if private:
             reason = f"status {error.status}. The answer is left out, since it may quote rows that are private."
-        failure = type(error)(f"{place}: {reason}", status=error.status)
-        failure.row = None if error.row is None else numbers[error.row]
+        failure = type(error)(f"{name}: {reason}", status=error.status)
+        failure.row = None if error.row is None else first
         raise failure from (None if private else error)
+    except ValueError as error:
+        if len(numbers) > 1:
+            raise
+        raise ValueError(f"Row {ids[numbers[0]]}: {error.__cause__ or error}") from error
 
 
 def _hashed(judgment: Judgment) -> Judgment:
