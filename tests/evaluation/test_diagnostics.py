@@ -17,6 +17,7 @@ from trl_spct.evaluation.diagnostics import (
     order_flips,
     report_lines,
 )
+from trl_spct.evaluation.reports import bias_table
 from trl_spct.judge.preferences import Preference
 
 
@@ -120,14 +121,15 @@ def test_a_report():
     assert report["tokens"] == 5
     assert json.loads(json.dumps(report)) == report
     text = "\n".join(report_lines(report))
-    for part in ("50.0 % unreadable (2 count, 1 missing)", "scores used: 1 × 4", "calibration error"):
+    for part in ("unreadable: 50.0 % (count 2, missing 1)", "scores used: 1 × 4", "calibration error"):
         assert part in text, text
 
 
 def test_a_run_that_is_mostly_unreadable_says_what_to_do():
     cut = judged((1, 0), (None,) * 3 + ((9, 1),), problems=("truncated", "truncated", "missing", None))
     lines = report_lines(diagnose([cut]))
-    assert lines[0] == "4 critiques of 1 rows, 75.0 % unreadable (1 missing, 2 truncated)"
+    assert lines[0].startswith("4 critiques of 1 rows; 0 rows without a vote")
+    assert lines[1] == "unreadable: 75.0 % (missing 1, truncated 2)"
     assert UNREADABLE_ADVICE in lines and "raise `max_new_tokens`" in "".join(lines)
     for way in ("max_new_tokens", "thinking", "template", "rejective fine-tuning"):
         assert way in UNREADABLE_ADVICE
@@ -139,3 +141,4 @@ def test_reports_on_next_to_nothing():
     for judgments in ([], [judged((1,), ((1,),))], [judged((1, 0), (None,))]):
         report = diagnose(judgments, [Preference("q", ["a"] * len(judgment.labels)) for judgment in judgments])
         assert report_lines(report)[0].startswith(f"{len(judgments)} critiques")
+        bias_table({"mine": report})

@@ -334,7 +334,7 @@ def test_cut_rows_are_counted(tmp_path):
     assert [judgment.truncated for judgment in judgments] == [False, False, False, True, False]
     report = diagnose(judgments)
     assert report["truncated"] == 1
-    assert "1 rows cut to fit into the judge's context" in report_lines(report)
+    assert "1 rows cut to fit into the judge's context" in report_lines(report)[0]
 
 
 def test_an_engine_judges(tmp_path):

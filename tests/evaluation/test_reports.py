@@ -109,7 +109,10 @@ def test_a_model_card_names_what_was_read():
 DIAGNOSIS = {
     "rows": 2, "critiques": 4, "unreadable": 0.25, "problems": {"count": 1}, "undecided": 0,
     "ties": {"single": 0.5, "vote": 0.0},
-    "places": {"0": {"accuracy": 1.0, "critiques": 2}, "1": {"accuracy": 0.125, "critiques": 1}},
+    "places": {
+        "0": {"accuracy": 1.0, "low": 0.9, "high": 1.0, "critiques": 2},
+        "1": {"accuracy": 0.125, "low": 0.0, "high": 0.25, "critiques": 1},
+    },
     "chosen_places": {"2": [0.75, 0.25]}, "order_flips": {"flips": 0.5, "rows": 2, "same_order": 0.0},
     "length": {"chosen_longer": 0.6, "pairs": 3},
     "confidence": {"ece": 0.2, "confidence": 1, "accuracy": 1},
@@ -118,7 +121,9 @@ DIAGNOSIS = {
 
 def test_biases():
     lines = bias_table({"rmb": DIAGNOSIS, "single": {"unreadable": 0.0}}).splitlines()
-    shown = "25.0 % (count 1) | 50.0 % | 100.0 / 12.5 | 75.0 / 25.0 | 50.0 % (same order 0.0) | 60.0 / – | 20.0"
+    places = "100.0 (90.0–100.0) / 12.5 (0.0–25.0)"
+    shown = f"25.0 % (count 1) | 50.0 %, of votes 0.0 % | {places} | 75.0 / 25.0 | 50.0 % (same order 0.0)"
+    shown += " | 60.0 / – | 20.0"
     assert lines[2] == f"| rmb | {shown} |"
     assert lines[3] == "| single | 0.0 % | – | – | – | – | – | – |"
     assert len({line.count("|") for line in lines}) == 1

@@ -218,46 +218,42 @@ UNREADABLE_ADVICE = (
 )
 
 
+def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
+    """A report of [`diagnose`] in percent, by name; `"–"` without data."""
+    ties, flips, length, confidence = (report.get(name) for name in ("ties", "order_flips", "length", "confidence"))
+    causes = ", ".join(f"{cause} {count}" for cause, count in report.get("problems", {}).items())
+    places = (
+        f"{percent(at['accuracy'])} ({percent(at['low'])}–{percent(at['high'])})"
+        for at in report.get("places", {}).values()
+    )
+    chosen = (" / ".join(map(percent, shares)) for shares in report.get("chosen_places", {}).values())
+    same = f" (same order {percent(flips['same_order'])})" if flips and "same_order" in flips else ""
+    cells = {
+        "unreadable": f"{percent(report['unreadable'])} %" + (f" ({causes})" if causes else ""),
+        "ties": ties and f"{percent(ties['single'])} %, of votes {percent(ties['vote'])} %",
+        "right, by place of the best": " / ".join(places),
+        "chosen, by place": "; ".join(chosen),
+        "order decides": flips and f"{percent(flips['flips'])} %{same}",
+        "longer chosen / better": length
+        and f"{percent(length['chosen_longer'])} / {percent(length.get('right_longer'))}",
+        "calibration error": confidence and percent(confidence["ece"]),
+    }
+    return {name: cell or "–" for name, cell in cells.items()}
+
+
 def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """A report of [`diagnose`] as sentences, for a terminal or a card."""
-    problems = report.get("problems", {})
-    counts = f" ({', '.join(f'{count} {cause}' for cause, count in problems.items())})" if problems else ""
-    critiques = f"{report['critiques']} critiques of {report['rows']} rows"
-    lines = [f"{critiques}, {_percent(report['unreadable'])} unreadable{counts}"]
-    lines += [f"  {cause}: {PROBLEM_ADVICE[cause]}" for cause in problems if cause in PROBLEM_ADVICE]
-    lines += [UNREADABLE_ADVICE] if report["unreadable"] > 0.5 else []
-    if report.get("undecided"):
-        lines.append(f"{report['undecided']} rows without a vote (no readable critique), worth 0 in the accuracy")
-    if "truncated" in report:
-        lines.append(f"{report['truncated']} rows cut to fit into the judge's context")
-    if "ties" in report:
-        ties = report["ties"]
-        lines.append(f"ties: {_percent(ties['single'])} of critiques, {_percent(ties['vote'])} of votes")
-    if "places" in report:
-        texts = [
-            f"{int(place) + 1}: {_percent(at['accuracy'])} ({_percent(at['low'])} to {_percent(at['high'])})"
-            for place, at in report["places"].items()
-        ]
-        lines.append(f"accuracy by place of the best response, with 95 % intervals: {', '.join(texts)}")
-    if "order_flips" in report:
-        flips = report["order_flips"]
-        same = f", {_percent(flips['same_order'])} in the same order" if "same_order" in flips else ""
-        lines.append(f"two critiques in different orders disagree in {_percent(flips['flips'])}{same}")
-    if "length" in report:
-        length = report["length"]
-        right = f" and is better in {_percent(length['right_longer'])}" if "right_longer" in length else ""
-        lines.append(f"the longer response scores higher in {_percent(length['chosen_longer'])}{right}")
+    """A report of [`diagnose`] as lines for a terminal, with what to do about unreadable critiques."""
+    lines = [
+        f"{report['critiques']} critiques of {report['rows']} rows; {report['undecided']} rows without a vote, worth 0 in "
+        f"the accuracy; {report.get('truncated', 0)} rows cut to fit into the judge's context"
+    ]
+    lines += [f"{name}: {cell}" for name, cell in report_cells(report).items() if cell != "–"]
     if "scores_used" in report:
         lines.append("scores used: " + ", ".join(f"{score} × {n}" for score, n in report["scores_used"].items()))
-    if "confidence" in report:
-        calibrated = report["confidence"]
-        lines.append(
-            f"over the {calibrated['rows']} rows with a vote: agreement among critiques "
-            f"{_percent(calibrated['confidence'])}, accuracy {_percent(calibrated['accuracy'])}, calibration error "
-            f"{100 * calibrated['ece']:.1f} points"
-        )
-    return lines
+    lines += [f"{cause}: {PROBLEM_ADVICE[cause]}" for cause in report.get("problems", {}) if cause in PROBLEM_ADVICE]
+    return [*lines, UNREADABLE_ADVICE] if report["unreadable"] > 0.5 else lines
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    """A share with one decimal; `"–"` for `None`."""
+    return "–" if share is None else f"{100 * share:.1f}"

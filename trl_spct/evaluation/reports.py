@@ -4,7 +4,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from huggingface_hub import EvalResult
 
 from .benchmarks import BENCHMARKS
+from .diagnostics import percent, report_cells
 from .statistics import mean
 
 
@@ -111,10 +112,10 @@ def results_table(results: Sequence[Result], title: str | None = None):
     for result in results:
         stage, vote, k = _line(result)
         temperature = f"{result['temperature']:g}" if "temperature" in result else ""
-        interval = f"{_percent(result['low'])} – {_percent(result['high'])}"
-        shares = [f"{_percent(result.get(name))} %" for name in ("voted", "unreadable", "ties")]
+        interval = f"{percent(result['low'])} – {percent(result['high'])}"
+        shares = [f"{percent(result.get(name))} %" for name in ("voted", "unreadable", "ties")]
         n = str(result["n"])
-        table.add_row(stage, str(k), vote, temperature, _percent(result["accuracy"]), interval, n, *shares)
+        table.add_row(stage, str(k), vote, temperature, percent(result["accuracy"]), interval, n, *shares)
     return table
 
 
@@ -131,7 +132,7 @@ def markdown_table(results: Sequence[Result]) -> str:
     for line in dict.fromkeys(_line(result) for result in results):
         row = [cells.get((line, benchmark)) for benchmark in benchmarks]
         values = [cell["accuracy"] for cell in row if cell is not None and cell["accuracy"] is not None]
-        overall = [_percent(mean(values) if len(values) == len(benchmarks) else None)]
+        overall = [percent(mean(values) if len(values) == len(benchmarks) else None)]
         shown = ["–" if cell is None else _cell(cell) for cell in row]
         lines.append((*map(str, line), *shown, *(overall if len(benchmarks) > 1 else [])))
     notes = {
@@ -146,7 +147,7 @@ def breakdown_table(results: Sequence[Result]) -> str:
     names = list(dict.fromkeys(name for result in results for name in result["values"]))
     judges = [f"{judge}@{k}" + (f", {vote}" if vote != "–" else "") for judge, vote, k in map(_line, results)]
     lines = [("subset", *judges), ("---",) + ("---:",) * len(judges)]
-    lines += [(name, *(_percent((r["values"].get(name) or (None,))[0]) for r in results)) for name in names]
+    lines += [(name, *(percent((r["values"].get(name) or (None,))[0]) for r in results)) for name in names]
     return _markdown(lines)
 
 
@@ -161,26 +162,10 @@ def most_votes(results: Sequence[Result]) -> list[Result]:
 
 def bias_table(diagnosis: Mapping[str, Mapping[str, Any]]) -> str:
     """Reports of [`~trl_spct.evaluation.diagnostics.diagnose`] by name as a markdown table."""
-    header = (
-        "data", "unreadable", "ties", "right, by place of the best", "chosen, by place", "order decides",
-        "longer chosen / better", "calibration error",
-    )  # fmt: skip
-    return _markdown([header, ("---",) * 8, *((name, *_biases(report)) for name, report in diagnosis.items())])
-
-
-def _biases(report: Mapping[str, Any]) -> Iterator[str]:
-    causes = ", ".join(f"{cause} {count}" for cause, count in report.get("problems", {}).items())
-    yield f"{_percent(report['unreadable'])} %" + (f" ({causes})" if causes else "")
-    yield f"{_percent(report['ties']['single'])} %" if "ties" in report else "–"
-    yield " / ".join(_percent(place["accuracy"]) for place in report.get("places", {}).values()) or "–"
-    chosen = report.get("chosen_places", {})
-    yield "; ".join(" / ".join(map(_percent, shares)) for shares in chosen.values()) or "–"
-    flips = report.get("order_flips")
-    same = "" if flips is None or "same_order" not in flips else f" (same order {_percent(flips['same_order'])})"
-    yield "–" if flips is None else f"{_percent(flips['flips'])} %{same}"
-    length = report.get("length")
-    yield "–" if length is None else f"{_percent(length['chosen_longer'])} / {_percent(length.get('right_longer'))}"
-    yield _percent(report["confidence"]["ece"]) if "confidence" in report else "–"
+    cells = {name: report_cells(report) for name, report in diagnosis.items()}
+    columns = list(next(iter(cells.values()), {}))
+    rows = [(name, *row.values()) for name, row in cells.items()]
+    return _markdown([("data", *columns), ("---",) * (len(columns) + 1), *rows])
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -189,13 +174,9 @@ def _markdown(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
 def _cell(result: Result) -> str:
-    value = _percent(result["accuracy"])
-    return value if value == "–" else f"{value} ({_percent(result['low'])}–{_percent(result['high'])})"
+    value = percent(result["accuracy"])
+    return value if value == "–" else f"{value} ({percent(result['low'])}–{percent(result['high'])})"
 
 
 # --- model cards ---
@@ -222,7 +203,7 @@ def _card_entry(result: Result, protocol: Mapping[str, Any], revisions: Mapping[
     votes = {"greedy": "greedy", "plain": f"Voting@{result['k']}", "guided": f"MetaRM@{result['k']}"}
     left_out = () if result["guided"] else ("meta_rm", "meta_rm_revision", "guidance")
     sampling = {name: result[name] for name in ("k", "temperature") if name in result}
-    interval = f"95 % interval {_percent(result['low'])} to {_percent(result['high'])}, n = {result['n']}"
+    interval = f"95 % interval {percent(result['low'])} to {percent(result['high'])}, n = {result['n']}"
     return EvalResult(
         task_type="text-ranking",
         task_name="Reward modeling",
