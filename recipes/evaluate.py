@@ -16,20 +16,44 @@ a server, here of `vllm serve judge-spct`:
     --base_url http://localhost:8000 --tokenizer_name_or_path judge-spct
 
 Writes `judgments/` (every critique), `results.json`, `report.json` (protocol and diagnosis), `table.md`,
-`model-index.json` (for a card), `scaling.png` and `cost.png`, and prints the tables. The same command resumes a killed
-run. `--compare_with judge-rft-results …` adds judges evaluated before to tables and figures, and tests the difference,
+`model-index.json` (for a card) and `scaling.png`, and prints the tables. The same command resumes a killed run.
+`--compare_with judge-rft-results …` adds judges evaluated before to tables and figures, and tests the difference,
 paired by items. recipes/EVALUATION.md describes benchmarks, baselines and tables.
 """
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
+from huggingface_hub.repocard_data import eval_results_to_model_index
+from rich.console import Console
 from trl import ScriptArguments
 
-from trl_spct.evaluation.benchmarks import BENCHMARKS
-from trl_spct.scripts import JudgeArguments, helped
+from trl_spct.data.loading import load_named, load_preferences, push_or_exit
+from trl_spct.data.loading import load_rows as load_splits
+from trl_spct.data.preparation import prepare_preferences
+from trl_spct.evaluation.baselines import CONTENT_BLIND, ChoiceJudge, ContentBlindJudge, ScalarJudge
+from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
+from trl_spct.evaluation.benchmark_results import benchmark_results, compare_judges, judge_benchmark
+from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
+from trl_spct.evaluation.contamination import find_overlaps
+from trl_spct.evaluation.diagnostics import diagnose_groups, report_lines
+from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
+from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
+from trl_spct.evaluation.reports import (
+    breakdown_table,
+    markdown_table,
+    mean_results,
+    plot_scaling,
+    read_evaluation,
+    results_table,
+)
+from trl_spct.jobs import write_json
+from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
+from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
 
 
 ROWS = "rows"
@@ -85,9 +109,6 @@ class Evaluation:
     """One run: the evaluated items, the judges, and the results."""
 
     def __init__(self, script_args, judge_args, model_args, dataset_args):
-        import torch
-        from accelerate import PartialState
-
         self.args, self.judge_args, self.model_args = script_args, judge_args, model_args
         # Without `cpu` each of several processes on a machine without a GPU would be a main process of its own.
         # Processes wait for each other's last shard, which may take longer than a collective usually does.
@@ -101,15 +122,18 @@ class Evaluation:
             "processes": self.state.num_processes,
             "items": {name: items.facts for name, items in self.loaded.items()},
         }
+        most = max(script_args.k)
+        self.temperature = judge_args.temperature
+        if self.temperature is None:
+            self.temperature = VOTING_TEMPERATURE if most > 1 else 0.0
 
     def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
         """Judgments of one benchmark by one judge, resumed from `folder`."""
-        from trl_spct.evaluation.benchmark_results import judge_benchmark
-
         return judge_benchmark(
             judge,
             self.loaded[name],
             self.output / folder / ("" if name == ROWS else name),
+            invalid_rows=self.args.invalid_rows,
             rows_per_shard=rows_per_shard or self.args.rows_per_shard,
             progress=None if folder.startswith("baselines") else f"{folder}: {name}",
             process_index=self.state.process_index,
@@ -118,40 +142,30 @@ class Evaluation:
         )
 
     def add(self, name: str, judgments, stage: str, **described) -> None:
-        from trl_spct.evaluation.benchmark_results import benchmark_results
-
-        if not self.state.is_main_process:
-            return
-        several = len(self.args.k) > 1 and len(judgments[0].critiques) == max(self.args.k)
-        ks, seed = self.args.k if several else None, self.args.seed
-        self.results += benchmark_results(self.loaded[name], judgments, ks, seed=seed, stage=stage, **described)
+        if self.state.is_main_process:
+            several = len(self.args.k) > 1 and len(judgments[0].critiques) == max(self.args.k)
+            ks, seed = self.args.k if several else None, self.args.seed
+            self.results += benchmark_results(self.loaded[name], judgments, ks, seed=seed, stage=stage, **described)
 
     def compare_baselines(self) -> None:
-        from trl_spct.evaluation.baselines import CONTENT_BLIND, ContentBlindJudge
-
         for blind in CONTENT_BLIND if self.args.baselines else ():
             for name, items in self.loaded.items():
                 judge = ContentBlindJudge(blind, self.args.seed, items.benchmark.binary)
                 self.add(name, self.judged(judge, f"baselines/{blind}", name, 4096), blind, baseline=True)
 
     def compare_scalar_rm(self) -> None:
-        from trl_spct.evaluation.baselines import ScalarJudge
-
-        path = self.args.scalar_rm
-        if path is None:
-            return
-        judge = ScalarJudge.from_pretrained(path, self.state.device, dtype=self.model_args.dtype)
-        for name in self.loaded:
-            self.add(name, self.judged(judge, "scalar_rm", name), Path(path).name, baseline=True)
+        if (path := self.args.scalar_rm) is not None:
+            judge = ScalarJudge.from_pretrained(path, self.state.device, dtype=self.model_args.dtype)
+            for name in self.loaded:
+                self.add(name, self.judged(judge, "scalar_rm", name), Path(path).name, baseline=True)
 
     def judge(self) -> None:
         """Evaluates the judge with k votes per row, and with one greedy critique if asked for."""
-        from trl_spct.evaluation.judgments import PipelineJudge
-        from trl_spct.scripts import load_judge
-
         most = max(self.args.k)
         pipe = load_judge(self.judge_args, self.model_args, self.state.device)
-        guidance = self.guidance(pipe)
+        guidance = None  # applied to stored judgments, which are the same for every guidance
+        if pipe.meta_rm is not None:
+            guidance = Guidance.of(getattr(pipe.meta_rm.config, "meta_rm", None), **self.judge_args.guidance)
         guided = {"guidance": guidance} if guidance is not None and not guidance.plain else {"guided": False}
         runs = [("judgments", most, self.temperature)]
         if self.args.greedy and (most, self.temperature) != (1, 0.0):
@@ -166,21 +180,10 @@ class Evaluation:
             protocol = {**judge.protocol, "guidance": None if guidance is None else str(guidance)}
             self.report.setdefault("protocol", {})[name] = protocol
             if self.state.is_main_process:
-                self.diagnose(name, judgments)
+                self.report.setdefault("diagnosis", {})[name] = diagnose_groups(items, judgments)
                 self.compare(name, judgments, guided.get("guidance"))
 
-    def guidance(self, pipe):
-        """How the Meta RM guides. It is applied to stored judgments, which are the same for every guidance."""
-        from trl_spct.judge.voting import Guidance
-
-        if pipe.meta_rm is None:
-            return None
-        return Guidance.of(getattr(pipe.meta_rm.config, "meta_rm", None), **self.judge_args.guidance)
-
     def compare_llm_judge(self) -> None:
-        from trl_spct.evaluation.baselines import ChoiceJudge
-        from trl_spct.scripts import load_pipeline
-
         if self.args.llm_judge is None:
             return
         pipe = load_pipeline(self.args.llm_judge, self.model_args, self.state.device)
@@ -191,50 +194,27 @@ class Evaluation:
             judge = ChoiceJudge(pipe, max(self.args.k), **options)
             self.add(name, self.judged(judge, "llm_judge", name), "LLM-as-a-judge", temperature=self.temperature)
 
-    @property
-    def temperature(self) -> float:
-        from trl_spct.judge.voting import VOTING_TEMPERATURE
-
-        if self.judge_args.temperature is not None:
-            return self.judge_args.temperature
-        return VOTING_TEMPERATURE if max(self.args.k) > 1 else 0.0
-
     def options(self, benchmark, temperature: float, *names: str) -> dict:
         names = names or ("order", "max_new_tokens", "template", "truncation")
         options = {"seed": self.args.seed, **self.judge_args.options(*names), "temperature": temperature}
         return {**options, "order": benchmark.order} if benchmark.order else options
 
-    def diagnose(self, name: str, judgments) -> None:
-        from trl_spct.evaluation.diagnostics import diagnose_groups
-
-        self.report.setdefault("diagnosis", {})[name] = diagnose_groups(self.loaded[name], judgments)
-
     def compare(self, name: str, judgments, guidance) -> None:
         """Paired tests: guided against plain voting, and the judge against others on the same rows."""
-        from trl_spct.evaluation.benchmark_results import compare_judges
-        from trl_spct.evaluation.judgments import read_judgments
-
-        loaded, most = self.loaded[name], len(judgments[0].critiques)
+        loaded, seed, most = self.loaded[name], self.args.seed, len(judgments[0].critiques)
         comparisons = {}
         if guidance is not None and most > 1:
-            modes = (None, guidance)
-            test = compare_judges(loaded, judgments, judgments, most, modes, self.args.seed)
+            test = compare_judges(loaded, judgments, judgments, most, (None, guidance), seed)
             comparisons["plain voting"] = {"k": most, **test}
         for label, other in self.others.items():
             others = read_judgments(other.folder / "judgments" / ("" if name == ROWS else name))
             votes = min(most, len(others[0].critiques))
-            test = compare_judges(loaded, others, judgments, votes, seed=self.args.seed)
+            test = compare_judges(loaded, others, judgments, votes, seed=seed)
             comparisons[label] = {"k": votes, **test}
         if comparisons:
             self.report.setdefault("comparison", {})[name] = comparisons
 
     def check_contamination(self) -> None:
-        from dataclasses import asdict
-
-        from trl_spct.data.loading import load_named
-        from trl_spct.data.preparation import prepare_preferences
-        from trl_spct.evaluation.contamination import find_overlaps
-
         name = self.args.contamination_dataset
         if name is None:
             return
@@ -244,18 +224,11 @@ class Evaluation:
             overlaps = [asdict(overlap) for overlap in find_overlaps(rows.dataset, items.items)]
             for overlap in overlaps:
                 overlap["row"] = rows.row_numbers[overlap["row"]]
-            self.report.setdefault("contamination", {})[benchmark] = {
-                "training_rows": rows.num_read,
-                "items": len({overlap["item"] for overlap in overlaps}),
-                "overlaps": overlaps,
-            }
+            distinct = len({overlap["item"] for overlap in overlaps})
+            found = {"training_rows": rows.num_read, "items": distinct, "overlaps": overlaps}
+            self.report.setdefault("contamination", {})[benchmark] = found
 
     def write(self) -> None:
-        from huggingface_hub.repocard_data import eval_results_to_model_index
-
-        from trl_spct.evaluation.reports import breakdown_table, markdown_table, mean_results, read_evaluation
-        from trl_spct.jobs import write_json
-
         for label, other in self.others.items():
             names = {items.benchmark.name for items in self.loaded.values()}
             self.results += [{**r, "stage": label} for r in other.own_results if r["benchmark"] in names]
@@ -265,23 +238,21 @@ class Evaluation:
         tables = [markdown_table(self.results)]
         if written.diagnosis:
             tables.append(f"## Diagnosis\n\n{written.bias_table}")
-        for name, results in self.by_benchmark():
+        for name, items in self.loaded.items():
+            results = [result for result in self.results if result["benchmark"] == items.benchmark.name]
             if len(results[0]["values"]) > 1:
-                tables.append(f"## {results[0]['benchmark']}\n\n{breakdown_table(results)}")
+                tables.append(f"## {items.benchmark.name}\n\n{breakdown_table(results)}")
             self.show(name, results)
         (self.output / "table.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-        self.plot(mean_results(self.results))
+        means = mean_results(self.results)
+        if not all(result.get("baseline") for result in means):
+            plot_scaling(means, self.output / "scaling.png")
         index = eval_results_to_model_index(self.args.stage, written.eval_results)
         write_json(self.output / "model-index.json", index)
         self.publish()
 
     def publish(self) -> None:
         """Writes the results into the judge's card, in its folder and on the Hub, and pushes the judgments."""
-        from rich.console import Console
-
-        from trl_spct.data.loading import push_or_exit
-        from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
-
         args, judge = self.args, self.model_args.model_name_or_path
         local = args.write_card and judge is not None and Path(judge).is_dir()
         if local and write_results(judge, self.output):
@@ -295,28 +266,8 @@ class Evaluation:
             pushes.append(lambda: push_judgments(self.output, *target))
         push_or_exit(*pushes)
 
-    def plot(self, means: list) -> None:
-        from trl_spct.evaluation.reports import plot_scaling
-
-        if all(result.get("baseline") for result in means):
-            return
-        plot_scaling(means, self.output / "scaling.png")
-        written = [result for result in means if result.get("baseline") or result["tokens"] > 0]
-        plot_scaling(written, self.output / "cost.png", against="tokens")
-
-    def by_benchmark(self) -> list:
-        names = {name: items.benchmark.name for name, items in self.loaded.items()}
-        return [
-            (key, [result for result in self.results if result["benchmark"] == name]) for key, name in names.items()
-        ]
-
     def show(self, name: str, results: list) -> None:
         """Prints the results of one benchmark."""
-        from rich.console import Console
-
-        from trl_spct.evaluation.diagnostics import report_lines
-        from trl_spct.evaluation.reports import results_table
-
         console = Console()
         console.print(results_table(results, results[0]["benchmark"]))
         parts = {part: self.report.get(part, {}).get(name) for part in ("diagnosis", "comparison", "contamination")}
@@ -337,8 +288,6 @@ def difference_text(test: dict) -> str:
 
 def read_others(script_args, loaded: dict) -> dict:
     """Evaluations of other judges on the same rows, by the judges' names."""
-    from trl_spct.evaluation.reports import read_evaluation
-
     others = {}
     for folder in script_args.compare_with or ():
         other = read_evaluation(folder)
@@ -359,22 +308,20 @@ def read_others(script_args, loaded: dict) -> dict:
 
 def load_items(script_args, dataset_args) -> dict:
     """The evaluated items by name, read and checked before any model is loaded."""
-    from trl_spct.data.loading import load_preferences
-    from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
-    from trl_spct.evaluation.benchmarks import rows_benchmark
-
-    loaded = {}
-    for name, _, path in (benchmark.partition("=") for benchmark in script_args.benchmarks or ()):
-        loaded[name] = load_benchmark(name, path or None, check=not script_args.allow_changed)
-    if script_args.dataset_name or dataset_args.datasets or not loaded:
-        splits = load_preferences(
-            script_args, dataset_args, script_args.source, script_args.invalid_rows, script_args.seed
-        )
-        rows = splits[script_args.dataset_test_split if script_args.dataset_test_split in splits else "train"]
-        name = Path(script_args.dataset_name or ROWS).name
-        benchmark = rows_benchmark(name, script_args.metric)
-        loaded[ROWS] = load_rows(benchmark, rows, group_column=script_args.group_column, where=name)
-    return {name: items.sampled(script_args.max_rows, script_args.seed) for name, items in loaded.items()}
+    args, loaded = script_args, {}
+    for name, _, path in (benchmark.partition("=") for benchmark in args.benchmarks or ()):
+        loaded[name] = load_benchmark(name, path or None, check=not args.allow_changed)
+    if args.dataset_name or dataset_args.datasets or not loaded:
+        if args.dataset_name and not dataset_args.datasets and not args.dataset_streaming:
+            splits = load_splits(args.dataset_name, args.dataset_config)
+        else:
+            splits = load_preferences(args, dataset_args, args.source, args.invalid_rows, args.seed)
+        rows = splits[args.dataset_test_split if args.dataset_test_split in splits else "train"]
+        name = Path(args.dataset_name or ROWS).name
+        benchmark = rows_benchmark(name, args.metric)
+        source = None if dataset_args.datasets else args.source
+        loaded[ROWS] = load_rows(benchmark, rows, source, args.invalid_rows, args.group_column, where=name)
+    return {name: items.sampled(args.max_rows, args.seed) for name, items in loaded.items()}
 
 
 def main(script_args, judge_args, model_args, dataset_args):

@@ -81,8 +81,7 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     assert report["contamination"]["realmistake"]["overlaps"][0]["row"] == 0
     (entry,) = read(out, "model-index.json")
     assert {found["dataset"]["name"] for found in entry["results"]} == {"rewardbench", "realmistake"}
-    for name in ("scaling.png", "cost.png"):
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
     table = (out / "table.md").read_text()
     assert "| judge | greedy | 1 |" in table and "| longest | – | 1 |" in table
     for path in out.rglob("*"):
@@ -150,7 +149,7 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
     assert [(result["k"], result["accuracy"], result["ties"]) for result in judged] == [(k, 0.5, 1) for k in (1, 2, 4)]
     diagnosis = report["diagnosis"]["rows"]["all"]
     assert diagnosis["ties"] == {"single": 1, "vote": 1} and diagnosis["order_flips"]["flips"] == 0
-    assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]} and diagnosis["length"]["slope"] == 0
+    assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]}
 
 
 def test_ways_to_guide_are_ways_to_read(tmp_path, monkeypatch):

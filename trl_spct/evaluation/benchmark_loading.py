@@ -117,7 +117,8 @@ def load_rows(
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
     counts = {benchmark.name: prepared.num_read}
     facts: dict[str, Any] = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
-    return _loaded(benchmark, list(preference_items(prepared.dataset, group_column)), facts)
+    items = list(preference_items(prepared.dataset, prepared.row_numbers, group_column))
+    return _loaded(benchmark, items, facts)
 
 
 def _loaded(benchmark: Benchmark, items: Sequence[Item], facts: Mapping[str, Any]) -> LoadedBenchmark:

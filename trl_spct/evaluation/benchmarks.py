@@ -406,9 +406,9 @@ def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:
     return Benchmark(name, "that of the rows", METRICS[metric], binary=metric == "accuracy")
 
 
-def preference_items(rows: Iterable[Row], group_column: str | None = None) -> Iterator[Item]:
-    """Rows of [`~trl_spct.data.preparation.prepare_preferences`] as items, grouped by a column."""
-    for number, row in enumerate(rows):
+def preference_items(rows: Iterable[Row], numbers: Iterable[int], group_column: str | None = None) -> Iterator[Item]:
+    """Rows of [`~trl_spct.data.preparation.prepare_preferences`] with their numbers as items, grouped by a column."""
+    for number, row in zip(numbers, rows, strict=True):
         preference = Preference.from_row(row)
         if preference.labels is None:
             raise ValueError(f"Row {number} has no labels; expected ground truth to compare a judge with.")

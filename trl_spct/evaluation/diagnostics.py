@@ -244,8 +244,8 @@ def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
 def report_lines(report: Mapping[str, Any]) -> list[str]:
     """A report of [`diagnose`] as lines for a terminal, with what to do about unreadable critiques."""
     lines = [
-        f"{report['critiques']} critiques of {report['rows']} rows; {report['undecided']} rows without a vote, worth 0 in "
-        f"the accuracy; {report.get('truncated', 0)} rows cut to fit into the judge's context"
+        f"{report['critiques']} critiques of {report['rows']} rows; {report['undecided']} rows without a vote, "
+        f"worth 0 in the accuracy; {report.get('truncated', 0)} rows cut to fit into the judge's context"
     ]
     lines += [f"{name}: {cell}" for name, cell in report_cells(report).items() if cell != "–"]
     if "scores_used" in report:
