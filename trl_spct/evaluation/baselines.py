@@ -54,14 +54,8 @@ For a single response `first` scores 1, and lengths give a ranking (ROC-AUC) but
 
 
 class ContentBlindJudge(Judge):
-    """A judge of [`CONTENT_BLIND`].
-
-    Args:
-        name (`str`): Its name.
-        seed (`int`, *optional*, defaults to `0`): Seed of `"random"`.
-        binary (`bool`, *optional*, defaults to `False`):
-            Whether single responses are judged 0 or 1. Lengths then have no scores, with the problem `"no verdict"`.
-    """
+    """A judge of [`CONTENT_BLIND`]. With `binary`, single responses are judged 0 or 1; lengths then have no scores,
+    with the problem `"no verdict"`."""
 
     def __init__(self, name: str, seed: int = 0, binary: bool = False):
         if name not in CONTENT_BLIND:
@@ -80,14 +74,9 @@ class ContentBlindJudge(Judge):
 
 
 class ScalarJudge(Judge):
-    """A scalar reward model with one logit per response: any `AutoModelForSequenceClassification` with one label.
+    """A scalar reward model: any `AutoModelForSequenceClassification` with one label.
 
     Each response is read alone, as the assistant's turn after the query, in the tokenizer's chat template.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]): With one label.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
-        batch_size (`int`, *optional*, defaults to `8`): Responses per batch.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
@@ -133,13 +122,7 @@ class ScalarJudge(Judge):
 class ChoiceJudge(Judge):
     """LLM-as-a-Judge with majority vote: the judge selects the best response and gives no scores (paper, section 2.5).
 
-    A critique scores 1 for the response that it selects and 0 for the others, so that k critiques vote by majority.
-
-    Args:
-        pipe ([`GRMRewardPipeline`]): A pipeline over the model, or engine, that judges.
-        k (`int`): Critiques per row.
-        seed, temperature, max_new_tokens, order: See the pipeline.
-        batch_size (`int`, *optional*): Rows judged together. Defaults to as many as make 256 critiques.
+    A critique scores 1 for the response that it selects and 0 for the others. Options are those of [`PipelineJudge`].
     """
 
     def __init__(

@@ -34,14 +34,8 @@ class ChangedBenchmark(ValueError):
 
 @dataclass(frozen=True)
 class LoadedBenchmark:
-    """A benchmark with its items.
-
-    Args:
-        benchmark ([`Benchmark`]): The benchmark.
-        items (tuple of [`Item`]): Its items.
-        facts (`dict`): JSON-like, for results and cards: source and Hub `revisions`, numbers of rows, `digest` of the
-            items, and `differences` from the recorded counts.
-    """
+    """A benchmark with its items, and JSON-like facts for results and cards: source and Hub `revisions`, numbers of
+    rows, `digest` of the items, and `differences` from the recorded counts."""
 
     benchmark: Benchmark
     items: tuple[Item, ...]
@@ -105,14 +99,9 @@ def load_rows(
     group_column: str | None = None,
     where: str | None = None,
 ) -> LoadedBenchmark:
-    """Loads user rows, in any shape or schema that [`~trl_spct.data.preparation.prepare_preferences`] reads.
+    """Loads labeled user rows, in any shape that [`~trl_spct.data.preparation.prepare_preferences`] reads.
 
-    Args:
-        benchmark ([`Benchmark`]): From [`~trl_spct.evaluation.benchmarks.rows_benchmark`].
-        rows ([`~datasets.Dataset`] or sequence of rows): With labels.
-        source, invalid_rows: See [`~trl_spct.data.preparation.prepare_preferences`].
-        group_column (`str`, *optional*): Column whose values are the groups.
-        where (`str`, *optional*): Source of the rows, for the facts.
+    `group_column` has the groups of the items; `where` names the source of the rows in the facts.
     """
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
     counts = {benchmark.name: prepared.num_read}

@@ -72,10 +72,7 @@ def rm_bench_item(wins: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
 
 
 def judgebench_item(games: Sequence[Scores], labels: Sequence[Sequence[float]]) -> float:
-    """JudgeBench: 1 if the games of a pair, one in each order, are won on balance.
-
-    A game counts +1 if the better response scores higher, −1 if the other one does, and 0 for a tie or no vote.
-    """
+    """JudgeBench: 1 if the games of a pair, one in each order, are won on balance. A tie and no vote count 0."""
     balance = 0
     for scores, truth in zip(games, labels, strict=True):
         if scores is not None and scores[0] != scores[1]:
@@ -139,10 +136,8 @@ def auc_values(units: Units) -> dict[str, float]:
 
 
 def rewardbench(units: Units) -> dict[str, float]:
-    """RewardBench: mean of the sections, each of its subsets' accuracies weighted by [`REWARDBENCH_SECTIONS`].
-
-    Missing subsets and sections are left out; then the mean is not comparable.
-    """
+    """RewardBench: mean of the sections, each of its subsets' accuracies weighted by [`REWARDBENCH_SECTIONS`]. Missing
+    ones are left out; then the mean is not comparable."""
     subsets = accuracy(units)
     del subsets[OVERALL]
     unknown = sorted(set(subsets) - {name for weights in REWARDBENCH_SECTIONS.values() for name in weights})

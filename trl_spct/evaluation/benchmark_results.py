@@ -18,10 +18,8 @@ RESAMPLES = 2000
 
 
 def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options: Any) -> list[Judgment]:
-    """Judges all rows of a benchmark; see [`~trl_spct.evaluation.judgments.record_judgments`] for the options.
-
-    Rows of an item with several have its id with `/0`, `/1`, … Critiques of a private benchmark are stored as hashes.
-    """
+    """Judges all rows of a benchmark; see [`~trl_spct.evaluation.judgments.record_judgments`] for the options. Rows of
+    an item with several have its id with `/0`, `/1`, … Critiques of a private benchmark are stored as hashes."""
     rows = [row for item in loaded.items for row in item.rows]
     labels = [labels for item in loaded.items for labels in item.labels]
     private = loaded.benchmark.private
@@ -45,20 +43,14 @@ def benchmark_results(
     guidance: Guidance | None = None,
     **described: Any,
 ) -> list[dict[str, Any]]:
-    """The benchmark's metric over the number of votes, plain and guided, from one set of judgments.
+    """The benchmark's metric over the number of votes, from one set of judgments: results of
+    [`~trl_spct.evaluation.judgments.scaling_results`], where `accuracy` is the overall value and `n` the number of
+    items.
 
-    A value at k is the mean over the disjoint blocks of k critiques. It is over all rows: one without a vote loses
-    every comparison.
-
-    Args:
-        loaded ([`LoadedBenchmark`]), judgments (sequence of [`Judgment`]): See [`judge_benchmark`].
-        ks, guided, seed, guidance, **described: See [`~trl_spct.evaluation.judgments.scaling_results`].
-
-    Returns:
-        `list[dict]` with the entries of [`~trl_spct.evaluation.judgments.scaling_results`], where `accuracy` is the
-        benchmark's overall value and `n` its number of items, and with `benchmark`, `metric`, `rows` (prompts),
-        `tokens` and `seconds` (cost per item at this k), and `values`: (value, low, high) of each subset, section or
-        task. A value that does not exist is `None`, and `undefined` has the reason by name.
+    A value at k is the mean over the disjoint blocks of k critiques, over all rows: one without a vote loses every
+    comparison. Added are `benchmark`, `metric`, `rows` (prompts), `tokens` and `seconds` (cost per item at this k),
+    and `values`: (value, low, high) of each subset, or `None` if it does not exist, and then the reason in
+    `undefined`.
     """
     _check_rows(loaded, judgments)
     results = []
@@ -94,18 +86,12 @@ def compare_judges(
     guidance: tuple[Guidance | None, Guidance | None] = (None, None),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Paired comparison of two judges on the same items.
-
-    Args:
-        loaded ([`LoadedBenchmark`]), first, second (sequences of [`Judgment`]): The benchmark, judged by both.
-        k (`int`, *optional*, defaults to `1`): Number of votes.
-        guidance (pair of [`~trl_spct.judge.voting.Guidance`], *optional*): How the votes of each are guided.
-        seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
+    """Paired comparison of two judges on the same items, at k votes that `guidance` guides.
 
     Returns:
-        `dict`: `difference` (second − first), `low` and `high` (95 % interval of a paired bootstrap over items), `p`
-        (two-sided, of a permutation test that exchanges the judges item by item) and `n` (items). All but `n` are
-        `None`, and `undefined` has the reason, if the benchmark's value does not exist.
+        `dict`: `difference` (second − first), `low` and `high` (95 % interval of a paired bootstrap over items),
+        `p` (two-sided, of a permutation test that exchanges the judges item by item) and `n` (items). All but `n`
+        are `None`, and `undefined` has the reason, if the benchmark's value does not exist.
     """
     metric = loaded.benchmark.metric
     pair = [item_units(loaded, first, k, guidance[0]), item_units(loaded, second, k, guidance[1])]

@@ -37,10 +37,8 @@ class Item:
 @dataclass(frozen=True)
 class Metric:
     """From the scores of each item's rows (`None` without a vote) to named values, `"overall"` among them.
-
-    `unit` is the contribution of one item. Contributions to a `linear` metric may be averaged over votes before
-    `values`. `undefined` is the reason of a NaN.
-    """
+    Contributions of items (`unit`) to a `linear` metric may be averaged over votes. `undefined` is the reason of a
+    NaN."""
 
     name: str
     unit: Callable[[Item, Sequence[Scores]], Sequence[float]]
@@ -51,16 +49,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Part:
-    """One table of a benchmark.
-
-    Args:
-        name (`str`): Name in errors, and in the groups of its items where tables are groups.
-        path (`str`, *optional*): Hub id; `None` if it is not on the Hub.
-        files (tuple of `str`, *optional*): Patterns of its files in a local copy; the first with a match is used.
-        split, config (`str`, *optional*): Split and configuration on the Hub.
-        rows (`int`, *optional*): Number of rows, if there is no `balance`.
-        balance (mapping, *optional*): Count of each value of [`Benchmark.balance_of`].
-    """
+    """One table of a benchmark: its Hub id, patterns of its files in a local copy (the first with a match is used),
+    split and configuration, and its number of rows, or counts of the values of [`Benchmark.balance_of`]."""
 
     name: str
     path: str | None = None
@@ -75,18 +65,9 @@ class Part:
 class Benchmark:
     """A benchmark: tables, reader and metric.
 
-    Args:
-        name (`str`): Name on the command line.
-        license (`str`): License of the rows, as stated by the authors.
-        metric ([`Metric`]): The authors' metric.
-        columns (tuple of `str`): Required columns.
-        parts (tuple of [`Part`]): Its tables.
-        read (`Callable`, *optional*): From a part, a row and its number to an item, or to `None` to leave it out.
-        join (`Callable`, *optional*): From the items of a part to those of the metric.
-        balance_of (`Callable`, *optional*): The value of a row that [`Part.balance`] counts.
-        order (`str`, *optional*): Order of the responses, if the metric determines it; see the pipeline.
-        binary (`bool`, *optional*, defaults to `False`): Whether single responses are judged 0 or 1.
-        private (`bool`, *optional*, defaults to `False`): Whether its rows must never be published in plain text.
+    `read(part, row, number)` makes an item, or `None` to leave the row out; `join` makes items from those of a part.
+    `balance_of(row)` is the value that [`Part.balance`] counts; `order` is the order of the responses if the metric
+    determines it, `binary` whether single responses are judged 0 or 1. Rows of a `private` one must not be published.
     """
 
     name: str
@@ -394,13 +375,8 @@ BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:
-    """A benchmark of user rows, for [`~trl_spct.evaluation.benchmark_loading.load_rows`].
-
-    Args:
-        name (`str`): Name in tables.
-        metric (`str`, *optional*, defaults to `"accuracy"`):
-            `"accuracy"`; or `"roc_auc"`, where single responses are scored from 1 to 10 instead of 0 or 1.
-    """
+    """A benchmark of user rows. With the metric `"roc_auc"` single responses are scored from 1 to 10 instead of 0 or
+    1."""
     if metric not in METRICS:
         raise ValueError(f"Found metric={metric!r}; expected one of {sorted(METRICS)}.")
     return Benchmark(name, "that of the rows", METRICS[metric], binary=metric == "accuracy")

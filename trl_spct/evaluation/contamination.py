@@ -18,14 +18,8 @@ NUM_PERM = 128
 
 @dataclass(frozen=True)
 class Overlap:
-    """A training row and a benchmark's item with a near-duplicate text. The texts are not quoted.
-
-    Args:
-        row (`int`): Number of the training row.
-        item (`str`): Id of the item.
-        part (`str`): `"query"` or `"response"`.
-        similarity (`float`): Exact Jaccard similarity of the texts' n-grams; 1 for equal words.
-    """
+    """A training row (its number) and a benchmark's item (its id) with a near-duplicate `"query"` or `"response"`, and
+    the exact Jaccard similarity of their n-grams; 1 for equal words. The texts are not quoted."""
 
     row: int
     item: str
@@ -43,14 +37,7 @@ def find_overlaps(
     """Finds training rows whose query or response is a near duplicate of a benchmark's. Not in the paper.
 
     Candidates of a MinHash index are compared exactly; pairs near the threshold that the index misses are not found.
-
-    Args:
-        rows (iterable of rows): Training rows, in any shape that [`Preference.from_row`] reads.
-        items (sequence of [`Item`]): Items of the benchmark.
-        threshold (`float`, *optional*, defaults to `0.8`): Minimum Jaccard similarity, in (0, 1].
-        ngram (`int`, *optional*, defaults to `5`):
-            Words per n-gram. Shorter texts are one n-gram, so that only equal words match.
-        seed (`int`, *optional*, defaults to `1`): Seed of the hash functions.
+    Texts of fewer words than `ngram` are one n-gram, so that only equal words match.
 
     Returns:
         `list[Overlap]`, by row; per row, item and part the highest similarity.

@@ -78,12 +78,9 @@ def diagnose_groups(loaded: LoadedBenchmark, judgments: Sequence[Judgment]) -> d
 
 
 def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, float]]:
-    """Position bias: mean credit of readable critiques by the place (from 0) in which they read the best response.
-
-    Returns:
-        `dict`: By place `accuracy`, `low` and `high` (95 % bootstrap interval over rows), and `critiques`, their
-        number; of rows with n ≥ 2 and a single best response.
-    """
+    """Position bias: mean credit of readable critiques by the place (from 0) in which they read the best response:
+    `accuracy`, `low` and `high` (95 % bootstrap interval over rows) and `critiques`, of rows with n ≥ 2 and a single
+    best response."""
     credits: dict[int, list[list[float]]] = {}
     for judgment in judgments:
         best = [i for i, label in enumerate(judgment.labels) if label == max(judgment.labels)]
@@ -103,9 +100,7 @@ def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, floa
 
 def chosen_places(judgments: Iterable[Judgment]) -> dict[str, list[float]]:
     """By number of responses, the share of single critiques whose winner was read in each place; ties are shared.
-
-    A judge without position bias, on rows in random order, chooses each place equally often.
-    """
+    Without position bias, on rows in random order, all places are equal."""
     won: dict[int, np.ndarray] = {}
     counts: Counter[int] = Counter()
     for scores, order in _ordered(judgments):
@@ -117,13 +112,8 @@ def chosen_places(judgments: Iterable[Judgment]) -> dict[str, list[float]]:
 
 
 def order_flips(judgments: Iterable[Judgment]) -> dict[str, float] | None:
-    """How often two critiques of a row that read it in different orders disagree about the winner.
-
-    Returns:
-        `dict` with `flips`, the share of such pairs of critiques with different winners (mean over rows),
-        `same_order`, the same for pairs in the same order, which sampling alone explains, and `rows`, the number of
-        rows with both orders. `None` if there are none. A tie on one side only counts as a difference.
-    """
+    """How often two critiques of a row that read it in different orders disagree about the winner (`flips`, mean over
+    `rows`), and in the same order (`same_order`), which sampling alone explains. `None` without two orders."""
     across, within = [], []
     for judgment in judgments:
         winners = [(order, frozenset(highest(scores))) for scores, order in _ordered([judgment])]
@@ -149,12 +139,8 @@ def _ordered(judgments: Iterable[Judgment]) -> Iterator[tuple[Sequence[float], t
 
 
 def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference]) -> dict[str, float] | None:
-    """Length bias over all pairs of responses of a row, from single critiques.
-
-    Returns:
-        `dict` with `chosen_longer`, how often the longer response scores higher (ties are shared), `right_longer`, how
-        often it is better (left out if labels never differ), and `pairs`. `None` without pairs.
-    """
+    """Length bias over all pairs of responses of a row: how often the longer one scores higher in single critiques
+    (`chosen_longer`, ties are shared), and how often it is better (`right_longer`). `None` without pairs."""
     chosen: list[float] = []
     right: list[bool] = []
     for judgment, row in zip(judgments, rows, strict=True):
@@ -170,12 +156,9 @@ def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference])
 
 
 def calibration(judgments: Iterable[Judgment]) -> dict[str, float] | None:
-    """Calibration of the [`agreement`] of the critiques of a row with their vote's winner, as its confidence.
-
-    Returns:
-        `dict` with `ece` ([`~trl_spct.evaluation.statistics.binned_error`]), `confidence` and `accuracy` (means over
-        the `rows` with n ≥ 2 and a vote). `None` without rows.
-    """
+    """Calibration of the [`agreement`] of critiques with their vote's winner as its confidence, over rows with n ≥ 2
+    and a vote: [`~trl_spct.evaluation.statistics.binned_error`] (`ece`), mean `confidence` and `accuracy`. `None`
+    without rows."""
     points = []
     for judgment in judgments:
         (vote,) = votes_at(judgment, len(judgment.critiques))
@@ -189,12 +172,7 @@ def calibration(judgments: Iterable[Judgment]) -> dict[str, float] | None:
 
 
 def agreement(critiques: Iterable[Scores], winner: int) -> float:
-    """The share of readable critiques whose own winner is a given response; tied winners share a critique.
-
-    Args:
-        critiques (iterable of score rows): n scores per critique, or `None`; at least one is readable.
-        winner (`int`): Index of the response, for instance of the vote's winner.
-    """
+    """The share of readable critiques whose own winner is the response `winner`; tied winners share a critique."""
     winners = [highest(scores) for scores in critiques if scores is not None]
     return sum((winner in tied) / len(tied) for tied in winners) / len(winners)
 

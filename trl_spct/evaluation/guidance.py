@@ -25,13 +25,8 @@ CANDIDATES = (PLAIN, Guidance(guide="soft"), *(Guidance(share) for share in (0.8
 
 @dataclass(frozen=True)
 class GuidanceChoice:
-    """The chosen guidance and the table behind it.
-
-    Args:
-        guidance ([`~trl_spct.judge.voting.Guidance`]): The choice.
-        k (`int`): The number of votes at which it was made.
-        table (tuple of `dict`): [`guidance_table`] of all candidates and numbers of votes.
-    """
+    """The chosen guidance, the number of votes at which it was made, and [`guidance_table`] of all candidates and
+    numbers."""
 
     guidance: Guidance
     k: int
@@ -51,20 +46,10 @@ def guidance_table(
 ) -> list[dict[str, Any]]:
     """Accuracy over k and over ways to guide, and its paired difference to plain voting, from one sampling run.
 
-    Args:
-        judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
-        ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two from 2 to all critiques.
-        candidates (sequence of [`~trl_spct.judge.voting.Guidance`], *optional*): Candidates.
-        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
-
     Returns:
         `list[dict]` of `k`, `k_meta`, `guide`, `voters` (mean effective number of voters of a readable block,
         `(Σw)² / Σw²`), `accuracy` (of [`~trl_spct.evaluation.judgments.scaling_results`]), `low`, `high`,
         `difference`, `difference_low`, `difference_high` (to plain voting) and `n` (rows).
-
-    Raises:
-        `ValueError`: If there are no judgments or candidates, if a readable critique has no meta score, or if there
-            are fewer critiques per row than the largest k.
     """
     ks = _checked(judgments, ks)
     if not candidates:
@@ -94,15 +79,15 @@ def choose_guidance(
 
     Of the candidate with the highest accuracy at `k` votes, and all candidates that are neither significantly worse
     (the 95 % interval of the paired difference to it reaches 0) nor less accurate than plain voting, the one with the
-    most effective voters is chosen. A choice of few voters has a higher variance on other rows, so it must show a
-    difference; without a visible difference the vote stays plain (`k_meta=1.0`). Not in the paper.
-
-    The accuracy of the choice on these rows is biased upwards: report it on rows of other queries, see
-    [`~trl_spct.data.preparation.split_by_query`].
+    most effective voters is chosen; without a visible difference the vote stays plain (`k_meta=1.0`). Not in the
+    paper. The accuracy of the choice on these rows is biased upwards: report it on rows of other queries.
 
     Args:
-        judgments, ks, candidates, seed: As for [`guidance_table`].
+        judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
+        ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two from 2 to all critiques.
+        candidates (sequence of [`~trl_spct.judge.voting.Guidance`], *optional*): Candidates.
         k (`int`, *optional*): The number of votes to choose at; defaults to the largest of `ks`.
+        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
 
     Returns:
         [`GuidanceChoice`]; [`store_guidance`] writes it into a Meta RM.

@@ -62,15 +62,9 @@ JUDGMENT_FEATURES = Features(
 
 @dataclass(frozen=True)
 class Judgment:
-    """The critiques of one row, and its labels.
-
-    Args:
-        labels (`tuple[float, ...]`): Ground truth in the order of the row; empty from a [`Judge`].
-        critiques (tuple of k [`Critique`]): In the order in which they were sampled, scores in the order of the row.
-        id (`str`, *optional*): Name of the row.
-        truncated (`bool`, *optional*, defaults to `False`): Whether the row was cut to fit into the judge's context.
-        seconds (`float`, *optional*): The row's share of the time that its batch took. Not compared.
-    """
+    """The critiques of one row, scores in the order of the row, and its labels (empty from a [`Judge`]): its `id`,
+    whether it was cut to fit into the judge's context, and its share of the `seconds` that its batch took, which is
+    not compared."""
 
     labels: tuple[float, ...]
     critiques: tuple[Critique, ...]
@@ -105,11 +99,8 @@ class Judgment:
 
 
 class Judge:
-    """Base class of judges: a [`PipelineJudge`], or a baseline to compare it with.
-
-    `settings` (JSON-like) determines the judgments and is compared when a run is resumed; `k` is the number of
-    critiques per row.
-    """
+    """Base class of judges: a [`PipelineJudge`], or a baseline to compare it with. `settings` (JSON-like) determines
+    the judgments and is compared when a run is resumed; `k` is the number of critiques per row."""
 
     settings: Mapping[str, Any]
     k: int = 1
@@ -118,14 +109,8 @@ class Judge:
         """Refuses a row that cannot be judged, or exceeds the context, before the first one is judged."""
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
-        """Judges rows; the judgments have neither labels nor ids.
-
-        Args:
-            rows (sequence of [`Preference`]): Rows, a part of a dataset.
-            occurrences (sequence of `int`, *optional*):
-                Number of equal rows before each in the dataset, see [`~trl_spct.judge.orders.count_occurrences`];
-                counted among the rows by default. Draws depend on the row and on this number, never on the part.
-        """
+        """Judges rows; the judgments have neither labels nor ids. `occurrences` are the numbers of equal rows before
+        each in the dataset, of which `rows` may be a part; counted among the rows by default."""
         raise NotImplementedError
 
 
@@ -135,14 +120,9 @@ class PipelineJudge(Judge):
     Args:
         pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM each readable critique gets a meta score.
         k (`int`): Critiques per row.
-        batch_size (`int`, *optional*):
-            Rows judged together. Does not change the result. Defaults to as many as make 256 critiques.
-        binary (`bool`, *optional*, defaults to `True`):
-            Ask for 0 or 1 for single responses, as labeled, instead of a score from 1 to 10.
+        batch_size (`int`, *optional*): Rows judged together; as many as make 256 critiques by default.
+        binary (`bool`, *optional*, defaults to `True`): Ask for 0 or 1 for single responses, as labeled.
         **parameters: Passed to the pipeline, such as `seed` (defaults to 0), `temperature` and `template`.
-
-    Raises:
-        `ValueError`: For parameters under which a row may get fewer than k critiques of all its responses.
     """
 
     def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters: Any):
@@ -267,9 +247,8 @@ def record_judgments(
         judge ([`Judge`]): The judge.
         rows (iterable of [`Preference`]): Rows to judge.
         folder (`str` or path): Output folder of parquet shards.
-        labels (iterable of label rows, *optional*):
-            Ground truth, by default that of the rows; several responses of a row may be best.
-        ids (iterable of `str`, *optional*): Names of the rows; defaults to their numbers.
+        labels (iterable of label rows, *optional*): Ground truth, by default that of the rows; several may be best.
+        ids (iterable of `str`, *optional*): Names of the rows; their numbers by default.
         private (`bool`, *optional*, defaults to `False`):
             Store hashes instead of critiques, for rows that must not be published: critiques quote them.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
@@ -277,12 +256,7 @@ def record_judgments(
             scores, whose problem is the cause. They are worth 0.
         rows_per_shard (`int`, *optional*, defaults to `64`): Rows per shard, the most that a kill loses.
         progress (`str`, *optional*): Title of a progress bar over rows.
-        process_index, num_processes (`int`, *optional*): This process's share of the rows.
-        wait (`Callable`, *optional*): A barrier among the processes.
-
-    Raises:
-        `ValueError`: If a row has no labels or cannot be judged, with its id.
-        `FileExistsError`: If the folder holds judgments of another judge, other rows or other settings.
+        process_index, num_processes, wait: This process's share of the shards, and a barrier among the processes.
     """
     rows = list(rows)
     ids = list(map(str, range(len(rows))) if ids is None else ids)
@@ -328,14 +302,8 @@ def judge_all(
 ) -> tuple[dict[int, Any], dict[int, str]]:
     """Judges rows, with `drop` all but those that do not fit into the context or that a server refuses.
 
-    Args:
-        judge (`Callable`): A [`Judge`], or a pipeline with its options bound.
-        rows, occurrences: See [`Judge`].
-        drop (`bool`, *optional*, defaults to `False`): Whether rows may be left out.
-
-    Returns:
-        Judgments of the rows, and causes of those left out (`"length"`, or that of a
-        [`~trl_spct.judge.sampling.Refusal`]), by position.
+    `judge` is a [`Judge`], or a pipeline with its options bound. Returns judgments, and causes of rows left out
+    (`"length"`, or that of a [`~trl_spct.judge.sampling.Refusal`]), by position.
     """
     judged: dict[int, Any] = {}
     causes: dict[int, str] = {}
@@ -385,11 +353,7 @@ def _hashed(judgment: Judgment) -> Judgment:
 
 
 def read_judgments(folder: str | os.PathLike) -> list[Judgment]:
-    """Reads the judgments of a finished run of [`record_judgments`], in order.
-
-    Raises:
-        `FileNotFoundError`: If the folder holds no judgments, or not all of them.
-    """
+    """The judgments of a finished run of [`record_judgments`], in order."""
     paths = sorted(Path(folder).glob(SHARDS))
     judgments = [Judgment.from_dict(record) for path in paths for record in pq.read_table(path).to_pylist()]
     manifest = Path(folder) / MANIFEST
@@ -413,25 +377,14 @@ def scaling_results(
     """Accuracy over the number of votes, plain and guided, from one set of judgments.
 
     Accuracy at k is the mean [`credit`] of the votes of disjoint blocks of k critiques, over blocks and rows; a block
-    without a readable critique is worth 0.
-
-    Args:
-        judgments (sequence of [`Judgment`]): With equal numbers of critiques.
-        ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two up to all critiques.
-        guided (`bool`, *optional*):
-            Only plain (`False`) or only guided (`True`) results. Defaults to both if each readable critique has a
-            meta score, else to plain results.
-        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
-        guidance ([`~trl_spct.judge.voting.Guidance`], *optional*):
-            How the Meta RM guides; defaults to the paper's k/2 **[P]**. A pipeline's own is `pipe.guidance`.
-        **described: Added to each result, for instance `stage="rft"`, `temperature=0.5`.
+    without a readable critique is worth 0. By default the ks are the powers of two, and both ways to vote are read if
+    each readable critique has a meta score; `guidance` defaults to the paper's k/2 **[P]**. `described` is added to
+    each.
 
     Returns:
-        `list[dict]` with, beside what is `described`:
-
-        - `k`, `guided`; `accuracy`, `low` and `high` (95 % bootstrap interval over rows); `n` (rows); `seed`.
-        - `unreadable`: share of critiques without scores; `voted`: share of blocks with a vote.
-        - `ties`: share of votes (n ≥ 2) with more than one winner.
+        `list[dict]` of `k`, `guided`; `accuracy`, `low` and `high` (95 % bootstrap interval over rows); `n`
+        (rows); `unreadable` (share of critiques), `voted` (share of blocks with a vote), and `ties` (share of
+        votes with n ≥ 2).
     """
     results = []
     for k, guide in vote_schemes(judgments, ks, guided, guidance):
@@ -453,11 +406,7 @@ def vote_schemes(
     guided: bool | None = None,
     guidance: Guidance | None = None,
 ) -> list[tuple[int, Guidance | None]]:
-    """(k, guidance) of the votes that judgments allow, `None` for a plain vote; see [`scaling_results`].
-
-    Raises:
-        `ValueError`: If there are no judgments, or fewer critiques per row than the largest k.
-    """
+    """(k, guidance) of the votes that judgments allow, `None` for a plain vote; see [`scaling_results`]."""
     if not judgments:
         raise ValueError("Found no judgments; expected at least one judged row.")
     most = min(len(judgment.critiques) for judgment in judgments)

@@ -33,17 +33,10 @@ _PUSHED = (f"**/{SHARDS}", "README.md", "results.json", "report.json", "table.md
 
 
 def write_results(judge: str | os.PathLike, evaluation: str | os.PathLike) -> bool:
-    """Writes the results of an evaluation into the card in a judge's folder, and its figures beside it.
+    """Writes the results of an evaluation into the card in a judge's folder, if it has one, and its figures beside it.
 
     The text has one block per benchmark between comments, and the metadata a `model-index`. A later evaluation
-    replaces the blocks and entries of its benchmarks only.
-
-    Args:
-        judge (`str` or path): Folder of the judge.
-        evaluation (`str` or path): Output folder of the evaluation script.
-
-    Returns:
-        `bool`: Whether the folder has a card.
+    replaces the blocks and entries of its benchmarks only. Returns whether there is a card.
     """
     path = Path(judge, "README.md")
     if path.is_file():
@@ -52,19 +45,9 @@ def write_results(judge: str | os.PathLike, evaluation: str | os.PathLike) -> bo
 
 
 def push_results(repo_id: str, evaluation: str | os.PathLike, token: str | None = None) -> str:
-    """Pushes the results of an evaluation into the card of a judge on the Hub, see [`write_results`].
-
-    Args:
-        repo_id (`str`): The judge's repository.
-        evaluation (`str` or path): Output folder of the evaluation script.
-        token (`str`, *optional*): Hub token; defaults to the stored one.
-
-    Returns:
-        `str`: URL of the commit.
-
-    Raises:
-        [`~trl_spct.judge.hub.PushError`]: If the push fails. The card is kept in `card` in the evaluation's folder.
-    """
+    """Pushes the results of an evaluation into the card of a judge on the Hub, see [`write_results`]; returns the URL
+    of the commit. The card is kept in `card` in the evaluation's folder if a [`~trl_spct.judge.hub.PushError`] is
+    raised."""
     card = read_model_card(repo_id, token) or ModelCard(f"# {repo_id}\n")
     folder = Path(evaluation, "card")
     folder.mkdir(exist_ok=True)
@@ -100,10 +83,8 @@ def _write_card(card: ModelCard, evaluation: JudgeEvaluation, folder: Path, name
 
 
 def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
-    """A card's text with blocks of results by name, each in place of the one of the same name.
-
-    New ones go to the end of the section `## Results`, which is added before `## Limits`, or at the end.
-    """
+    """A card's text with blocks of results by name, each in place of the one of the same name. New ones go to the end
+    of the section `## Results`, which is added before `## Limits`, or at the end."""
     text = re.sub(r"<!-- results: none yet -->.*?<!-- /results: none yet -->\n+", "", text, flags=re.DOTALL)
     for name, block in blocks.items():
         opening, closing = f"<!-- results: {name} -->", f"<!-- /results: {name} -->"
@@ -151,19 +132,7 @@ def write_judgments_card(folder: str | os.PathLike) -> None:
 def push_judgments(
     folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None
 ) -> str:
-    """Pushes judgments with their card, results and figures. Manifests, which may name local paths, are left out.
-
-    Args:
-        folder (`str` or path): Output folder of the evaluation script.
-        repo_id (`str`): Dataset repository; created if it does not exist.
-        private (`bool`, *optional*): Whether a new repository is private; defaults to the account's setting.
-        token (`str`, *optional*): Hub token; defaults to the stored one.
-
-    Returns:
-        `str`: URL of the commit.
-
-    Raises:
-        [`~trl_spct.judge.hub.PushError`]: If the push fails, with the command that repeats it.
-    """
+    """Pushes the judgments of an evaluation with card, results and figures to a dataset repository; returns the URL of
+    the commit. Manifests, which may name local paths, are left out."""
     write_judgments_card(folder)
     return push_folder(folder, repo_id, "dataset", "Upload judgments", _PUSHED, private, token)

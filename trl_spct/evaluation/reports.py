@@ -38,15 +38,7 @@ def _line(result: Result) -> tuple[str, str, int]:
 
 def plot_scaling(results: Sequence[Result], path: str | os.PathLike, title: str | None = None) -> None:
     """Plots accuracy over votes with 95 % bands, one color per stage, guided voting dashed (layout of Figure 1).
-
-    Greedy results (`temperature` 0) are ticks; baselines, which do not scale, are dotted horizontal lines. Results
-    without a value are left out.
-
-    Args:
-        results (sequence of results): Results.
-        path (`str` or path): Output file; its suffix sets the format.
-        title (`str`, *optional*): Title of the figure.
-    """
+    Greedy results are ticks; baselines, which do not scale, are dotted lines; results without a value are left out."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.4), layout="constrained")  # not `pyplot`, whose backend is the user's
@@ -78,10 +70,8 @@ def plot_scaling(results: Sequence[Result], path: str | os.PathLike, title: str 
 
 
 def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Means over benchmarks, one result per judge with a value on each and number of votes, for a figure.
-
-    Intervals are those of independent benchmarks: half widths are added in squares.
-    """
+    """Means over benchmarks for a figure, per number of votes and judge with a value on each benchmark. Intervals are
+    those of independent benchmarks: half widths are added in squares."""
     benchmarks = {result["benchmark"] for result in results}
     grouped: dict[tuple, list[Result]] = {}
     for result in results:
@@ -185,13 +175,8 @@ def _cell(result: Result) -> str:
 def card_results(
     results: Sequence[Result], protocol: Mapping[str, Any], revisions: Mapping[str, str] | None = None
 ) -> list[EvalResult]:
-    """Entries of a model card's `model-index`: the greedy result and those of the most votes, of each benchmark.
-
-    Args:
-        results (sequence of results): Results of one judge; baselines and results without a value are left out.
-        protocol (mapping): [`PipelineJudge.protocol`].
-        revisions (mapping, *optional*): From the benchmark's repositories on the Hub to commits.
-    """
+    """Entries of a model card's `model-index`, from the results of a judge: of each benchmark the greedy one and those
+    of the most votes. `revisions` are the commits of the benchmark's repositories."""
     judged = [result for result in results if not result.get("baseline")]
     return [_card_entry(r, protocol, revisions or {}) for r in most_votes(judged) if r["accuracy"] is not None]
 
@@ -223,14 +208,9 @@ def _card_entry(result: Result, protocol: Mapping[str, Any], revisions: Mapping[
 
 @dataclass(frozen=True)
 class JudgeEvaluation:
-    """The output folder of the evaluation script. It quotes no row.
-
-    Args:
-        folder (`Path`): The folder.
-        results (`list[dict]`): Results of all judges.
-        report (`dict`): `judge`, its name in the results; and by benchmark `items` (facts), `protocol`, `diagnosis`
-            and, if asked for, `comparison` and `contamination`.
-    """
+    """The output folder of the evaluation script, which quotes no row: results of all judges, and the report with
+    `judge`, its name in the results, and by benchmark `items`, `protocol`, `diagnosis`, `comparison` and
+    `contamination`."""
 
     folder: Path
     results: list[dict[str, Any]]
@@ -274,11 +254,7 @@ class JudgeEvaluation:
 
 
 def read_evaluation(folder: str | os.PathLike) -> JudgeEvaluation:
-    """Reads the output folder of the evaluation script.
-
-    Raises:
-        `FileNotFoundError`: If it has no results or no report.
-    """
+    """Reads the output folder of the evaluation script."""
     folder = Path(folder)
     missing = [name for name in ("results.json", "report.json") if not (folder / name).exists()]
     if missing:

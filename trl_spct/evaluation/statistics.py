@@ -18,14 +18,7 @@ def mean(values: Values) -> float:
 def bootstrap_interval(
     values: Values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0, weights: Values | None = None
 ) -> tuple[float, float]:
-    """Lower and upper bound of the percentile bootstrap interval of a mean over rows.
-
-    Args:
-        values (sequence of N `float`): One value per row.
-        confidence (`float`, *optional*, defaults to `0.95`): Coverage of the interval.
-        resamples, seed (`int`, *optional*): Number of resamples and seed.
-        weights (sequence of N `float`, *optional*): Weight of each row in the mean.
-    """
+    """Lower and upper bound of the percentile bootstrap interval of a mean over rows, which may have weights."""
     values = np.asarray(values, dtype=float)
     weights = None if weights is None else np.asarray(weights, dtype=float)
     generator = np.random.default_rng(seed)
@@ -47,11 +40,7 @@ def paired_interval(
 
 def roc_auc(scores: Values, labels: Sequence[int] | np.ndarray) -> float:
     """Area under the ROC curve: the share of (positive, negative) pairs in which the positive scores higher, a tie
-    counting one half; NaN if all labels are equal.
-
-    Exact, from the ranks: `(R - p(p + 1) / 2) / (p * q)` with `R` the sum of the positives' mid-ranks, `p` positives
-    and `q` negatives.
-    """
+    counting one half; NaN if all labels are equal. Exact, from mid-ranks: `(R - p(p + 1) / 2) / (p * q)`."""
     positive = np.asarray(labels).astype(bool)
     if len(positive) != len(scores):
         raise ValueError(f"Found {len(scores)} scores for {len(positive)} labels; expected one score per label.")
