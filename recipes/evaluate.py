@@ -40,7 +40,7 @@ from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
 from trl_spct.evaluation.benchmark_results import benchmark_results, compare_judges, judge_benchmark
 from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
 from trl_spct.evaluation.contamination import find_overlaps
-from trl_spct.evaluation.diagnostics import diagnose_groups, report_lines
+from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
 from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
 from trl_spct.evaluation.reports import (
@@ -180,7 +180,8 @@ class Evaluation:
             protocol = {**judge.protocol, "guidance": None if guidance is None else str(guidance)}
             self.report.setdefault("protocol", {})[name] = protocol
             if self.state.is_main_process:
-                self.report.setdefault("diagnosis", {})[name] = diagnose_groups(items, judgments)
+                rows = [row for item in items.items for row in item.rows]
+                self.report.setdefault("diagnosis", {})[name] = diagnose(judgments, rows)
                 self.compare(name, judgments, guided.get("guidance"))
 
     def compare_llm_judge(self) -> None:
@@ -236,7 +237,7 @@ class Evaluation:
         write_json(self.output / "report.json", self.report)
         written = read_evaluation(self.output)
         tables = [markdown_table(self.results)]
-        if written.diagnosis:
+        if written.bias_table:
             tables.append(f"## Diagnosis\n\n{written.bias_table}")
         for name, items in self.loaded.items():
             results = [result for result in self.results if result["benchmark"] == items.benchmark.name]
@@ -272,7 +273,7 @@ class Evaluation:
         console.print(results_table(results, results[0]["benchmark"]))
         parts = {part: self.report.get(part, {}).get(name) for part in ("diagnosis", "comparison", "contamination")}
         if parts["diagnosis"]:
-            console.print("\n".join(report_lines(parts["diagnosis"]["all"])), highlight=False)
+            console.print("\n".join(report_lines(parts["diagnosis"])), highlight=False)
         for label, test in (parts["comparison"] or {}).items():
             console.print(f"against {label}: {difference_text(test)}", highlight=False)
         if parts["contamination"]:
@@ -293,7 +294,7 @@ def read_others(script_args, loaded: dict) -> dict:
         other = read_evaluation(folder)
         for name, items in loaded.items():
             digest = other.report["items"].get(name, {}).get("digest")
-            if digest != items.facts["digest"] or name not in other.protocol:
+            if digest != items.facts["digest"] or name not in other.report["protocol"]:
                 raise ValueError(
                     f"{folder} has {'judged other rows' if digest else 'no judgments'} of {name}; expected those of "
                     "the same rows. Repeat that evaluation on them, or remove it from `compare_with`."

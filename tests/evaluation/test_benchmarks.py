@@ -25,7 +25,7 @@ from trl_spct.evaluation.benchmark_results import (
     with_intervals,
 )
 from trl_spct.evaluation.benchmarks import BENCHMARKS, EMPTY_RESPONSE, METRICS, rows_benchmark
-from trl_spct.evaluation.diagnostics import diagnose_groups
+from trl_spct.evaluation.diagnostics import diagnose
 from trl_spct.evaluation.judgments import Judge, Judgment, read_judgments
 from trl_spct.judge.critiques import Critique
 from trl_spct.judge.sampling import EngineError
@@ -576,7 +576,7 @@ def test_a_value_that_does_not_exist_is_null_with_its_reason(tmp_path):
     assert compared == {
         **dict.fromkeys(("difference", "low", "high", "p")), "n": 2, "undefined": "all labels are the same",
     }  # fmt: skip
-    json.dumps([result, results, compared, diagnose_groups(same, judgments)], allow_nan=False)
+    json.dumps([result, results, compared, diagnose(judgments)], allow_nan=False)
 
 
 def test_intervals_where_resamples_may_have_one_label_only(tmp_path):

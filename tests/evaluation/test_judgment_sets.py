@@ -15,7 +15,7 @@ from test_benchmarks import SECRET, Worth, judgebench, realmistake
 from trl_spct.evaluation.baselines import ContentBlindJudge
 from trl_spct.evaluation.benchmark_loading import load_benchmark
 from trl_spct.evaluation.benchmark_results import benchmark_results, judge_benchmark
-from trl_spct.evaluation.diagnostics import diagnose_groups
+from trl_spct.evaluation.diagnostics import diagnose
 from trl_spct.evaluation.publishing import write_judgments_card
 
 
@@ -37,7 +37,7 @@ def evaluated(tmp_path, monkeypatch):
         results += benchmark_results(loaded, blind, stage="first", baseline=True)
         report["items"][name] = loaded.facts
         report["protocol"][name] = {"seed": 7, "template_digest": "0123abc"}
-        report["diagnosis"][name] = diagnose_groups(loaded, judgments)
+        report["diagnosis"][name] = diagnose(judgments)
     (out / "results.json").write_text(json.dumps(results))
     (out / "report.json").write_text(json.dumps(report))
     return out

@@ -323,7 +323,7 @@ def test_a_row_that_is_too_long_is_named(tmp_path):
     rows = [{**ROWS[0], "query": "?" * (9000 if i == 3 else 1)} for i in range(5)]
     with pytest.raises(PromptTooLongError, match=r"Row 3: the prompt has") as caught:
         collect_judgments(make(max_new_tokens=3, template="compact"), rows, 1, tmp_path, rows_per_shard=2)
-    assert caught.value.row == 3 and 'truncation="fair"' in str(caught.value)
+    assert caught.value.row == 3 and "truncation='fair'" in str(caught.value)
     assert not list(tmp_path.glob("*.parquet")), "before any row is judged"
 
 

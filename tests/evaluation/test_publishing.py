@@ -33,7 +33,7 @@ def evaluation(folder, benchmark="rmb", accuracy=0.7, k=8):
         "judge": "judge",
         "items": {benchmark: {"benchmark": benchmark, "digest": "d1"}},
         "protocol": {benchmark: protocol},
-        "diagnosis": {benchmark: {"all": DIAGNOSIS}},
+        "diagnosis": {benchmark: DIAGNOSIS},
     }
     (folder / "results.json").write_text(json.dumps(results))
     (folder / "report.json").write_text(json.dumps(report))

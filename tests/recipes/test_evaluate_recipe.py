@@ -76,7 +76,7 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     protocol = report["protocol"]["rewardbench"]
     assert protocol["template"] == "compact" and protocol["max_new_tokens"] == 4 and protocol["k"] == 3
     assert protocol["model"] == "judge", "no place on this machine"
-    assert report["diagnosis"]["rewardbench"]["all"]["unreadable"] == 1.0
+    assert report["diagnosis"]["rewardbench"]["unreadable"] == 1.0
     assert report["items"]["rewardbench"]["differences"]
     assert report["contamination"]["realmistake"]["overlaps"][0]["row"] == 0
     (entry,) = read(out, "model-index.json")
@@ -147,7 +147,7 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
     assert all(isinstance(body["prompt"][0], int) for body in asked), "prompts go as token ids"
     judged = [result for result in read(tmp_path / "out", "results.json") if result["stage"] == "judge"]
     assert [(result["k"], result["accuracy"], result["ties"]) for result in judged] == [(k, 0.5, 1) for k in (1, 2, 4)]
-    diagnosis = report["diagnosis"]["rows"]["all"]
+    diagnosis = report["diagnosis"]["rows"]
     assert diagnosis["ties"] == {"single": 1, "vote": 1} and diagnosis["order_flips"]["flips"] == 0
     assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]}
 

@@ -11,7 +11,6 @@ from ..judge.judging import NEXT_STEPS
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import Preference
 from ..judge.voting import Scores
-from .benchmark_loading import LoadedBenchmark
 from .benchmark_metrics import pick_credit
 from .judgments import Judgment, tie_share, votes_at
 from .statistics import binned_error, bootstrap_interval, mean
@@ -63,18 +62,6 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "confidence": calibration(judgments) if k > 1 else None,
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
-
-
-def diagnose_groups(loaded: LoadedBenchmark, judgments: Sequence[Judgment]) -> dict[str, dict[str, Any]]:
-    """[`diagnose`] for a benchmark as a whole (`"all"`), and for each of its groups if there are several."""
-    rows = [row for item in loaded.items for row in item.rows]
-    groups: dict[str, list[int]] = {}
-    for number, group in enumerate(item.group for item in loaded.items for _ in item.rows):
-        groups.setdefault(group, []).append(number)
-    reports = {"all": diagnose(judgments, rows)}
-    for group, numbers in groups.items() if len(groups) > 1 else ():
-        reports[group] = diagnose([judgments[i] for i in numbers], [rows[i] for i in numbers])
-    return reports
 
 
 def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, float]]:

@@ -64,10 +64,10 @@ def _write_card(card: ModelCard, evaluation: JudgeEvaluation, folder: Path, name
         plot_scaling(results, folder / figure, benchmark)
         parts = [f"### {benchmark}", markdown_table(most_votes(results))]
         parts.append(f"![{benchmark}: accuracy over votes]({figure})")
-        if key in evaluation.diagnosis:
-            parts += ["Diagnosis, in percent:", bias_table({benchmark: evaluation.diagnosis[key]})]
+        if report := evaluation.report["diagnosis"].get(key):
+            parts += ["Diagnosis, in percent:", bias_table({benchmark: report})]
         source = {f"data: {fact}": facts.get(fact) or None for fact in ("revisions", "sampled_items", "digest")}
-        protocol = {**evaluation.protocol.get(key, {}), **source}
+        protocol = {**evaluation.report["protocol"].get(key, {}), **source}
         lines = [f"- {entry}: `{value}`" for entry, value in protocol.items() if value is not None]
         blocks[benchmark] = "\n\n".join([*parts, "Protocol:", "\n".join(lines)])
     if len(blocks) > 1:
@@ -118,8 +118,8 @@ def write_judgments_card(folder: str | os.PathLike) -> None:
         DatasetCardData(tags=["trl", "spct", "generative-reward-model", "judgments"], configs=configs),
         judge=evaluation.judge,
         table=markdown_table(most_votes(evaluation.results)),
-        biases=evaluation.bias_table if evaluation.diagnosis else None,
-        protocol=json.dumps(evaluation.protocol, indent=2, ensure_ascii=False),
+        biases=evaluation.bias_table,
+        protocol=json.dumps(evaluation.report["protocol"], indent=2, ensure_ascii=False),
         items=json.dumps(evaluation.report["items"], indent=2, ensure_ascii=False),
         folders={kind: judge for kind, judge in FOLDERS.items() if kind in places.values()},
         figure=(root / "scaling.png").exists(),

@@ -154,8 +154,12 @@ def bias_table(diagnosis: Mapping[str, Mapping[str, Any]]) -> str:
     """Reports of [`~trl_spct.evaluation.diagnostics.diagnose`] by name as a markdown table."""
     cells = {name: report_cells(report) for name, report in diagnosis.items()}
     columns = list(next(iter(cells.values()), {}))
-    rows = [(name, *row.values()) for name, row in cells.items()]
-    return _markdown([("data", *columns), ("---",) * (len(columns) + 1), *rows])
+    lines = [
+        ("data", *columns),
+        ("---",) * (len(columns) + 1),
+        *((name, *row.values()) for name, row in cells.items()),
+    ]
+    return _markdown(lines) if cells else ""
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
@@ -177,30 +181,31 @@ def card_results(
 ) -> list[EvalResult]:
     """Entries of a model card's `model-index`, from the results of a judge: of each benchmark the greedy one and those
     of the most votes. `revisions` are the commits of the benchmark's repositories."""
-    judged = [result for result in results if not result.get("baseline")]
-    return [_card_entry(r, protocol, revisions or {}) for r in most_votes(judged) if r["accuracy"] is not None]
-
-
-def _card_entry(result: Result, protocol: Mapping[str, Any], revisions: Mapping[str, str]) -> EvalResult:
-    name = result["benchmark"]
-    parts = BENCHMARKS[name].parts if name in BENCHMARKS else ()
-    repositories = sorted({part.path for part in parts if part.path is not None})
-    votes = {"greedy": "greedy", "plain": f"Voting@{result['k']}", "guided": f"MetaRM@{result['k']}"}
-    left_out = () if result["guided"] else ("meta_rm", "meta_rm_revision", "guidance")
-    sampling = {name: result[name] for name in ("k", "temperature") if name in result}
-    interval = f"95 % interval {percent(result['low'])} to {percent(result['high'])}, n = {result['n']}"
-    return EvalResult(
-        task_type="text-ranking",
-        task_name="Reward modeling",
-        dataset_type=repositories[0] if len(repositories) == 1 else name,
-        dataset_name=name,
-        dataset_split=parts[0].split if len(parts) == 1 and repositories else None,
-        dataset_revision=revisions.get(repositories[0]) if len(repositories) == 1 else None,
-        metric_type="roc_auc" if result["metric"] == "ROC-AUC" else "accuracy",
-        metric_name=f"{result['metric']}, {votes[vote_name(result)]}",
-        metric_value=round(100 * result["accuracy"], 2),
-        metric_args={**{n: v for n, v in protocol.items() if n not in left_out}, **sampling, "interval": interval},
-    )
+    entries = []
+    for result in most_votes([r for r in results if not r.get("baseline") and r["accuracy"] is not None]):
+        name, k = result["benchmark"], result["k"]
+        parts = BENCHMARKS[name].parts if name in BENCHMARKS else ()
+        repositories = sorted({part.path for part in parts if part.path is not None})
+        repository = repositories[0] if len(repositories) == 1 else None
+        votes = {"greedy": "greedy", "plain": f"Voting@{k}", "guided": f"MetaRM@{k}"}[vote_name(result)]
+        left_out = () if result["guided"] else ("meta_rm", "meta_rm_revision", "guidance")
+        arguments = {name: value for name, value in protocol.items() if name not in left_out}
+        arguments |= {name: result[name] for name in ("k", "temperature") if name in result}
+        interval = f"95 % interval {percent(result['low'])} to {percent(result['high'])}, n = {result['n']}"
+        entry = EvalResult(
+            task_type="text-ranking",
+            task_name="Reward modeling",
+            dataset_type=repository or name,
+            dataset_name=name,
+            dataset_split=parts[0].split if len(parts) == 1 and repositories else None,
+            dataset_revision=(revisions or {}).get(repository) if repository else None,
+            metric_type="roc_auc" if result["metric"] == "ROC-AUC" else "accuracy",
+            metric_name=f"{result['metric']}, {votes}",
+            metric_value=round(100 * result["accuracy"], 2),
+            metric_args={**arguments, "interval": interval},
+        )
+        entries.append(entry)
+    return entries
 
 
 # --- the output folder of an evaluation ---
@@ -227,30 +232,21 @@ class JudgeEvaluation:
         return [r for r in self.results if r["stage"] == self.judge and not r.get("baseline")]
 
     @property
-    def protocol(self) -> dict[str, dict[str, Any]]:
-        """[`PipelineJudge.protocol`] by benchmark."""
-        return self.report.get("protocol", {})
-
-    @property
-    def diagnosis(self) -> dict[str, dict[str, Any]]:
-        """[`~trl_spct.evaluation.diagnostics.diagnose`] by benchmark."""
-        return {name: groups["all"] for name, groups in self.report.get("diagnosis", {}).items()}
-
-    @property
     def eval_results(self) -> list[EvalResult]:
         """[`card_results`] of all benchmarks. Samples and changed benchmarks are marked as such."""
         entries = []
         for name, facts in self.report["items"].items():
             results = [result for result in self.own_results if result["benchmark"] == facts["benchmark"]]
             marks = {fact: facts[fact] for fact in ("sampled_items", "sample_seed", "differences") if facts.get(fact)}
-            entries += card_results(results, {**self.protocol.get(name, {}), **marks}, facts.get("revisions"))
+            protocol = {**self.report["protocol"].get(name, {}), **marks}
+            entries += card_results(results, protocol, facts.get("revisions"))
         return entries
 
     @property
     def bias_table(self) -> str:
-        """[`bias_table`] by benchmark."""
-        names = {name: facts["benchmark"] for name, facts in self.report["items"].items()}
-        return bias_table({names[name]: report for name, report in self.diagnosis.items()})
+        """[`bias_table`] by benchmark; empty without a diagnosis."""
+        items, diagnosis = self.report["items"], self.report["diagnosis"]
+        return bias_table({items[name]["benchmark"]: report for name, report in diagnosis.items()})
 
 
 def read_evaluation(folder: str | os.PathLike) -> JudgeEvaluation:
@@ -263,4 +259,4 @@ def read_evaluation(folder: str | os.PathLike) -> JudgeEvaluation:
             "(`recipes/evaluate.py --output_dir`)."
         )
     results, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("results", "report"))
-    return JudgeEvaluation(folder, results, report)
+    return JudgeEvaluation(folder, results, {"protocol": {}, "diagnosis": {}, **report})
