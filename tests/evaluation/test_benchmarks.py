@@ -26,7 +26,7 @@ from trl_spct.evaluation.benchmark_results import (
 )
 from trl_spct.evaluation.benchmarks import BENCHMARKS, EMPTY_RESPONSE, METRICS, rows_benchmark
 from trl_spct.evaluation.diagnostics import diagnose
-from trl_spct.evaluation.judgments import Judge, Judgment, read_judgments
+from trl_spct.evaluation.judgments import Judge, Judgment, read_judgments, votes_at
 from trl_spct.judge.critiques import Critique
 from trl_spct.judge.sampling import EngineError
 
@@ -593,7 +593,7 @@ def test_intervals_where_resamples_may_have_one_label_only(tmp_path):
 def test_units_are_averaged_only_where_that_is_the_same(tmp_path):
     loaded = made("realmistake", tmp_path / "data")
     judgments = judge_benchmark(Worth(k=2, wrong=[1]), loaded, tmp_path / "out")
-    assert len(item_units(loaded, judgments, 1)) == 2
+    assert len(item_units(loaded, judgments, [votes_at(judgment, 1) for judgment in judgments])) == 2
     assert benchmark_results(loaded, judgments)[0]["accuracy"] == 0.5, "the mean of 1 and 0"
 
 

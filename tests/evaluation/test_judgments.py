@@ -139,7 +139,7 @@ def test_numbers_of_votes_that_cannot_be(ks, judgments):
 def test_equal_scores_have_equal_means_whatever_they_weigh(rows, guidance, score):
     """Single responses with one score: the ranking ties, and the area under the curve is one half."""
     votes = [
-        next(votes_at(judged((i % 2,), ((score,),) * len(metas), metas), len(metas), guidance))
+        votes_at(judged((i % 2,), ((score,),) * len(metas), metas), len(metas), guidance)[0]
         for i, metas in enumerate(rows)
     ]
     assert {value for (value,) in votes} == {score}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..judge.voting import Guidance
+from ..judge.voting import Guidance, Scores
 from .benchmark_loading import LoadedBenchmark
 from .benchmark_metrics import OVERALL, Units
 from .benchmarks import Metric
@@ -52,29 +52,30 @@ def benchmark_results(
     and `values`: (value, low, high) of each subset, or `None` if it does not exist, and then the reason in
     `undefined`.
     """
-    _check_rows(loaded, judgments)
+    metric = loaded.benchmark.metric
     results = []
     for k, guide in vote_schemes(judgments, ks, guided, guidance):
-        metric = loaded.benchmark.metric
-        intervals = with_intervals(item_units(loaded, judgments, k, guide), metric, seed)
+        votes = [votes_at(judgment, k, guide) for judgment in judgments]
+        intervals = with_intervals(item_units(loaded, judgments, votes), metric, seed)
         undefined = {name: metric.undefined for name, (value, *_) in intervals.items() if np.isnan(value)}
         values = {name: None if name in undefined else list(value) for name, value in intervals.items()}
         overall = values.pop(OVERALL) or (None,) * 3
-        results.append(
-            {
-                **described,
-                "benchmark": loaded.benchmark.name,
-                "metric": metric.name,
-                **dict(zip(("accuracy", "low", "high"), overall, strict=True)),
-                "n": len(loaded.items),
-                "rows": len(judgments),
-                **vote_facts(judgments, k, guide),
-                **_costs(judgments, k, len(loaded.items)),
-                "values": values,
-                **({"undefined": undefined} if undefined else {}),
-                "seed": seed,
-            }
-        )
+        result = {
+            **described,
+            "benchmark": loaded.benchmark.name,
+            "metric": metric.name,
+            **dict(zip(("accuracy", "low", "high"), overall, strict=True)),
+            "n": len(loaded.items),
+            "rows": len(judgments),
+            "k": k,
+            "guided": guide is not None,
+            **vote_facts(judgments, votes),
+            **_costs(judgments, k, len(loaded.items)),
+            "values": values,
+            **({"undefined": undefined} if undefined else {}),
+            "seed": seed,
+        }
+        results.append(result)
     return results
 
 
@@ -94,7 +95,10 @@ def compare_judges(
         are `None`, and `undefined` has the reason, if the benchmark's value does not exist.
     """
     metric = loaded.benchmark.metric
-    pair = [item_units(loaded, first, k, guidance[0]), item_units(loaded, second, k, guidance[1])]
+    modes = zip((first, second), guidance, strict=True)
+    pair = [
+        item_units(loaded, judged, [votes_at(judgment, k, guide) for judgment in judged]) for judged, guide in modes
+    ]
     blocks = min(map(len, pair))
     pair = [units[:blocks] for units in pair]
     difference = _difference(metric, pair)
@@ -112,12 +116,16 @@ def compare_judges(
 
 
 def item_units(
-    loaded: LoadedBenchmark, judgments: Sequence[Judgment], k: int, guidance: Guidance | None = None
+    loaded: LoadedBenchmark, judgments: Sequence[Judgment], votes: Sequence[Sequence[Scores]]
 ) -> list[dict[str, np.ndarray]]:
-    """Contributions of the items by group, for each block of k critiques; their mean if the metric is linear."""
-    _check_rows(loaded, judgments)
+    """Contributions of the items by group, for each block of votes; their mean if the metric is linear."""
+    ids = _row_ids(loaded)
+    if [judgment.id for judgment in judgments] != ids:
+        raise ValueError(
+            f"Found {len(judgments)} judgments that are not those of the {len(ids)} rows of {loaded.benchmark.name}; "
+            "expected one per row, in order."
+        )
     metric = loaded.benchmark.metric
-    votes = [list(votes_at(judgment, k, guidance)) for judgment in judgments]
     blocks = []
     for block in range(min(map(len, votes))):
         units: dict[str, list] = {}
@@ -187,12 +195,3 @@ def _costs(judgments: Sequence[Judgment], k: int, items: int) -> dict[str, float
     share = k * len(judgments) / len(critiques) / items
     tokens = sum(critique.num_tokens or 0 for critique in critiques)
     return {"tokens": share * tokens, "seconds": share * sum(judgment.seconds for judgment in judgments)}
-
-
-def _check_rows(loaded: LoadedBenchmark, judgments: Sequence[Judgment]) -> None:
-    ids = _row_ids(loaded)
-    if [judgment.id for judgment in judgments] != ids:
-        raise ValueError(
-            f"Found {len(judgments)} judgments that are not those of the {len(ids)} rows of {loaded.benchmark.name}; "
-            "expected one per row, in order."
-        )

@@ -28,7 +28,7 @@ from ..judge.outcomes import credit, highest
 from ..judge.preferences import Preference
 from ..judge.prompts import judge_template
 from ..judge.sampling import EngineError, PromptRefusedError, PromptTooLongError
-from ..judge.voting import Guidance, Scores, mean_scores, vote
+from ..judge.voting import Guidance, Scores, mean_scores
 from .statistics import bootstrap_interval, mean
 
 
@@ -388,15 +388,13 @@ def scaling_results(
     """
     results = []
     for k, guide in vote_schemes(judgments, ks, guided, guidance):
-        votes = [list(votes_at(judgment, k, guide)) for judgment in judgments]
-        credits = [
-            mean([credit(scores, judgment.labels) for scores in blocks])
-            for judgment, blocks in zip(judgments, votes, strict=True)
-        ]
+        votes = [votes_at(judgment, k, guide) for judgment in judgments]
+        pairs = zip(judgments, votes, strict=True)
+        credits = [mean([credit(scores, judgment.labels) for scores in blocks]) for judgment, blocks in pairs]
         low, high = bootstrap_interval(credits, seed=seed)
         accuracy = {"accuracy": mean(credits), "low": low, "high": high, "n": len(judgments)}
-        facts = vote_facts(judgments, k, guide, votes)
-        results.append({**described, **accuracy, **facts, "seed": seed})
+        modes = {"k": k, "guided": guide is not None}
+        results.append({**described, **modes, **accuracy, **vote_facts(judgments, votes), "seed": seed})
     return results
 
 
@@ -424,22 +422,12 @@ def vote_schemes(
     return [(k, guidance or Guidance() if mode else None) for mode in modes for k in ks]
 
 
-def vote_facts(
-    judgments: Sequence[Judgment],
-    k: int,
-    guidance: Guidance | None,
-    votes: Iterable[Iterable[Scores]] | None = None,
-) -> dict[str, Any]:
-    """`k`, `guided`, `unreadable`, `voted` and `ties` of [`scaling_results`]; `votes` are those of [`votes_at`]."""
-    if votes is None:
-        votes = (votes_at(judgment, k, guidance) for judgment in judgments)
-    flat = [scores for blocks in votes for scores in blocks]
+def vote_facts(judgments: Sequence[Judgment], votes: Sequence[Sequence[Scores]]) -> dict[str, float]:
+    """`unreadable`, `voted` and `ties` of [`scaling_results`], from [`votes_at`] of each judgment."""
     return {
-        "k": k,
-        "guided": guidance is not None,
         "unreadable": mean([scores is None for judgment in judgments for scores in judgment.scores]),
-        "voted": mean([scores is not None for scores in flat]),
-        "ties": tie_share(flat),
+        "voted": mean([scores is not None for blocks in votes for scores in blocks]),
+        "ties": tie_share(chain.from_iterable(votes)),
     }
 
 
@@ -454,13 +442,10 @@ def credits_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> 
     return [credit(scores, judgment.labels) for scores in votes_at(judgment, k, guidance)]
 
 
-def votes_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> Iterator[Scores]:
+def votes_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> list[Scores]:
     """The vote of each disjoint block of k critiques of a row, as mean scores, which compare among rows and blocks."""
     scores, meta_scores = judgment.scores, judgment.meta_scores
-    for first in range(0, len(scores) - k + 1, k):
-        rows = scores[first : first + k]
-        if guidance is None:
-            sums, count = vote(rows), sum(row is not None for row in rows)
-            yield None if sums is None else tuple(total / count for total in sums)
-        else:
-            yield mean_scores(rows, guidance.weights(rows, meta_scores[first : first + k]))
+    blocks = [slice(first, first + k) for first in range(0, len(scores) - k + 1, k)]
+    if guidance is None:
+        return [mean_scores(scores[block]) for block in blocks]
+    return [mean_scores(scores[block], guidance.weights(scores[block], meta_scores[block])) for block in blocks]
