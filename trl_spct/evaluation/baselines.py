@@ -101,14 +101,16 @@ class ScalarJudge(Judge):
         model.eval()
         return cls(model if device is None else model.to(device), AutoTokenizer.from_pretrained(name))
 
-    def check(self, row: Preference) -> None:
+    def check(self, row: Preference, number: int = 0) -> None:
         encoded = self.tokenizer.apply_chat_template(self._conversations(row), tokenize=True, return_dict=False)
         try:
-            check_lengths(list(map(len, encoded)), 0, context_length(self.model.config), "Response")
+            check_lengths(list(map(len, encoded)), 0, context_length(self.model.config))
         except PromptTooLongError as error:
-            raise PromptTooLongError("Row 0", *error.lengths, 0) from None
+            raise PromptTooLongError(f"Row {number}", *error.lengths, number) from None
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
+        for number, row in enumerate(rows):
+            self.check(row, number)
         conversations = [conversation for row in rows for conversation in self._conversations(row)]
         scores = iter(meta_scores(self.model, self.tokenizer, conversations, self.batch_size))
         return [Judgment((), (_critique([next(scores) for _ in row.responses]),)) for row in rows]

@@ -172,9 +172,6 @@ def _revision(part: Part, rows: Rows) -> dict[str | None, str]:
     return {} if commit is None else {part.path: commit}
 
 
-# --- tables ---
-
-
 def _local_rows(benchmark: Benchmark, part: Part, path: Path) -> Rows:
     if not path.exists():
         raise FileNotFoundError(f"{benchmark.name}: found no file or folder {path}.")

@@ -40,9 +40,6 @@ REWARDBENCH_SECTIONS = {
 """Weight of each subset in its section. `math-prm` has 447 pairs and weighs as much as all code subsets together."""
 
 
-# --- one item ---
-
-
 def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
     """The share of right responses among those with the highest score; [`~trl_spct.judge.outcomes.credit`] for one."""
     if scores is None:
@@ -111,9 +108,6 @@ def _split(scores: Sequence[float], labels: Sequence[float]) -> tuple[list[float
 def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
     if len(scores) != len(labels):
         raise ValueError(f"Found {len(scores)} scores for {len(labels)} labels; expected one score per label.")
-
-
-# --- many items ---
 
 
 def accuracy(units: Units) -> dict[str, float]:

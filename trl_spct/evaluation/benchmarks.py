@@ -83,9 +83,6 @@ class Benchmark:
     private: bool = False
 
 
-# --- metrics ---
-
-
 def _comparisons(worth: Callable[[Scores, Sequence[float]], float]) -> Callable:
     return lambda item, scores: (sum(map(worth, scores, item.labels)), len(item.labels))
 
@@ -129,9 +126,6 @@ PICK = Metric("accuracy, a tie worth 1/#tied", _comparisons(_worth), formulas.ac
 ROC_AUC = Metric("ROC-AUC", _single, formulas.auc_values, linear=False, undefined="all labels are the same")
 METRICS = {"accuracy": PICK, "roc_auc": ROC_AUC}
 """Metrics for user rows. A single response is right if the mean of its 0/1 scores is nearer to its label."""
-
-
-# --- reading ---
 
 
 def _item(id: Any, group: str, query: Any, *prompts: tuple[Sequence[str], Sequence[float]]) -> Item:
@@ -240,8 +234,6 @@ def _best_of_n(part: Part, row: Row, number: int) -> Item:
     texts, labels = zip(*((s["model_output"], int(s["correctness"])) for s in row["responses"]), strict=True)
     return _item(row.get("question_id", number), "questions", row["question"], (texts, labels))
 
-
-# --- tables ---
 
 # Weights are numbers of rows, but for `math-prm` (the authors' `constants.py`).
 _RB_ROWS = {s: n for weights in formulas.REWARDBENCH_SECTIONS.values() for s, n in weights.items()} | {"math-prm": 447}
@@ -369,9 +361,6 @@ _ALL = (
     Benchmark("best-of-n", "that of the file", PICK, ("question", "responses"), (Part("best-of-n"),), _best_of_n),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
-
-
-# --- user rows ---
 
 
 def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:

@@ -164,9 +164,6 @@ def agreement(critiques: Iterable[Scores], winner: int) -> float:
     return sum((winner in tied) / len(tied) for tied in winners) / len(winners)
 
 
-# --- in words ---
-
-
 PROBLEM_ADVICE = {
     **NEXT_STEPS,
     "length": 'the row does not fit into the context: `truncation="fair"` cuts its longest texts',

@@ -224,9 +224,6 @@ def _fingerprint(model) -> str:
     return hashlib.blake2b(torch.cat(samples).numpy().tobytes(), digest_size=8).hexdigest() if samples else ""
 
 
-# --- collecting ---
-
-
 def record_judgments(
     judge: Judge,
     rows: Iterable[Preference],
@@ -361,9 +358,6 @@ def read_judgments(folder: str | os.PathLike) -> list[Judgment]:
     if not judgments or len(judgments) != expected:
         raise FileNotFoundError(f"{folder} holds {len(judgments)} judgments; expected those of a finished run.")
     return judgments
-
-
-# --- reading ---
 
 
 def scaling_results(

@@ -29,9 +29,6 @@ FOLDERS = {
 _PUSHED = (f"**/{SHARDS}", "README.md", "results.json", "report.json", "table.md", "scaling.png")
 
 
-# --- results in a judge's card ---
-
-
 def write_results(judge: str | os.PathLike, evaluation: str | os.PathLike) -> bool:
     """Writes the results of an evaluation into the card in a judge's folder, if it has one, and its figures beside it.
 
@@ -99,9 +96,6 @@ def with_blocks(text: str, blocks: Mapping[str, str]) -> str:
         else:
             text = text[: present.start()] + marked + text[present.end() :]
     return text.rstrip("\n") + "\n" if text.endswith(("\n\n", "-->")) else text
-
-
-# --- judgments as a dataset ---
 
 
 def write_judgments_card(folder: str | os.PathLike) -> None:

@@ -33,9 +33,6 @@ def _line(result: Result) -> tuple[str, str, int]:
     return str(result.get("stage", "judge")), vote_name(result), result["k"]
 
 
-# --- figures ---
-
-
 def plot_scaling(results: Sequence[Result], path: str | os.PathLike, title: str | None = None) -> None:
     """Plots accuracy over votes with 95 % bands, one color per stage, guided voting dashed (layout of Figure 1).
     Greedy results are ticks; baselines, which do not scale, are dotted lines; results without a value are left out."""
@@ -85,9 +82,6 @@ def mean_results(results: Sequence[Result]) -> list[dict[str, Any]]:
             above = math.hypot(*(result["high"] - result["accuracy"] for result in group)) / len(group)
             means.append({**group[0], "accuracy": accuracy, "low": accuracy - below, "high": accuracy + above})
     return means
-
-
-# --- tables ---
 
 
 def results_table(results: Sequence[Result], title: str | None = None):
@@ -173,9 +167,6 @@ def _cell(result: Result) -> str:
     return value if value == "–" else f"{value} ({percent(result['low'])}–{percent(result['high'])})"
 
 
-# --- model cards ---
-
-
 def card_results(
     results: Sequence[Result], protocol: Mapping[str, Any], revisions: Mapping[str, str] | None = None
 ) -> list[EvalResult]:
@@ -206,9 +197,6 @@ def card_results(
         )
         entries.append(entry)
     return entries
-
-
-# --- the output folder of an evaluation ---
 
 
 @dataclass(frozen=True)
