@@ -453,6 +453,13 @@ def test_rows_of_ones_own(tmp_path):
         rows_benchmark("mine", "f1")
 
 
+def test_rows_keep_the_numbers_of_the_users_file():
+    rows = [ROWS[0], {"query": "no responses"}, {**ROWS[2], "id": None}]
+    loaded = load_rows(rows_benchmark("mine"), rows, invalid_rows="drop")
+    assert [item.id for item in loaded.items] == ["x", "2"]
+    assert sum(loaded.facts["dropped"].values()) == 1 and loaded.facts["rows"] == {"mine": 3}
+
+
 @pytest.mark.usefixtures("few_resamples")
 def test_single_responses_by_their_ranking(tmp_path):
     rows = [{"prompt": f"q{i}", "completion": f"worth {i}", "label": i > 1} for i in range(4)]

@@ -6,6 +6,7 @@ import json
 import re
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from hand_made import collect_judgments, judged
@@ -17,6 +18,8 @@ from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline
 from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification, Preference
+from trl_spct.evaluation.benchmark_metrics import beats_all, judgebench_item, pick_credit, ties_score
+from trl_spct.evaluation.benchmarks import BENCHMARKS, Item
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import (
     JUDGMENT_FEATURES,
@@ -29,6 +32,7 @@ from trl_spct.evaluation.judgments import (
 )
 from trl_spct.evaluation.reports import plot_scaling, results_table
 from trl_spct.evaluation.statistics import roc_auc
+from trl_spct.judge.outcomes import credit
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import EngineError, PromptTooLongError, Sample
 from trl_spct.judge.voting import Guidance
@@ -144,6 +148,29 @@ def test_equal_scores_have_equal_means_whatever_they_weigh(rows, guidance, score
     ]
     assert {value for (value,) in votes} == {score}
     assert roc_auc([value for (value,) in votes], [i % 2 for i in range(len(votes))]) == 0.5
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.floats(-30, 30)), min_size=1, max_size=8),
+    st.sampled_from([Guidance(guide="soft"), Guidance(), Guidance(1), None]),
+    st.integers(1, 2),
+)
+@settings(deadline=None)
+def test_exact_ties_are_ties_in_every_metric(critiques, guidance, lead):
+    """Responses that all critiques score alike tie, and gaps that they see alike are equal, at any weights."""
+    metas = [meta for _, meta in critiques]
+
+    def vote(*leads):
+        judgment = judged((1,) * len(leads), [[score + n for n in leads] for score, _ in critiques], metas)
+        return votes_at(judgment, len(critiques), guidance)[0]
+
+    tied, pair = vote(0, 0, 0), vote(0, 0)
+    assert credit(pair, (1, 0)) == 0.5 and pick_credit(tied, (0, 1, 1)) == pytest.approx(2 / 3)
+    assert beats_all(pair, (1, 0)) == 0 and judgebench_item([pair, pair], [(1, 0), (0, 1)]) == 0
+    # The worst right answer leads the best wrong one as far as right answers lie apart: no gap exceeds the spread.
+    item = Item("1", "Ties", (), ((1, 0), (1, 1, 0)))
+    unit = BENCHMARKS["rewardbench-2"].metric.unit(item, [vote(lead, 0), vote(2 * lead, lead, 0)])
+    assert unit == (1, 1, lead, lead, lead) and ties_score(np.array([unit])) == pytest.approx(0.6)
 
 
 # --- collecting ---

@@ -251,16 +251,12 @@ def record_judgments(
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             `"drop"` stores rows that do not fit into the context, or that a server refuses, with critiques without
             scores, whose problem is the cause. They are worth 0.
-        rows_per_shard (`int`, *optional*, defaults to `64`): Rows per shard, the most that a kill loses.
-        progress (`str`, *optional*): Title of a progress bar over rows.
-        process_index, num_processes, wait: This process's share of the shards, and a barrier among the processes.
+        rows_per_shard, progress, process_index, num_processes, wait:
+            Rows that a kill loses at most, title of a progress bar, share of this process, barrier among processes.
     """
     rows = list(rows)
     ids = list(map(str, range(len(rows))) if ids is None else ids)
-    truth = [tuple(labels) for labels in ((row.labels or () for row in rows) if labels is None else labels)]
-    if not all(truth):
-        number = [*map(bool, truth)].index(False)
-        raise ValueError(f"Row {ids[number]} has no labels; expected ground truth to compare the judge with.")
+    truth = _checked_labels([row.labels for row in rows] if labels is None else labels, ids)
     occurrences = count_occurrences(rows)
     digest = rows_digest(
         (row.query, row.responses, labels, row.reference, row.principles, id)
@@ -292,6 +288,13 @@ def record_judgments(
     if wait is not None:
         wait()
     return [Judgment.from_dict(record) for record in job.read()]
+
+
+def _checked_labels(labels: Iterable[Sequence[float] | None], ids: Sequence[str]) -> list[tuple[float, ...]]:
+    truth = [tuple(row or ()) for row in labels]
+    if missing := [id for id, row in zip(ids, truth, strict=True) if not row]:
+        raise ValueError(f"Row {missing[0]} has no labels; expected ground truth to compare the judge with.")
+    return truth
 
 
 def judge_all(
