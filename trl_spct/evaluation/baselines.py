@@ -156,13 +156,13 @@ class ChoiceJudge(Judge):
         occurrences = count_occurrences(rows) if occurrences is None else occurrences
         judged: dict[int, Judgment] = {}
         for first in range(0, len(rows), self.batch_size):
-            numbers = range(first, min(first + self.batch_size, len(rows)))
-            judged |= self._judge(numbers, rows, occurrences, judged)
+            self._judge(range(first, min(first + self.batch_size, len(rows))), rows, occurrences, judged)
         return list(judged.values())
 
     def _judge(
         self, numbers: range, rows: Sequence[Preference], occurrences: Sequence[int], judged: dict[int, Judgment]
-    ) -> dict[int, Judgment]:
+    ) -> None:
+        """Adds judgments to `judged`; errors hold them by row."""
         orders = {}
         for n in numbers:
             draw = random.Random(derive_seed(row_seed(self.seed, rows[n], occurrences[n]), "order"))
@@ -171,16 +171,20 @@ class ChoiceJudge(Judge):
         prompts = [choice_messages(rows[n].permuted(order), self.pipe.special_tokens) for n, order in requests]
         counts = [orders[n].count(order) for n, order in requests]
         firsts = [occurrences[n] * SAMPLES_PER_ROW for n, _ in requests]
+        failure = None
         try:
-            samples = self.pipe.sample(prompts, counts, self.seed, firsts, **self.options)
+            samples = dict(enumerate(self.pipe.sample(prompts, counts, self.seed, firsts, **self.options)))
         except PromptTooLongError as error:
             number, _ = requests[error.row]
             raise PromptTooLongError(f"Row {number}", *error.lengths, number, completed=judged) from None
         except EngineError as error:
-            raise error.renumbered([n for n, _ in requests], judged) from error.__cause__
-        texts = {request: iter(drawn) for request, drawn in zip(requests, samples, strict=True)}
-        critiques = {n: [_choice(next(texts[n, order]), order) for order in drawn] for n, drawn in orders.items()}
-        return {n: Judgment((), tuple(drawn)) for n, drawn in critiques.items()}
+            samples, failure = error.completed, error
+        texts = {requests[i]: iter(drawn) for i, drawn in samples.items()}
+        for n, drawn in orders.items():
+            if all((n, order) in texts for order in drawn):
+                judged[n] = Judgment((), tuple(_choice(next(texts[n, order]), order) for order in drawn))
+        if failure is not None:
+            raise failure.renumbered([n for n, _ in requests], judged) from failure.__cause__
 
 
 def _choice(sample: Sample, order: Sequence[int]) -> Critique:
