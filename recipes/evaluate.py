@@ -85,7 +85,9 @@ class EvaluationArguments(ScriptArguments):
     rows_per_shard: int = helped(16, "Rows written at once.")
     seed: int = helped(0, "Seed of orders, samples and intervals.")
     source: str | None = helped(None, "Adapter for public data in its own schema. Known schemas are recognized.")
-    invalid_rows: str = helped("error", "drop counts rows that cannot be used, by cause.", ("error", "drop"))
+    invalid_rows: str = helped(
+        "error", "drop counts rows that cannot be read, do not fit or are refused, by cause.", ("error", "drop")
+    )
     max_rows: int | None = helped(None, "Size of a random sample of each benchmark's items.")
     metric: str = helped("accuracy", "Metric of dataset_name; roc_auc for single responses.", ("accuracy", "roc_auc"))
     group_column: str | None = helped(None, "Column of dataset_name by which results are broken down.")

@@ -17,6 +17,8 @@ from tiny_models import save_tiny, save_writing, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from trl_spct import MetaRMForSequenceClassification
+from trl_spct.evaluation.judgments import read_judgments
+from trl_spct.judge.sampling import EngineError
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -150,6 +152,38 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
     diagnosis = report["diagnosis"]["rows"]
     assert diagnosis["ties"] == {"single": 1, "vote": 1} and diagnosis["order_flips"]["flips"] == 0
     assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]}
+
+
+def test_rows_that_a_server_refuses(tmp_path, monkeypatch):
+    """The error has the number of the user's row; with `invalid_rows drop` refusals are counted by cause."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return MODELS
+        if "q3" in body["messages"][0]["content"]:
+            return 400, {}, {"error": {"code": "content_filter", "message": "The response was filtered"}}
+        return {"choices": [choice(r"\boxed{7, 7}", i) for i in range(body.get("n", 1))]}
+
+    made = [{"prompt": f"q{i}", "chosen": "aa", "rejected": "" if i == 1 else "b"} for i in range(5)]
+    for name, rows in (("valid", made[2:]), ("all", made)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        options = ["--base_url", server.url, "--template", "compact", "--max_new_tokens", "16", "--k", "2"]
+        with pytest.raises(EngineError, match=r"^Row 1: .*filtered.*invalid_rows"):
+            evaluate("--dataset_name", tmp_path / "valid.jsonl", *options, "--output_dir", tmp_path / "error")
+        out = tmp_path / "out"
+        evaluate("--dataset_name", tmp_path / "all.jsonl", *options, "--output_dir", out, "--invalid_rows", "drop")
+        server.shutdown()
+    report = read(out, "report.json")
+    facts, diagnosis = report["items"]["rows"], report["diagnosis"]["rows"]
+    assert facts["rows"] == {"all.jsonl": 5} and sum(facts["dropped"].values()) == 1
+    assert diagnosis["problems"] == {"content_filter": 2} and diagnosis["rows"] == 4 and diagnosis["undecided"] == 1
+    (result,) = (r for r in read(out, "results.json") if (r["stage"], r["k"]) == ("judge", 2))
+    assert (result["n"], result["accuracy"], result["voted"]) == (4, 3 / 8, 3 / 4), "a refused row is worth nothing"
+    assert [judgment.id for judgment in read_judgments(out / "judgments")] == ["0", "2", "3", "4"]
 
 
 def test_ways_to_guide_are_ways_to_read(tmp_path, monkeypatch):
