@@ -35,6 +35,7 @@ from trl import ScriptArguments
 from trl_spct.data.loading import load_named, load_preferences, push_or_exit
 from trl_spct.data.loading import load_rows as load_splits
 from trl_spct.data.preparation import prepare_preferences
+from trl_spct.evaluation import reports
 from trl_spct.evaluation.baselines import CONTENT_BLIND, ChoiceJudge, ContentBlindJudge, ScalarJudge
 from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
 from trl_spct.evaluation.benchmark_results import benchmark_results, compare_judges, judge_benchmark
@@ -43,14 +44,6 @@ from trl_spct.evaluation.contamination import find_overlaps
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
 from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
-from trl_spct.evaluation.reports import (
-    breakdown_table,
-    markdown_table,
-    mean_results,
-    plot_scaling,
-    read_evaluation,
-    results_table,
-)
 from trl_spct.jobs import write_json
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
@@ -124,10 +117,8 @@ class Evaluation:
             "processes": self.state.num_processes,
             "items": {name: items.facts for name, items in self.loaded.items()},
         }
-        most = max(script_args.k)
-        self.temperature = judge_args.temperature
-        if self.temperature is None:
-            self.temperature = VOTING_TEMPERATURE if most > 1 else 0.0
+        default = VOTING_TEMPERATURE if max(script_args.k) > 1 else 0.0
+        self.temperature = default if judge_args.temperature is None else judge_args.temperature
 
     def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
         """Judgments of one benchmark by one judge, resumed from `folder`."""
@@ -237,19 +228,19 @@ class Evaluation:
             self.results += [{**r, "stage": label} for r in other.own_results if r["benchmark"] in names]
         write_json(self.output / "results.json", self.results)
         write_json(self.output / "report.json", self.report)
-        written = read_evaluation(self.output)
-        tables = [markdown_table(self.results)]
+        written = reports.read_evaluation(self.output)
+        tables = [reports.markdown_table(self.results)]
         if written.bias_table:
             tables.append(f"## Diagnosis\n\n{written.bias_table}")
         for name, items in self.loaded.items():
             results = [result for result in self.results if result["benchmark"] == items.benchmark.name]
             if len(results[0]["values"]) > 1:
-                tables.append(f"## {items.benchmark.name}\n\n{breakdown_table(results)}")
+                tables.append(f"## {items.benchmark.name}\n\n{reports.breakdown_table(results)}")
             self.show(name, results)
         (self.output / "table.md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
-        means = mean_results(self.results)
+        means = reports.mean_results(self.results)
         if not all(result.get("baseline") for result in means):
-            plot_scaling(means, self.output / "scaling.png")
+            reports.plot_scaling(means, self.output / "scaling.png")
         index = eval_results_to_model_index(self.args.stage, written.eval_results)
         write_json(self.output / "model-index.json", index)
         self.publish()
@@ -272,28 +263,25 @@ class Evaluation:
     def show(self, name: str, results: list) -> None:
         """Prints the results of one benchmark."""
         console = Console()
-        console.print(results_table(results, results[0]["benchmark"]))
+        console.print(reports.results_table(results, results[0]["benchmark"]))
         parts = {part: self.report.get(part, {}).get(name) for part in ("diagnosis", "comparison", "contamination")}
         if parts["diagnosis"]:
             console.print("\n".join(report_lines(parts["diagnosis"])), highlight=False)
         for label, test in (parts["comparison"] or {}).items():
-            console.print(f"against {label}: {difference_text(test)}", highlight=False)
+            points = {
+                name: f"{100 * test[name]:+.1f}" for name in ("difference", "low", "high") if test[name] is not None
+            }
+            text = test.get("undefined") or "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}"
+            console.print(f"against {label}: {text.format_map({**test, **points})}", highlight=False)
         if parts["contamination"]:
             console.print(f"items with a near duplicate among the training rows: {parts['contamination']['items']}")
-
-
-def difference_text(test: dict) -> str:
-    if "undefined" in test:
-        return test["undefined"]
-    points = {part: f"{100 * test[part]:+.1f}" for part in ("difference", "low", "high")}
-    return "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}".format(**{**test, **points})
 
 
 def read_others(script_args, loaded: dict) -> dict:
     """Evaluations of other judges on the same rows, by the judges' names."""
     others = {}
     for folder in script_args.compare_with or ():
-        other = read_evaluation(folder)
+        other = reports.read_evaluation(folder)
         for name, items in loaded.items():
             digest = other.report["items"].get(name, {}).get("digest")
             if digest != items.facts["digest"] or name not in other.report["protocol"]:
