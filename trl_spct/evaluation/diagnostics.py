@@ -17,25 +17,13 @@ from .statistics import binned_error, bootstrap_interval, mean
 
 
 def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = None) -> dict[str, Any]:
-    """A JSON-like report on one judge and one set of rows.
+    """A JSON-like report on one judge and one set of rows, needed for `length` only. Entries without data are left out.
 
-    Entries without data (fewer than two critiques per row, one order only, no responses) are left out.
-
-    Args:
-        judgments (sequence of [`Judgment`]): One per row.
-        rows (sequence of [`Preference`], *optional*): The rows, for `length`.
-
-    Returns:
-        `dict`:
-
-        - `rows`, `critiques` (`int`); `tokens` (mean length of a critique); `truncated` (rows that were cut).
-        - `unreadable` (share) and `problems` (count by cause) over critiques; `undecided` (rows without a readable
-          critique).
-        - `ties`: share of readable single critiques (`single`), and of votes of all critiques (`vote`), with more than
-          one winner.
-        - `places`, `chosen_places`, `order_flips`, `length`, `confidence`: see [`accuracy_by_place`],
-          [`chosen_places`], [`order_flips`], [`length_preference`], [`calibration`].
-        - `scores_used`: count of each score, if they are whole numbers.
+    `rows`, `critiques` (numbers), `tokens` (mean per critique), `truncated` (rows that were cut); `unreadable` (share)
+    and `problems` (count by cause) of critiques; `undecided` (rows without a readable critique); `ties`: share of
+    single critiques and of votes of all with more than one winner; `scores_used`: count of each whole score; `places`,
+    `chosen_places`, `order_flips`, `length` and `confidence`: see [`accuracy_by_place`], [`chosen_places`],
+    [`order_flips`], [`length_preference`] and [`calibration`].
     """
     critiques = [critique for judgment in judgments for critique in judgment.critiques]
     readable = [critique.scores for critique in critiques if critique.scores is not None]

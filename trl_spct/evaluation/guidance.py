@@ -32,11 +32,6 @@ class GuidanceChoice:
     k: int
     table: tuple[dict[str, Any], ...]
 
-    def row(self, guidance: Guidance | None = None, k: int | None = None) -> dict[str, Any]:
-        """The row of a guidance (default: the chosen one) at a number of votes (default: `k`)."""
-        wanted = {**(guidance or self.guidance).settings, "k": k or self.k}
-        return next(row for row in self.table if all(row[name] == value for name, value in wanted.items()))
-
 
 def guidance_table(
     judgments: Sequence[Judgment],
