@@ -17,7 +17,7 @@ from .statistics import binned_error, bootstrap_interval, mean
 
 
 def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = None) -> dict[str, Any]:
-    """A JSON-like report on one judge and one set of rows, needed for `length` only. Entries without data are left out.
+    """A JSON-like report on one judge and one set of rows, for `length` only. Entries without data are left out.
 
     `rows`, `critiques` (numbers), `tokens` (mean per critique), `truncated` (rows that were cut); `unreadable` (share)
     and `problems` (count by cause) of critiques; `undecided` (rows without a readable critique); `ties`: share of
