@@ -17,8 +17,8 @@ DIAGNOSIS = {
     "unreadable": 0.01,
     "problems": {"missing": 8},
     "places": {
-        "0": {"accuracy": 0.8, "low": 0.7, "high": 0.9, "critiques": 400},
-        "1": {"accuracy": 0.6, "low": 0.5, "high": 0.7, "critiques": 400},
+        "0": {"accuracy": 0.8, "low": 0.71, "high": 0.89, "critiques": 400},
+        "1": {"accuracy": 0.6, "low": 0.51, "high": 0.69, "critiques": 400},
     },
 }
 
@@ -65,7 +65,7 @@ def test_results_stand_in_the_card_and_in_its_index(judge, tmp_path):
     block = card.text[card.text.index("## Results") : card.text.index("## Limits")]
     assert "| judge | plain | 8 | 70.0 (67.0–74.0) |" in block and "| longest | – | 1 | 50.0" in block
     assert "- seed: `3`" in block and "- template_digest: `abc`" in block and "- revision" not in block
-    assert "80.0 (70.0–90.0) / 60.0 (50.0–70.0)" in block, "accuracy by place"
+    assert "80.0 (71.0–89.0) / 60.0 (51.0–69.0)" in block, "accuracy by place"
     assert "](scaling-rmb.png)" in block and (judge / "scaling-rmb.png").read_bytes().startswith(b"\x89PNG")
     (entry,) = card.data.eval_results
     assert (entry.dataset_name, entry.metric_value, entry.metric_name) == ("rmb", 70.0, "accuracy, Voting@8")
