@@ -1,13 +1,12 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Decoding many samples of a prompt, with the prompt's keys and values in memory once and read once per step.
+"""A cache and an attention function with which the samples of a prompt share its keys and values.
 
-`generate` runs as ever, over a cache and an attention function of ours. The cache holds the prompts, one row each,
-apart from what the samples have written. The attention function lets the samples of a prompt look at it together, as
-rows of one matrix product, and adds what each of them sees of its own text: a softmax in two parts, joined by their
-sums. Where a model's attention cannot be replaced, the prompts are copied for each sample.
+The cache holds one row per prompt, apart from what the samples have written. Attention is a softmax in two parts: over
+the prompt for all of its samples in one matrix product, and over the tokens of each sample. Where a model's attention
+cannot be replaced, the prompts are copied for each sample.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,24 +22,33 @@ from .shared_prompts import Prefill
 SHARED_DECODING = "spct_shared_decoding"
 """Name of the attention function in [`~transformers.AttentionInterface`]."""
 
-GROWTH = 128  # Columns that a full buffer gains
+_GROWTH = 128  # Columns that a full buffer gains
 _WORTH_SHARING = 2**28  # Bytes that copies of the prompts would take per layer
-_UNKNOWN = ("s_aux", "sinks", "position_bias", "indices", "block_indices")  # what some attentions take besides
+_UNKNOWN = ("s_aux", "sinks", "position_bias", "indices", "block_indices")  # arguments of other kinds of attention
 
 
 class NotShareableError(NotImplementedError):
     """An attention that looks at more than queries, keys, values and a mask."""
 
 
-class GrowingLayer(DynamicLayer):
-    """Keys and values in buffers with room for more, where its parent copies all of them for each token."""
+class PromptLayer(DynamicLayer):
+    """What samples have written, in buffers with room for more, and apart from it the prompts.
+
+    Args:
+        keys, values (`torch.Tensor` of shape `(prompts, heads, columns, dim)`): Of the prompts.
+        window (`int`, *optional*): The layer's sliding window. Columns that no sample can see are dropped.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
 
-    def __init__(self):
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int | None = None):
         super().__init__()
         self._buffers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.is_sliding = window is not None
+        self.offset = max(0, keys.shape[-2] - window + 1) if window else 0
+        self.prompts = [states[:, :, self.offset :].contiguous() for states in (keys, values)]
+        self._expanded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         if not self.is_initialized:
@@ -55,30 +63,13 @@ class GrowingLayer(DynamicLayer):
         view, buffer = self._buffers.get(name, (None, None))
         # Whoever selects, repeats or crops rows replaces the view; the buffer is then out of date.
         if buffer is None or view is not states or buffer.shape[-2] < end:
-            buffer = new.new_empty((*new.shape[:-2], end + GROWTH, new.shape[-1]))
+            buffer = new.new_empty((*new.shape[:-2], end + _GROWTH, new.shape[-1]))
             if start:
                 buffer[..., :start, :] = states
         buffer[..., start:end, :] = new
         view = buffer[..., :end, :]
         self._buffers[name] = (view, buffer)
         return view
-
-
-class PromptLayer(GrowingLayer):
-    """What samples have written, behind prompts that are kept apart.
-
-    Args:
-        keys, values (`torch.Tensor` of shape `(prompts, heads, columns, dim)`): Of the prompts.
-        window (`int`, *optional*): The layer's sliding window. What no sample can see is dropped.
-    """
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int | None = None):
-        super().__init__()
-        self.is_sliding = window is not None
-        self.offset = max(0, keys.shape[-2] - window + 1) if window else 0
-        keys, values = (states[:, :, self.offset :].contiguous() for states in (keys, values))
-        self.prompts = (keys, values)
-        self._expanded: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
     def prompt_columns(self) -> int:
@@ -95,34 +86,27 @@ class PromptLayer(GrowingLayer):
             self.keys, self.values = (states[beam_idx.to(states.device)] for states in (self.keys, self.values))
 
     def select_prompts(self, numbers: torch.Tensor) -> None:
-        keys, values = (states[numbers.to(states.device)] for states in self.prompts)
-        self.prompts = (keys, values)
+        self.prompts = [states[numbers.to(states.device)] for states in self.prompts]
         self._expanded = None
 
     def copy_prompts(self, owners: torch.Tensor) -> None:
         """Puts a copy of its prompt before what each sample will write."""
         keys, values = (states[owners.to(states.device)] for states in self.prompts)
-        self.prompts = (keys[:, :, :0], values[:, :, :0])
+        self.prompts = [keys[:, :, :0], values[:, :, :0]]
         self.update(keys, values)
 
     def prompts_for(self, module: Any, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values as the attention `module` reads them.
-
-        Latent attention (DeepSeek's) caches latents and expands them for each step. Those of the prompts are expanded
-        once, if that takes no more memory than a copy of the latents for each of the samples would.
-        """
+        """Keys and values as the attention `module` reads them. Latent attention (DeepSeek's) expands latents at each
+        step; those of the prompts are expanded once if that takes no more memory than a copy for each sample."""
         if not hasattr(module, "expand_kv"):
-            return self.prompts
+            return self.prompts[0], self.prompts[1]
         if self._expanded is not None:
             return self._expanded
         expanded = module.expand_kv(*self.prompts)
-        if _size(expanded) * len(self.prompts[0]) <= _size(self.prompts) * samples:
+        sizes = [sum(states.numel() for states in pair) for pair in (expanded, self.prompts)]
+        if sizes[0] * len(self.prompts[0]) <= sizes[1] * samples:
             self._expanded = expanded
         return expanded
-
-
-def _size(tensors: Sequence[torch.Tensor]) -> int:
-    return sum(tensor.numel() for tensor in tensors)
 
 
 class PromptCache(DynamicCache):
@@ -136,10 +120,11 @@ class PromptCache(DynamicCache):
 
     def __init__(self, prefill: Prefill, owners: list[int], config: PreTrainedConfig):
         super().__init__()
-        windows = [
-            getattr(layer, "sliding_window", None) for layer in DynamicCache(config=config.get_text_config()).layers
+        layers = DynamicCache(config=config.get_text_config()).layers
+        self.layers = [
+            PromptLayer(*states, getattr(layer, "sliding_window", None))
+            for states, layer in zip(prefill.layers, layers, strict=True)
         ]
-        self.layers = [PromptLayer(*states, window) for states, window in zip(prefill.layers, windows, strict=True)]
         self._set_owners(owners)
 
     def _set_owners(self, owners: list[int]) -> None:
@@ -154,6 +139,7 @@ class PromptCache(DynamicCache):
         self.table = torch.tensor([rows + rows[:1] * (self.largest - len(rows)) for rows in samples], device=device)
         place = {row: prompt * self.largest + i for prompt, rows in enumerate(samples) for i, row in enumerate(rows)}
         self.places = torch.tensor([place[row] for row in range(len(owners))], device=device)
+        self._biases: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def copy_prompts(self) -> "PromptCache":
         """For models whose attention cannot be replaced."""
@@ -173,14 +159,22 @@ class PromptCache(DynamicCache):
 
     def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
         """(samples, …) to (prompts, largest number of samples, …)."""
-        if self.regular:
-            return rows.unflatten(0, (-1, self.largest))
-        return rows[self.table.to(rows.device)]
+        return rows.unflatten(0, (-1, self.largest)) if self.regular else rows[self.table.to(rows.device)]
 
     def by_sample(self, grouped: torch.Tensor) -> torch.Tensor:
         """The inverse of [`by_prompt`]."""
         rows = grouped.flatten(0, 1)
         return rows if self.regular else rows[self.places.to(rows.device)]
+
+    def bias(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Added to scores, it hides what a boolean mask does not show. Made once per token: layers share masks."""
+        for known, bias in self._biases:
+            if known is mask and bias.dtype == dtype:
+                return bias
+        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+        bias.masked_fill_(~mask, torch.finfo(dtype).min)
+        self._biases = [*self._biases[-1:], (mask, bias)]
+        return bias
 
 
 _cache: ContextVar[PromptCache] = ContextVar("spct_prompt_cache")
@@ -207,43 +201,44 @@ def attend(
         [`NotShareableError`]: if the model's attention takes something that this one does not know.
     """
     cache = _cache.get()
-    prompt_keys, prompt_values = cache.layers[module.layer_idx].prompts_for(module, len(query))
+    layer = cache.layers[module.layer_idx]
+    prompt_keys, prompt_values = layer.prompts_for(module, len(query))
     odd = [name for name in _UNKNOWN if kwargs.get(name) is not None]
     if odd or prompt_keys.shape[1] != key.shape[1] or query.shape[2] != 1:
         raise NotShareableError(f"Found {type(module).__name__}, given {odd or 'states of another shape'}.")
-    columns = prompt_keys.shape[-2]
-    heads = key.shape[1]
+    columns, heads = prompt_keys.shape[-2], key.shape[1]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     query = query.squeeze(2).unflatten(1, (heads, -1)) * scaling  # (samples, heads, queries per head, dim)
     together = cache.by_prompt(query).transpose(1, 2)  # (prompts, heads, samples, queries per head, dim)
-    mask = own_mask = None
-    if attention_mask is not None:  # samples of a prompt see the same of it
-        mask = attention_mask[cache.first.to(attention_mask.device), ..., :columns]
-        own_mask = attention_mask[..., columns:]
-    parts = _attend_part(together.flatten(2, 3), prompt_keys, prompt_values, mask, softcap)
+    bias = own_bias = None
+    if attention_mask is not None:
+        bias = cache.bias(attention_mask, torch.promote_types(query.dtype, torch.float32))
+        own_bias = bias[..., columns:] if layer.is_sliding else None  # without a window a sample sees all of its text
+        bias = bias[cache.first.to(bias.device), ..., :columns]  # samples of a prompt see the same of it
+    parts = _attend_part(together.flatten(2, 3), prompt_keys, prompt_values, bias, softcap)
     shared = [cache.by_sample(part.unflatten(2, together.shape[2:4]).transpose(1, 2)) for part in parts]
-    own = _attend_part(query, key, value, own_mask, softcap)
+    own = _attend_part(query, key, value, own_bias, softcap)
     return _joined(shared, own).flatten(1, 2).unsqueeze(1).to(value.dtype), None
 
 
-def _attend_part(query, key, value, mask, softcap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _attend_part(query, key, value, bias, softcap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(weighted sum of values, largest score, sum of weights), for weights relative to the largest score."""
     scores = query @ key.transpose(-1, -2)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    if bias is not None:
+        scores += bias
     largest = scores.amax(dim=-1, keepdim=True)
-    weights = (scores - largest).exp()
+    weights = scores.sub_(largest).exp_()
     return weights.to(value.dtype) @ value, largest, weights.sum(dim=-1, keepdim=True)
 
 
 def _joined(first, second) -> torch.Tensor:
     largest = torch.maximum(first[1], second[1])
-    factors = [(part[1] - largest).exp() for part in (first, second)]
-    values = sum(part[0] * factor for part, factor in zip((first, second), factors, strict=True))
-    return values / sum(part[2] * factor for part, factor in zip((first, second), factors, strict=True))
+    factors = [(part[1] - largest).exp_() for part in (first, second)]
+    values = first[0] * factors[0] + second[0] * factors[1]
+    return values / (first[2] * factors[0] + second[2] * factors[1])
 
 
 AttentionInterface.register(SHARED_DECODING, attend)
@@ -251,15 +246,14 @@ AttentionMaskInterface.register(SHARED_DECODING, sdpa_mask)
 
 
 def can_decode_shared(model: PreTrainedModel) -> bool:
-    """Whether the model computes its attention with whichever function its one config names."""
+    """Whether one config names the attention function of all modules, which can be replaced."""
     configs = {id(module.config) for module in model.modules() if isinstance(module, PreTrainedModel)}
     return len(configs) == 1 and model._supports_attention_backend and model._can_set_attn_implementation()
 
 
 def worth_sharing(prefill: Prefill, samples: int, config: PreTrainedConfig) -> bool:
-    """Whether attention in two parts pays. On a CPU it always does, and for latent attention, of which a plain cache
-    expands every copy at every step. Elsewhere its dozens of small operations must not outweigh the reading that they
-    save; the threshold is reckoned from an H100's bandwidth, and was not measured."""
+    """Whether attention in two parts pays: on a CPU, for latent attention, of which a plain cache expands every copy
+    at every step, and where the copies that it saves are large (estimated from an H100's bandwidth, not measured)."""
     keys, values = prefill.layers[0]
     latent = getattr(config.get_text_config(), "kv_lora_rank", None) is not None
     copies = samples * sum(states[0].numel() * states.element_size() for states in (keys, values))

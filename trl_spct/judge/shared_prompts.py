@@ -1,12 +1,14 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""What prompts share is read once: the head of a template, a conversation before its responses in several orders.
+"""Prefill of prompts that reads what they share once: a template's head, a conversation before its responses.
 
 Rows of token ids that begin alike form a tree. Its shared beginnings are prefilled from the root on, one forward pass
-per level, and rows continue from the keys and values of what they begin with. Rows stand right-aligned, as for
-`generate`: neither a gap nor padding ever comes between a beginning and what continues it, so that positions, causal
-masks and sliding windows are those of plain left-padded rows.
+per level, and rows continue from the keys and values of their beginnings. Rows are right-aligned, as for `generate`:
+no padding comes between a beginning and what continues it, so that positions, causal masks and sliding windows are
+those of plain left-padded rows.
 """
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,28 +28,11 @@ FORWARD_PASS = 256  # Token positions that must be saved for one more forward pa
 
 def common_length(a: Tokens, b: Tokens) -> int:
     """How many tokens two rows share at their beginning."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return bisect_left(range(min(len(a), len(b))), True, key=lambda i: a[: i + 1] != b[: i + 1])
 
 
 def shared_lengths(rows: Sequence[Tokens]) -> list[tuple[int, ...]]:
-    """For each row the lengths, ascending, of what it begins with and others begin with too.
-
-    Example:
-
-    ```python
-    >>> head = [0] * 20
-    >>> first, second = head + [1] * 20, head + [2] * 20
-    >>> shared_lengths([first + [3], first + [4], second])
-    [(20, 40), (20, 40), (20,)]
-    ```
-    """
+    """For each row the lengths, ascending, of what it begins with and others begin with too."""
     order = sorted(range(len(rows)), key=rows.__getitem__)  # type: ignore[arg-type]  # lists or tuples
     common = [common_length(rows[a], rows[b]) for a, b in pairwise(order)]
     lengths: list[list[int]] = [[] for _ in rows]
@@ -71,19 +56,17 @@ def families(
 ) -> list[tuple[int, list[int]]]:
     """Rows whose common beginning serves more than one batch, as (its length, their numbers); length 0: the others.
 
+    Within a family, rows that begin alike are neighbors, the shorter first.
+
     Args:
         shared: What [`shared_lengths`] returns.
         sizes (sequence of `int`): How many places in a batch each row takes.
         batch_size (`int`): Places in a batch.
-
-    Returns:
-        Families in the order of their first rows. Within one, rows that begin alike are neighbors, the shorter first.
     """
-    totals: dict[tuple[int, ...], int] = {}
+    totals: Counter[tuple[int, ...]] = Counter()
     for row, lengths, size in zip(rows, shared, sizes, strict=True):
         for length in lengths:
-            beginning = tuple(row[:length])
-            totals[beginning] = totals.get(beginning, 0) + size
+            totals[tuple(row[:length])] += size
     members: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
         large = [length for length in shared[i] if totals[tuple(row[:length])] > batch_size]
@@ -101,36 +84,29 @@ def _neighbors(rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], number
 
 
 def levels(rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], root: int = 0) -> list[list[int]]:
-    """Lengths of the beginnings to prefill before the rows themselves: one list per forward pass, with one length per
-    row. As many passes as compute the fewest token positions, padding included.
-
-    Args:
-        root (`int`, *optional*, defaults to `0`): Length of what all rows begin with and is there already.
+    """Lengths of the beginnings to prefill before the rows, for each forward pass one per row. There are as many passes
+    as compute the fewest token positions, padding included. `root` is the length of what is prefilled already.
     """
     paths = [[length for length in lengths if length > root] for lengths in shared]
-    # A row that shares nothing more goes along with one token, since no row of a pass may be empty.
+    # A row that shares nothing more takes part with one token, since no row of a pass may be empty.
     least = [max(root, min(1, len(row))) for row in rows]
     steps = [
         [path[min(level, len(path) - 1)] if path else low for path, low in zip(paths, least, strict=True)]
         for level in range(max(map(len, paths), default=0))
     ]
-    costs = []
-    for depth in range(len(steps) + 1):
-        passes = pairwise([[root] * len(rows), *steps[:depth]])
-        cost = sum(FORWARD_PASS + _positions(rows, above, below) for above, below in passes)
-        above = steps[depth - 1] if depth else [root] * len(rows)
-        costs.append(cost + len(rows) * max((len(row) - a for row, a in zip(rows, above, strict=True)), default=0))
+    costs, spent = [], 0
+    for above, below in pairwise([[root] * len(rows), *steps, []]):
+        last = len(rows) * max((len(row) - length for row, length in zip(rows, above, strict=True)), default=0)
+        costs.append(spent + last)
+        beginnings = {tuple(row[:length]) for row, length in zip(rows, below, strict=False)}
+        widest = max((b - a for a, b in zip(above, below, strict=False)), default=0)
+        spent += FORWARD_PASS + len(beginnings) * widest
     return steps[: costs.index(min(costs))]
 
 
-def _positions(rows: Sequence[Tokens], above: list[int], below: list[int]) -> int:
-    nodes = {tuple(row[:length]) for row, length in zip(rows, below, strict=True)}
-    return len(nodes) * max(b - a for a, b in zip(above, below, strict=True))
-
-
 def can_share(config: PreTrainedConfig) -> bool:
-    """Whether every layer is plain attention, causal over all tokens or over a sliding window: then keys and values
-    may be copied from row to row. Recurrent, chunked and indexed layers keep more, or something else."""
+    """Whether every layer is plain attention, causal over all tokens or over a sliding window, so that keys and values
+    may be copied from row to row. Recurrent, chunked and indexed layers keep other states."""
     text = config.get_text_config(decoder=True)
     if getattr(text, "attention_chunk_size", None) is not None or not getattr(text, "is_causal", True):
         return False
@@ -142,7 +118,7 @@ def can_share(config: PreTrainedConfig) -> bool:
 
 @dataclass(frozen=True)
 class Prefill:
-    """What a model keeps of rows that it has read.
+    """Keys and values of rows that a model has read.
 
     Args:
         lengths (`list[int]`): Tokens of each row; the columns before them are padding.
@@ -158,12 +134,10 @@ class Prefill:
 
 
 class ContinuedLayer(DynamicLayer):
-    """Continues rows of another cache, several from one if need be.
-
-    The rows' own copies of what they begin with are made in `update`, one layer at a time.
+    """Continues rows of another cache, any number from each, which are copied in `update`, one layer at a time.
 
     Args:
-        keys, values (`torch.Tensor` of shape `(parents, heads, columns, dim)`): What there is.
+        keys, values (`torch.Tensor` of shape `(parents, heads, columns, dim)`): Of the other cache.
         owners (`torch.Tensor` of shape `(rows,)`): Which parent each row continues.
         places (`torch.Tensor` of shape `(rows, cached)`): Which of the parent's columns each column is.
         keep (`bool`): Whether the copies outlive `update`.
@@ -173,11 +147,11 @@ class ContinuedLayer(DynamicLayer):
         super().__init__()
         self.parents = (keys, values)
         self.owners, self.places, self.keep = owners, places, keep
-        self.own = 0
+        self.added = 0
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
         keys, values = (self._continued(*pair) for pair in zip(self.parents, (key_states, value_states), strict=True))
-        self.own = key_states.shape[-2]
+        self.added = key_states.shape[-2]
         if self.keep:
             self.keys, self.values, self.is_initialized = keys, values, True
         return keys, values
@@ -188,11 +162,11 @@ class ContinuedLayer(DynamicLayer):
         return torch.cat([copies, states], dim=-2)
 
     def get_seq_length(self) -> int:
-        return self.places.shape[1] + self.own
+        return self.places.shape[1] + self.added
 
 
 class PrefixReader:
-    """Reads rows of token ids, and what they share only once.
+    """Reads rows of token ids, each shared beginning once.
 
     Args:
         model ([`~transformers.PreTrainedModel`]): A decoder for which [`can_share`] holds, in evaluation mode.
@@ -212,16 +186,13 @@ class PrefixReader:
         root: Prefill | None = None,
         keep: bool = True,
     ):
-        """Reads rows from `root` on.
+        """Returns the model's output for the last tokens of all rows, and their [`Prefill`] (`None` without `keep`).
 
         Args:
             rows (sequence of token ids): At least one, and at least one token in all.
-            shared: Theirs of what [`shared_lengths`] returned.
+            shared: Of these rows, from [`shared_lengths`].
             root ([`Prefill`] of one row, *optional*): What all of them begin with.
             keep (`bool`, *optional*, defaults to `True`): Whether the rows will be continued.
-
-        Returns:
-            The model's output for the last tokens of all rows, and their [`Prefill`] (`None` without `keep`).
         """
         above, owners = root, [0] * len(rows)
         for lengths in levels(rows, shared, root.lengths[0] if root else 0):
@@ -233,7 +204,7 @@ class PrefixReader:
         return self._forward(above, owners, rows, keep)
 
     def _forward(self, above: Prefill | None, owners: list[int], rows: Sequence[Tokens], keep: bool):
-        """One forward pass over the columns in which some row goes on from its parent."""
+        """One forward pass over the columns in which some row continues its parent."""
         known = [above.lengths[owner] if above else 0 for owner in owners]
         longest = max(map(len, rows))
         cached = longest - max(1, *(len(row) - length for row, length in zip(rows, known, strict=True)))
@@ -252,18 +223,17 @@ class PrefixReader:
         return outputs, Prefill([len(row) for row in rows], [(layer.keys, layer.values) for layer in cache.layers])
 
     def _cache(self, above: Prefill | None, owners: list[int], lengths: list[int], cached: int, keep: bool):
-        if not cached:
-            return DynamicCache()  # without a config: windows are left to the masks, and no layer forgets
-        assert above is not None  # rows without a parent have no cached columns
-        # Token t of a row stands in column `longest - length + t`, of its parent in `parent columns - known + t`.
+        cache = DynamicCache()  # without a config: windows are left to the masks, and no layer forgets
+        if not cached or above is None:
+            return cache
+        # Token t of a row is in column `longest - length + t`, of its parent in `parent columns - known + t`.
         shifts = [
             above.columns - above.lengths[owner] - (max(lengths) - length)
             for owner, length in zip(owners, lengths, strict=True)
         ]
         places = torch.arange(cached) + torch.tensor(shifts)[:, None]
-        places = places.clamp(0, above.columns - 1).to(self.model.device)  # padding copies whatever, under the mask
+        places = places.clamp(0, above.columns - 1).to(self.model.device)  # padding is masked
         parents = torch.tensor(owners, device=self.model.device)
-        cache = DynamicCache()
         cache.layers = [ContinuedLayer(keys, values, parents, places, keep) for keys, values in above.layers]
         return cache
 
