@@ -11,7 +11,7 @@ from peft import LoraConfig
 from tiny_models import ON_CPU, save_tiny, tiny_tokenizer
 
 from trl_spct import SPCTConfig, SPCTTrainer
-from trl_spct.judge.sampling import derive_seed
+from trl_spct.judge.orders import derive_seed
 from trl_spct.trainers.refilling import PADDING, other_rows, with_groups
 
 

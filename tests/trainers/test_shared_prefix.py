@@ -53,8 +53,7 @@ def as_trl(model, ids, mask):
 
 def as_ours(model, ids, mask, batch_size=None):
     config = model.config
-    inner = config._attn_implementation
-    with attending(config):
+    with attending(config) as inner:
         rows = pack(ids, mask, WIDTH, batch_size)
         found = [packed_log_probs(model, config, inner, row, ids, WIDTH) for row in rows]
     return tuple(map(sum, zip(*found, strict=True)))
@@ -203,8 +202,8 @@ def test_layers_may_be_computed_again_in_the_backward_pass(reentrant):
     wanted = gradients(model, as_trl(model, ids, mask))
     model.enable_input_require_grads()
     getattr(model, f"{CHECKPOINTING}_enable")({"use_reentrant": reentrant})
-    config, inner = model.config, model.config._attn_implementation
-    with attending(config):
+    config = model.config
+    with attending(config) as inner:
         (row,) = pack(ids, mask, WIDTH)
         got = gradients(model, packed_log_probs(model, config, inner, row, ids, WIDTH))
     for name, value in wanted.items():

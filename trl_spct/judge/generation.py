@@ -1,5 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Decoding of token ids: seeded sampling with `generate`, and prompts that are read once for all their completions."""
+"""Decoding of token ids with `generate`: seeded sampling, and prompts that are read once for all their completions."""
 
 import copy
 import logging
@@ -31,14 +31,14 @@ SEGMENT = 32
 
 
 class Decoder:
-    """Completes prompts of token ids. Each prompt is read once, and its keys and values serve all its completions.
+    """Completes prompts of token ids, each of which is read once for all its completions.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model, in evaluation mode.
         settings ([`~transformers.GenerationConfig`]): Greedy, with pad and end tokens and `max_new_tokens`.
         temperature, top_p (`float`): Of the sampling.
         min_copied (`int`, *optional*, defaults to `0`):
-            Tokens of copied prompts from which on completions attend to one copy instead.
+            Tokens of copied prompts from which on completions attend to one copy.
     """
 
     def __init__(
@@ -52,16 +52,24 @@ class Decoder:
         self.model, self.settings = model, settings
         self.temperature, self.top_p = temperature, top_p
         self.min_copied = min_copied
-        self.owner = base_model(model)
-        self.shares = can_decode_shared(self.owner)
+        self.causal_lm = base_model(model)
+        self.shares = can_decode_shared(self.causal_lm)
+        self.reader = PrefixReader(model, settings.pad_token_id, logits_to_keep=1)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefill | None:
-        """Reads all tokens of the prompts but the last, which `generate` reads itself; `None` if there are none."""
-        beginnings = [list(ids[:-1]) for ids in prompts]
+    def prefill(
+        self,
+        prompts: Sequence[Sequence[int]],
+        shared: Sequence[tuple[int, ...]] | None = None,
+        root: Prefill | None = None,
+    ) -> Prefill | None:
+        """Reads all tokens of the prompts but the last, which `generate` reads itself; `None` if there are none.
+
+        `shared` and `root` are as for [`PrefixReader`], of the prompts without their last tokens.
+        """
+        beginnings = [ids[:-1] for ids in prompts]
         if not any(beginnings):
             return None
-        reader = PrefixReader(self.model, self.settings.pad_token_id, logits_to_keep=1)
-        return reader.read(beginnings, shared_lengths(beginnings))[1]
+        return self.reader.read(beginnings, shared_lengths(beginnings) if shared is None else shared, root)[1]
 
     def complete(
         self,
@@ -70,40 +78,33 @@ class Decoder:
         uniforms: torch.Tensor | None,
         prefill: Prefill | None,
     ) -> list[list[int]]:
-        """One completion for each of `owners`.
+        """One completion for each of `owners`, up to and including the first token that ends it.
 
         Args:
             prompts (sequence of token ids): Distinct prompts.
             owners (`list[int]`): Number of the prompt of each completion; every prompt has one.
             uniforms (`torch.Tensor` of shape `(completions, max_new_tokens)`, *optional*): See [`SeededSampling`].
-            prefill ([`Prefill`], *optional*): Of the prompts without their last tokens. Without, they are read here.
-
-        Returns:
-            `list[list[int]]`: token ids up to and including the first one that ends a completion.
+            prefill ([`Prefill`], *optional*): Of the prompts without their last tokens. Read here if not given.
         """
         ids, mask = left_padded(prompts, self.settings.pad_token_id, self.model.device)
         rows = torch.tensor(owners, device=ids.device)
         if uniforms is not None and ids.device.type != "mps":  # which has no float64
             uniforms = uniforms.to(ids.device)
-
-        def generate(cache: DynamicCache) -> list[list[int]]:
-            chosen = (self.settings, uniforms, self.temperature, self.top_p)
-            return generate_in_segments(self.model, ids[rows], mask[rows], cache, *chosen)
-
         if prefill is None:
             cache = self._read(ids, mask)
             cache.reorder_cache(rows)  # unlike `batch_repeat_interleave`, for any kind of layer on any device
-            return generate(cache)
+            return self._generate(ids[rows], mask[rows], cache, uniforms)
         copied = sum(prefill.lengths[owner] for owner in owners) - sum(prefill.lengths)
         if self.shares and copied >= self.min_copied and worth_sharing(prefill, len(owners), self.model.config):
             shared = PromptCache(prefill, owners, self.model.config)
             try:
-                with decoding_shared(self.owner, shared):
-                    return generate(shared)
+                with decoding_shared(self.causal_lm, shared):
+                    return self._generate(ids[rows], mask[rows], shared, uniforms)
             except NotShareableError as error:
                 logger.info("Prompts are copied for each of their completions. %s", error)
                 self.shares = False
-        return generate(PromptCache(prefill, owners, self.model.config).copy_prompts())
+        copies = PromptCache(prefill, owners, self.model.config).copy_prompts()
+        return self._generate(ids[rows], mask[rows], copies, uniforms)
 
     def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
         cache = DynamicCache(config=self.model.config.get_text_config())
@@ -119,6 +120,43 @@ class Decoder:
             )
         return cache
 
+    def _generate(
+        self, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache, uniforms: torch.Tensor | None
+    ) -> list[list[int]]:
+        """Calls `generate` for `SEGMENT` tokens at a time, each time with the rows that have not ended."""
+        start, longest = ids.shape[1], self.settings.max_new_tokens
+        ends = torch.tensor(self.settings.eos_token_id, device=ids.device)
+        completions: list[list[int]] = [[] for _ in ids]
+        running = list(range(len(ids)))
+        segment = copy.copy(self.settings)
+        while running:
+            segment.max_new_tokens = min(SEGMENT, start + longest - ids.shape[1])
+            numbers = _NumberCheck()
+            processors = LogitsProcessorList([numbers])
+            if uniforms is not None:
+                processors.append(SeededSampling(uniforms[running], start, self.temperature, self.top_p))
+            ids = self.model.generate(
+                input_ids=ids,
+                attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+                generation_config=segment,
+                logits_processor=processors,
+                **{CACHE: cache},
+            )
+            numbers.check(ids.shape[1])
+            ended = torch.isin(ids[:, start:], ends)
+            lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
+            finished = (ended.any(dim=1) | (ids.shape[1] - start >= longest)).tolist()
+            for place, done in enumerate(finished):
+                if done:
+                    completions[running[place]] = ids[place, start : start + lengths[place]].tolist()
+            kept = [place for place, done in enumerate(finished) if not done]
+            if kept and len(kept) < len(running):
+                places = torch.tensor(kept, device=ids.device)
+                cache.reorder_cache(places)
+                ids, mask = ids[places], mask[places]
+            running = [running[place] for place in kept]
+        return completions
+
 
 def random_streams(seeds: Iterable[int], length: int) -> torch.Tensor:
     """Numbers in [0, 1) of shape `(seeds, length)` in float64, one stream per seed."""
@@ -126,72 +164,11 @@ def random_streams(seeds: Iterable[int], length: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(streams))
 
 
-def generate_in_segments(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    cache: DynamicCache,
-    settings: GenerationConfig,
-    uniforms: torch.Tensor | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-) -> list[list[int]]:
-    """Calls `generate` for some tokens at a time, each time with the rows that have not ended.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
-        ids, mask (`torch.Tensor` of shape `(rows, length)`): Prompts, padded on the left.
-        cache ([`~transformers.DynamicCache`]): Keys and values of all their tokens but the last.
-        settings ([`~transformers.GenerationConfig`]): Greedy: `uniforms` decide.
-        uniforms (`torch.Tensor` of shape `(rows, max_new_tokens)`, *optional*):
-            See [`SeededSampling`]. Greedy decoding without.
-        temperature, top_p (`float`, *optional*, defaults to `1.0`): Of the sampling.
-
-    Returns:
-        `list[list[int]]`: the new tokens of each row, up to and including the first one that ends it.
-
-    Raises:
-        `FloatingPointError`: if the model's logits are not numbers.
-    """
-    start, longest = ids.shape[1], settings.max_new_tokens
-    ends = torch.tensor(settings.eos_token_id, device=ids.device)
-    completions: list[list[int]] = [[] for _ in ids]
-    running = list(range(len(ids)))
-    segment = copy.copy(settings)
-    while running:
-        segment.max_new_tokens = min(SEGMENT, start + longest - ids.shape[1])
-        numbers = _NumberCheck()
-        processors = LogitsProcessorList([numbers])
-        if uniforms is not None:
-            processors.append(SeededSampling(uniforms[running], start, temperature, top_p))
-        ids = model.generate(
-            input_ids=ids,
-            attention_mask=nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
-            generation_config=segment,
-            logits_processor=processors,
-            **{CACHE: cache},
-        )
-        numbers.check(ids.shape[1])
-        ended = torch.isin(ids[:, start:], ends)
-        lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
-        finished = (ended.any(dim=1) | (ids.shape[1] - start >= longest)).tolist()
-        for place, done in enumerate(finished):
-            if done:
-                completions[running[place]] = ids[place, start : start + lengths[place]].tolist()
-        kept = [place for place, done in enumerate(finished) if not done]
-        if kept and len(kept) < len(running):
-            places = torch.tensor(kept, device=ids.device)
-            cache.reorder_cache(places)
-            ids, mask = ids[places], mask[places]
-        running = [running[place] for place in kept]
-    return completions
-
-
 class SeededSampling(LogitsProcessor):
-    """Draws each token by inverting the cumulative distribution at a uniform number fixed beforehand.
+    """Draws each token by inverting the cumulative distribution at a uniform number, so that samples do not depend on
+    their neighbors in the batch as with one global generator. Greedy search then picks the token that was drawn.
 
-    `generate` draws from one global generator, so that a sample depends on its neighbors in the batch. Here row b uses
-    `uniforms[b, t]` at step t, and greedy search picks what was drawn. Computed in float64, where the uniforms are.
+    Row b uses `uniforms[b, t]` at step t. Computed in float64, where the uniforms are.
 
     Args:
         uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
@@ -217,8 +194,7 @@ class SeededSampling(LogitsProcessor):
 
 
 class _NumberCheck(LogitsProcessor):
-    """Notes logits that are not numbers, from which a model would decode arbitrary tokens. Read once per segment,
-    since reading a flag waits for the device."""
+    """Notes logits that are not numbers. Read once per segment, since reading a flag waits for the device."""
 
     def __init__(self):
         self.broken: torch.Tensor | None = None
@@ -237,11 +213,8 @@ class _NumberCheck(LogitsProcessor):
 
 
 def keep_trainable(model: torch.nn.Module) -> None:
-    """Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16.
-
-    Training repacked weights crashes, or silently loses gradients on layers without a bias. Trainers call this, since
-    they evaluate between training steps.
-    """
+    """Stops bitsandbytes from repacking 4-bit weights in evaluation on CPUs with AVX512-BF16, after which training
+    crashes, or silently loses gradients on layers without a bias."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag of bitsandbytes
@@ -249,7 +222,7 @@ def keep_trainable(model: torch.nn.Module) -> None:
 
 @contextmanager
 def evaluating(model: torch.nn.Module):
-    """Evaluation mode, and back to what was before; what can be trained stays trainable."""
+    """Evaluation mode, and afterwards the mode of each module as before; trainable weights stay trainable."""
     if any(parameter.requires_grad for parameter in model.parameters()):
         keep_trainable(model)
     training = [module for module in model.modules() if module.training]
@@ -263,15 +236,15 @@ def evaluating(model: torch.nn.Module):
 
 @contextmanager
 def generating(model: torch.nn.Module, settings: GenerationConfig):
-    """Hides the model's own generation config, from which `generate` fills in whatever `settings` leave open: a
-    repetition penalty, beams, another cache."""
-    owner = base_model(model)
-    hidden = owner.generation_config
-    owner.generation_config = settings
+    """Hides the model's generation config, from which `generate` takes what `settings` leave open: a repetition
+    penalty, beams, another cache."""
+    causal_lm = base_model(model)
+    hidden = causal_lm.generation_config
+    causal_lm.generation_config = settings
     try:
         yield
     finally:
-        owner.generation_config = hidden
+        causal_lm.generation_config = hidden
 
 
 def base_model(model: Any) -> PreTrainedModel:

@@ -15,7 +15,6 @@ from transformers import AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTok
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .critiques import read_principles
-from .engine_model import EngineModel
 from .hub import pushing, upload
 from .judge_card import write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
@@ -33,6 +32,7 @@ from .repositories import (
     official_template,
 )
 from .sampling import (
+    EngineModel,
     Sample,
     Sampler,
     check_sampling,

@@ -1,8 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Many prompts, k critiques each: every distinct prompt is read once, and every sample has a seed of its own.
+"""Sampling of k critiques for each of many prompts, and what all samplers share.
 
-A *sampler* is any callable `sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]`,
-with prompts as message lists: an engine, or a `functools.partial` of [`sample_critiques`] over model and tokenizer.
+A *sampler* is a callable as [`Sampler`]: an engine, or a `functools.partial` of [`sample_critiques`].
 """
 
 import re
@@ -13,16 +12,17 @@ from typing import Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .critiques import Critique, is_draft_tag, opens_draft
 from .generation import Decoder, evaluating, generating, random_streams
 from .orders import derive_seed
 from .preferences import Messages
-from .shared_prompts import Prefill, PrefixReader, can_share, families, shared_lengths
+from .shared_prompts import Prefill, can_share, families, shared_lengths
 from .templates import JudgeTemplate
 
 
+TRUNCATED = "truncated"
 _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them
 
 
@@ -32,8 +32,8 @@ class Sample:
 
     Args:
         text (`str`): The completion without special tokens.
-        num_tokens (`int`): Its length in tokens, the end-of-sequence token included.
-        truncated (`bool`): Whether it ran into the token limit before it ended.
+        num_tokens (`int`): Its length in tokens, the end token included.
+        truncated (`bool`): Whether it reached the token limit before it ended.
         ids (`tuple[int, ...]`, *optional*): Its tokens, where the sampler knows them.
         prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft (`<think>`).
     """
@@ -57,21 +57,19 @@ def storable(text: str) -> str:
     return text
 
 
-TRUNCATED = "truncated"
-
-
 def read_sample(sample: Sample, num_responses: int, template: JudgeTemplate) -> Critique:
-    """Reads the scores from a sample in the form that the template asks for.
-
-    A sample that reached the token limit has none, with the problem `"truncated"`: its last box may be an earlier one.
-    """
+    """The critique of a sample, with scores as the template asks for them; a truncated sample has none."""
     if sample.truncated:
         return Critique(sample.text, problem=TRUNCATED)
     return template.parse(sample.text, num_responses, sample.prefilled)
 
 
 class Sampler(Protocol):
-    """Samples completions of prompts: an engine, or a `functools.partial` of [`sample_critiques`]."""
+    """Samples completions of prompts: an engine, or a `functools.partial` of [`sample_critiques`].
+
+    Returns k samples of each prompt, in order. `first` is the number of each prompt's first sample: the calls with
+    `k=2` and with `k=3, first=2` return together what one with `k=5` does.
+    """
 
     def __call__(
         self,
@@ -83,17 +81,39 @@ class Sampler(Protocol):
         top_p: float,
         max_new_tokens: int,
         first: int | Sequence[int] = 0,
-    ) -> list[list[Sample]]:
-        """Returns k samples of each prompt, in order. `first` is the number of each prompt's first sample: the calls
-        with `k=2` and with `k=3, first=2` return together what one with `k=5` does."""
+    ) -> list[list[Sample]]: ...
+
+
+class EngineModel:
+    """Gives a sampler the attributes that `Pipeline` reads from a model."""
+
+    input_modalities = output_modalities = ("text",)
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, engine: Sampler):
+        if not callable(engine):
+            raise TypeError(
+                f"Found a model of type {type(engine).__name__}; expected a model, or a sampler such as an "
+                '`OpenAIEngine`. A path or an id goes to `pipeline("grm-reward", model=…)`.'
+            )
+        self.engine = engine
+        self.generation_config = GenerationConfig()
+        self.config = PreTrainedConfig(max_position_embeddings=getattr(engine, "context_length", None))
+        self.config._name_or_path = str(getattr(engine, "name", type(engine).__name__))
+
+    def to(self, device) -> "EngineModel":
+        return self
+
+    def can_generate(self) -> bool:
+        return True
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        return iter(())
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuses a tokenizer that cannot render a judge's prompt or pad a batch of them.
-
-    Raises:
-        `ValueError`: if it has no chat template or no pad token.
-    """
+    """Refuses, with a `ValueError`, a tokenizer without a chat template or without a pad token."""
     name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError(
@@ -107,29 +127,23 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-# Tags that vocabularies such as Gemma's have whole: text that responses are written in, not what controls a judge.
-_MARKUP = re.compile(
-    r"</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td|tfoot"
-    r"|th|thead|tr|u|ul)/?>"
+# Brackets or bars, except HTML tags, which responses are written in and which control no judge.
+_CONTROL = re.compile(
+    r"(?!</?(?:a|b|blockquote|br|caption|code|div|em|h[1-6]|hr|i|img|li|ol|p|pre|s|span|strong|sub|sup|table|tbody|td"
+    r"|tfoot|th|thead|tr|u|ul)/?>\Z).*[<\[{|｜]",
+    re.DOTALL,
 )
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The strings that the tokenizer would turn into tokens of their own; prompts are fenced against them.
 
-    Among them are added tokens that are not marked as special but look like it, in brackets or bars: `<think>`,
-    `<tool_call>`, the roles of some DeepSeek models. Added words, white space and HTML tags are text.
-
-    Not covered is what spells such a token only after the tokenizer has normalized it, where it has a normalizer and
-    matches the token behind it (`AddedToken.normalized`): `<THINK>` under one that makes small letters, say.
+    Among them are added tokens in brackets or bars that are not marked as special: `<think>`, `<tool_call>`. Not
+    covered is text that spells a special token only once the tokenizer has normalized it.
     """
     added = tokenizer.added_tokens_decoder.values()
-    controlling = {token.content for token in added if token.special or _is_control(token.content)}
+    controlling = {token.content for token in added if token.special or _CONTROL.match(token.content)}
     return tuple(sorted(controlling | set(tokenizer.all_special_tokens)))
-
-
-def _is_control(token: str) -> bool:
-    return bool(re.search(r"[<\[{|｜]", token)) and not _MARKUP.fullmatch(token)
 
 
 def encode_prompts(
@@ -137,13 +151,7 @@ def encode_prompts(
     prompts: Sequence[Messages],
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each prompt, in the chat template and with the generation prompt.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template.
-        prompts (sequence of message lists): The prompts.
-        chat_template_kwargs (mapping, *optional*): Variables of the chat template.
-    """
+    """Token ids of each prompt, in the chat template (with its variables) and with the generation prompt."""
     if not prompts:
         return []
     return tokenizer.apply_chat_template(
@@ -161,101 +169,82 @@ def context_length(config) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
+@dataclass(eq=False)
 class PromptTooLongError(ValueError):
-    """A prompt that leaves no room for a completion.
+    """A prompt, called `name` in the message, that leaves no room for a completion in the model's context (`limit`).
 
-    Args:
-        name (`str`): How the message calls the prompt.
-        length, max_new_tokens, limit (`int`): Tokens of the prompt, of the completion and of the model's context.
-        row (`int`): Number of the prompt, or of the row.
-        advice (`str`, *optional*): What to do.
-        completed (`dict[int, Any]`, *optional*): As for [`EngineError`].
+    `row` is its number, or that of its row; `completed` is as for [`EngineError`].
     """
 
-    def __init__(
-        self,
-        name: str,
-        length: int,
-        max_new_tokens: int,
-        limit: int,
-        row: int,
-        advice: str = "Shorten or drop the row, lower the completion length, or take a shorter `template`.",
-        completed: dict[int, Any] | None = None,
-    ):
-        super().__init__(
-            f"{name}: the prompt has {length} tokens, and with up to {max_new_tokens} tokens of critique it exceeds "
-            f"the model's context of {limit}. {advice}"
+    name: str
+    length: int
+    max_new_tokens: int
+    limit: int
+    row: int
+    advice: str = "Shorten or drop the row, lower the completion length, or take a shorter `template`."
+    completed: dict[int, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: the prompt has {self.length} tokens, and with up to {self.max_new_tokens} tokens of "
+            f"critique it exceeds the model's context of {self.limit}. {self.advice}"
         )
-        self.lengths = (length, max_new_tokens, limit)
-        self.row, self.advice = row, advice
-        self.completed = completed or {}
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        return self.length, self.max_new_tokens, self.limit
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a server does not complete a prompt, whatever is tried again.
+    """Why a server refuses a prompt for good, and its answer.
 
-    Args:
-        cause (`str`):
-            `"content_filter"`, `"context_length"`, `"refused"` (another refusal of the request) or `"unreadable"` (an
-            answer without a completion).
-        message (`str`): The server's answer.
+    `cause` is `"content_filter"`, `"context_length"`, `"refused"` or `"unreadable"` (an answer without a completion).
     """
 
     cause: str
     message: str
 
 
+@dataclass(eq=False)
 class EngineError(RuntimeError):
     """A sampler failed: its server refused a request or did not answer.
 
     Args:
         reason (`str`): The request and the answer.
-        row (`int`, *optional*): Number of the prompt in the call, or of the row; `None` if it was none of them.
-        status (`int`, *optional*): The HTTP status; `None` if there was no answer.
+        row (`int`, *optional*): Number of the prompt in the call, or of the row, if one is to blame.
+        status (`int`, *optional*): The HTTP status, if there was an answer.
         completed (`dict[int, Any]`, *optional*):
-            What was complete when it failed, by number: the samples of each prompt, or the judgment of each row. The
-            same call with the others and the same seed gives the rest.
+            The samples of each complete prompt, or the judgment of each complete row, by number. The same call with
+            the others and the same seed gives the rest.
         refusals (`dict[int, Refusal]`, *optional*): The prompts or rows that the server refuses, by number.
-        note (`str`, *optional*): Added to the message, which also begins with the number.
-        name (`str`, *optional*, defaults to `"Prompt"`): What the message calls the number.
+        note (`str`, *optional*): Added to the message, which begins with the name and the number.
+        name (`str`, *optional*, defaults to `"Prompt"`): How the message calls the number.
     """
 
-    def __init__(
-        self,
-        reason: str,
-        row: int | None = None,
-        status: int | None = None,
-        completed: dict[int, Any] | None = None,
-        refusals: dict[int, Refusal] | None = None,
-        note: str = "",
-        name: str = "Prompt",
-    ):
-        number = "" if row is None else f"{name} {row}: "
-        super().__init__(f"{number}{reason} {note}".rstrip())
-        self.reason = reason
-        self.row = row
-        self.status = status
-        self.completed = completed or {}
-        self.refusals = refusals or {}
+    reason: str
+    row: int | None = None
+    status: int | None = None
+    completed: dict[int, Any] = field(default_factory=dict)
+    refusals: dict[int, Refusal] = field(default_factory=dict)
+    note: str = ""
+    name: str = "Prompt"
+
+    def __str__(self) -> str:
+        number = "" if self.row is None else f"{self.name} {self.row}: "
+        return f"{number}{self.reason} {self.note}".rstrip()
 
     def renumbered(
         self, numbers: Sequence[int], completed: dict[int, Any] | None = None, note: str = "", name: str = "Row"
     ) -> "EngineError":
-        """The same failure in terms of the rows that the prompts were made of.
-
-        Args:
-            numbers (sequence of `int`): Number of the row of each prompt, in the caller's dataset.
-            completed (`dict[int, Any]`, *optional*): By number of the row; this failure's by default.
-            note, name (`str`, *optional*): See [`EngineError`].
-        """
+        """The same failure in terms of rows: `numbers` has that of each prompt's row in the caller's dataset."""
         row = None if self.row is None else numbers[self.row]
         if completed is None:
-            completed = {numbers[number]: done for number, done in self.completed.items()}
+            completed = {numbers[number]: samples for number, samples in self.completed.items()}
         refusals: dict[int, Refusal] = {}
         for number, refusal in self.refusals.items():
             refusals.setdefault(numbers[number], refusal)
-        return type(self)(self.reason, row, self.status, completed, refusals, note, name)
+        return replace(self, row=row, completed=completed, refusals=refusals, note=note, name=name)
 
 
 class PromptRefusedError(EngineError):
@@ -263,11 +252,7 @@ class PromptRefusedError(EngineError):
 
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
-    """Refuses prompts that leave no room for a completion.
-
-    Raises:
-        [`PromptTooLongError`]: naming the first prompt that does not fit, with the numbers.
-    """
+    """Raises [`PromptTooLongError`] for the first prompt that leaves no room for a completion."""
     if limit is None:
         return
     for row, length in enumerate(lengths):
@@ -292,22 +277,20 @@ def sample_critiques(
 ) -> list[list[Sample]]:
     """Samples k completions of each prompt.
 
-    Each prompt is prefilled once (once for every `batch_size` of its samples) and its cache expanded to its samples.
-    Sample j of a prompt is drawn with a random stream of its own, made from `seed`, the prompt and j: up to
-    floating-point noise it depends neither on the prompts that share its batch nor on how many processes share the
-    work. The model's own generation config says which tokens end a completion, and nothing else.
+    Each prompt is prefilled once for up to `batch_size` of its samples. Sample j of a prompt is drawn with a random
+    stream that depends on `seed`, the prompt and j alone, so that up to floating-point noise neither the batch nor the
+    number of processes matters. Of the model's generation config only the end tokens count.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
-        prompts (sequence of message lists): Distinct prompts. Equal prompts get equal samples.
+        prompts (sequence of message lists): Equal prompts get equal samples.
         k (`int` or sequence of `int`, *optional*, defaults to `1`): Samples per prompt.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
-        temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. No top-k is ever applied.
+        temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
         max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
-        first (`int` or sequence of `int`, *optional*, defaults to `0`):
-            Number of the first sample of each prompt: with it a later call goes on where an earlier one stopped.
+        first (`int` or sequence of `int`, *optional*, defaults to `0`): Number of the first sample of each prompt.
         chat_template_kwargs (mapping, *optional*): Variables of the chat template.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
@@ -331,6 +314,7 @@ def sample_critiques(
     if not all(encoded):
         raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
     check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
+    drafts = [ends_in_draft(tokenizer, ids) for ids in encoded]
     settings = _generation_config(model, tokenizer, max_new_tokens)
     decoder = Decoder(model, settings, temperature, top_p)
     samples: list[list[Sample]] = [[] for _ in prompts]
@@ -340,22 +324,21 @@ def sample_critiques(
         evaluating(model),
         generating(model, settings),
     ):
-        for batch, prefill in _prefilled(model, encoded, counts, batch_size, tokenizer.pad_token_id):
+        for batch, prefill in _prefilled(decoder, encoded, counts, batch_size):
             uniforms = _uniforms(encoded, starts, batch, seed, max_new_tokens) if temperature > 0 else None
-            completions = decoder.complete([encoded[i] for i in batch.prompts], batch.owners, uniforms, prefill)
-            for place, sample in zip(batch.owners, _read_samples(tokenizer, completions, settings), strict=True):
-                number = batch.prompts[place]
-                samples[number].append(replace(sample, prefilled=ends_in_draft(tokenizer, encoded[number])))
+            owners = [place for place, numbers in enumerate(batch.values()) for _ in numbers]
+            completions = decoder.complete([encoded[i] for i in batch], owners, uniforms, prefill)
+            texts = decode_completions(tokenizer, completions)
+            sampled = [i for i, numbers in batch.items() for _ in numbers]
+            for i, text, ids in zip(sampled, texts, completions, strict=True):
+                truncated = ids[-1] not in settings.eos_token_id
+                samples[i].append(Sample(text, len(ids), truncated, tuple(ids), drafts[i]))
             bar.update(len(completions))
     return samples
 
 
 def check_sampling(temperature: float | None = None, top_p: float | None = None, max_new_tokens: int | None = None):
-    """Refuses sampling options out of their range; `None` is not checked.
-
-    Raises:
-        `ValueError`: naming the option.
-    """
+    """Raises a `ValueError` that names a sampling option out of its range; `None` is not checked."""
     if temperature is not None and not 0 <= temperature < float("inf"):
         raise ValueError(f"Found temperature={temperature}; expected 0 (greedy) or a positive number.")
     if top_p is not None and not 0 < top_p <= 1:
@@ -365,113 +348,74 @@ def check_sampling(temperature: float | None = None, top_p: float | None = None,
 
 
 def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: int) -> list[int]:
-    """One number for each prompt, from one for all of them or from as many.
-
-    Raises:
-        `ValueError`: naming the option, if there are fewer or more, or if one is less than `least`.
-    """
+    """One number of at least `least` for each prompt, from one for all of them or from as many; else `ValueError`."""
     values = [value] * num_prompts if isinstance(value, Integral) else list(value)  # type: ignore[arg-type]
     if len(values) != num_prompts or min(values, default=least) < least:
         raise ValueError(f"Found {name}={value!r} for {num_prompts} prompts; expected at least {least} for each.")
     return [*map(int, values)]
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Which prompts are prefilled together, and how many samples of each are decoded, from which number on."""
-
-    prompts: tuple[int, ...]
-    counts: tuple[int, ...]
-    first: int = 0
-
-    @property
-    def owners(self) -> list[int]:
-        """Which of the batch's prompts each sample continues."""
-        return [place for place, count in enumerate(self.counts) for _ in range(count)]
-
-
-def _batches(order: Sequence[int], counts: Sequence[int], batch_size: int) -> Iterator[_Batch]:
-    """Prompts in the order given, at most `batch_size` completions at once."""
-    prompts: list[int] = []
-    for index in order:
-        if counts[index] > batch_size:
-            for first in range(0, counts[index], batch_size):
-                yield _Batch((index,), (min(batch_size, counts[index] - first),), first)
+def _batches(order: Sequence[int], counts: Sequence[int], batch_size: int) -> Iterator[dict[int, range]]:
+    """Batches of at most `batch_size` completions: the numbers of the samples of each prompt."""
+    batch: dict[int, range] = {}
+    for i in order:
+        if counts[i] > batch_size:
+            for first in range(0, counts[i], batch_size):
+                yield {i: range(first, min(first + batch_size, counts[i]))}
             continue
-        if prompts and sum(counts[i] for i in prompts) + counts[index] > batch_size:
-            yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
-            prompts = []
-        prompts.append(index)
-    if prompts:
-        yield _Batch(tuple(prompts), tuple(counts[i] for i in prompts))
+        if batch and sum(map(len, batch.values())) + counts[i] > batch_size:
+            yield batch
+            batch = {}
+        batch[i] = range(counts[i])
+    if batch:
+        yield batch
 
 
 def _prefilled(
-    model: PreTrainedModel, encoded: Sequence[list[int]], counts: Sequence[int], batch_size: int, pad_token_id: int
-) -> Iterator[tuple[_Batch, Prefill | None]]:
-    """Batches, each with what the model keeps of all prompt tokens but the last, which `generate` reads itself.
-
-    `None` where the model cannot share (see [`can_share`]) or where no prompt has a second token.
-    """
-    if not can_share(model.config):
+    decoder: Decoder, encoded: Sequence[list[int]], counts: Sequence[int], batch_size: int
+) -> Iterator[tuple[dict[int, range], Prefill | None]]:
+    """Batches with the prefill of their prompts, which is `None` where the model cannot share (see [`can_share`])."""
+    if not can_share(decoder.model.config):
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         yield from ((batch, None) for batch in _batches(order, counts, batch_size))
         return
     rows = [ids[:-1] for ids in encoded]
     shared = shared_lengths(rows)
-    reader = PrefixReader(model, pad_token_id, logits_to_keep=1)
     for length, order in families(rows, shared, counts, _FAMILY * batch_size):
-        root = reader.read([rows[order[0]][:length]], [()])[1] if length else None
-        prefill: Prefill | None = None
-        prompts: tuple[int, ...] = ()
+        root = decoder.reader.read([rows[order[0]][:length]], [()])[1] if length else None
+        prompts: list[int] = []
+        prefill = None
         for batch in _batches(order, counts, batch_size):
-            if batch.prompts != prompts:
-                prompts = batch.prompts
-                read = any(rows[i] for i in prompts)
-                prefill = (
-                    reader.read([rows[i] for i in prompts], [shared[i] for i in prompts], root)[1] if read else None
-                )
+            if prompts != [*batch]:
+                prompts = [*batch]
+                prefill = decoder.prefill([encoded[i] for i in prompts], [shared[i] for i in prompts], root)
             yield batch, prefill
 
 
-def _uniforms(encoded, starts, batch: _Batch, seed: int, length: int) -> torch.Tensor:
+def _uniforms(encoded, starts, batch: Mapping[int, range], seed: int, length: int) -> torch.Tensor:
     """(completions, length) numbers in [0, 1): one stream per sample, from the seed, its prompt and its number."""
     seeds = []
-    for index, count in zip(batch.prompts, batch.counts, strict=True):
-        prompt = derive_seed(seed, *encoded[index])
-        begin = starts[index] + batch.first
-        seeds += [derive_seed(prompt, number) for number in range(begin, begin + count)]
+    for i, numbers in batch.items():
+        prompt = derive_seed(seed, *encoded[i])
+        seeds += [derive_seed(prompt, starts[i] + number) for number in numbers]
     return random_streams(seeds, length)
 
 
 def _generation_config(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = ends if isinstance(ends, (list, tuple)) else [ends]
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=sorted(_end_tokens(model, tokenizer)),
+        eos_token_id=sorted({token for token in (*ends, tokenizer.eos_token_id) if token is not None}),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         disable_compile=True,
     )
 
 
-def _end_tokens(model, tokenizer) -> set[int]:
-    named = getattr(model.generation_config, "eos_token_id", None)
-    named = named if isinstance(named, (list, tuple)) else [named]
-    return {token for token in (*named, tokenizer.eos_token_id) if token is not None}
-
-
-def _read_samples(tokenizer, completions: Sequence[list[int]], settings: GenerationConfig) -> list[Sample]:
-    ends = set(settings.eos_token_id)
-    texts = decode_completions(tokenizer, completions)
-    return [
-        Sample(text, len(ids), truncated=ids[-1] not in ends, ids=tuple(ids))
-        for text, ids in zip(texts, completions, strict=True)
-    ]
-
-
 def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of completions without special tokens, save those that open and close a draft."""
+    """The texts of completions without special tokens, except those that open and close a draft."""
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     skipped = {token for token, text in special.items() if not is_draft_tag(text)}
     if len(skipped) < len(special):
@@ -482,5 +426,5 @@ def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence
 
 
 def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
-    """Whether an encoded prompt ends with an open draft, as with chat templates that begin the answer themselves."""
+    """Whether an encoded prompt ends with an open draft, which some chat templates begin themselves."""
     return opens_draft(tokenizer.decode(list(prompt[-16:]), clean_up_tokenization_spaces=False))

@@ -1,5 +1,16 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Early stopping: whether the first critiques of a row decide the vote of all k (not in the paper)."""
+"""Early stopping: whether the first critiques of a row decide the vote of all k (not in the paper).
+
+With `error=0` a decision is a proof: one critique moves two responses apart by at most `high - low`, and the leader
+has won if its lead exceeds what the remaining critiques can make up.
+
+With `error > 0` a betting martingale for sampling without replacement decides as well, as in risk-limiting audits
+(Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; Stark, "ALPHA", 2023).
+Against each other response a bet is placed on every critique that the full vote puts the leader ahead, and the leader
+has won when each bet has multiplied its stake by (n - 1) / error. However often this is checked, the full vote puts
+the named winner behind another response with probability `error` at most, provided that the critiques are
+exchangeable, as with random or fixed orders. Balanced orders are more evenly mixed and not covered by the bound.
+"""
 
 import bisect
 import math
@@ -9,11 +20,7 @@ from .voting import Guidance, Scores, guided_selection, num_voters, vote, weight
 
 
 def stopping_error(early_stopping: str | float | None) -> float | None:
-    """The `error` of [`decided`] that the pipeline's option `early_stopping` stands for; `None` without stopping.
-
-    Raises:
-        `ValueError`: if it is not `"exact"`, a probability between 0 and 1, `False` or `None`.
-    """
+    """The `error` of [`decided`] for the option `early_stopping`: `None` without stopping, 0 for `"exact"`."""
     if early_stopping is None or early_stopping is False:
         return None
     if early_stopping == "exact":
@@ -35,18 +42,6 @@ def decided(
 ) -> bool:
     """Whether the first critiques of k already decide who wins the vote of all k.
 
-    With `error=0` the answer is a proof. One critique moves two responses apart by at most `high - low`, and an
-    unreadable one by nothing: the leader has won if its lead exceeds what the remaining critiques can make up. A lead
-    that they could equalize does not suffice, since the full vote could be a tie.
-
-    With `error > 0` a betting martingale for sampling without replacement decides as well, as in risk-limiting audits
-    (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; Stark, "ALPHA", 2023).
-    Against each other response a bet is placed on every critique that the full vote puts the leader ahead, and the
-    leader has won when each bet has multiplied its stake by (n - 1) / error. However often this is checked, the full
-    vote puts the named winner behind another response with probability `error` at most, provided that the critiques
-    are exchangeable, as with random or fixed orders. Balanced orders are more evenly mixed and not covered by the
-    bound.
-
     Args:
         rows (sequence of score rows): The critiques drawn so far, in the sequence in which they were drawn.
         k (`int`): Critiques of the full vote.
@@ -54,9 +49,8 @@ def decided(
         error (`float`, *optional*, defaults to `0.0`):
             Largest probability of naming a winner that the full vote does not name; 0 asks for a proof.
         meta_scores (sequence of `float`, *optional*): As for [`guided_vote`], of the critiques drawn so far.
-        guidance ([`Guidance`], *optional*):
-            How a Meta RM guides the vote. Under `"top"` the remaining critiques may displace voters, which the proof
-            takes into account.
+        guidance ([`Guidance`], *optional*): How a Meta RM guides the vote. Under `"top"` only proofs are possible,
+            which take into account that the remaining critiques may displace voters.
 
     Returns:
         `bool`. A single response has a winner only with scores of 0 and 1: the majority. Its score from 1 to 10 needs
@@ -97,14 +91,7 @@ def critiques_to_go(
     meta_scores: Sequence[float | None] | None = None,
     guidance: Guidance | None = None,
 ) -> int:
-    """The least number of further critiques after which the vote can be [`decided`]; 0 if it is decided.
-
-    Fewer cannot decide it, so that this many are sampled before the next check.
-
-    Args:
-        num_responses (`int`): n.
-        rows, k, score_range, error, meta_scores, guidance: As for [`decided`].
-    """
+    """The least number of further critiques after which the vote of n can be [`decided`]; 0 if it is decided."""
     low, high = score_range
     totals = vote(rows) or (0,) * num_responses
     leader = max(range(num_responses), key=totals.__getitem__)
@@ -132,11 +119,8 @@ def next_round(
 ) -> int:
     """How many critiques to sample next: all that remain, or the least number that may decide the vote.
 
-    A round has at least a sixteenth of all critiques, since its prompts are read anew.
-
-    Args:
-        rows, k, num_responses, score_range, meta_scores, guidance: As for [`critiques_to_go`].
-        error (`float`, *optional*): As for [`decided`]; `None` without early stopping.
+    A round has at least a sixteenth of all critiques, since its prompts are read anew. An `error` of `None` means no
+    early stopping.
     """
     left = k - len(rows)
     if not left or error is None:
@@ -146,8 +130,8 @@ def next_round(
 
 
 def _opponents(rows: Sequence[Scores], score_range: tuple[int, int]) -> tuple[list[Scores], float]:
-    """Score rows with at least two opponents, and how far one critique can part them. A score of 0 or 1 on a single
-    response is a vote for "incorrect" or for "correct"."""
+    """Score rows with at least two opponents, and how far one critique can part them. A score of 0 or 1 of a single
+    response is a vote for "incorrect" or "correct"."""
     low, high = score_range
     if any(row is not None and len(row) == 1 for row in rows):
         if (low, high) != (0, 1):
@@ -186,26 +170,18 @@ def _audited(rows: Sequence[Scores], weights: Sequence[float], leader: int, k: i
     """Whether the bets against every opponent of the leader have reached their goal."""
     opponents = [i for i in range(len(next(row for row in rows if row is not None))) if i != leader]
     goal = math.log(len(opponents) / error)
-    return all(
-        _log_capital(
-            [
-                0.0 if row is None else weight * (row[leader] - row[other])
-                for weight, row in zip(weights, rows, strict=True)
-            ],
-            k,
-            span,
-        )
-        >= goal
-        for other in opponents
-    )
+
+    def leads(other: int) -> list[float]:
+        return [0.0 if row is None else weight * (row[leader] - row[other]) for weight, row in zip(weights, rows)]
+
+    return all(_log_capital(leads(other), k, span) >= goal for other in opponents)
 
 
 def _log_capital(leads: Sequence[float], k: int, span: float) -> float:
     """The highest log capital of bets on leads in [-span, span] with a stake of 1, if k of them sum to 0 or less.
 
-    Raised by `span`, leads are not negative and k of them sum to at most `k * span`. Before each critique the mean of
-    the remaining sum over the remaining critiques is `fair`; a bet of the share s of all capital multiplies it by
-    `1 - s + s * lead / fair`, which is 1 on average at most.
+    Raised by `span`, leads are not negative. `fair` is the mean of those to come if all k sum to `k * span`; a bet of
+    the share s of all capital multiplies it by `1 - s + s * lead / fair`, which is 1 on average at most.
     """
     log, most, rest = 0.0, 0.0, k * span
     for drawn, lead in enumerate(leads):

@@ -3,8 +3,8 @@
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -32,17 +32,15 @@ WORTHWHILE = 0.85
 """Largest share of a batch's work at which its packed form is read: above, prompts are too short to gain."""
 
 SHARED_TOKENS = 1024
-"""Tokens of copied prompts from which on completions attend to one copy. Fewer are copied, since attention over two
-caches costs more."""
+"""Tokens of copied prompts from which on completions attend to one copy, which costs more for fewer."""
 
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
 _UNSHARED_LOSSES = ("bnpo",)
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
-
-
 _SAMPLING_ATTRIBUTES = (
     "generation_kwargs max_completion_length temperature top_p tools use_vllm use_transformers_continuous_batching"
 ).split()
+_AS_TRL = "Prompts are read once per completion in training, as by TRL"
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
@@ -53,8 +51,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
     depend neither on the number of processes nor on their neighbors, and a resumed run draws what an unbroken one
     would. Log-probabilities of the completions of a group come from one forward pass over the prompt and all of them.
 
-    Where a model, an option, the shape of a batch or the version of TRL does not allow it or does not gain by it,
-    TRL's own path is taken, which is logged once. `args.share_prompts=False` always takes TRL's path.
+    TRL's own path is taken, and the log says so once, where a model, an option, the shape of a batch or the version of
+    TRL does not allow it or does not gain by it, and always with `args.share_prompts=False`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -72,36 +70,18 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """TRL's metrics of `"train"` or `"eval"` until the next log; a dictionary that is dropped if it keeps none."""
         return getattr(self, "_metrics", defaultdict(lambda: defaultdict(list)))[mode]
 
-    # Training: one forward pass per group.
-
-    @overrides_trl("Prompts are read once per completion in training, as by TRL")
+    @overrides_trl(_AS_TRL)
     def _get_per_token_logps_and_entropies(
-        self,
-        model,
-        input_ids,
-        attention_mask,
-        logits_to_keep,
-        batch_size=None,
-        compute_entropy=False,
-        compute_aux_loss=False,
-        **images,
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **options
     ):
-        plain = not compute_aux_loss and all(value is None for value in images.values())
-        if plain and self._may_pack(model):
+        if all(value is None or value is False for value in options.values()) and self._may_pack(model):
             packed = pack(input_ids, attention_mask, logits_to_keep, batch_size)
             work = relative_work(packed, attention_mask, self._causal_lm(model).config.hidden_size)
             if work <= WORTHWHILE and self._packs_exactly(model, input_ids, attention_mask, logits_to_keep):
                 logps, entropies = self._packed(model, packed, input_ids, logits_to_keep)
                 return logps, entropies if compute_entropy else None, None
         return super()._get_per_token_logps_and_entropies(
-            model,
-            input_ids,
-            attention_mask,
-            logits_to_keep,
-            batch_size=batch_size,
-            compute_entropy=compute_entropy,
-            compute_aux_loss=compute_aux_loss,
-            **images,
+            model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **options
         )
 
     def _may_pack(self, model: torch.nn.Module) -> bool:
@@ -113,7 +93,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             or packing_obstacle(self._causal_lm(model))
         )
         if reason is not None:
-            self._say_once(f"Prompts are read once per completion in training, as by TRL: {reason}.", logging.WARNING)
+            self._say_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
         return reason is None
 
     def _setup_obstacle(self) -> str | None:
@@ -131,23 +111,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
 
     def _packed(self, model, packed, input_ids, logits_to_keep) -> tuple[torch.Tensor, torch.Tensor | None]:
         self._recomputing.close()
-        config = self._causal_lm(model).config
-        inner = config._attn_implementation
-        with self._attending(model), self.accelerator.autocast():
-            found = [packed_log_probs(model, config, inner, row, input_ids, logits_to_keep) for row in packed]
-        logps, entropies = zip(*found, strict=True)
-        return sum(logps), None if entropies[0] is None else sum(entropies)
-
-    @contextmanager
-    def _attending(self, model: torch.nn.Module) -> Iterator[None]:
         causal_lm = self._causal_lm(model)
-        if torch.is_grad_enabled() and any(getattr(m, "gradient_checkpointing", False) for m in causal_lm.modules()):
-            # The backward pass computes the layers again and must find the same attention.
-            self._recomputing.enter_context(attending(causal_lm.config))
-            yield
-        else:
-            with attending(causal_lm.config):
-                yield
+        with ExitStack() as stack, self.accelerator.autocast():
+            inner = stack.enter_context(attending(causal_lm.config))
+            config, batch = causal_lm.config, (input_ids, logits_to_keep)
+            scored = [packed_log_probs(model, config, inner, row, *batch) for row in packed]
+            recomputes = any(getattr(module, "gradient_checkpointing", False) for module in causal_lm.modules())
+            if recomputes and torch.is_grad_enabled():
+                # The backward pass computes the layers again and must find the same attention.
+                self._recomputing = stack.pop_all()
+        logps, entropies = zip(*scored, strict=True)
+        return sum(logps), None if entropies[0] is None else sum(entropies)
 
     def training_step(self, model, inputs, num_items_in_batch):
         try:
@@ -160,10 +134,10 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if self._packing_works is None:
             probe = _probe(input_ids, attention_mask, logits_to_keep)
             with torch.no_grad():
-                expected, _, _ = super()._get_per_token_logps_and_entropies(model, *probe)
+                expected = super()._get_per_token_logps_and_entropies(model, *probe)[0]
                 try:
-                    found, _ = self._packed(model, pack(*probe), probe[0], probe[2])
-                    difference = (found - expected).abs().mean().item()
+                    packed = self._packed(model, pack(*probe), probe[0], probe[2])[0]
+                    difference = (packed - expected).abs().mean().item()
                     reason = f"log-probabilities differ by {difference:.2g} on average"
                 except (UnusedLayout, TypeError) as error:
                     difference, reason = float("inf"), str(error)
@@ -172,9 +146,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             if self._packing_works:
                 self._say_once("Prompts are read once per group in training.")
             else:
-                self._say_once(
-                    f"Prompts are read once per completion in training, as by TRL: {reason}.", logging.WARNING
-                )
+                self._say_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
         return self._packing_works
 
     @overrides_trl("Completions stay in the batches of TRL", "_buffered_inputs", "_step", "_entropy_bonus_enabled")
@@ -203,8 +175,6 @@ class GroupedGRPOTrainer(GRPOTrainer):
             and self._may_pack(self.model)
         )
 
-    # Generation: one prefill per group.
-
     @overrides_trl("Critiques are generated as by TRL", *_SAMPLING_ATTRIBUTES)
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         reason = self._generation_obstacle()
@@ -213,24 +183,17 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return self._generate_groups(prompt_ids, num_generations), None
         if reason is not None and self.args.share_prompts:
             self._say_once(f"Critiques are generated as by TRL: {reason}.")
-        return super()._generate_single_turn(
-            prompt_ids, images, multimodal_fields, num_generations, has_tool_images=has_tool_images
-        )
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
 
     def _generation_obstacle(self) -> str | None:
-        args = self.args
-        if not args.share_prompts:
-            return "`share_prompts=False`"
-        if self.use_vllm:
-            return "vLLM generates"
-        if self.use_transformers_continuous_batching:
-            return "continuous batching"
-        if self.tools:
-            return "tools"
-        if args.top_k or args.min_p or args.repetition_penalty != 1.0 or self.temperature == 0:
-            return "`top_k`, `min_p` or `repetition_penalty` is set"
-        if args.generation_kwargs or args.cache_implementation:
-            return "`generation_kwargs` or `cache_implementation` is set"
+        names = [name for name in ("use_vllm", "use_transformers_continuous_batching", "tools") if getattr(self, name)]
+        options = ("top_k", "min_p", "generation_kwargs", "cache_implementation")
+        names += [name for name in options if getattr(self.args, name)]
+        names += ["repetition_penalty"] if self.args.repetition_penalty != 1.0 else []
+        if names:
+            return f"`{'`, `'.join(names)}` is set"
+        if not self.args.share_prompts or self.temperature == 0:
+            return "`share_prompts=False` or `temperature=0`"
         return self._setup_obstacle() or prefix_obstacle(self._causal_lm(self.model))
 
     def _generate_groups(self, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> list[list[int]]:
@@ -240,21 +203,18 @@ class GroupedGRPOTrainer(GRPOTrainer):
         uniforms = group_uniforms(
             prompt_ids, num_generations, self.accelerator.process_index, seed, self.max_completion_length
         )
+        distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
+        places = {ids: place for place, ids in enumerate(distinct)}
+        owners = [places[tuple(ids)] for ids in prompt_ids]
         settings = {name: value for name, value in self.generation_kwargs.items() if name not in _SAMPLING_OPTIONS}
         settings = GenerationConfig(**{**settings, "do_sample": False, "num_beams": 1, "disable_compile": True})
+        checkpointing = {"gradient_checkpointing_kwargs": self.args.gradient_checkpointing_kwargs}
         with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
+            unwrap_model_for_generation(self.model_wrapped, self.accelerator, **checkpointing) as model,
             torch.no_grad(),
             evaluating(model),  # so that nothing is dropped out
         ):
             decoder = Decoder(model, settings, self.temperature, self.top_p, SHARED_TOKENS)
-            distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
-            places = {ids: place for place, ids in enumerate(distinct)}
-            owners = [places[tuple(ids)] for ids in prompt_ids]
             return decoder.complete(distinct, owners, uniforms, decoder.prefill(distinct))
 
 
@@ -270,22 +230,18 @@ def _probe(input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep
 def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same completions in as many batches of the same size, with those of a prompt side by side.
 
-    Args:
-        batches (sequence of `dict`): Of tensors, whose first dimension counts completions, scalars and `None`.
-
-    Returns:
-        `list[dict]`
+    Batches hold tensors, whose first dimension counts completions, scalars and `None`.
     """
     prompts = torch.cat([torch.where(batch["prompt_mask"].bool(), batch["prompt_ids"], -1) for batch in batches])
     order = torch.argsort(torch.unique(prompts, dim=0, return_inverse=True)[1], stable=True)
     size = len(batches[0]["prompt_ids"])
-    made: list[dict] = [{} for _ in batches]
+    regrouped: list[dict] = [{} for _ in batches]
     for name, value in batches[0].items():
         shared = value is None or value.ndim == 0
         whole: Any = None if shared else torch.cat([batch[name] for batch in batches])[order]
-        for place, batch in enumerate(made):
+        for place, batch in enumerate(regrouped):
             batch[name] = value if shared else whole[place * size : (place + 1) * size]
-    return made
+    return regrouped
 
 
 def group_uniforms(
@@ -293,15 +249,14 @@ def group_uniforms(
 ) -> torch.Tensor:
     """Random numbers in [0, 1) of shape `(completions, length)`, a stream for each completion.
 
-    A stream is made of the seed, the prompt and the completion's number in its group, which may lie in several
+    A stream follows from the seed, the prompt and the completion's number in its group, which may lie in several
     processes; a prompt that comes again is another group.
     """
     first = process_index * len(prompt_ids)
     seeds = []
     seen: Counter = Counter()
-    for place, ids in enumerate(map(tuple, prompt_ids)):
-        member = (first + place) % num_generations
-        number = member + num_generations * seen[ids, member]
+    for place, ids in enumerate(map(tuple, prompt_ids), first):
+        member = place % num_generations
+        seeds.append(derive_seed(seed, member + num_generations * seen[ids, member], *ids))
         seen[ids, member] += 1
-        seeds.append(derive_seed(seed, number, *ids))
     return random_streams(seeds, length)

@@ -1,15 +1,12 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Groups whose rewards are all equal make room for groups that teach something.
+"""Replacement of groups whose rewards are all equal, and which therefore have no advantages (not in the paper).
 
-Such a group has no advantages: it costs its generation and moves the policy nowhere but towards the reference. The
-dynamic sampling of DAPO (arXiv 2503.14476, section 3.2) samples further prompts until a batch is full of groups that
-have advantages. The paper does not; where it stands in SPCT is ours [?].
+As in the dynamic sampling of DAPO (arXiv 2503.14476, section 3.2), other prompts are sampled in their place.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,10 +14,10 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl.trainer.utils import pad
 
-from ..judge.sampling import derive_seed
+from ..judge.orders import derive_seed
 
 
-# What a batch of `GRPOTrainer` holds for each completion: on which side it is padded, and with what.
+# What a batch of `GRPOTrainer` holds for each completion: the side on which it is padded, and the value.
 PADDING: dict[str, tuple[str, float | None]] = {
     "prompt_ids": ("left", None),  # the tokenizer's
     "prompt_mask": ("left", 0),
@@ -34,15 +31,8 @@ PADDING: dict[str, tuple[str, float | None]] = {
 }
 
 
-@dataclass(frozen=True)
-class Refilled:
-    """A batch after its refill.
-
-    Args:
-        batch (`dict`): Of this process, as [`~trl.GRPOTrainer`] makes it.
-        replaced (`int`): How many groups were replaced, on all processes.
-        rounds (`int`): How often groups were drawn.
-    """
+class Refilled(NamedTuple):
+    """This process's batch, how many groups were replaced on all processes, and how often groups were drawn."""
 
     batch: dict[str, torch.Tensor]
     replaced: int
@@ -68,21 +58,18 @@ def refill(
     Args:
         batch (`dict` of tensors): Of this process, whose groups are whole.
         rows (sequence of rows): Of the batch, one per completion.
-        dataset ([`~datasets.Dataset`]): Where others are drawn. No prompt is drawn that the batch has, or twice.
-        score (`Callable`): Rows, one per completion → such a batch; called equally often by all processes.
+        dataset ([`~datasets.Dataset`]): Source of other rows. No prompt is drawn that the batch has, or twice.
+        score (`Callable`): Makes such a batch of rows, one per completion; all processes call it equally often.
         accelerator ([`~accelerate.Accelerator`]): The trainer's.
-        rounds (`int`): How often groups may be drawn; then those that are left stay.
+        rounds (`int`): How often groups may be drawn.
         num_generations (`int`): Completions per group.
         pad_token_id (`int`): The tokenizer's.
         seed (`int`): Another one for each step.
-
-    Returns:
-        [`Refilled`]
     """
     keys = sorted(gather_object([_key(row) for row in rows[::num_generations]]))
     others = other_rows(dataset, keys, derive_seed(seed, *keys))
     lacking = _groups(batch, num_generations, signal=False)
-    counts = first = _counts(lacking, accelerator)
+    counts = first = _gathered(len(lacking), accelerator)
     done = 0
     while done < rounds and max(counts):
         # Scores are gathered over all processes: each of them draws as many groups as the one that lacks most.
@@ -95,7 +82,7 @@ def refill(
         pairs = list(zip(lacking, _groups(fresh, num_generations, signal=True), strict=False))
         batch = with_groups(batch, fresh, pairs, num_generations, pad_token_id)
         lacking = lacking[len(pairs) :]
-        counts = _counts(lacking, accelerator)
+        counts = _gathered(len(lacking), accelerator)
         done += 1
     if done:
         scored = batch["completion_mask"] * batch.get("tool_mask", 1)
@@ -104,10 +91,10 @@ def refill(
 
 
 def other_rows(dataset: Dataset, taken: Collection[int], seed: int) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset in an order of the seed's, each prompt once and none of those whose keys are taken."""
+    """The rows of a dataset in an order drawn from the seed, each prompt once and none whose key is taken."""
     seen = set(taken)
-    draw = torch.Generator().manual_seed(seed % 2**63)
-    for index in torch.randperm(len(dataset), generator=draw).tolist():
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    for index in torch.randperm(len(dataset), generator=generator).tolist():
         row = dataset[index]
         if (key := _key(row)) not in seen:
             seen.add(key)
@@ -121,17 +108,15 @@ def with_groups(
     num_generations: int,
     pad_token_id: int,
 ) -> dict[str, torch.Tensor]:
-    """A batch in which group i is group j of another one, for each pair (i, j); what is longer pads the other."""
+    """A batch in which group i is group j of another one, for each pair (i, j), padded to the longer of the two."""
     unknown = batch.keys() - {*PADDING, "advantages", "num_items_in_batch"}
     if unknown:
         raise ValueError(
             f"Found a batch with {', '.join(sorted(unknown))}; expected what TRL makes of texts. Groups of it cannot "
             "be replaced: set `refill_groups=0`."
         )
-    made = dict(batch)
-    if not pairs:
-        return made
-    for name in batch.keys() - {"num_items_in_batch"}:
+    joined = dict(batch)
+    for name in batch.keys() - {"num_items_in_batch"} if pairs else ():
         both = [*batch[name], *fresh[name]]
         if batch[name].ndim > 1:
             side, value = PADDING[name]
@@ -142,20 +127,19 @@ def with_groups(
         order = list(range(len(batch[name]) // num_generations))
         for place, source in pairs:
             order[place] = len(order) + source
-        made[name] = groups[order].flatten(0, 1)
-    return made
+        joined[name] = groups[order].flatten(0, 1)
+    return joined
 
 
 def _groups(batch: Mapping[str, torch.Tensor], num_generations: int, signal: bool) -> list[int]:
-    """The groups whose advantages differ, as rewards that differ make them, or those whose advantages do not."""
+    """The groups whose advantages differ (`signal`), or those whose advantages do not."""
     advantages = batch["advantages"].view(-1, num_generations)
     differ = advantages.amax(dim=1) - advantages.amin(dim=1) > 1e-6
     return (differ == signal).nonzero()[:, 0].tolist()
 
 
-def _counts(lacking: Sequence[int], accelerator: Accelerator) -> list[int]:
-    """How many groups each process lacks."""
-    return accelerator.gather(torch.tensor([len(lacking)], device=accelerator.device)).tolist()
+def _gathered(count: int, accelerator: Accelerator) -> list[int]:
+    return accelerator.gather(torch.tensor([count], device=accelerator.device)).tolist()
 
 
 def _key(row: Mapping[str, Any]) -> int:

@@ -1,17 +1,16 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""The completions of a group behind their one prompt: one forward pass where GRPO makes G (paper, section 5).
+"""Log-probabilities of a group's completions in one forward pass, where GRPO makes G (paper, section 5).
 
-A judge's prompt is long and its critiques are short, and a group shares the prompt. Here the tokens of a batch are
-packed into one row, in which every prompt stands once and its completions follow. A registered attention function lets
-the prompt see itself, and each completion see the prompt and itself; it calls the model's own attention for both. All
-other layers work token by token, so that log-probabilities and gradients are those of the unpacked batch.
+The tokens of a batch are packed into one row, in which every prompt occurs once and its completions follow. A
+registered attention function lets the prompt see itself, and each completion see the prompt and itself; it calls the
+model's own attention for both. All other layers work token by token, so that log-probabilities and gradients are those
+of the unpacked batch.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,7 @@ INNER_IMPLEMENTATIONS = ("sdpa", "eager")
 
 @dataclass(frozen=True)
 class Group:
-    """What stands together in a packed row: a prefix, then `completions` segments of `length` tokens each."""
+    """A part of a packed row: a prefix, then `completions` segments of `length` tokens each."""
 
     prefix: int
     completions: int
@@ -40,18 +39,13 @@ class Group:
 
     @property
     def num_pairs(self) -> int:
-        """Of a token and one that it attends to, as they are computed: half of the prefix's, all of a segment's."""
+        """Pairs of a token and one that it attends to, as computed: half of the prefix's, all of a segment's."""
         return self.prefix**2 // 2 + self.completions * self.length * (self.prefix + self.length)
 
 
 @dataclass
 class Layout:
-    """Where the groups of a packed row stand, and how attention is computed. One object serves all layers of a pass.
-
-    Args:
-        groups (sequence of [`Group`]): In the order of the row.
-        inner (`str`): The model's own attention implementation, `"sdpa"` or `"eager"`.
-    """
+    """The groups of a packed row and the model's attention implementation, for all layers of one pass."""
 
     groups: Sequence[Group]
     inner: str
@@ -59,33 +53,25 @@ class Layout:
     _masks: dict = field(default_factory=dict, repr=False)
 
     def mask(self, group: Group, of_prefix: bool, window: int | None, query: torch.Tensor) -> torch.Tensor | None:
-        """What the tokens of a prefix, or of one segment behind it, may see; `None` where `"sdpa"` needs no mask.
+        """What the tokens of a prefix, or of a segment behind it, may see; `None` where `"sdpa"` needs no mask.
 
         Shape `(1, 1, queries, keys)`; boolean for `"sdpa"`, added to the scores for `"eager"`.
         """
         keys = group.prefix if of_prefix else group.prefix + group.length
         queries = group.prefix if of_prefix else group.length
-        if window is not None and window >= keys:
-            window = None
+        window = None if window is None or window >= keys else window
         if self.inner == "sdpa" and window is None and queries == keys:
             return None  # which it reads as causal
-        made = (queries, keys, window, query.dtype, query.device)
-        if made not in self._masks:
-            visible = _visible(queries, keys, window, query.device)
+        key = (queries, keys, window, query.dtype, query.device)
+        if key not in self._masks:
+            places = torch.arange(keys, device=query.device)
+            distance = places[keys - queries :, None] - places
+            mask = (distance >= 0) & (distance < (keys if window is None else window))
             if self.inner == "eager":
                 lowest = torch.finfo(query.dtype).min
-                visible = torch.zeros(visible.shape, dtype=query.dtype, device=query.device).masked_fill(
-                    ~visible, lowest
-                )
-            self._masks[made] = visible[None, None]
-        return self._masks[made]
-
-
-def _visible(queries: int, keys: int, window: int | None, device) -> torch.Tensor:
-    """Causal over the last `queries` of `keys` positions, at most `window` positions back, itself included."""
-    distance = torch.arange(keys - queries, keys, device=device)[:, None] - torch.arange(keys, device=device)
-    visible = distance >= 0
-    return visible if window is None else visible & (distance < window)
+                mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, lowest)
+            self._masks[key] = mask[None, None]
+        return self._masks[key]
 
 
 def shared_prefix_attention(
@@ -98,26 +84,20 @@ def shared_prefix_attention(
     sliding_window: int | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed row; called by the layers of a model under [`attending`].
+    """Attention of a packed row, of shape `(1, tokens, heads, head_dim)`; called by a model under [`attending`].
 
-    Args:
-        module (`torch.nn.Module`): The attention layer.
-        query, key, value (`torch.Tensor` of shape `(1, heads, tokens, head_dim)`): Of the packed row.
-        attention_mask (`torch.Tensor`, *optional*): Not used; the layout says who sees whom.
-        shared_prefix ([`Layout`]): Passed to the model's forward.
-        sliding_window (`int`, *optional*): As the layer passes it.
-        **kwargs: For the model's own attention function.
-
-    Returns:
-        The attention's output of shape `(1, tokens, heads, head_dim)`, and no weights.
+    The mask is not used: the layout says who sees whom.
     """
     if shared_prefix is None:
         raise RuntimeError(
-            f"Found no layout in the call of the attention implementation {SHARED_PREFIX!r}; it serves "
-            "`SPCTTrainer`'s training forward alone. Set another one with `model.set_attn_implementation`."
+            f"Found no layout in the call of the attention implementation {SHARED_PREFIX!r}, which serves "
+            "`SPCTTrainer` alone; expected another one, see `model.set_attn_implementation`."
         )
     shared_prefix.calls += 1
-    attend = _inner_attention(module, shared_prefix.inner)
+    if shared_prefix.inner == "eager":
+        attend = sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[attr-defined]
+    else:
+        attend = AttentionInterface()[shared_prefix.inner]
     sizes = [size for g in shared_prefix.groups for size in (g.prefix, g.completions * g.length)]
     parts = iter(zip(*(states.split(sizes, dim=2) for states in (query, key, value)), strict=True))
     outputs = []
@@ -126,38 +106,27 @@ def shared_prefix_attention(
         if group.prefix:
             mask = shared_prefix.mask(group, True, sliding_window, query)
             outputs.append(attend(module, *prefix, mask, sliding_window=sliding_window, **kwargs)[0])
-        own_query, own_key, own_value = (_rows(states, group) for states in segments)
-        own_key = _behind(prefix[1], own_key)
-        own_value = _behind(prefix[2], own_value)
+        # (1, heads, completions * length, d) to (completions, heads, length, d), keys and values behind the prefix's
+        shape = (group.completions, group.length)
+        queries, keys, values = (states[0].unflatten(1, shape).transpose(0, 1) for states in segments)
+        if group.prefix:
+            shared = (states.expand(group.completions, -1, -1, -1) for states in prefix[1:])
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(shared, (keys, values), strict=True))
         mask = shared_prefix.mask(group, False, sliding_window, query)
-        output = attend(module, own_query, own_key, own_value, mask, sliding_window=sliding_window, **kwargs)[0]
+        output = attend(module, queries, keys, values, mask, sliding_window=sliding_window, **kwargs)[0]
         outputs.append(output.reshape(1, -1, *output.shape[2:]))
     return torch.cat(outputs, dim=1), None
 
 
-def _rows(states: torch.Tensor, group: Group) -> torch.Tensor:
-    """(1, heads, completions * length, d) → (completions, heads, length, d)."""
-    return states[0].unflatten(1, (group.completions, group.length)).transpose(0, 1)
-
-
-def _behind(prefix: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    return torch.cat([prefix.expand(len(own), -1, -1, -1), own], dim=2) if prefix.shape[2] else own
-
-
-def _inner_attention(module: torch.nn.Module, implementation: str) -> Callable:
-    own: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    return own if implementation == "eager" else AttentionInterface()[implementation]
-
-
 @contextmanager
-def attending(config: PreTrainedConfig) -> Iterator[None]:
-    """Lets the model of a configuration use [`shared_prefix_attention`], and afterwards its own again."""
-    before = config._attn_implementation
+def attending(config: PreTrainedConfig) -> Iterator[str]:
+    """In it, the model of a configuration uses [`shared_prefix_attention`]. Yields its own implementation."""
+    inner = config._attn_implementation
     config._attn_implementation = SHARED_PREFIX
     try:
-        yield
+        yield inner
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = inner
 
 
 def packing_obstacle(model: PreTrainedModel) -> str | None:
@@ -171,10 +140,10 @@ def packing_obstacle(model: PreTrainedModel) -> str | None:
 
 
 def prefix_obstacle(model: PreTrainedModel) -> str | None:
-    """Why several completions cannot go on from one reading of a prompt, or `None` if they can."""
+    """Why several completions cannot continue one reading of a prompt, or `None` if they can."""
     if model.config.get_text_config() is not model.config:
         return f"{type(model).__name__} is not a language model alone"
-    if getattr(model.config, "is_encoder_decoder", False) or not can_share(model.config):
+    if not can_share(model.config):
         return f"{type(model).__name__} has layers that are no plain attention"
     return None
 
@@ -184,10 +153,9 @@ class PackedRow:
     """Some sequences of a batch as one row.
 
     Args:
-        groups (tuple of [`Group`]): Where they stand.
+        groups (tuple of [`Group`]): In the order of the row.
         rows, columns (`torch.Tensor` of shape `(tokens,)`): Which token of the batch each token is.
-        scored (`torch.Tensor` of shape `(tokens,)`):
-            Whether the next token of the sequence is a completion's, so that its log-probability is asked for.
+        scored (`torch.Tensor` of shape `(tokens,)`): Whether the next token of the sequence is a completion's.
     """
 
     groups: tuple[Group, ...]
@@ -203,19 +171,10 @@ class PackedRow:
 def pack(
     input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int | None = None
 ) -> list[PackedRow]:
-    """Packs a batch of prompts, padded on the left, and completions, padded on the right.
+    """Packs a batch of prompts, padded on the left, and completions, padded on the right to `logits_to_keep` tokens.
 
-    Rows with equal prompts form a group, wherever they stand.
-
-    Args:
-        input_ids, attention_mask (`torch.Tensor` of shape `(batch, length)`): The batch.
-        logits_to_keep (`int`): Width of the completions.
-        batch_size (`int`, *optional*):
-            A packed row holds as many groups as have at most the tokens of that many rows of the batch, and at least
-            one; all groups if not given.
-
-    Returns:
-        `list[PackedRow]`: the packed rows; together they hold every sequence once.
+    Rows with equal prompts form a group, wherever they are. A packed row holds as many groups as have at most the
+    tokens of `batch_size` rows of the batch, and at least one; all groups if it is not given.
     """
     mask = attention_mask.bool().cpu().numpy()
     ids = np.where(mask, input_ids.cpu().numpy(), -1)
@@ -241,13 +200,13 @@ def relative_work(packed: Sequence[PackedRow], attention_mask: torch.Tensor, hid
 
     By the usual estimate of a transformer's operations: for each layer 24 h² for a token and 4 h for a pair of tokens
     of which one attends to the other. A batch without padding is read causally, which computes half of its pairs; a
-    segment needs a mask, and with it all of them, so that short prompts with long completions do not gain.
+    segment needs a mask, and with it all of them.
     """
     rows, length = attention_mask.shape
     pairs = rows * length**2 // (2 if attention_mask.all() else 1)
     groups = [group for row in packed for group in row.groups]
-    own = sum(group.num_tokens + group.num_pairs / (6 * hidden_size) for group in groups)
-    return own / (rows * length + pairs / (6 * hidden_size))
+    work = sum(group.num_tokens + group.num_pairs / (6 * hidden_size) for group in groups)
+    return work / (rows * length + pairs / (6 * hidden_size))
 
 
 def _piece(rows: Sequence[int], mask: np.ndarray, width: int) -> tuple[Group, np.ndarray, np.ndarray]:
@@ -281,16 +240,10 @@ def packed_log_probs(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probabilities, and entropies if the model's head computes them, of the completions of a packed row.
 
-    Args:
-        model (`torch.nn.Module`): With TRL's fused LM head, possibly wrapped; its config under [`attending`].
-        config ([`~transformers.PreTrainedConfig`]): Of the model.
-        inner (`str`): The model's own attention implementation.
-        packed ([`PackedRow`]): Of the batch.
-        input_ids (`torch.Tensor` of shape `(batch, length)`): The batch.
-        logits_to_keep (`int`): Width of the completions.
+    The model has TRL's fused LM head, and its configuration is under [`attending`], which has yielded `inner`.
 
     Returns:
-        Two tensors of shape `(batch, logits_to_keep)`, zero for sequences and tokens that are not in the packed row.
+        Two tensors of shape `(batch, logits_to_keep)`, zero where the packed row scores no token.
     """
     layout = Layout(packed.groups, inner)
     width = input_ids.shape[1] - logits_to_keep
@@ -307,7 +260,7 @@ def packed_log_probs(
         raise UnusedLayout(f"{layout.calls} of {config.num_hidden_layers} layers read the layout of the packed row")
     places = packed.rows[packed.scored], targets[packed.scored] - width
     log_probs, entropy = (
-        None if x is None else _placed(x[0, packed.scored], places, input_ids, logits_to_keep)
+        None if x is None else x.new_zeros(len(input_ids), logits_to_keep).index_put(places, x[0, packed.scored])
         for x in (outputs.log_probs, outputs.entropy)
     )
     assert log_probs is not None  # there are labels
@@ -315,11 +268,7 @@ def packed_log_probs(
 
 
 class UnusedLayout(RuntimeError):
-    """A model that does not hand the layout of a packed row to all of its attention layers."""
-
-
-def _placed(values: torch.Tensor, places: tuple, input_ids: torch.Tensor, width: int) -> torch.Tensor:
-    return values.new_zeros(len(input_ids), width).index_put(places, values)
+    """A model that does not pass the layout of a packed row to all of its attention layers."""
 
 
 AttentionInterface.register(SHARED_PREFIX, shared_prefix_attention)
