@@ -39,51 +39,40 @@ class PromptLayer(DynamicLayer):
         window (`int`, *optional*): The layer's sliding window. Columns that no sample can see are dropped.
     """
 
-    keys: torch.Tensor
-    values: torch.Tensor
-
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int | None = None):
         super().__init__()
-        self._buffers: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self.is_sliding = window is not None
         self.offset = max(0, keys.shape[-2] - window + 1) if window else 0
         self.prompts = [states[:, :, self.offset :].contiguous() for states in (keys, values)]
         self._expanded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.written, self._room = 0, 0
+        self._buffers: list[torch.Tensor] = []
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys = self._appended("keys", self.keys, key_states)
-        self.values = self._appended("values", self.values, value_states)
-        return self.keys, self.values
-
-    def _appended(self, name: str, states: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        start = states.shape[-2] if states.numel() else 0
-        end = start + new.shape[-2]
-        view, buffer = self._buffers.get(name, (None, None))
-        # Whoever selects, repeats or crops rows replaces the view; the buffer is then out of date.
-        if buffer is None or view is not states or buffer.shape[-2] < end:
-            buffer = new.new_empty((*new.shape[:-2], end + _GROWTH, new.shape[-1]))
-            if start:
-                buffer[..., :start, :] = states
-        buffer[..., start:end, :] = new
-        view = buffer[..., :end, :]
-        self._buffers[name] = (view, buffer)
-        return view
+        start, self.written = self.written, self.written + key_states.shape[-2]
+        states = (key_states, value_states)
+        if self.written > self._room:
+            self._room = self.written + _GROWTH
+            buffers = [new.new_empty(*new.shape[:-2], self._room, new.shape[-1]) for new in states]
+            for buffer, full in zip(buffers, self._buffers, strict=False):  # there are none at first
+                buffer[:, :, :start] = full[:, :, :start]
+            self._buffers = buffers
+        for buffer, new in zip(self._buffers, states, strict=True):
+            buffer[:, :, start : self.written] = new
+        return tuple(buffer[:, :, : self.written] for buffer in self._buffers)
 
     @property
     def prompt_columns(self) -> int:
         return self.prompts[0].shape[-2]
 
     def get_seq_length(self) -> int:
-        return self.offset + self.prompt_columns + super().get_seq_length()
+        return self.offset + self.prompt_columns + self.written
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() - self.offset + query_length, self.offset
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        if super().get_seq_length():
-            self.keys, self.values = (states[beam_idx.to(states.device)] for states in (self.keys, self.values))
+        self._buffers = [states[beam_idx.to(states.device)] for states in self._buffers]
 
     def select_prompts(self, numbers: torch.Tensor) -> None:
         self.prompts = [states[numbers.to(states.device)] for states in self.prompts]
@@ -171,8 +160,7 @@ class PromptCache(DynamicCache):
         for known, bias in self._biases:
             if known is mask and bias.dtype == dtype:
                 return bias
-        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-        bias.masked_fill_(~mask, torch.finfo(dtype).min)
+        bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
         self._biases = [*self._biases[-1:], (mask, bias)]
         return bias
 
@@ -192,13 +180,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one new token per sample to its prompt and to its own text, as an `AttentionInterface` function.
 
-    Args:
-        query (`torch.Tensor` of shape `(samples, query heads, 1, dim)`)
-        key, value (`torch.Tensor` of shape `(samples, heads, own tokens, dim)`): What [`PromptLayer`] returned.
-        attention_mask (`torch.Tensor` of shape `(samples, 1, 1, prompt columns + own tokens)`, *optional*): Booleans.
-
-    Raises:
-        [`NotShareableError`]: if the model's attention takes something that this one does not know.
+    `query` has shape `(samples, query heads, 1, dim)`, `key` and `value` `(samples, heads, own tokens, dim)`, and the
+    boolean mask `(samples, 1, 1, prompt columns + own tokens)`. Raises [`NotShareableError`] for other attentions.
     """
     cache = _cache.get()
     layer = cache.layers[module.layer_idx]

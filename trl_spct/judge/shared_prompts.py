@@ -56,12 +56,8 @@ def families(
 ) -> list[tuple[int, list[int]]]:
     """Rows whose common beginning serves more than one batch, as (its length, their numbers); length 0: the others.
 
-    Within a family, rows that begin alike are neighbors, the shorter first.
-
-    Args:
-        shared: What [`shared_lengths`] returns.
-        sizes (sequence of `int`): How many places in a batch each row takes.
-        batch_size (`int`): Places in a batch.
+    Each row takes a number of the `batch_size` places in a batch (`sizes`). Within a family, rows that begin alike are
+    neighbors, the shorter first.
     """
     totals: Counter[tuple[int, ...]] = Counter()
     for row, lengths, size in zip(rows, shared, sizes, strict=True):
@@ -167,12 +163,9 @@ class ContinuedLayer(DynamicLayer):
 
 
 class PrefixReader:
-    """Reads rows of token ids, each shared beginning once.
+    """Reads rows of token ids, each shared beginning once, with a decoder for which [`can_share`] holds.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]): A decoder for which [`can_share`] holds, in evaluation mode.
-        pad_token_id (`int`): Fills the places before shorter rows.
-        **options: Given to every forward pass.
+    Shorter rows are padded with `pad_token_id`; `options` go to every forward pass.
     """
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int, **options):

@@ -40,24 +40,13 @@ def decided(
     meta_scores: Sequence[float | None] | None = None,
     guidance: Guidance | None = None,
 ) -> bool:
-    """Whether the first critiques of k already decide who wins the vote of all k.
+    """Whether the first critiques of k, in the sequence in which they were drawn, decide who wins the vote of all k.
 
-    Args:
-        rows (sequence of score rows): The critiques drawn so far, in the sequence in which they were drawn.
-        k (`int`): Critiques of the full vote.
-        score_range (`tuple[int, int]`, *optional*, defaults to `(1, 10)`): Lowest and highest score.
-        error (`float`, *optional*, defaults to `0.0`):
-            Largest probability of naming a winner that the full vote does not name; 0 asks for a proof.
-        meta_scores (sequence of `float`, *optional*): As for [`guided_vote`], of the critiques drawn so far.
-        guidance ([`Guidance`], *optional*): How a Meta RM guides the vote. Under `"top"` only proofs are possible,
-            which take into account that the remaining critiques may displace voters.
+    `error` is the largest probability of naming a winner that the full vote does not name; 0 asks for a proof. Under a
+    guidance of `"top"` the remaining critiques may displace voters, and only proofs are possible.
 
-    Returns:
-        `bool`. A single response has a winner only with scores of 0 and 1: the majority. Its score from 1 to 10 needs
-        all critiques.
-
-    Raises:
-        `ValueError`: for an `error` outside of [0, 1), and for `error > 0` with a guidance of `"top"`.
+    A single response has a winner only with scores of 0 and 1: the majority. Its score from 1 to 10 needs all
+    critiques.
     """
     if not 0 <= error < 1:
         raise ValueError(f"Found error={error}; expected a probability from 0, a proof, to less than 1.")

@@ -60,10 +60,7 @@ def refill(
         rows (sequence of rows): Of the batch, one per completion.
         dataset ([`~datasets.Dataset`]): Source of other rows. No prompt is drawn that the batch has, or twice.
         score (`Callable`): Makes such a batch of rows, one per completion; all processes call it equally often.
-        accelerator ([`~accelerate.Accelerator`]): The trainer's.
         rounds (`int`): How often groups may be drawn.
-        num_generations (`int`): Completions per group.
-        pad_token_id (`int`): The tokenizer's.
         seed (`int`): Another one for each step.
     """
     keys = sorted(gather_object([_key(row) for row in rows[::num_generations]]))
