@@ -15,7 +15,6 @@ file, a stand-in for the sampler answers at once, and each number of rows is a p
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,10 +24,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from measuring import ON_CPU, resident
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 WORDS = "tides follow the moon and bees carry pollen while rain falls on the quiet town".split()
 
@@ -60,10 +57,7 @@ def make_trainer(folder: Path, rows: int, judge: str, sampler, max_tokens: int, 
         template="compact",
         max_completion_length=max_tokens,
         rows_per_shard=rows_per_shard,
-        use_cpu=True,
-        bf16=False,
-        disable_tqdm=True,
-        report_to="none",
+        **{**ON_CPU, "save_strategy": "steps"},
     )
     return RejectiveSampler(judge, args=args, train_dataset=data, sampler=sampler)
 
@@ -158,8 +152,7 @@ class _PeakMemory:
 
     def _watch(self) -> None:
         while True:
-            status = Path("/proc/self/status").read_text()
-            self.peak = max(self.peak, int(status.split("RssAnon:")[1].split()[0]) / 1024)
+            self.peak = max(self.peak, resident("RssAnon"))
             time.sleep(0.02)
 
     def so_far(self) -> float:

@@ -18,22 +18,17 @@ Each part runs in a process of its own under a time limit, nine minutes in all. 
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import torch  # noqa: E402
-from tiny_models import tiny_tokenizer  # noqa: E402
-from transformers import AutoModelForCausalLM, Qwen2Config  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import torch
+from measuring import ON_CPU, parity
+from tiny_models import tiny_tokenizer
+from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers.utils import logging
 
 
 SHAPES = {  # layers, hidden, heads, key-value heads, intermediate, vocabulary: Qwen2.5's
@@ -135,11 +130,7 @@ def make_trainer(kind: str, folder: str, prompt: int, new: int, group: int, grou
 
     args = SPCTConfig(
         output_dir=f"{folder}/{kind}",
-        use_cpu=DEVICE == "cpu",
-        bf16=bf16,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **{**ON_CPU, "use_cpu": DEVICE == "cpu", "bf16": bf16},
         max_completion_length=new,
         num_generations=group,
         per_device_train_batch_size=group * groups,
@@ -149,10 +140,6 @@ def make_trainer(kind: str, folder: str, prompt: int, new: int, group: int, grou
     rows = Dataset.from_list([{"prompt": messages} for messages in prompts_of(16, prompt)])
     trainer_class = {"stock": GRPOTrainer, "shared": GroupedGRPOTrainer}[kind]
     return trainer_class(f"{folder}/judge", reward_funcs=parity, args=args, train_dataset=rows)
-
-
-def parity(completion_ids, **kwargs) -> list[float]:
-    return [float(sum(ids) % 2) for ids in completion_ids]
 
 
 def step(shape: str, prompt: int, new: int, group: int, groups: int = 2, rounds: int = 2) -> dict:

@@ -21,21 +21,16 @@ import sys
 import tempfile
 import time
 import warnings
-from pathlib import Path
 
+import torch
+from datasets import Dataset
+from measuring import ON_CPU, growth, parity
+from tiny_models import TURN, save_tiny, tiny_tokenizer
+from transformers import PrinterCallback
+from trl import GRPOTrainer
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
-from tiny_models import TURN, save_tiny, tiny_tokenizer  # noqa: E402
-from transformers import PrinterCallback  # noqa: E402
-from trl import GRPOTrainer  # noqa: E402
-
-from trl_spct import SPCTConfig  # noqa: E402
-from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer  # noqa: E402
+from trl_spct import SPCTConfig
+from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer
 
 
 SIZES = {
@@ -83,10 +78,6 @@ class Grouped(Timed, GroupedGRPOTrainer):
 KINDS = {"stock": Stock, "grouped": Grouped}
 
 
-def parity(completion_ids, **kwargs):
-    return [float(sum(ids) % 2) for ids in completion_ids]
-
-
 def make(kind: str, folder: str, shape: tuple[int, ...], checkpointing: bool = False, steps: int = 1):
     length, width, group, *groups = shape
     tokenizer = tiny_tokenizer()
@@ -99,11 +90,7 @@ def make(kind: str, folder: str, shape: tuple[int, ...], checkpointing: bool = F
         rows.append({"prompt": [{"role": "user", "content": content + "a" * (length - used)}]})
     args = SPCTConfig(
         output_dir=f"{folder}/{kind}",
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **ON_CPU,
         logging_strategy="no",
         gradient_checkpointing=checkpointing,
         max_completion_length=width,
@@ -141,15 +128,7 @@ def peak_memory(folder: str, kind: str, shape: str, checkpointing: bool) -> floa
 
 def measure(folder: str, kind: str, shape: tuple[int, ...], checkpointing: bool) -> None:
     trainer = make(kind, folder, shape, checkpointing)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = resident("VmRSS")
-    trainer.train()
-    sys.stdout.write(f"\n{json.dumps(resident('VmHWM') - before)}\n")
-
-
-def resident(name: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) / 1024
+    sys.stdout.write(f"\n{json.dumps(growth(trainer.train))}\n")
 
 
 def main() -> None:

@@ -23,41 +23,22 @@ one.
 """
 
 import argparse
-import gc
-import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+
+import torch
+from measuring import ARCHITECTURES, SIZES, alternate, growth, print_speed, sizes_of
+from rich.console import Console
+from rich.table import Table
+from tiny_models import tiny_causal_lm, tiny_tokenizer
+from transformers import pipeline
+from transformers.utils import logging
+
+from trl_spct.judge.sampling import sample_critiques
 
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import torch  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from tiny_models import tiny_causal_lm, tiny_tokenizer  # noqa: E402
-from transformers import pipeline  # noqa: E402
-from transformers.utils import logging  # noqa: E402
-
-from trl_spct.judge.sampling import sample_critiques  # noqa: E402
-
-
-SIZES = {
-    "hidden_size": 256,
-    "intermediate_size": 688,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
-    "head_dim": 32,
-}
-OWN = {
-    "gemma2": {"query_pre_attn_scalar": 32, "sliding_window": 4096},
-    "deepseek_v2": {"kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32},
-}
 LOOPS = 8  # critiques for which the loop is timed
 MARKUP = 24  # tokens of the chat template
 LETTERS = "abcdefghijklmnopqrstuvwxyz ."
@@ -66,7 +47,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz ."
 def build(arch: str):
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None  # no critique ends early
-    model = tiny_causal_lm(arch, **{**SIZES, **OWN.get(arch, {}), "eos_token_id": None})
+    model = tiny_causal_lm(arch, **{**sizes_of(arch), "eos_token_id": None})
     model.generation_config.eos_token_id = None
     return model, tokenizer
 
@@ -169,20 +150,6 @@ def memory(args, variant: str) -> float:
     return float(done.stdout.split()[-1])
 
 
-def growth(run: Callable[[], int]) -> float:
-    """How many MB the resident set grows at its highest while `run` runs (Linux)."""
-    gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest
-    run()
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-
-
 def report_memory(args) -> Table:
     table = Table(title=f"{args.arch}: {args.rows} rows, k = {args.k}, {args.prompt} tokens of prompt, {args.new} new")
     for column in ("", "peak growth, MB", f"all of {args.rounds}", "to ours"):
@@ -198,7 +165,7 @@ def report_memory(args) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="llama", choices=("llama", "gemma2", "qwen3", "mistral", "deepseek_v2"))
+    parser.add_argument("--arch", default="llama", choices=ARCHITECTURES)
     parser.add_argument("--rows", type=int, help="4 by default, 1 for memory")
     parser.add_argument("--k", type=int, default=32, help="critiques per row; even")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a prompt")
@@ -231,22 +198,13 @@ def main() -> None:
     variants = {name: run for name, run in VARIANTS.items() if name != "engine" or args.base_url}
     for run in variants.values():
         run(warm_up, model, tokenizer, rows_of(warm_up, 10**6))
-    wall, cpu = dict.fromkeys(variants, float("inf")), dict.fromkeys(variants, float("inf"))
-    for number in range(args.rounds):
-        for name, run in variants.items():
-            rows = rows_of(args, number)
-            started = time.perf_counter(), time.process_time()
-            count = run(args, model, tokenizer, rows)
-            wall[name] = min(wall[name], (time.perf_counter() - started[0]) / count)
-            cpu[name] = min(cpu[name], (time.process_time() - started[1]) / count)
-    table = Table(title=f"{args.arch}: {args.rows} rows, k = {args.k}, {args.prompt} tokens of prompt, {args.new} new")
-    for column in ("", "wall, ms per critique", "to ours", "CPU, ms per critique", "to ours"):
-        table.add_column(column, justify="right" if column else "left")
-    for name in variants:
-        times = [f"{1000 * wall[name]:.2f}", f"{wall[name] / wall['ours']:.2f}"]
-        times += ["", ""] if name == "engine" else [f"{1000 * cpu[name]:.2f}", f"{cpu[name] / cpu['ours']:.2f}"]
-        table.add_row(name, *times)
-    Console().print(table)
+
+    def timed(run: Callable) -> Callable[[int], int]:
+        return lambda number: run(args, model, tokenizer, rows_of(args, number))
+
+    best = alternate({name: timed(run) for name, run in variants.items()}, args.rounds)
+    title = f"{args.arch}: {args.rows} rows, k = {args.k}, {args.prompt} tokens of prompt, {args.new} new"
+    print_speed(title, best, elsewhere=("engine",))
 
 
 if __name__ == "__main__":

@@ -9,23 +9,16 @@ machine disturbs less. The scores of all variants agree to `atol=1e-4`, or it fa
 """
 
 import argparse
-import os
 import random
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
+import torch
+from judging_speed import text
+from measuring import ARCHITECTURES, alternate, print_speed, sizes_of
+from tiny_models import tiny_config, tiny_tokenizer
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-import torch  # noqa: E402
-from judging_speed import OWN, SIZES, text  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from tiny_models import tiny_config, tiny_tokenizer  # noqa: E402
-
-from trl_spct import MetaRMForSequenceClassification, meta_scoring  # noqa: E402
+from trl_spct import MetaRMForSequenceClassification
+from trl_spct.judge import meta_scoring
 
 
 def conversations(args) -> list[list[dict[str, str]]]:
@@ -62,7 +55,7 @@ VARIANTS = {"ours": ours, "plain batches": plain, "one by one": one_by_one}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="llama", choices=("llama", "gemma2", "qwen3", "mistral", "deepseek_v2"))
+    parser.add_argument("--arch", default="llama", choices=ARCHITECTURES)
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--k", type=int, default=32, help="critiques per row")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of a conversation with its responses")
@@ -73,27 +66,19 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    model = MetaRMForSequenceClassification(tiny_config(args.arch, **SIZES, **OWN.get(args.arch, {}))).eval()
+    model = MetaRMForSequenceClassification(tiny_config(args.arch, **sizes_of(args.arch))).eval()
     messages = conversations(args)
-    wall, cpu = dict.fromkeys(VARIANTS, float("inf")), dict.fromkeys(VARIANTS, float("inf"))
     scores = {}
-    for _ in range(args.rounds):
-        for name, run in VARIANTS.items():
-            started = time.perf_counter(), time.process_time()
-            scores[name] = torch.tensor(run(args, model, tokenizer, messages))
-            wall[name] = min(wall[name], (time.perf_counter() - started[0]) / len(messages))
-            cpu[name] = min(cpu[name], (time.process_time() - started[1]) / len(messages))
+
+    def score(name: str, number: int) -> int:
+        scores[name] = torch.tensor(VARIANTS[name](args, model, tokenizer, messages))
+        return len(messages)
+
+    best = alternate({name: partial(score, name) for name in VARIANTS}, args.rounds)
     for name in VARIANTS:
         torch.testing.assert_close(scores[name], scores["one by one"], rtol=0, atol=1e-4)
     shape = f"{args.rows} rows, k = {args.k}, {args.prompt} + {args.critique} tokens, batches of {args.batch_size}"
-    table = Table(title=f"{args.arch}: {shape}")
-    for column in ("", "wall, ms per critique", "to ours", "CPU, ms per critique", "to ours"):
-        table.add_column(column, justify="right" if column else "left")
-    for name in VARIANTS:
-        times = [f"{1000 * kind[name]:.2f}" if i == 0 else f"{kind[name] / kind['ours']:.2f}"
-                 for kind in (wall, cpu) for i in range(2)]  # fmt: skip
-        table.add_row(name, *times)
-    Console().print(table)
+    print_speed(f"{args.arch}: {shape}", best)
 
 
 if __name__ == "__main__":
