@@ -30,7 +30,7 @@ from trl.trainer.utils import add_fused_lm_head, create_model_from_path, pad
 from trl_spct.judge.compat import CACHE
 from trl_spct.judge.hub import LEFT_OUT
 from trl_spct.trainers.refilling import PADDING
-from trl_spct.trainers.trl_internals import PARAMETERS, changed
+from trl_spct.trainers.trl_internals import OVERRIDES, changed
 
 
 def parameters(function):
@@ -188,7 +188,10 @@ def test_parsers_are_strict_and_read_yaml(tmp_path):
 
 
 def test_what_reads_a_prompt_once_per_group_overrides_methods_as_they_are_known():
-    assert [changed(name) for name in PARAMETERS] == [None] * 4
+    assert [changed(name) for name in OVERRIDES] == [None] * 4
+    source = inspect.getsource(GRPOTrainer)
+    assert "completion_ids, logprobs = self._generate_single_turn(" in source
+    assert "per_token_logps, entropies, aux_loss = self._get_per_token_logps_and_entropies(" in source
     assert parameters(GRPOTrainer.training_step) == ["model", "inputs", "num_items_in_batch"]
 
 

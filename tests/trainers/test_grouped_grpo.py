@@ -13,7 +13,7 @@ from trl_spct.judge import generation
 from trl_spct.judge.orders import derive_seed
 from trl_spct.trainers import grouped_grpo, trl_internals
 from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer, group_uniforms, regrouped
-from trl_spct.trainers.trl_internals import PARAMETERS, changed
+from trl_spct.trainers.trl_internals import OVERRIDES, changed
 
 
 COMPLETION = 10
@@ -318,7 +318,7 @@ def test_generation_leaves_the_model_as_it_was(judges, tmp_path):
     assert trainer.model.generation_config.to_dict() == before
 
 
-@pytest.mark.parametrize("name", [*PARAMETERS, "_step"])
+@pytest.mark.parametrize("name", [*OVERRIDES, "_step"])
 def test_another_version_of_trl(name, judges, tmp_path, monkeypatch, caplog):
     """A method with another parameter, or an attribute of another name: TRL's own path, said once, and its numbers."""
     if name == "_step":
@@ -345,6 +345,15 @@ def test_another_version_of_trl(name, judges, tmp_path, monkeypatch, caplog):
         assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
-def test_a_method_that_trl_no_longer_has():
+def test_a_method_that_trl_no_longer_has(judges, tmp_path, monkeypatch, caplog):
+    """Nobody calls the override: the log says so when the trainer is made."""
+    monkeypatch.delattr(GRPOTrainer, "_generate_single_turn")
+    with caplog.at_level(logging.WARNING):
+        trainer_of(GroupedGRPOTrainer, judges("llama"), tmp_path)
+    expected = "Critiques are generated as by TRL: this version of TRL has no `_generate_single_turn`."
+    assert expected in [record.message for record in caplog.records]
+
+
+def test_attributes_that_an_override_reads():
     assert changed("_prepare_inputs") is None
-    assert "no `_gone`" in changed("_prepare_inputs", object(), ("_gone",))
+    assert changed("_prepare_inputs", object()).startswith("this version of TRL has no `_buffered_inputs`, `_step`")

@@ -23,7 +23,7 @@ from .shared_prefix import (
     prefix_obstacle,
     relative_work,
 )
-from .trl_internals import changed, overrides_trl
+from .trl_internals import OVERRIDES, changed, overrides_trl
 
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,7 @@ SHARED_TOKENS = 1024
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
 _UNSHARED_LOSSES = ("bnpo",)
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
-_SAMPLING_ATTRIBUTES = (
-    "generation_kwargs max_completion_length temperature top_p tools use_vllm use_transformers_continuous_batching"
-).split()
-_AS_TRL = "Prompts are read once per completion in training, as by TRL"
+_AS_TRL = OVERRIDES["_get_per_token_logps_and_entropies"].effect
 
 
 class GroupedGRPOTrainer(GRPOTrainer):
@@ -60,6 +57,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._packing_works: bool | None = None
         self._recomputing = ExitStack()
         super().__init__(*args, **kwargs)
+        for name in [name for name in OVERRIDES if not hasattr(GRPOTrainer, name)]:  # which TRL will never call
+            self._say_once(f"{OVERRIDES[name].effect}: {changed(name)}.", logging.WARNING)
 
     def _say_once(self, message: str, level: int = logging.INFO) -> None:
         if message not in self._said and self.accelerator.is_main_process:
@@ -70,7 +69,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         """TRL's metrics of `"train"` or `"eval"` until the next log; a dictionary that is dropped if it keeps none."""
         return getattr(self, "_metrics", defaultdict(lambda: defaultdict(list)))[mode]
 
-    @overrides_trl(_AS_TRL)
+    @overrides_trl
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **options
     ):
@@ -149,7 +148,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
                 self._say_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
         return self._packing_works
 
-    @overrides_trl("Completions stay in the batches of TRL", "_buffered_inputs", "_step", "_entropy_bonus_enabled")
+    @overrides_trl
     def _prepare_inputs(self, generation_batch):
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
@@ -175,14 +174,14 @@ class GroupedGRPOTrainer(GRPOTrainer):
             and self._may_pack(self.model)
         )
 
-    @overrides_trl("Critiques are generated as by TRL", *_SAMPLING_ATTRIBUTES)
+    @overrides_trl
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         reason = self._generation_obstacle()
         if reason is None and images is None and not multimodal_fields:
             self._say_once("Prompts are prefilled once per group in generation.")
             return self._generate_groups(prompt_ids, num_generations), None
         if reason is not None and self.args.share_prompts:
-            self._say_once(f"Critiques are generated as by TRL: {reason}.")
+            self._say_once(f"{OVERRIDES['_generate_single_turn'].effect}: {reason}.")
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
 
     def _generation_obstacle(self) -> str | None:

@@ -122,7 +122,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self._voting_judge: PipelineJudge | None = None
         self.add_callback(CollapseAlarms())
 
-    @overrides_trl("Responses keep their order and no group is refilled")
+    @overrides_trl
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = self._batch_of(inputs)
         return self._refilled(batch, inputs) if self.model.training and self.args.refill_groups else batch
