@@ -34,9 +34,8 @@ class NotShareableError(NotImplementedError):
 class PromptLayer(DynamicLayer):
     """What samples have written, in buffers with room for more, and apart from it the prompts.
 
-    Args:
-        keys, values (`torch.Tensor` of shape `(prompts, heads, columns, dim)`): Of the prompts.
-        window (`int`, *optional*): The layer's sliding window. Columns that no sample can see are dropped.
+    `keys` and `values` of the prompts have shape `(prompts, heads, columns, dim)`. Of a layer with a sliding `window`,
+    the columns that no sample can see are dropped.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int | None = None):
@@ -99,13 +98,7 @@ class PromptLayer(DynamicLayer):
 
 
 class PromptCache(DynamicCache):
-    """A cache of samples that continue prompts.
-
-    Args:
-        prefill ([`~trl_spct.judge.shared_prompts.Prefill`]): Of the prompts.
-        owners (`list[int]`): Which prompt each sample continues.
-        config (`PreTrainedConfig`): Says which layers have a sliding window.
-    """
+    """A cache of samples that continue prompts: `owners` has the prompt of each sample."""
 
     def __init__(self, prefill: Prefill, owners: list[int], config: PreTrainedConfig):
         super().__init__()
@@ -119,7 +112,9 @@ class PromptCache(DynamicCache):
     def _set_owners(self, owners: list[int]) -> None:
         # On the device of the prompts: copying an index there for each layer and token would wait for it every time.
         device = self.layers[0].prompts[0].device
-        samples = [[row for row, owner in enumerate(owners) if owner == prompt] for prompt in range(max(owners) + 1)]
+        samples: list[list[int]] = [[] for _ in range(max(owners) + 1)]
+        for row, owner in enumerate(owners):
+            samples[owner].append(row)
         self.largest = max(map(len, samples))
         self.owners = owners
         self.first = torch.tensor([rows[0] for rows in samples], device=device)
@@ -128,7 +123,7 @@ class PromptCache(DynamicCache):
         self.table = torch.tensor([rows + rows[:1] * (self.largest - len(rows)) for rows in samples], device=device)
         place = {row: prompt * self.largest + i for prompt, rows in enumerate(samples) for i, row in enumerate(rows)}
         self.places = torch.tensor([place[row] for row in range(len(owners))], device=device)
-        self._biases: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._biases: list[tuple[torch.Tensor, tuple]] = []
 
     def copy_prompts(self) -> "PromptCache":
         """For models whose attention cannot be replaced."""
@@ -140,11 +135,11 @@ class PromptCache(DynamicCache):
         """Selects samples; prompts that are left without any are dropped."""
         super().reorder_cache(beam_idx)
         owners = [self.owners[row] for row in beam_idx.tolist()]
-        kept = sorted(set(owners))
+        kept = {owner: number for number, owner in enumerate(sorted(set(owners)))}
         if len(kept) < len(self.first) and self.layers[0].prompt_columns:
             for layer in self.layers:
-                layer.select_prompts(torch.tensor(kept))
-        self._set_owners([kept.index(owner) for owner in owners])
+                layer.select_prompts(torch.tensor([*kept]))
+        self._set_owners([kept[owner] for owner in owners])
 
     def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
         """(samples, …) to (prompts, largest number of samples, …)."""
@@ -155,14 +150,24 @@ class PromptCache(DynamicCache):
         rows = grouped.flatten(0, 1)
         return rows if self.regular else rows[self.places.to(rows.device)]
 
-    def bias(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Added to scores, it hides what a boolean mask does not show. Made once per token: layers share masks."""
-        for known, bias in self._biases:
-            if known is mask and bias.dtype == dtype:
-                return bias
-        bias = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-        self._biases = [*self._biases[-1:], (mask, bias)]
-        return bias
+    def biases(self, mask: torch.Tensor, layer: PromptLayer, dtype: torch.dtype) -> tuple:
+        """What hides, added to scores, the padding of prompts and what is outside of a window: in the columns of the
+        prompts, of which samples see the same, and in their own, of which they see all but for a window.
+
+        Made once per token, since layers share masks.
+        """
+        for known, biases in self._biases:
+            if known is mask:
+                return biases
+
+        def hiding(part: torch.Tensor) -> torch.Tensor:
+            return torch.zeros_like(part, dtype=dtype).masked_fill_(~part, torch.finfo(dtype).min)
+
+        columns = layer.prompt_columns
+        prompts = hiding(mask[self.first.to(mask.device), ..., :columns])
+        biases = (prompts, hiding(mask[..., columns:]) if layer.is_sliding else None)
+        self._biases = [*self._biases[-1:], (mask, biases)]
+        return biases
 
 
 _cache: ContextVar[PromptCache] = ContextVar("spct_prompt_cache")
@@ -187,17 +192,17 @@ def attend(
     layer = cache.layers[module.layer_idx]
     prompt_keys, prompt_values = layer.prompts_for(module, len(query))
     odd = [name for name in _UNKNOWN if kwargs.get(name) is not None]
+    if attention_mask is not None and attention_mask.dtype != torch.bool:
+        odd.append("a mask of its own")
     if odd or prompt_keys.shape[1] != key.shape[1] or query.shape[2] != 1:
         raise NotShareableError(f"Found {type(module).__name__}, given {odd or 'states of another shape'}.")
-    columns, heads = prompt_keys.shape[-2], key.shape[1]
+    heads = key.shape[1]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     query = query.squeeze(2).unflatten(1, (heads, -1)) * scaling  # (samples, heads, queries per head, dim)
     together = cache.by_prompt(query).transpose(1, 2)  # (prompts, heads, samples, queries per head, dim)
     bias = own_bias = None
     if attention_mask is not None:
-        bias = cache.bias(attention_mask, torch.promote_types(query.dtype, torch.float32))
-        own_bias = bias[..., columns:] if layer.is_sliding else None  # without a window a sample sees all of its text
-        bias = bias[cache.first.to(bias.device), ..., :columns]  # samples of a prompt see the same of it
+        bias, own_bias = cache.biases(attention_mask, layer, torch.promote_types(query.dtype, torch.float32))
     parts = _attend_part(together.flatten(2, 3), prompt_keys, prompt_values, bias, softcap)
     shared = [cache.by_sample(part.unflatten(2, together.shape[2:4]).transpose(1, 2)) for part in parts]
     own = _attend_part(query, key, value, own_bias, softcap)

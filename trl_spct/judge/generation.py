@@ -33,12 +33,8 @@ SEGMENT = 32
 class Decoder:
     """Completes prompts of token ids, each of which is read once for all its completions.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model, in evaluation mode.
-        settings ([`~transformers.GenerationConfig`]): Greedy, with pad and end tokens and `max_new_tokens`.
-        temperature, top_p (`float`): Of the sampling.
-        min_copied (`int`, *optional*, defaults to `0`):
-            Tokens of copied prompts from which on completions attend to one copy.
+    The model is in evaluation mode. `settings` are greedy, with pad and end tokens and `max_new_tokens`. From
+    `min_copied` tokens of copied prompts on, completions attend to one copy.
     """
 
     def __init__(
@@ -168,13 +164,7 @@ class SeededSampling(LogitsProcessor):
     """Draws each token by inverting the cumulative distribution at a uniform number, so that samples do not depend on
     their neighbors in the batch as with one global generator. Greedy search then picks the token that was drawn.
 
-    Row b uses `uniforms[b, t]` at step t. Computed in float64, where the uniforms are.
-
-    Args:
-        uniforms (`torch.Tensor` of shape `(batch, max_new_tokens)`): Numbers in [0, 1).
-        prompt_length (`int`): Length of `input_ids` before the first new token.
-        temperature (`float`): Divides the logits.
-        top_p (`float`): Nucleus sampling; `1.0` keeps the whole vocabulary.
+    Row b uses `uniforms[b, t]` in [0, 1) at step t. Computed in float64, where the uniforms are.
     """
 
     def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):

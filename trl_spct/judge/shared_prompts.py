@@ -115,11 +115,9 @@ def can_share(config: PreTrainedConfig) -> bool:
 
 @dataclass(frozen=True)
 class Prefill:
-    """Keys and values of rows that a model has read.
+    """Keys and values of rows that a model has read, per layer and each of shape `(rows, heads, columns, dim)`.
 
-    Args:
-        lengths (`list[int]`): Tokens of each row; the columns before them are padding.
-        layers (list of pairs of `torch.Tensor`): Keys and values, each of shape `(rows, heads, columns, dim)`.
+    `lengths` are the tokens of each row; the columns before them are padding.
     """
 
     lengths: list[int]
@@ -133,11 +131,8 @@ class Prefill:
 class ContinuedLayer(DynamicLayer):
     """Continues rows of another cache, any number from each, which are copied in `update`, one layer at a time.
 
-    Args:
-        keys, values (`torch.Tensor` of shape `(parents, heads, columns, dim)`): Of the other cache.
-        owners (`torch.Tensor` of shape `(rows,)`): Which parent each row continues.
-        places (`torch.Tensor` of shape `(rows, cached)`): Which of the parent's columns each column is.
-        keep (`bool`): Whether the copies outlive `update`.
+    `keys` and `values` have shape `(parents, heads, columns, dim)`. `owners` has the parent of each row, and `places`,
+    of shape `(rows, cached)`, which of the parent's columns each column is. With `keep`, the copies outlive `update`.
     """
 
     def __init__(self, keys, values, owners: torch.Tensor, places: torch.Tensor, keep: bool):

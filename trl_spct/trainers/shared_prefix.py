@@ -150,12 +150,9 @@ def prefix_obstacle(model: PreTrainedModel) -> str | None:
 
 @dataclass(frozen=True)
 class PackedRow:
-    """Some sequences of a batch as one row.
+    """Some sequences of a batch as one row: `rows` and `columns` say which token of the batch each token is.
 
-    Args:
-        groups (tuple of [`Group`]): In the order of the row.
-        rows, columns (`torch.Tensor` of shape `(tokens,)`): Which token of the batch each token is.
-        scored (`torch.Tensor` of shape `(tokens,)`): Whether the next token of the sequence is a completion's.
+    `scored` says whether the next token of the sequence is a completion's.
     """
 
     groups: tuple[Group, ...]
