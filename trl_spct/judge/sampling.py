@@ -184,6 +184,9 @@ class PromptTooLongError(ValueError):
     advice: str = "Shorten or drop the row, lower the completion length, or take a shorter `template`."
     completed: dict[int, Any] = field(default_factory=dict)
 
+    def __post_init__(self):
+        self.args = tuple(vars(self).values())  # for pickle
+
     def __str__(self) -> str:
         return (
             f"{self.name}: the prompt has {self.length} tokens, and with up to {self.max_new_tokens} tokens of "
@@ -229,6 +232,9 @@ class EngineError(RuntimeError):
     refusals: dict[int, Refusal] = field(default_factory=dict)
     note: str = ""
     name: str = "Prompt"
+
+    def __post_init__(self):
+        self.args = tuple(vars(self).values())  # for pickle
 
     def __str__(self) -> str:
         number = "" if self.row is None else f"{self.name} {self.row}: "
