@@ -73,6 +73,7 @@ DATA = {
     "equal": lambda i: {"query": "Is it?", "responses": ["Yes", "No"]},
     "two queries": lambda i: {"query": "ab"[i % 2], "responses": ["Yes", "No"]},
     "references": lambda i: {"query": "Is it?", "responses": ["Yes", "No"], "reference": f"{i}"},
+    "swapped": lambda i: {"query": f"{i // 2}", "responses": ["Yes", "No"] if i % 2 else ["No", "Yes"]},
     "turns": lambda i: {"query": [{"role": "user", "content": f"{i}"}], "responses": ["Yes", "No"]},
 }
 
@@ -87,6 +88,47 @@ def test_a_judge_without_content_is_at_chance(data, order, seed, k, author):
     judgments = judge_by(author)(rows, k=k, seed=seed, order=order, batch_size=64)
     share = sum(judgment["best"] == 0 for judgment in judgments) / len(rows)
     assert abs(share - 0.5) < 5 * 0.5 / 20, share
+
+
+def last_place(responses, number, seed):
+    return box(*[1] * (len(responses) - 1), 10)
+
+
+def sometimes_unreadable(responses, number, seed):
+    return first_place(responses, number, seed) if random.Random(f"{number} {seed}").random() < 0.5 else "no box"
+
+
+few_texts = st.lists(st.text("ab \n\U0001f642é", min_size=1, max_size=3).filter(str.strip), min_size=2, max_size=4)
+ways = st.fixed_dictionaries(
+    {"k": st.integers(1, 9), "seed": st.integers(0, 2**40), "order": st.sampled_from(["balanced", "random"])},
+    optional={"early_stopping": st.just("exact"), "max_responses_per_prompt": st.integers(2, 3)},
+)
+
+
+@given(st.lists(few_texts, min_size=1, max_size=5), st.booleans(), ways, st.data())
+@settings(deadline=None, max_examples=10)
+def test_a_judge_without_content_is_at_chance_on_any_data(texts, numbered, how, data):
+    """Rows that repeat or differ in a number, of 2 to 4 responses that may be equal, with or without a Meta RM."""
+    authors = [first_place, last_place, all_tied, noise, sometimes_unreadable]
+    judge = judge_by(data.draw(st.sampled_from(authors)), batch_size=data.draw(st.sampled_from([1, 7, 64])))
+    if "early_stopping" not in how and data.draw(st.booleans()):
+        judge.meta_rm = judge.meta_rm_tokenizer = tiny_tokenizer()  # whose config says nothing
+        judge.meta_rm.config = None
+        how |= data.draw(st.sampled_from([{}, {"guide": "soft"}, {"k_meta": 1}]))
+    rows = [{"query": f"{i}?" if numbered else "Which?", "responses": texts[i % len(texts)]} for i in range(400)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            "trl_spct.judge.pipelines.meta_scores",
+            lambda model, tokenizer, conversations, **_: [len(messages[1]["content"]) for messages in conversations],
+        )
+        judgments = judge(rows, **how)
+    winners = [(judgment["best"], len(row["responses"])) for row, judgment in zip(rows, judgments)]
+    winners = [(best, n) for best, n in winners if best is not None]
+    for place in range(2):
+        expected = sum(1 / n for _, n in winners)
+        spread = sum((1 - 1 / n) / n for _, n in winners) ** 0.5
+        wins = sum(best == place for best, _ in winners)
+        assert abs(wins - expected) <= 5 * spread + 1e-9, (place, wins, expected)
 
 
 def test_equal_rows_are_judged_apart_whatever_the_batch():
@@ -164,9 +206,10 @@ def test_every_error_keeps_what_was_judged(error):
     assert "4 judgments that were not returned are in `completed`" in said and "seed=1" in said
 
 
-def test_a_meta_rm_that_fails_leaves_no_half_judged_row():
+def test_a_meta_rm_that_fails_leaves_no_half_judged_row(monkeypatch):
     judge = GRMRewardPipeline(Writer(first_place), tokenizer=tiny_tokenizer(), meta_rm=tiny_meta(), device="cpu")
-    judge._meta_scores = lambda conversations: (_ for _ in ()).throw(RuntimeError("out of memory"))
+    failing = lambda *args, **kwargs: (_ for _ in ()).throw(RuntimeError("out of memory"))  # noqa: E731
+    monkeypatch.setattr("trl_spct.judge.pipelines.meta_scores", failing)
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         judge([PAIR], k=2, seed=0)
     assert caught.value.completed == {}
@@ -217,8 +260,26 @@ def test_unreadable_rows_are_explained_once(caplog):
         judge([PAIR, PAIR], k=3, order="fixed", seed=0)
     (record,) = caplog.records
     text = record.getMessage()
-    assert text.startswith("Row 0 has no scores: none of its 3 critiques") and "`template`" in text
+    assert text.startswith("Row 0 has no scores: 3 of its 3 critiques could not be read") and "`template`" in text
     assert "2 missing" in text and "1 count" in text
+
+
+def test_a_row_with_an_unreadable_block_is_explained(caplog):
+    row = {"query": "?", "responses": ["a", "b", "c", "bad"]}
+    judge = judge_by(lambda responses, number, seed: "no box" if "bad" in responses else all_tied(responses, 0, 0))
+    with caplog.at_level(logging.WARNING):
+        judgment = judge(row, k=2, seed=0, max_responses_per_prompt=2)
+    unreadable = judgment["problems"]["missing"]
+    assert judgment["scores"] is None and judgment["drawn"] == 6 > unreadable
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"Row 0 has no scores: {unreadable} of its 6 critiques could not be read")
+
+
+def test_a_sampler_that_returns_too_few_samples():
+    judge = judge_by(first_place)
+    judge.sample = lambda prompts, counts, seed, firsts, **_: [[] for _ in prompts]
+    with pytest.raises(ValueError, match=r"returned \[0\] samples of the prompts; expected \[2\]"):
+        judge(PAIR, k=2, order="fixed")
 
 
 def test_responses_that_a_cut_makes_equal_are_named():

@@ -193,7 +193,7 @@ class MetaScript:
         self.logit = logit
         monkeypatch.setattr("trl_spct.judge.pipelines.meta_scores", self)
 
-    def __call__(self, model, tokenizer, conversations, batch_size):
+    def __call__(self, model, tokenizer, conversations, batch_size, chat_template_kwargs):
         assert batch_size <= 64, "memory does not grow with the rows that are judged together"
         self.conversations.extend(conversations)
         return [self.logit(messages[1]["content"]) for messages in conversations]

@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Judging of rows: options, prompts of a row, rounds of critiques, and the count of the votes."""
 
+import inspect
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +54,7 @@ class JudgingOptions:
     guide: str | None = None
     k_meta: int | float | None = None
     template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
     binary: bool = False
     max_responses_per_prompt: int | str | None = None
     truncation: str | bool | None = None
@@ -74,6 +77,7 @@ class JudgingOptions:
         Guidance(self.k_meta, self.guide or "top")
         if self.template not in (None, OFFICIAL):  # whose card depends on the model
             judge_template(self.template)
+        _check_variables(self.chat_template_kwargs or {})
         stopping_error(self.early_stopping)
         if self.max_responses_per_prompt not in (None, "auto"):
             most = self.max_responses_per_prompt
@@ -87,6 +91,19 @@ def check_whole(name: str, value: Any, least: int | None, expected: str = "") ->
     if not isinstance(value, Integral) or isinstance(value, bool) or (least is not None and int(value) < least):
         expected = expected or ("a whole number" if least is None else f"a whole number of at least {least}")
         raise ValueError(f"Found {name}={value!r}; expected {expected}.")
+
+
+def _check_variables(chat_template_kwargs: Mapping[str, Any]) -> None:
+    taken = set(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters)
+    try:
+        fine = not taken & json.loads(json.dumps(chat_template_kwargs)).keys()
+    except (TypeError, AttributeError):
+        fine = False
+    if not fine:
+        raise ValueError(
+            f"Found chat_template_kwargs={chat_template_kwargs!r}; expected variables of the chat template that JSON "
+            "can hold, and no argument of `apply_chat_template`."
+        )
 
 
 def resolve_seed(seed: int | None, temperature: float) -> int:
@@ -161,6 +178,7 @@ class Judging:
     tokenizer: PreTrainedTokenizerBase | None
     special_tokens: tuple[str, ...]
     context: int | None
+    chat_template_kwargs: Mapping[str, Any]
     sample: Callable[..., list[list[Sample]]]
     meta_score: Callable[[Sequence[Conversation]], list[float]] | None = None
     meta_special_tokens: tuple[str, ...] = ()
@@ -236,7 +254,8 @@ class Judging:
     def _length(self, preference: Preference) -> int:
         assert self.tokenizer is not None
         try:
-            return prompt_length(preference, self.tokenizer, self.template, self._binary(preference))
+            binary, variables = self._binary(preference), self.chat_template_kwargs
+            return prompt_length(preference, self.tokenizer, self.template, binary, variables)
         except Exception as error:
             advice = ""
             if judge_template(self.template, self._binary(preference)).system is not None:
@@ -385,9 +404,10 @@ class Judging:
         causes = "; ".join(
             f"{number} {cause} ({NEXT_STEPS.get(cause, 'unknown')})" for cause, number in judgment["problems"].items()
         )
+        unreadable = sum(judgment["problems"].values())
         return (
-            f"Row {row.number} has no scores: none of its {judgment['drawn']} critiques could be read: {causes}. "
-            f"Here `template` is {self.template!r} and `max_new_tokens` {self.max_new_tokens}."
+            f"Row {row.number} has no scores: {unreadable} of its {judgment['drawn']} critiques could not be read: "
+            f"{causes}. Here `template` is {self.template!r} and `max_new_tokens` {self.max_new_tokens}."
         )
 
     def with_completed(self, error: Exception, judged: dict[int, dict[str, Any]]) -> Exception:

@@ -52,6 +52,7 @@ def meta_scores(
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
     batch_size: int = 8,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """One unbounded logit per conversation, in the order given; the higher, the more likely the critique is correct.
 
@@ -63,10 +64,12 @@ def meta_scores(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The Meta RM's own tokenizer.
         conversations (sequence of conversations): What [`meta_messages`] returns, one per critique.
         batch_size (`int`, *optional*, defaults to `8`): Conversations of similar length that are read at once.
+        chat_template_kwargs (mapping, *optional*): Variables of its chat template.
     """
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least 1.")
-    encoded = [tuple(encode_meta(tokenizer, messages)) for messages in conversations]
+    variables = chat_template_kwargs or {}
+    encoded = [tuple(encode_meta(tokenizer, messages, **variables)) for messages in conversations]
     distinct = sorted(set(encoded))  # a judge that is sure of itself repeats itself
     read = _shared_logits if can_share(model.config) else _plain_logits
     scores: dict[tuple[int, ...], float] = {}
@@ -115,10 +118,11 @@ _WITHOUT_DATE = "{%- macro strftime_now(format) -%}{{ format }}{%- endmacro -%}"
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short hash of what a Meta RM reads of a fixed conversation: of the vocabulary and of the chat template."""
-    dated = isinstance(tokenizer.chat_template, str) and "strftime_now" in tokenizer.chat_template
-    fixed = {"chat_template": _WITHOUT_DATE + tokenizer.chat_template} if dated else {}
-    tokens = encode_meta(tokenizer, _PROBE, **fixed)
+    """A short hash of what a Meta RM reads of a fixed conversation, without variables and today's date: of the
+    vocabulary and the chat template."""
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    dated = {"chat_template": _WITHOUT_DATE + template} if "strftime_now" in template else {}
+    tokens = encode_meta(tokenizer, _PROBE, **dated)
     return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 
 

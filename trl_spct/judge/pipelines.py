@@ -18,7 +18,7 @@ from .critiques import read_principles
 from .hub import pushing, upload
 from .judge_card import write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
-from .meta_scoring import Conversation, check_fit, check_template, load_meta_rm, meta_scores
+from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores
 from .orders import count_occurrences
 from .preferences import Messages, Preference
 from .prompts import judge_template, principle_messages
@@ -64,7 +64,7 @@ class GRMRewardPipeline(Pipeline):
     ([11, 71], 1)
     ```
 
-    The options below the models can be set for the pipeline and for each call of it; see
+    All options but those of the first group can be set for the pipeline and for each call of it; see
     [`GRMRewardPipeline.__call__`] for what it takes and returns.
 
     Args:
@@ -72,12 +72,10 @@ class GRMRewardPipeline(Pipeline):
 
         model ([`~transformers.PreTrainedModel`] or a sampler):
             The judge, or an engine such as [`~trl_spct.engines.OpenAIEngine`]. `pipeline` also takes a path or an id.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The judge's, with a chat template. An engine brings its own or has none.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The judge's, if an engine has none.
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
-            A Meta RM, or where to load one from. `"auto"`: the one in the judge's repository, if any. `None`: none.
-        meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Defaults to the one beside a `meta_rm` that is loaded here, else to the judge's.
+            A Meta RM, or its path or id. `"auto"`: the one that the judge's repository names, if any. `None`: none.
+        meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Of the Meta RM, if not beside it.
         batch_size (`int`, *optional*, defaults to `1`):
             Rows judged together; `batch_size * k` critiques are decoded at once. Does not change results.
 
@@ -88,8 +86,7 @@ class GRMRewardPipeline(Pipeline):
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
         max_new_tokens (`int`, *optional*):
             Longest critique. Defaults to the generation config's, else to 1024 or half of the context, if less.
-        seed (`int`, *optional*):
-            Makes all draws repeatable, whatever the batch. Random if not given, but 0 under greedy decoding.
+        seed (`int`, *optional*): Makes all draws repeatable, whatever the batch. 0 under greedy decoding, else random.
         early_stopping (`str` or `float`, *optional*):
             Stop when the winner is certain (`"exact"`), or wrong with at most this probability (a `float`), see
             [`~trl_spct.judge.stopping.decided`]. Not for rows in blocks, or single responses without `binary`.
@@ -108,13 +105,15 @@ class GRMRewardPipeline(Pipeline):
         template (`str`, *optional*):
             Prompt template, see [`judge_template`]. Defaults to the one in the judge's config, else to `"paper"`.
             `"official"`: the prompt on the judge's model card, or else on that of `BBQGOD/DeepSeek-GRM-27B`.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, such as `{"enable_thinking": False}`; saved with the judge. Defaults to
+            those in the judge's config. A Meta RM without its own reads them too; an engine has its own.
         order (`str`, *optional*, defaults to `"balanced"`):
             Order in which each critique reads the responses: rotations of a random order in turn (`"balanced"`, not in
             the paper), a fresh one each (`"random"`, paper), or the row's (`"fixed"`).
         binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
         max_responses_per_prompt (`int` or `str`, *optional*):
-            Judge rows with more responses in blocks that share one (not in the paper), see
-            [`~trl_spct.judge.orders.align_blocks`]. `"auto"`: as many as fit into the judge's context.
+            Judge rows with more responses in blocks that share one (not in the paper); `"auto"`: as many as fit.
         truncation (`str`, *optional*):
             `"fair"` cuts the texts of rows that exceed the judge's context, all responses alike, see
             [`~trl_spct.judge.truncation.fit_preference`]. By default these rows are refused.
@@ -150,7 +149,9 @@ class GRMRewardPipeline(Pipeline):
         self.meta_rm: Any
         self.meta_rm_tokenizer: Any
         self.meta_rm, self.meta_rm_tokenizer = self._load_meta_rm(meta_rm, meta_rm_tokenizer)
-        self._guidance(JudgingOptions(**self.preset))
+        options = JudgingOptions(**self.preset)
+        self._guidance(options)
+        self._chat_template_kwargs(options)
         if "template" in self.preset:
             self.find_template()
         self._has_warned = False
@@ -182,19 +183,32 @@ class GRMRewardPipeline(Pipeline):
         """How the Meta RM guides unless a call says otherwise; `None` without a Meta RM."""
         return self._guidance(JudgingOptions(**self.preset))
 
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        """Variables of the judge's chat template unless a call sets others."""
+        return self._chat_template_kwargs(JudgingOptions(**self.preset))
+
     def judging(self, **options) -> Judging:
         """How the pipeline judges with these options, which precede its own: checked, and with all defaults."""
         chosen = JudgingOptions.of({**self.preset, **_given(options)})
         template = self.find_template(chosen.template)
+        variables, guidance = self._chat_template_kwargs(chosen), self._guidance(chosen)
+        meta_score: Any = None
         if self.meta_rm is not None:
-            check_template(getattr(self.meta_rm.config, "meta_rm", None), template)
-        guidance = self._guidance(chosen)
+            stored = getattr(self.meta_rm.config, "meta_rm", None) or {}
+            check_template(stored, template)
+            meta_variables = stored.get("chat_template_kwargs", variables)
+            meta_score = partial(meta_scores, self.meta_rm, self.meta_rm_tokenizer, batch_size=_META_BATCH_SIZE)
+            meta_score = partial(meta_score, chat_template_kwargs=meta_variables)
         if guidance is not None and guidance.plain and chosen.guide is None and chosen.k_meta is None:
             guidance = None  # no vote needs meta scores, and none were asked for
         temperature = chosen.temperature
         if temperature is None:
             temperature = VOTING_TEMPERATURE if chosen.k > 1 else 0.0
         max_new_tokens = chosen.max_new_tokens or self.default_length
+        sampling: dict[str, Any] = {"temperature": temperature, "top_p": chosen.top_p}
+        if self.engine is None:
+            sampling["chat_template_kwargs"] = variables
         return Judging(
             options=chosen,
             template=template,
@@ -205,8 +219,9 @@ class GRMRewardPipeline(Pipeline):
             tokenizer=self.tokenizer,
             special_tokens=self.special_tokens,
             context=self.context,
-            sample=partial(self.sample, temperature=temperature, top_p=chosen.top_p, max_new_tokens=max_new_tokens),
-            meta_score=None if self.meta_rm is None else self._meta_scores,
+            chat_template_kwargs=variables,
+            sample=partial(self.sample, max_new_tokens=max_new_tokens, **sampling),
+            meta_score=meta_score,
             meta_special_tokens=() if self.meta_rm is None else special_tokens(self.meta_rm_tokenizer),
         )
 
@@ -248,7 +263,7 @@ class GRMRewardPipeline(Pipeline):
             sampling["first"] = firsts
         if self.engine is not None:
             return self.engine(prompts, counts, seed, **sampling)
-        sampling["batch_size"] = max(1, sum(counts))
+        sampling = {"chat_template_kwargs": self.chat_template_kwargs, "batch_size": max(1, sum(counts)), **sampling}
         return sample_critiques(self.model, self.tokenizer, prompts, counts, seed, **sampling)
 
     def __call__(  # type: ignore[override]
@@ -263,25 +278,21 @@ class GRMRewardPipeline(Pipeline):
 
         Args:
             inputs (mapping, [`Preference`] or rows):
-                A row in any shape that [`Preference.from_row`] reads; the judge never sees labels. A list of rows
-                gives a list, and is checked before the first row is judged; an iterator or a `datasets.Dataset` gives
-                an iterator.
+                A row in any shape that [`Preference.from_row`] reads; the judge never sees labels. A list of rows is
+                checked before the first is judged; an iterator or a `datasets.Dataset` gives an iterator.
             batch_size (`int`, *optional*): As for the pipeline.
             occurrences (iterable of `int`, *optional*):
-                For each row, the number of equal rows before it. Counted over the call by default; pass it, from
-                [`~trl_spct.judge.orders.count_occurrences`], if the call holds a part of a dataset.
+                For each row, the number of equal rows before it, from [`~trl_spct.judge.orders.count_occurrences`], if
+                the call holds a part of a dataset.
             **options: Options of judging, which precede those of the pipeline.
 
         Returns:
             For each row a `dict`:
 
             - `scores` (`list[float]` of length n, or `None`): sums of the votes in the order of the row's responses,
-              in blocks the aligned means times k; `None` if no critique could be read.
-            - `means` (`list[float]` or `None`): mean score per vote.
+              in blocks the aligned means times k; `None` if no critique could be read. `means`: the same per vote.
             - `best` (`int` or `None`): a response with the highest sum, drawn from all of them (`tied`, `list[int]`).
-            - `k`, `drawn`, `votes` (`int`): critiques asked for, sampled and counted. `drawn` is less than `k` after
-              early stopping, and more in blocks.
-            - `weight` (`int` or `float`): sum of the votes' weights, in blocks k.
+            - `k`, `drawn`, `votes` (`int`): critiques asked for, sampled and counted; `weight`: sum of their weights.
             - `problems` (`dict[str, int]`): number of unreadable critiques by cause.
             - `critiques` (`list[dict]`): the fields of [`Critique`], in the order drawn. In blocks block by block, and
               the score is `None` for responses outside of the block.
@@ -292,8 +303,7 @@ class GRMRewardPipeline(Pipeline):
 
         Raises:
             [`PromptTooLongError`], [`~trl_spct.judge.preferences.InvalidPreference`], [`EngineError`]: naming the row.
-                The attribute `completed` of any error maps the numbers of rows to judgments that were not yet
-                returned: all of them for a list, those of the same batch for an iterator.
+                The attribute `completed` of any error holds judgments that were not yet returned, by row number.
         """
         judging = self.judging(**options)
         size = self.batch_size if batch_size is None else batch_size
@@ -340,7 +350,7 @@ class GRMRewardPipeline(Pipeline):
 
     def postprocess(self, row: JudgedRow, *, judging: Judging) -> dict[str, Any]:  # type: ignore[override]
         judgment = judging.result(row)
-        if judgment["drawn"] == sum(judgment["problems"].values()) and not self._has_warned:
+        if judgment["scores"] is None and not self._has_warned:
             self._has_warned = True
             logger.warning("%s Logged once.", judging.explain(row, judgment))
         return judgment
@@ -361,8 +371,16 @@ class GRMRewardPipeline(Pipeline):
             )
         return None
 
-    def _meta_scores(self, conversations: Sequence[Conversation]) -> list[float]:
-        return meta_scores(self.meta_rm, self.meta_rm_tokenizer, conversations, _META_BATCH_SIZE)
+    def _chat_template_kwargs(self, options: JudgingOptions) -> dict[str, Any]:
+        if self.engine is None:
+            stored = described(self.model.config).get("chat_template_kwargs") or {}
+            return dict(stored if options.chat_template_kwargs is None else options.chat_template_kwargs)
+        if options.chat_template_kwargs is not None:
+            raise ValueError(
+                f"Found chat_template_kwargs={options.chat_template_kwargs} over an engine, which renders the prompts "
+                "itself; expected them there: `OpenAIEngine(…, chat_template_kwargs=…)`."
+            )
+        return dict(getattr(self.engine, "chat_template_kwargs", None) or {})
 
     def _load_meta_rm(
         self, meta_rm: PreTrainedModel | str | bool | None, tokenizer: PreTrainedTokenizerBase | None
@@ -448,6 +466,8 @@ class GRMRewardPipeline(Pipeline):
             entry["meta_rm"] = META_RM_FOLDER
         elif (entry.get("meta_rm") or "./").startswith("./"):
             entry.pop("meta_rm", None)  # a folder of another repository
+        if "chat_template_kwargs" in self.preset:
+            entry["chat_template_kwargs"] = self.preset["chat_template_kwargs"]
         # `pipeline` passes a quantization config to the tokenizer too, whose file cannot hold it.
         getattr(self.tokenizer, "init_kwargs", {}).pop("quantization_config", None)
         with changed_config(self.model.config, grm=entry or None, custom_pipelines=None):

@@ -4,6 +4,7 @@
 `config.grm` says it, and for an adapter, which has no config of its own, the file `grm.json` beside it:
 
 - `template` (`str`): See [`~trl_spct.judge.prompts.judge_template`].
+- `chat_template_kwargs` (`dict`): Variables of the chat template.
 - `meta_rm` (`str`): The Meta RM's id or path; beginning with `./`, a folder of the judge's own repository.
 """
 
