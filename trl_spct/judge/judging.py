@@ -283,19 +283,16 @@ class Judging:
 
     def finished(self, row: JudgedRow) -> bool:
         """Whether no more critiques of a row are needed."""
-        return not any(self.next_count(row, block) for block in row.blocks)
+        return not any(self._requests(row, block) for block in row.blocks)
 
-    def next_count(self, row: JudgedRow, block: Block) -> int:
-        """How many critiques of a block to sample next, see [`next_round`]. Rows in blocks never stop early."""
+    def _requests(self, row: JudgedRow, block: Block) -> list[Request]:
+        """The next critiques of a block, those that read it in the same order together, see [`next_round`]. Rows in
+        blocks never stop early."""
         error = stopping_error(self.options.early_stopping) if len(row.blocks) == 1 else None
         score_range = judge_template(self.template, block.binary).score_range
         metas = None if self.guidance is None else block.meta_scores
-        n = len(block.preference)
-        return next_round(block.scores, self.options.k, n, score_range, error, metas, self.guidance)
-
-    def _requests(self, row: JudgedRow, block: Block) -> list[Request]:
-        """The next critiques of a block, those that read it in the same order together."""
-        drawn, count = len(block.critiques), self.next_count(row, block)
+        drawn, n = len(block.critiques), len(block.preference)
+        count = next_round(block.scores, self.options.k, n, score_range, error, metas, self.guidance)
         past, new = block.orders[:drawn], block.orders[drawn : drawn + count]
         return [Request(row, block, order, new.count(order), past.count(order)) for order in dict.fromkeys(new)]
 

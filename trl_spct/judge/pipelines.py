@@ -415,14 +415,8 @@ class GRMRewardPipeline(Pipeline):
         """Writes principles for queries alone, to be given to the judge as `principles` of rows (not in the paper;
         suggested in its section 10): written once per query, no response can change them.
 
-        Args:
-            queries (`str` or iterable of queries): A text, or texts and conversations. Equal queries are asked once.
-            temperature, seed, top_p, max_new_tokens, template: As for judging; greedy by default.
-            batch_size (`int`, *optional*, defaults to `8`): Queries at once.
-
-        Returns:
-            `list` with a text for each query, or `None` where none could be read or the answer reached the token
-            limit. A text or `None` for a single text.
+        Queries are texts and conversations, of which equal ones are asked once, or a single text. The answer for each
+        is a text, or `None` where none could be read or the token limit was reached. Other options as for judging.
         """
         if isinstance(queries, str):
             answers = self.principles([queries], temperature, seed, top_p, max_new_tokens, template, batch_size)
@@ -446,12 +440,8 @@ class GRMRewardPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, include_code: bool = False, **kwargs) -> None:
         """Saves the judge and its tokenizer as a plain model repository, and its Meta RM in a folder of it.
 
-        Args:
-            save_directory (`str` or `os.PathLike`): Folder to save to.
-            include_code (`bool`, *optional*, defaults to `False`):
-                Copy the code of the pipeline as well, so that `pipeline("grm-reward", …, trust_remote_code=True)`
-                works without this package. A repository without code loads as any causal language model.
-            **kwargs: As for [`~transformers.PreTrainedModel.save_pretrained`].
+        With `include_code` the code of the pipeline is copied as well, so that `pipeline("grm-reward", …,
+        trust_remote_code=True)` works without this package. `kwargs` are for the model's `save_pretrained`.
         """
         if self.engine is not None:
             raise ValueError("Found an engine, whose model is not in this process; there is nothing to save.")
@@ -499,14 +489,9 @@ class GRMRewardPipeline(Pipeline):
         of the commit.
 
         The card is the one in the repository, if it has one, else the one of the judge's source, if it is a judge's,
-        else a short one, see [`~trl_spct.judge.judge_card.write_judge_card`].
-
-        Args:
-            repo_id (`str`): Repository, which is created if it does not exist.
-            include_code (`bool`, *optional*, defaults to `False`): As for `save_pretrained`.
-            commit_message, private, token, revision, tags (*optional*):
-                As for [`~transformers.utils.PushToHubMixin.push_to_hub`].
-            **options: For [`~huggingface_hub.HfApi.upload_folder`], for instance `create_pr`.
+        else a short one, see [`~trl_spct.judge.judge_card.write_judge_card`]. Arguments are as for
+        [`~transformers.utils.PushToHubMixin.push_to_hub`]; other `options` are for
+        [`~huggingface_hub.HfApi.upload_folder`].
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, include_code=include_code)
