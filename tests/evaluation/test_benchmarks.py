@@ -469,6 +469,8 @@ def test_single_responses_by_their_ranking(tmp_path):
     assert result["accuracy"] == 1
     (result,) = benchmark_results(loaded, judge_benchmark(Worth(wrong=[0]), loaded, tmp_path / "b"))
     assert result["accuracy"] == 0 and result["metric"] == "ROC-AUC"
+    with pytest.raises(ValueError, match="Row 4 has several responses; expected one per row for the metric ROC-AUC"):
+        load_rows(rows_benchmark("mine", "roc_auc"), [*rows, {"prompt": "q", "chosen": "a", "rejected": "b"}])
 
 
 @pytest.mark.usefixtures("few_resamples")

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from ..data.loading import load_named
 from ..data.preparation import InvalidRows, prepare_preferences
 from ..jobs import rows_digest
-from .benchmarks import BENCHMARKS, Benchmark, Item, Part, preference_items
+from .benchmarks import BENCHMARKS, ROC_AUC, Benchmark, Item, Part, preference_items
 
 
 logger = logging.getLogger(__name__)
@@ -52,20 +52,11 @@ class LoadedBenchmark:
 
 
 def load_benchmark(name: str, path: str | None = None, check: bool = True) -> LoadedBenchmark:
-    """Loads a benchmark and compares it with the recorded counts and balances.
+    """Loads one of [`~trl_spct.evaluation.benchmarks.BENCHMARKS`] from the Hub, or from a local copy: a file for one
+    table, else a folder, such as a clone of its repository.
 
-    Args:
-        name (`str`): One of [`~trl_spct.evaluation.benchmarks.BENCHMARKS`].
-        path (`str`, *optional*):
-            A local copy: a file for a benchmark of one table, else a folder, such as a clone of its repository.
-            Defaults to the Hub.
-        check (`bool`, *optional*, defaults to `True`):
-            Raise if counts or balances differ. Otherwise a warning is logged and the facts hold the difference.
-            Missing tables and columns always raise.
-
-    Raises:
-        [`ChangedBenchmark`]: With the differences.
-        `FileNotFoundError`: With the missing table.
+    With `check`, other counts or balances than the recorded ones raise a [`ChangedBenchmark`]; otherwise a warning is
+    logged and the facts hold the differences. Missing tables and columns always raise.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"Found benchmark {name!r}; expected one of {sorted(BENCHMARKS)}.")
@@ -107,6 +98,9 @@ def load_rows(
     counts = {benchmark.name: prepared.num_read}
     facts: dict[str, Any] = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
     items = list(preference_items(prepared.dataset, prepared.row_numbers, group_column))
+    several = [item.id for item in items if len(item.rows[0]) > 1]
+    if benchmark.metric is ROC_AUC and several:
+        raise ValueError(f"Row {several[0]} has several responses; expected one per row for the metric ROC-AUC.")
     return _loaded(benchmark, items, facts)
 
 
