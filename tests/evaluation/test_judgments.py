@@ -310,6 +310,24 @@ def test_settings_of_the_judges_config_count(tmp_path, script):
         collect_judgments(other, ROWS, 2, tmp_path)
 
 
+def test_variables_of_the_chat_template_are_part_of_the_run(tmp_path, script):
+    """Those of a call, of the judge's config, and of an engine that renders its prompts itself."""
+    thinking, other = {"enable_thinking": False}, {"enable_thinking": True}
+
+    def engine(prompts, k, seed, **options):
+        return [[Sample(r"\boxed{3, 9}", 5, False)] * count for count in k]
+
+    engine.chat_template_kwargs = thinking
+    judges = [PipelineJudge(make(), 2, chat_template_kwargs=thinking), PipelineJudge(GRMRewardPipeline(engine), 2)]
+    for number, judge in enumerate(judges):
+        assert judge.protocol["chat_template_kwargs"] == judge.settings["chat_template_kwargs"] == thinking
+        record_judgments(judge, [Preference.from_row(ROWS[0])], tmp_path / str(number))
+    assert PipelineJudge(make(), 2).protocol["chat_template_kwargs"] is None
+    changed = PipelineJudge(make(), 2, chat_template_kwargs=other)
+    with pytest.raises(FileExistsError, match="chat_template_kwargs"):
+        record_judgments(changed, [Preference.from_row(ROWS[0])], tmp_path / "0")
+
+
 def test_presets_of_the_pipeline_hold(tmp_path, script):
     collect_judgments(make(temperature=0.9, top_p=0.8), ROWS[:1], 2, tmp_path)
     assert (script.options["temperature"], script.options["top_p"]) == (0.9, 0.8)
@@ -389,7 +407,7 @@ def test_a_row_that_a_server_fails_on_is_named_by_its_id(tmp_path):
     ids = [f"item {i}" for i in range(7)]
     with pytest.raises(EngineError, match=r"^Row item 4: .*content_filter") as caught:
         record_judgments(judge, rows, tmp_path, ids=ids, rows_per_shard=3)
-    assert (caught.value.row, caught.value.status) == (4, 400)
+    assert (caught.value.row, caught.value.status) == ("item 4", 400)
     assert len(list(tmp_path.glob("shard-*.parquet"))) == 1, "the shard before it is kept"
 
 

@@ -68,7 +68,7 @@ def test_without_drop_the_error_names_the_row_and_drop_resumes(name, batch_size,
         PromptRefusedError, match=r'^Row mine-6: HTTP 400: content_filter\. .*invalid_rows="drop"'
     ) as e:
         record_judgments(judge, ROWS, tmp_path, ids=IDS, rows_per_shard=4)
-    assert (e.value.row, e.value.status) == (6, 400)
+    assert (e.value.row, e.value.status) == ("mine-6", 400)
     assert len(list(tmp_path.glob("shard-*.parquet"))) == 1
     before = engine.asked
     judgments = record_judgments(judge, ROWS, tmp_path, ids=IDS, rows_per_shard=4, invalid_rows="drop")

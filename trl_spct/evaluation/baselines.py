@@ -145,12 +145,14 @@ class ChoiceJudge(Judge):
             "max_new_tokens": pipe.default_length if max_new_tokens is None else max_new_tokens,
         }
         settings = {"judge": "choice", "k": k, "seed": seed, "order": order, "template_digest": CHOICE.digest}
-        self.settings = {**settings, **described_model(pipe.model), **self.options}
+        variables = {"chat_template_kwargs": pipe.chat_template_kwargs or None}
+        self.settings = {**settings, **described_model(pipe.model), **self.options, **variables}
 
     def check(self, row: Preference) -> None:
         if self.pipe.tokenizer is not None:
-            encoded = encode_prompts(self.pipe.tokenizer, [choice_messages(row, self.pipe.special_tokens)])
-            check_lengths([len(encoded[0])], self.options["max_new_tokens"], self.pipe.context)
+            messages = choice_messages(row, self.pipe.special_tokens)
+            (ids,) = encode_prompts(self.pipe.tokenizer, [messages], self.pipe.chat_template_kwargs)
+            check_lengths([len(ids)], self.options["max_new_tokens"], self.pipe.context)
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         occurrences = count_occurrences(rows) if occurrences is None else occurrences

@@ -149,6 +149,7 @@ class PipelineJudge(Judge):
             "meta_rm": None if meta_rm is None else meta_rm.config._name_or_path,
             "meta_rm_weights": None if meta_rm is None else _fingerprint(meta_rm),
             **self.parameters,
+            "chat_template_kwargs": self.judging.chat_template_kwargs or None,
         }
 
     @property
@@ -167,6 +168,7 @@ class PipelineJudge(Judge):
             "guidance": None if pipe.guidance is None else str(pipe.guidance),
             "template": judging.template,
             "template_digest": judge_template(judging.template).digest,
+            "chat_template_kwargs": judging.chat_template_kwargs or None,
             "temperature": judging.temperature,
             "max_new_tokens": judging.max_new_tokens,
             "context": judging.context,
@@ -329,16 +331,16 @@ def _naming_rows(numbers: Sequence[int], ids: Sequence[str], private: bool) -> I
         number = numbers[error.row]
         raise PromptTooLongError(f"Row {ids[number]}", *error.lengths, number, error.advice) from None
     except EngineError as error:
-        first, last = (numbers[0], numbers[-1]) if error.row is None else (numbers[error.row],) * 2
-        name = f"Row {ids[first]}" if first == last else f"Rows {ids[first]} to {ids[last]}"
-        reason = f"{error.reason} Judged shards are kept: start again to judge the others."
+        reason, note = error.reason, "Judged shards are kept: start again to judge the others."
         if isinstance(error, PromptRefusedError):
-            reason += ' With `invalid_rows="drop"` refused rows are counted by cause.'
+            note += ' With `invalid_rows="drop"` refused rows are counted by cause.'
         if private:
-            reason = f"status {error.status}. The answer is left out, since it may quote rows that are private."
-        failure = type(error)(f"{name}: {reason}", status=error.status)
-        failure.row = None if error.row is None else first
-        raise failure from (None if private else error)
+            reason, note = f"status {error.status}. The answer is left out, since it may quote private rows.", ""
+        if error.row is None:
+            reason = f"Rows {ids[numbers[0]]} to {ids[numbers[-1]]}: {reason}"
+        named = replace(error, reason=reason, refusals={} if private else error.refusals)
+        names: Any = [ids[number] for number in numbers]  # where others have numbers
+        raise named.renumbered(names, {}, note) from (None if private else error)
     except ValueError as error:
         if len(numbers) > 1:
             raise
