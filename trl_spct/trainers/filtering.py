@@ -39,12 +39,9 @@ def without_too_easy(
 
     Args:
         rows ([`~datasets.Dataset`]): With `prompt`, `labels` and `order`, as [`judge_rows`] makes them.
-        sampler ([`~trl_spct.judge.sampling.Sampler`]): The paper takes a weak model.
+        sampler ([`~trl_spct.judge.sampling.Sampler`]): The paper takes a weak model. It gets `sampling`.
         k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
         template (`str`, *optional*, defaults to `"paper"`): Of the prompts; says which scores are in range.
-        seed (`int`, *optional*, defaults to `0`): Of the samples.
-        name (`str`, *optional*, defaults to `"rows"`): What messages call the dataset.
-        **sampling: Passed to the sampler.
     """
     if k < 1:
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
@@ -79,8 +76,6 @@ def without_easy_for(
         dataset ([`~datasets.Dataset`]): Preference rows in any accepted shape, one preference each.
         judge (`str`): Path or id of a model or adapter, for instance the judge that is to be trained.
         args ([`SPCTConfig`]): Template, seed, temperature and lengths.
-        k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
-        name (`str`, *optional*, defaults to `"train_dataset"`): What messages call the dataset.
     """
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)

@@ -60,11 +60,8 @@ def load_tokenizer(
 def load_adapter(
     model: str | PreTrainedModel | PeftModel, args: Any, kwargs: dict[str, Any]
 ) -> str | PreTrainedModel | PeftModel:
-    """Loads the path or id of an adapter as a trainable `PeftModel`; returns anything else unchanged.
-
-    TRL's trainers load full models from paths, and take adapters only as instances. `quantization_config` is removed
-    from the trainer's keyword arguments when the base was loaded with it.
-    """
+    """Loads the path or id of an adapter as a trainable `PeftModel`, since TRL's trainers load full models only; any
+    other model is returned as it is. A `quantization_config` is taken from the trainer's keyword arguments."""
     base = _base_of(model, args) if isinstance(model, str) else None
     if base is None:
         return model
@@ -147,10 +144,7 @@ def store_template(config: PreTrainedConfig, template: str) -> None:
 def rows_for(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, config: PreTrainedConfig, name: str
 ) -> PreparedPreferences:
-    """Prepares labeled preference rows in any accepted shape, and measures their prompts against the judge's context.
-
-    `name` is that of the dataset in errors.
-    """
+    """Prepares labeled preference rows in any shape, and measures their prompts against the judge's context."""
     limits = [limit for limit in (context_length(config), args.max_context_length) if limit is not None]
     return prepare_judge_rows(
         dataset,

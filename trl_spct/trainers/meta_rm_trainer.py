@@ -92,8 +92,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             A path or id, loaded with [`MetaRMForSequenceClassification`] (with a new head on a causal LM; in float32
-            unless `args.model_init_kwargs` says otherwise), or a model with one label. A native classifier becomes a
-            Meta RM in place.
+            unless `args.model_init_kwargs` says otherwise), or a model with one label, which becomes a Meta RM.
         args ([`MetaRMTrainingConfig`], *optional*):
             Configuration.
         data_collator ([`~transformers.DataCollator`], *optional*):

@@ -26,16 +26,11 @@ def critique_metrics(
 ) -> dict[str, float]:
     """Shares and means over a batch of critiques, whose scores are in the order of the labels.
 
-    Returns:
-        `dict[str, float]`, without metrics of no critiques:
-
-        - `accuracy` (Eq. 10), also `accuracy_n{n}` by number of responses, `accuracy_{domain}`, and
-          `accuracy_place{p}` by the place, from 1, in which the judge read the best response (readable, n ≥ 2);
-        - `tie`, `unreadable`, `unreadable_{problem}`: shares of all critiques;
-        - `margin`: the best response's score minus the highest other one (readable, n ≥ 2);
-        - `score_entropy`: entropy in nats of the distribution of all scores (n ≥ 2);
-        - `same_scores`, `same_place`: share of the most frequent row of scores, and of the place that most often has
-          the single highest score, per n and weighted by the number of critiques (n ≥ 2).
+    `accuracy` (Eq. 10), also by number of responses, domain, and place in which the judge read the best response;
+    shares of `tie` and `unreadable` critiques, also by problem. Over readable critiques of n ≥ 2: `margin`, the best
+    response's score minus the highest other one; `score_entropy` in nats, of the distribution of all scores;
+    `same_scores` and `same_place`, the share of the most frequent row of scores, and of the place that most often has
+    the single highest score, per n. Metrics of no critiques are left out.
     """
     total = len(critiques)
     correct = [is_correct(critique.scores, row) for critique, row in zip(critiques, labels, strict=True)]

@@ -22,14 +22,8 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One sampled critique as the rejection rule sees it.
-
-    Args:
-        row (hashable): Identifies the preference row.
-        scores (sequence of `float` or `None`): Scores of the critique; `None` if they cannot be read.
-        labels (sequence of `float`): Ground truth in the order of the scores.
-        hinted (`bool`, *optional*, defaults to `False`): Whether the prompt named the best response.
-    """
+    """One sampled critique as the rejection rule sees it: of a preference row, with labels in the order of the scores
+    (`None` if they cannot be read), and whether the prompt named the best response."""
 
     row: Hashable
     scores: Sequence[float] | None
@@ -91,14 +85,7 @@ def cap_hinted(
 
     A judge that is given the best response may take short cuts, which the paper observed mostly on reasoning. Hinted
     trajectories of rows that were also solved without a hint are dropped first, since other rows have nothing else;
-    ties are broken at random.
-
-    Args:
-        rows, hinted, outcomes (sequences of equal length): Fields of all trajectories, see [`Trajectory`] and
-            [`Outcome`].
-        max_share (`float`): From 0 (no hinted trajectory) to 1 (no cap).
-        seed (`int`, *optional*, defaults to `0`): Seed of the ties.
-
+    ties are broken at random. `max_share` is from 0 (no hinted trajectory) to 1 (no cap).
     """
     kept = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.KEPT]
     kept_hinted = [i for i in kept if hinted[i]]

@@ -16,16 +16,13 @@ Report: TypeAlias = dict[str, Any]
 MAX_DOMAINS = 20
 """Number of domains, the largest ones, in the metrics and on the card. The report has all."""
 
-_FIELDS = {"row": int, "hinted": bool, "outcome": object, "problem": object, "num_tokens": int, "domain": object}
-_SHAPE = {"n": int, "place": int, "longest": bool}
-"""Number of responses, the place in which the judge read the best one, and whether no other is longer."""
+_COLUMNS = {"row": int, "hinted": bool, "outcome": object, "problem": object, "num_tokens": int}
 
 
 def rejection_report(trajectories: Dataset) -> Report:
     """Counts and shares of trajectories.
 
-    `accuracy` is the share of correct critiques among the unhinted ones, where unreadable ones are incorrect. In
-    `places` and `best_response` only readable ones of n ≥ 2 responses count.
+    `accuracy` is the share of correct critiques among the unhinted ones, where unreadable ones are incorrect.
 
     Args:
         trajectories ([`~datasets.Dataset`]): Result of [`~trl_spct.RejectiveSampler.collect`].
@@ -34,13 +31,11 @@ def rejection_report(trajectories: Dataset) -> Report:
         `dict` of JSON values: `trajectories`, `rows`; `outcomes` and `hinted_outcomes`; `problems`, the causes of
         unreadable ones; `shares`, also by number of responses (`by_n`) and column `domain` (`by_domain`), with
         `hinted_kept`, the share of hinted ones among the kept; `pass_rates`, rows by the number of their correct
-        unhinted trajectories, as `"2/3"`; mean lengths in `tokens`; `places`, by n for each place in which the judge
-        read the best response; `best_response`, where it is the `longest` and where it is `shorter` than another;
-        `hints`, with rows that were `unsolved` without a hint; `remarks`, advice in words.
+        unhinted trajectories, as `"2/3"`; mean lengths in `tokens`; `hints`, with rows that were unsolved without
+        one; `remarks`, advice in words.
     """
     table = _read(trajectories)
     unhinted, hinted = table[~table.hinted], table[table.hinted]
-    compared = unhinted[(unhinted.n > 1) & (unhinted.outcome != Outcome.UNREADABLE.value)]
     unsolved = {*unhinted.row} - {*unhinted.row[_right(unhinted)]}
     report = {
         "trajectories": len(table),
@@ -53,14 +48,6 @@ def rejection_report(trajectories: Dataset) -> Report:
         "by_n": _groups(table, table.n),
         "by_domain": _groups(table, table.domain),
         "tokens": _lengths(table),
-        "places": {
-            str(n): [_part(compared[(compared.n == n) & (compared.place == place)]) for place in range(n)]
-            for n in sorted({*compared.n.tolist()})
-        },
-        "best_response": {
-            "longest": _part(compared[compared.longest]),
-            "shorter": _part(compared[~compared.longest]),
-        },
         "hints": {
             "rows_unsolved": len(unsolved),
             "solved_by_hint": len(unsolved & {*hinted.row[_right(hinted)]}),
@@ -105,20 +92,15 @@ def trajectory_groups(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _read(trajectories: Dataset) -> np.recarray:
-    dtype = np.dtype([*_FIELDS.items(), *_SHAPE.items()])
-    chunks = [np.empty(0, dtype)]
-    columns = [name for name in (*_FIELDS, "responses", "labels", "order") if name in trajectories.column_names]
-    for batch in trajectories.with_format(None).select_columns(columns).iter(batch_size=1000):
-        domains = [None if name is None else str(name) for name in batch.get("domain", [None] * len(batch["row"]))]
-        chunk = np.empty(len(domains), dtype)
-        for name in _FIELDS:
-            chunk[name] = domains if name == "domain" else batch[name]
-        for i, (responses, labels, order) in enumerate(zip(batch["responses"], batch["labels"], batch["order"])):
-            best = labels.index(max(labels))
-            chunk["n"][i], chunk["place"][i] = len(responses), order.index(best)
-            chunk["longest"][i] = len(responses[best]) == max(map(len, responses))
-        chunks.append(chunk)
-    return np.concatenate(chunks).view(np.recarray)
+    """The fields that are counted, one record per trajectory."""
+    rows = trajectories.with_format(None)
+    table = np.empty(len(rows), np.dtype([*_COLUMNS.items(), ("domain", object), ("n", int)])).view(np.recarray)
+    for name in _COLUMNS:
+        table[name] = rows[name][:]
+    table.n = [len(labels) for labels in rows["labels"]]
+    domains = rows["domain"][:] if "domain" in rows.column_names else [None] * len(rows)
+    table.domain = [None if name is None else str(name) for name in domains]
+    return table
 
 
 def _kept(table: np.recarray) -> np.ndarray:
@@ -163,10 +145,6 @@ def _lengths(table: np.recarray) -> dict[str, float]:
     return {name: float(table.num_tokens[mask].mean()) for name, mask in masks.items() if mask.any()}
 
 
-def _part(table: np.recarray) -> dict[str, Any]:
-    return {"critiques": len(table), "accuracy": _accuracy(table), "kept": int(_kept(table).sum())}
-
-
 def _remarks(report: Mapping[str, Any]) -> list[str]:
     """Advice; the thresholds are not in the paper."""
     shares = report["shares"]
@@ -181,17 +159,4 @@ def _remarks(report: Mapping[str, Any]) -> list[str]:
         f"{shares['hinted_kept']:.0%} of the kept critiques were hinted and may take short cuts: read some, and cap "
         "them with `max_hinted_share`.": shares["hinted_kept"] > 0.5,
     }
-    remarks = [text for text, applies in advice.items() if applies]
-    for n, places in report["places"].items():
-        spread = [place["accuracy"] for place in places if place["critiques"] >= 30]
-        if spread and max(spread) - min(spread) > 0.15:
-            remarks.append(
-                f"The place of the best response matters for n = {n}: accuracy {min(spread):.2f} to {max(spread):.2f}."
-            )
-    longest, shorter = report["best_response"]["longest"], report["best_response"]["shorter"]
-    if min(longest["critiques"], shorter["critiques"]) >= 30 and longest["accuracy"] - shorter["accuracy"] > 0.15:
-        remarks.append(
-            f"Length matters: accuracy {longest['accuracy']:.2f} where the best response is the longest, "
-            f"{shorter['accuracy']:.2f} elsewhere."
-        )
-    return remarks
+    return [text for text, applies in advice.items() if applies]

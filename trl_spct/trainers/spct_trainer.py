@@ -54,8 +54,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     >>> trainer.train()
     ```
 
-    With full fine-tuning the KL reference is loaded again from where the model came from: hand a judge over by its
-    saved path. A `PeftModel`, or an adapter's path, gets a frozen copy of its adapter as reference.
+    With full fine-tuning the KL reference is loaded again from the judge's path; an adapter gets a frozen copy of it.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):

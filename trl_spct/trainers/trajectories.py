@@ -33,14 +33,7 @@ REFUSED = ".refused.json"
 class TrajectoryCollector:
     """Samples the rows of a shard without and with hints, reads the scores, and applies the rejection rule.
 
-    Args:
-        rows ([`~datasets.Dataset`]): Rows of [`~trl_spct.data.preparation.judge_rows`].
-        sampler (`Callable`): See [`RejectiveSampler`].
-        args ([`RejectiveSamplerConfig`]): Number of samples, hints, template and sampling options.
-        judge_tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The judge's, for which the prompts were prepared.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The sampler's; the judge's by default.
-        context_length (`int`, *optional*): The sampler's. Without it, prompts are not measured.
-        row_numbers (sequence of `int`, *optional*): Number of each row in the user's dataset, for errors.
+    `tokenizer` and `context_length` are the sampler's. `row_numbers` are those of the user's dataset, for errors.
     """
 
     def __init__(
@@ -68,7 +61,7 @@ class TrajectoryCollector:
         self._fence = None if foreign <= fenced else tuple(sorted(fenced | foreign))
 
     def check_rows(self) -> None:
-        """Refuses rows that do not fit into the sampler's context with a [`PromptTooLongError`]."""
+        """Refuses rows that do not fit into the sampler's context."""
         if self.context_length is not None:
             lengths: list[int] = []
             for batch in self.rows.select_columns("prompt").iter(batch_size=256):
@@ -76,14 +69,7 @@ class TrajectoryCollector:
             check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
 
     def __call__(self, numbers: range, path: Path) -> list[dict[str, Any]]:
-        """The trajectories of some rows, in the order of the rows.
-
-        Rows that the sampler refuses have none if `invalid_rows="drop"`; their causes are written beside the shard.
-
-        Args:
-            numbers (`range`): Indices of the rows.
-            path (`Path`): Path of their shard. If the sampler fails, complete samples are kept beside it.
-        """
+        """The trajectories of some rows. If the sampler fails, complete samples are kept beside `path`."""
         rows = {index: self.rows[index] for index in numbers}
         samples = _Samples(path.with_suffix(".samples.partial"))
         try:
