@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bits
 from trl import RewardTrainer
 
 from trl_spct.evaluation.guidance import store_guidance
+from trl_spct.jobs import FolderInUseError, locked
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores, tokenizer_digest
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
 from trl_spct.judge.outcomes import credit
@@ -298,6 +299,36 @@ def test_bad_rows_are_named_before_a_model_is_loaded(cause, judge, tmp_path, mon
         trainer_of(judge, tmp_path, data, max_length=500)
 
 
+def test_bad_rows_are_named_before_a_model_is_loaded_with_another_chat_template(judge, tmp_path, monkeypatch):
+    monkeypatch.setattr(MetaRMForSequenceClassification, "from_pretrained", None)
+    (tmp_path / "chat.jinja").write_text(tiny_tokenizer().chat_template)
+    with pytest.raises(ValueError, match="train row 1: Found the label 2"):
+        trainer_of(
+            judge,
+            tmp_path,
+            Dataset.from_list([row(0), BAD["label"][0]]),
+            chat_template_path=str(tmp_path / "chat.jinja"),
+        )
+
+
+def test_variables_of_the_chat_template_are_used_and_stored(judge, tmp_path):
+    tokenizer = tiny_tokenizer(True)
+    tokenizer.chat_template = "{{ tone }}" + tokenizer.chat_template
+    trainer = trainer_of(judge, tmp_path, processing_class=tokenizer, chat_template_kwargs={"tone": "calm"})
+    messages = meta_messages(Preference("q3", ("a", "b")), row(3)["critique"])
+    assert trainer.train_dataset[3]["input_ids"] == encode_meta(tokenizer, messages, tone="calm")
+    assert trainer.model.config.meta_rm["chat_template_kwargs"] == {"tone": "calm"}
+    path = save_tiny(tmp_path / "judge", "llama", tokenizer, grm={"chat_template_kwargs": {"tone": "calm"}})
+    assert trainer_of(path, tmp_path / "b").model.config.meta_rm["chat_template_kwargs"] == {"tone": "calm"}
+
+
+def test_two_runs_do_not_train_into_one_folder(judge, tmp_path):
+    trainer = trainer_of(judge, tmp_path, max_steps=1)
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+        trainer.train()
+    trainer.train()
+
+
 def test_bad_rows_are_dropped_and_counted(judge, tmp_path, caplog):
     data = Dataset.from_list([row(0), *(bad for bad, _ in BAD.values()), row(3)])
     with caplog.at_level(logging.WARNING):
@@ -503,6 +534,7 @@ def test_template_and_guidance_are_stored(adapter, judge, tmp_path):
     assert loaded.config.meta_rm == {
         "tokenizer": tokenizer_digest(trainer.processing_class),
         "template": judge_template("compact").digest,
+        "chat_template_kwargs": {},
         "k_meta": 0.75,
         "guide": "top",
     }

@@ -21,7 +21,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig, parse_critique
-from trl_spct.judge.sampling import Sample, sample_critiques
+from trl_spct.jobs import FolderInUseError, locked
+from trl_spct.judge.sampling import Sample, encode_prompts, sample_critiques
+from trl_spct.trainers import rejective_sampler
 from trl_spct.trainers.rejection import Outcome
 from trl_spct.trainers.rejective_sampler import NothingKeptError, rejection_report
 
@@ -1122,6 +1124,121 @@ def test_sampled_tokens_are_trained_on_as_they_were_cut(judge, tmp_path):
     assert learned(trainer) == [[*cut, *newline], [*ids, end, *newline], [*ids, end, *newline]]
 
 
+def thinking(tokenizer, text):
+    """A sampler whose critiques are text behind a draft of special tokens."""
+    end = tokenizer.convert_tokens_to_ids(TURN_END)
+
+    class Thinker(Script):
+        def answer(self, prompt, k):
+            made = [(text.format(sample.text), sample) for sample in super().answer(prompt, k)]
+            ids = [(*tokenizer.encode(text, add_special_tokens=False), end) for text, _ in made]
+            return [Sample(text, 9, s.truncated, i) for (text, s), i in zip(made, ids, strict=True)]
+
+    return Thinker()
+
+
+def test_drafts_of_special_tokens_are_trained_on_as_they_were_sampled(judge, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<think>", "</think>"]}, replace_extra_special_tokens=False
+    )
+    trainer = trainer_of(tmp_path, judge, thinking(tokenizer, "<think>so</think>{}"), processing_class=tokenizer)
+    trainer.model.resize_token_embeddings(len(tokenizer))
+    trajectories = trainer.collect()
+    changed = [
+        [ids[0], tokenizer.bos_token_id, *ids[1:]] for ids in trajectories["completion_ids"]
+    ]  # of the same text
+    rows = trajectories.remove_columns("completion_ids").add_column(
+        "completion_ids", changed, feature=trajectories.features["completion_ids"]
+    )
+    trainer.trajectories = rows
+    trainer.train()
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    kept = [record for record in rows if record["outcome"] == "kept"]
+    assert learned(trainer) == [[*record["completion_ids"], *newline] for record in kept] and len(kept) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "difference"),
+    [
+        ("{}", "opens a draft, and the critique never closes it"),
+        ("<think>so</think>{}", "the critique opens it again"),
+    ],
+)
+def test_critiques_that_do_not_fit_to_the_judges_prompt_are_refused(text, difference, judge, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = STRIPS
+    trainer = trainer_of(tmp_path, judge, thinking(tokenizer, text), processing_class=tokenizer)
+    with pytest.raises(ValueError, match=rf"of row 0 does not fit to the judge's prompt: .*{difference}"):
+        trainer.train()
+
+
+# Llama 3.2's way to print today's date, and Qwen3's way to switch drafts off.
+DATED = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}Today: "
+    "{{ date_string }}\n{% for m in messages %}<start_of_turn>{{ 'model' if m.role == 'assistant' else 'user' }}\n"
+    "{{ m.content }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n"
+    "{% if quiet is defined %}Quiet.\n{% endif %}{% endif %}"
+)
+
+
+def shown_prompts(monkeypatch):
+    """The prompts that are read in this process, as texts."""
+    texts = []
+
+    def sampling(model, tokenizer, prompts, k=1, seed=None, *, chat_template_kwargs=None, **options):
+        texts.extend(map(tokenizer.decode, encode_prompts(tokenizer, prompts, chat_template_kwargs)))
+        return Script()(prompts, k, seed)
+
+    monkeypatch.setattr(rejective_sampler, "sample_critiques", sampling)
+    return texts
+
+
+def dated_trainer(folder, judge, **changes):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = DATED
+    args = config(folder, **changes)
+    return RejectiveSampler(judge, args=args, train_dataset=preference_rows(), processing_class=tokenizer)
+
+
+def test_a_resumed_run_goes_on_with_the_date_it_began_with(judge, tmp_path, monkeypatch):
+    shown = shown_prompts(monkeypatch)
+    dated_trainer(tmp_path, judge).collect()
+    today = datetime.now().strftime("%d %b %Y")
+    assert len(shown) == 8 and all(text.startswith(f"Today: {today}\n") for text in shown)
+    folder = tmp_path / "trajectories"
+    (folder / ".began.json").write_text('["2020-02-03T04:05:06"]')
+    (folder / "shard-00001.parquet").unlink()
+    shown.clear()
+    trainer = dated_trainer(tmp_path, judge)
+    trainer.train()
+    assert len(shown) == 4 and all(text.startswith("Today: 03 Feb 2020\n") for text in shown)
+    texts = [trainer.judge_tokenizer.decode(row["input_ids"]) for row in trainer.train_dataset]
+    assert texts and all(text.startswith("Today: 03 Feb 2020\n") for text in texts)
+
+
+def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path, monkeypatch):
+    shown = shown_prompts(monkeypatch)
+    variables = {"quiet": True, "date_string": "a day"}
+    trainer = dated_trainer(tmp_path, judge, chat_template_kwargs=variables)
+    trainer.train()
+    texts = [*shown, *map(trainer.judge_tokenizer.decode, trainer.train_dataset["input_ids"])]
+    assert len(texts) == 13 and all(text.startswith("Today: a day\n") and "model\nQuiet.\n" in text for text in texts)
+    manifest = json.loads((tmp_path / "trajectories" / "manifest.json").read_text())
+    assert manifest["chat_template_kwargs"] == trainer.model.config.grm["chat_template_kwargs"] == variables
+    with pytest.raises(FileExistsError, match="chat_template_kwargs"):
+        dated_trainer(tmp_path, judge, chat_template_kwargs={"quiet": True}).collect()
+    trainer.save_model()
+    assert dated_trainer(tmp_path / "next", str(tmp_path)).args.chat_template_kwargs == variables, "the judge's own"
+
+
+def test_two_runs_do_not_train_into_one_folder(collected, judge, tmp_path):
+    trainer = trainer_of(tmp_path, judge, rows=collected[0])
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+        trainer.train()
+    trainer.train()
+
+
 def test_a_model_keeps_the_tokens_that_it_samples(judge, tmp_path):
     args = config(tmp_path, max_completion_length=5)
     trajectories = RejectiveSampler(judge, args=args, train_dataset=preference_rows()).collect()
@@ -1142,9 +1259,11 @@ def test_any_callable_of_the_documented_signature_samples(judge, tmp_path):
     assert len(trainer_of(tmp_path, judge, sampler).collect()) == 16
 
 
-def test_a_summary_is_logged(judge, tmp_path, caplog):
+@pytest.mark.parametrize("given", [False, True], ids=["collected", "given"])
+def test_a_summary_is_logged(given, collected, judge, tmp_path, caplog):
     with caplog.at_level("INFO"):
-        trainer_of(tmp_path, judge).collect()
+        trainer_of(tmp_path, judge, rows=collected[0] if given else None).train()
+    assert "Fine-tuned on 5 trajectories, 3 hinted, 0 general of 16 trajectories of 4 rows" in caplog.text
     assert "16 trajectories of 4 rows" in caplog.text
     assert re.search(r"kept +2 +3\n", caplog.text) and "unreadable by cause: 3 missing, 1 truncated" in caplog.text
 

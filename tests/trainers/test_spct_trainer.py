@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -28,7 +29,10 @@ from trl_spct import (
     parse_critique,
 )
 from trl_spct.data.preparation import prepare_judge_rows
+from trl_spct.jobs import FolderInUseError, locked
+from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import Sample, special_tokens
+from trl_spct.trainers.arguments import CHECKPOINTING
 from trl_spct.trainers.spct_trainer import OutcomeReward, reordered
 
 
@@ -237,6 +241,88 @@ def test_rewards_and_tables_are_in_the_order_of_the_row():
 def test_a_truncated_completion_is_worth_nothing_whatever_it_says(ids, reward):
     outcome = OutcomeReward(end_tokens=frozenset({7}))
     assert outcome(completions=["\\boxed{2, 9}"], completion_ids=[ids], labels=[[0.0, 1.0]]) == [reward]
+
+
+# Opens a draft in the generation prompt, unless told otherwise.
+OPENS = (
+    "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% if enable_thinking is not defined or enable_thinking %}"
+    "<think>\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "reward"),
+    [
+        ("\\boxed{2, 9}", True, -1.0),
+        ("\\boxed{2, 9} </think> none", True, -1.0),
+        ("\\boxed{9, 2} </think> \\boxed{2, 9}", True, 1.0),
+        ("\\boxed{2, 9}", False, 1.0),
+        ("<think> \\boxed{2, 9}", False, -1.0),
+    ],
+)
+@pytest.mark.parametrize("special", [False, True], ids=["words", "special tokens"])
+def test_a_draft_is_not_read_in_training_either(text, thinking, reward, special):
+    """TRL decodes completions without special tokens, and so without the tags of such drafts."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = OPENS
+    if special:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    end = tokenizer.eos_token_id
+    ids = [*tokenizer.encode(text, add_special_tokens=False), end]
+    outcome = OutcomeReward("paper", frozenset({end}), tokenizer, {"enable_thinking": thinking})
+    shown = tokenizer.decode(ids, skip_special_tokens=True)
+    rewards = outcome(
+        prompts=[[{"role": "user", "content": "judge"}]] * 2,
+        completions=[[{"role": "assistant", "content": shown}]] * 2,
+        completion_ids=[ids] * 2,
+        labels=[[0.0, 1.0]] * 2,
+    )
+    assert rewards == [reward] * 2
+
+
+def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = OPENS
+    changes = {"chat_template_kwargs": {"enable_thinking": False}, "eval_votes": 1}
+    trainer = trainer_of(tmp_path / "a", judge, changes, eval_dataset=preference_rows(2), processing_class=tokenizer)
+    prompt = trainer.train_dataset[0]["prompt"]
+    assert not trainer.outcome._opens_draft(prompt)
+    assert trainer.model.config.grm["chat_template_kwargs"] == {"enable_thinking": False}
+    trainer.save_model()
+    again = trainer_of(tmp_path / "b", str(tmp_path / "a"), processing_class=tokenizer)
+    assert again.args.chat_template_kwargs == again.chat_template_kwargs == {"enable_thinking": False}, "its own"
+    changes = {"chat_template_kwargs": {}}
+    other = trainer_of(tmp_path / "c", str(tmp_path / "a"), changes, processing_class=tokenizer)
+    assert other.outcome._opens_draft(prompt) and "chat_template_kwargs" not in other.model.config.grm
+
+
+def test_two_runs_do_not_train_into_one_folder(judge, tmp_path):
+    trainer = trainer_of(tmp_path, judge, {"max_steps": 1})
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+        trainer.train()
+    trainer.train()
+
+
+def test_a_meta_rm_is_checked_before_training(judge, tmp_path):
+    changes = {"eval_votes": 1, "eval_meta_rm": str(tmp_path / "none")}
+    with pytest.raises(OSError, match="Could not load the Meta RM"):
+        trainer_of(tmp_path / "a", judge, changes)
+    meta = MetaRMForSequenceClassification.from_pretrained(judge, num_labels=1)
+    meta.config.meta_rm = {"template": judge_template("paper").digest}
+    meta.save_pretrained(tmp_path / "none")
+    tiny_tokenizer().save_pretrained(tmp_path / "none")
+    with pytest.raises(ValueError, match="Found a judge that reads the template 'compact'"):
+        trainer_of(tmp_path / "b", judge, {**changes, "template": "compact"})
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trls_calls_do_not_warn(checkpointing, judge, tmp_path):
+    trainer = trainer_of(tmp_path, judge, {"max_steps": 1, CHECKPOINTING: checkpointing})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.train()
+    assert not [warning for warning in caught if "gradient_checkpointing" in str(warning.message)]
 
 
 def test_completions_that_do_not_end_are_worth_nothing_in_training(judge, tmp_path):

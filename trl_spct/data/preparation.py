@@ -157,6 +157,7 @@ def judge_rows(
     invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
     row_numbers: Sequence[int] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Adds a judge's prompts to the rows of [`prepare_preferences`].
 
@@ -203,7 +204,7 @@ def judge_rows(
             added["order"].append(list(order))
             added["prompt"].append(judge_messages(shown, template, len(shown) == 1, hint, special))
         if context_length is not None:
-            lengths.extend(map(len, encode_prompts(tokenizer, added["prompt"])))
+            lengths.extend(map(len, encode_prompts(tokenizer, added["prompt"], chat_template_kwargs)))
         return added
 
     features = Features({**dataset.features, "prompt": _MESSAGES, "order": List(Value("int64"))})

@@ -2,7 +2,9 @@
 """Training arguments that the configurations of the three trainers share."""
 
 import inspect
+import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -25,6 +27,10 @@ class JudgeArguments:
         default="error",
         metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
     )
+    chat_template_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "Variables of the chat template, as JSON in a string; the judge's own by default."},
+    )
 
     def __post_init__(self):
         for suffix in ("", "_kwargs"):  # TRL sets the old name by default, of which transformers warns
@@ -32,6 +38,15 @@ class JudgeArguments:
                 setattr(self, f"{CHECKPOINTING}{suffix}", getattr(self, f"gradient_checkpointing{suffix}"))
         super().__post_init__()  # type: ignore[misc]
         self.check("invalid_rows", self.invalid_rows in ("error", "drop"), "'error' or 'drop'")
+
+        variables = self.chat_template_kwargs
+        self.check("chat_template_kwargs", variables is None or isinstance(variables, dict), "a JSON object")
+        json.dumps(variables)  # it is stored with the judge
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Variables of the chat template."""
+        return dict(self.chat_template_kwargs or {})  # type: ignore[arg-type]
 
     def check(self, name: str, valid: bool, expected: str) -> None:
         """Raises a `ValueError` with the value of an argument that is not valid."""
@@ -51,6 +66,9 @@ class PreferenceArguments(JudgeArguments):
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             What to do with rows that cannot be used, or that a server refuses to complete: `"error"` names the first
             one, `"drop"` counts them by cause.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, such as `{"enable_thinking": False}`, stored with the judge for all later
+            prompts. By default those that the judge was trained with. An engine that samples has its own.
         max_context_length (`int`, *optional*):
             Longest prompt and critique together, in tokens; the model's own context by default. [?]
         shuffle_responses (`bool`, *optional*, defaults to `True`):

@@ -88,6 +88,7 @@ def without_easy_for(
         temperature=args.temperature,
         top_p=args.top_p,
         max_new_tokens=args.max_completion_length,
+        chat_template_kwargs=args.variables,
         progress="Rows without signal",
     )
     kept = without_too_easy(rows, sampler, k, args.template, args.seed, name)

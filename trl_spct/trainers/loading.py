@@ -3,9 +3,12 @@
 
 import copy
 import hashlib
+import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -119,26 +122,28 @@ def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_c
 
 
 def with_template(args: Any, config: PreTrainedConfig) -> Any:
-    """A copy of the arguments with a template: the given one, else the judge's own, else `"paper"`."""
+    """A copy of the arguments with the judge's own template and its variables where none are given."""
     args = copy.copy(args)
-    args.template = args.template or stored_template(config) or "paper"
+    stored = described(config)
+    args.template = args.template or stored.get("template") or "paper"
     judge_template(args.template)
+    if args.chat_template_kwargs is None:
+        args.chat_template_kwargs = stored.get("chat_template_kwargs")
     return args
 
 
-def stored_template(config: PreTrainedConfig) -> str | None:
-    """Name of the template that a judge was trained with, if its configuration says so."""
-    return described(config).get("template")
-
-
-def store_template(config: PreTrainedConfig, template: str) -> None:
-    """Stores the template in a judge's configuration, where the pipeline finds it: the text in place of a file."""
-    template = portable_template(template)
-    stored = stored_template(config)
-    if stored not in (None, template):
-        logger.warning("The judge was trained with the template %r, and is now trained with %r.", stored, template)
+def store_template(config: PreTrainedConfig, args: Any) -> None:
+    """Stores the template (the text in place of a file) and `chat_template_kwargs` in a judge's configuration."""
+    template, stored = portable_template(args.template), described(config)
+    if stored.get("template") not in (None, template):
+        logger.warning(
+            "The judge was trained with the template %r, and is now trained with %r.", stored["template"], template
+        )
     digests = [judge_template(template, binary).digest for binary in (False, True)]
-    config.grm = {**described(config), "template": template, "template_digests": digests}
+    config.grm = {**stored, "template": template, "template_digests": digests}
+    config.grm.pop("chat_template_kwargs", None)
+    if args.variables:
+        config.grm["chat_template_kwargs"] = args.variables
 
 
 def rows_for(
@@ -153,6 +158,7 @@ def rows_for(
         invalid_rows=args.invalid_rows,
         name=name,
         template=args.template,
+        chat_template_kwargs=args.variables,
         seed=args.seed,
         shuffle_responses=args.shuffle_responses,
         max_completion_length=args.max_completion_length or 1,
@@ -165,6 +171,26 @@ def each_set(datasets: Any, prepare: Callable[[Dataset, str], Dataset], name: st
     if isinstance(datasets, Mapping):
         return {key: prepare(rows, f"{name}[{key!r}]") for key, rows in datasets.items()}
     return None if datasets is None else prepare(datasets, name)
+
+
+def read_chat_template(tokenizer: Any, path: str | None) -> None:
+    """Rows are measured in the chat template before TRL applies `chat_template_path`."""
+    if path is not None and os.path.isfile(path) and path.endswith((".jinja", ".j2")):
+        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+    elif path is not None:
+        tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
+
+
+def dated_template(tokenizer: PreTrainedTokenizerBase, moment: datetime) -> dict[str, str]:
+    """The `chat_template` with the date of a moment in place of today's; nothing for templates without a date."""
+    template = tokenizer.get_chat_template()
+    formats = {text for _, text in re.findall(r"""strftime_now\(\s*(["'])(.*?)\1""", template)}
+    if not formats:
+        return {}
+    dates = json.dumps({text: moment.strftime(text) for text in formats}, ensure_ascii=False)
+    return {
+        "chat_template": f"{{%- macro strftime_now(format) -%}}{{{{ {dates}[format] }}}}{{%- endmacro %}}{template}"
+    }
 
 
 def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:

@@ -30,12 +30,16 @@ class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
             Name of the judge template whose critiques these are; by default the one of the judge that the Meta RM
             starts from, if it is one. Its digest is stored with the model, and the pipeline refuses a judge that reads
             another template.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables of the chat template, stored with the model. By default those of the judge that it starts from.
 
     Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?].
 
     The paper's batch size of 512 [P] is a global figure: `per_device_train_batch_size` × `gradient_accumulation_steps`
     × processes. The default is [`~transformers.TrainingArguments`]'s 8 per device.
     """
+
+    _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]
 
     learning_rate: float = field(
         default=1e-5, metadata={"help": "Initial learning rate. The paper's value is 1e-5 at batch size 512."}

@@ -29,16 +29,17 @@ from ..cards import PAPER, JudgeCards
 from ..evaluation.guidance import describe
 from ..evaluation.judgments import Judgment, credits_at
 from ..evaluation.statistics import calibration_error, mean, roc_auc
-from ..jobs import rows_digest, write_json
+from ..jobs import locked, rows_digest, write_json
 from ..judge.critiques import Critique
 from ..judge.generation import keep_trainable
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from ..judge.preferences import InvalidPreference, Preference, checked_labels
 from ..judge.prompts import conversation_text, judge_template, meta_messages
+from ..judge.repositories import described
 from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
-from .loading import check_output_dir, each_set, load_config, load_tokenizer, stored_template
+from .loading import check_output_dir, each_set, load_config, load_tokenizer, read_chat_template
 from .meta_rm_config import MetaRMTrainingConfig
 
 
@@ -151,9 +152,15 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         self._ballots: dict[int, Judgment] = {}
         self._first_ballots: dict[str, int] = {}
         args, init_kwargs = copy.copy(args), args.model_init_kwargs
+        config = load_config(model, args)
+        if args.chat_template_kwargs is None:
+            args.chat_template_kwargs = described(config).get("chat_template_kwargs")
         if isinstance(model, str):
-            processing_class = processing_class or load_tokenizer(model, load_config(model, args), args)
-            if args.chat_template_path is None and args.eos_token is None:
+            processing_class = processing_class or load_tokenizer(model, config, args)
+            path = args.chat_template_path
+            if args.eos_token is None and (path is None or path.endswith((".jinja", ".j2"))):
+                read_chat_template(processing_class, path)
+
                 # Invalid rows are found before a large model is loaded.
                 def prepare(dataset: Dataset, name: str) -> Dataset:
                     return self._prepare_dataset(dataset, processing_class, args, name)
@@ -180,7 +187,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
             )
         base.config.meta_rm = {**base.config.meta_rm, "tokenizer": tokenizer_digest(self.processing_class)}
-        template = args.template or stored_template(base.config)
+        base.config.meta_rm["chat_template_kwargs"] = args.variables
+        template = args.template or described(base.config).get("template")
         if template is not None:
             base.config.meta_rm["template"] = judge_template(template).digest
         # `RewardTrainer` has no labels and evaluates the loss alone.
@@ -291,6 +299,10 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             "votes_per_row": mean(votes),
         }
 
+    def train(self, *args, **kwargs):
+        with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
+            return super().train(*args, **kwargs)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         model = self.accelerator.unwrap_model(self.model)
@@ -334,7 +346,11 @@ def encode_row(
         if first_ballot is not None and row["scores"] is not None:
             ballot_of(row)
             ballot = first_ballot + index
-        ids = encode_meta(tokenizer, meta_messages(preference, critique, special_tokens(tokenizer)))
+        ids = encode_meta(
+            tokenizer,
+            meta_messages(preference, critique, special_tokens(tokenizer)),
+            **args.variables,
+        )
         if args.max_length is not None and len(ids) > args.max_length:
             raise InvalidPreference(
                 f"Found {len(ids)} tokens; expected at most max_length={args.max_length}. Raise it, or shorten the "

@@ -97,9 +97,9 @@ def _read(trajectories: Dataset) -> np.recarray:
     table = np.empty(len(rows), np.dtype([*_COLUMNS.items(), ("domain", object), ("n", int)])).view(np.recarray)
     for name in _COLUMNS:
         table[name] = rows[name][:]
-    table.n = [len(labels) for labels in rows["labels"]]
+    table["n"] = [len(labels) for labels in rows["labels"]]
     domains = rows["domain"][:] if "domain" in rows.column_names else [None] * len(rows)
-    table.domain = [None if name is None else str(name) for name in domains]
+    table["domain"] = [None if name is None else str(name) for name in domains]
     return table
 
 

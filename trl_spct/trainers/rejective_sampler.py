@@ -2,10 +2,12 @@
 """Stage 1 of SPCT: sample critiques, reject, fine-tune on what is left (paper, section 4)."""
 
 import copy
+import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,28 +16,38 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTTrainer
-from trl.models.utils import unwrap_model_for_generation
 
 from .. import __version__
 from ..cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_trajectories_card
 from ..data.instructions import instruction_rows
 from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
-from ..jobs import ShardedJob, rows_digest, write_json
+from ..jobs import ShardedJob, locked, rows_digest, write_json
+from ..judge.critiques import is_draft_tag, opens_draft, without_thoughts
 from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
-from ..judge.sampling import Sampler, context_length, decode_completions, encode_prompts, sample_critiques
+from ..judge.sampling import (
+    Sampler,
+    context_length,
+    decode_completions,
+    encode_prompts,
+    ends_in_draft,
+    sample_critiques,
+)
 from .loading import (
     checked_arguments,
+    dated_template,
     each_set,
     load_adapter,
     load_config,
     load_sampler,
     load_tokenizer,
+    read_chat_template,
     rows_for,
     saved_weights_digest,
     store_template,
@@ -64,6 +76,9 @@ _FEATURES = {
     "num_tokens": Value("int64"),
     "outcome": Value("string"),
 }
+
+
+_TAG = re.compile(r"[<\[◁][^\s<>\[\]◁▷]+[>\]▷]")
 
 
 class NothingKeptError(RuntimeError):
@@ -146,7 +161,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         args, config = checked_arguments(model, args, RejectiveSamplerConfig, self._name, kwargs.get("peft_config"))
         assert args.template is not None
         processing_class = processing_class or load_tokenizer(model, config, args)
-        _read_chat_template(processing_class, args.chat_template_path)
+        read_chat_template(processing_class, args.chat_template_path)
         is_processor = isinstance(processing_class, ProcessorMixin)
         self.judge_tokenizer = processing_class.tokenizer if is_processor else processing_class
         check_sampler(sampler)
@@ -159,6 +174,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.rows: Dataset | None = None
         self.report: Report | None = None
         self.mixture: dict[str, int] = {}
+        self._began: datetime | None = None
         by_itself = model if isinstance(model, str) else config._name_or_path
         self._samples_with = by_itself if sampler is None else sampler
         self.context_length = context_length(config)
@@ -182,7 +198,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **kwargs,
         )
         keep_trainable(self.model)
-        store_template(self.model.config, args.template)
+        store_template(self.model.config, args)
         if eval_dataset is not None:
             packing = bool(args.eval_packing)
             self.eval_dataset = each_set(eval_dataset, lambda rows, name: self._prepared(rows, packing, "eval"))
@@ -214,6 +230,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 features,
                 settings,
             )
+        self._began_at(folder)
         if job.num_missing:
             self._sample(job)
         self.accelerator.wait_for_everyone()
@@ -228,12 +245,19 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         Raises:
             `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
         """
-        kept, general = self._training_rows(self.trajectories or self.collect())
-        num_general = 0 if general is None else len(general)
-        self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": num_general}
-        self.train_dataset = self._prepared(kept, self.args.packing, "train", general)
-        self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
-        return super().train(*args, **kwargs)
+        with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
+            trajectories = self.trajectories or self.collect()
+            kept, general = self._training_rows(trajectories)
+            num_general = 0 if general is None else len(general)
+            self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": num_general}
+            self.train_dataset = self._prepared(kept, self.args.packing, "train", general)
+            self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
+            output = super().train(*args, **kwargs)
+        self.report = self.report or rejection_report(trajectories)
+        logger.info(
+            f"Fine-tuned on {_counts(self.mixture)} of {rejection_summary(self.report)}", main_process_only=True
+        )
+        return output
 
     def card_facts(self) -> dict[str, Any]:
         if self.trajectories is None:
@@ -264,8 +288,24 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 (row["prompt"], row["labels"]) for row in self.rows.select_columns(["prompt", "labels"])
             ),
             "template_digest": [judge_template(args.template, binary).digest for binary in (False, True)],
+            **({"chat_template_kwargs": args.variables} if args.variables else {}),
             **{name: getattr(args, name) for name in names},
         }
+
+    def _began_at(self, folder: Path) -> None:
+        """Templates that print today's date go on with the one on which the first shard of the folder was begun."""
+        path, began = folder / ".began.json", [datetime.now().isoformat()]
+        if self.accelerator.is_main_process and path.exists() and any(folder.glob("shard-*")):
+            began = json.loads(path.read_text(encoding="utf-8"))
+        broadcast_object_list(began)
+        self._began = datetime.fromisoformat(began[0])
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, began)
+
+    def _variables(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Variables of a chat template: the configured ones, and the day on which `collect()` began."""
+        return {**self.args.variables, **(dated_template(tokenizer, self._began) if self._began else {})}
 
     def _sampler_config(self) -> PreTrainedConfig | None:
         if isinstance(self.sampler, str):
@@ -280,29 +320,28 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         concurrency = 2 if isinstance(engine, OpenAIEngine) else 1
         config = self._sampler_config()
         limit = self.context_length if config is None else context_length(config)
-        with ExitStack() as stack:
-            if isinstance(sampler, str):
-                sampler, tokenizer = load_sampler(sampler, self.args)
-            elif sampler is None:
-                self._check_whole()
-                kwargs = {"gradient_checkpointing_kwargs": self.args.gradient_checkpointing_kwargs}
-                sampler = stack.enter_context(unwrap_model_for_generation(self.model_wrapped, accelerator, **kwargs))
-            if isinstance(sampler, torch.nn.Module):
-                model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
-                batch_size = self.args.sampling_batch_size
-                sampler = partial(sample_critiques, model, tokenizer or self.judge_tokenizer, batch_size=batch_size)
-            collector = TrajectoryCollector(
-                self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers
-            )
-            if tokenizer is not None or limit != self.context_length:
-                collector.check_rows()
+        if isinstance(sampler, str):
+            sampler, tokenizer = load_sampler(sampler, self.args)
+        elif sampler is None:
+            self._check_whole()
+            sampler = accelerator.unwrap_model(self.model)
+        variables = self._variables(tokenizer or self.judge_tokenizer)
+        if isinstance(sampler, torch.nn.Module):
+            model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
+            options: Any = {"batch_size": self.args.sampling_batch_size, "chat_template_kwargs": variables}
+            sampler = partial(sample_critiques, model, tokenizer or self.judge_tokenizer, **options)
+        collector = TrajectoryCollector(
+            self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers, variables
+        )
+        if tokenizer is not None or limit != self.context_length:
+            collector.check_rows()
 
-            def work(rows: range) -> list[dict[str, Any]]:
-                return collector(rows, job.path_of(rows))
+        def work(rows: range) -> list[dict[str, Any]]:
+            return collector(rows, job.path_of(rows))
 
-            with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
-                for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
-                    bar.update(len(rows) * accelerator.num_processes)
+        with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
+            for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
+                bar.update(len(rows) * accelerator.num_processes)
 
     def _check_whole(self) -> None:
         if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
@@ -332,6 +371,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         completion is not rendered; it is followed by what the template writes after a turn.
         """
         tokenizer, end = self.judge_tokenizer, self._turn_end(trajectories[0]["prompt"])
+        variables = self._variables(tokenizer)
 
         def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
             texts = [completion[-1]["content"] for completion in batch["completion"]]
@@ -343,7 +383,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 [*(ids[:-1] if ids and text == decoded_text else retokenized), *end]
                 for text, ids, decoded_text, retokenized in zip(texts, known, decoded, encoded, strict=True)
             ]
-            prompts = encode_prompts(tokenizer, batch["prompt"])
+            prompts = encode_prompts(tokenizer, batch["prompt"], variables)
+            for row, prompt, text in zip(batch["row"], prompts, texts, strict=True):
+                _check_draft(row, text, ends_in_draft(tokenizer, prompt))
             masked = [[-100] * len(prompt) if self.completion_only_loss else prompt for prompt in prompts]
             return {
                 "input_ids": [[*prompt, *ids] for prompt, ids in zip(prompts, completions, strict=True)],
@@ -362,10 +404,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def _turn_end(self, prompt: list[dict[str, str]]) -> list[int]:
         """What the chat template writes after a turn, if it ends the generation, else the end-of-sequence token."""
         tokenizer, config = self.judge_tokenizer, self.model.generation_config
-        turns = [[*prompt, *_assistant(text)] for text in ("a", "b")]
-        one, other = (tokenizer.apply_chat_template(turn, return_dict=False) for turn in turns)
+        turns, variables = [[*prompt, *_assistant(text)] for text in ("a", "b")], self._variables(tokenizer)
+        one, other = (tokenizer.apply_chat_template(turn, return_dict=False, **variables) for turn in turns)
         if one == other:  # a small vocabulary that holds neither letter
-            texts = [tokenizer.apply_chat_template(turn, tokenize=False)[::-1] for turn in turns]
+            texts = [tokenizer.apply_chat_template(turn, tokenize=False, **variables)[::-1] for turn in turns]
             tail = tokenizer(os.path.commonprefix(texts)[::-1], add_special_tokens=False)["input_ids"]
         else:
             tail = os.path.commonprefix([one[::-1], other[::-1]])[::-1]
@@ -452,14 +494,24 @@ def _kept(trajectories: Dataset, name: str) -> Dataset:
     return trajectories.select(kept)
 
 
-def _read_chat_template(tokenizer: PreTrainedTokenizerBase, path: str | None) -> None:
-    """Rows are measured in the chat template before TRL applies `chat_template_path`."""
-    if path is None:
-        return
-    if os.path.isfile(path) and path.endswith((".jinja", ".j2")):
-        tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+def _check_draft(row: int, text: str, prefilled: bool) -> None:
+    """Refuses a critique whose draft does not fit to the judge's prompt, which opens one if `prefilled`.
+
+    The judge would learn drafts that are never closed, or opened twice.
+    """
+    tags = [tag for tag in _TAG.findall(text) if is_draft_tag(tag)]
+    begins = bool(tags) and opens_draft(tags[0])
+    if without_thoughts(text, prefilled) is None:
+        difference = "never closes it" if prefilled else "opens one that it never closes"
+    elif prefilled and begins and text.lstrip().startswith(tags[0]):
+        difference = "opens it again"
     else:
-        tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
+        return
+    raise ValueError(
+        f"The critique {text!r:.60} of row {row} does not fit to the judge's prompt: the chat template "
+        f"{'opens a draft' if prefilled else 'opens no draft'}, and the critique {difference}. Take a `sampler` with "
+        "the judge's chat template, or change it (`chat_template_kwargs`, `chat_template_path`)."
+    )
 
 
 def _public_name(sampler: Any) -> str:

@@ -45,7 +45,7 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
             [P]
     """
 
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS]
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]
 
     learning_rate: float = field(
         default=5e-6, metadata={"help": "Initial learning rate. The paper's value is 5e-6 at batch size 1024."}

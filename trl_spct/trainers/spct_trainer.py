@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Stage 2 of SPCT: rule-based online RL of the judge itself (paper, section 5)."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -8,18 +9,20 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order
 from ..evaluation.judgments import PipelineJudge, scaling_results
-from ..judge.critiques import Critique
+from ..jobs import locked
+from ..judge.critiques import Critique, opens_draft
 from ..judge.generation import keep_trainable
+from ..judge.meta_scoring import check_fit, load_meta_rm
 from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
 from ..judge.prompts import judge_messages, judge_template
-from ..judge.sampling import Sample, read_sample, special_tokens
+from ..judge.sampling import Sample, decode_completions, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
 from .loading import (
     checked_arguments,
@@ -103,7 +106,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         eval_dataset = each_set(eval_dataset, prepare)
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        self.outcome = OutcomeReward(args.template)
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        self.outcome = OutcomeReward(args.template, tokenizer=tokenizer, chat_template_kwargs=args.variables)
         self._evaluated = ""
         super().__init__(
             model=load_adapter(model, args, kwargs),
@@ -116,10 +120,24 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         )
         self.outcome.end_tokens = frozenset(self.eos_token_ids)
         keep_trainable(self.model)
-        store_template(self.model.config, args.template)
+        store_template(self.model.config, args)
         self._special_tokens = special_tokens(self._tokenizer)
         self._voting_judge: PipelineJudge | None = None
+        self._meta_rm = self._load_meta_rm()
         self.add_callback(CollapseAlarms())
+
+    def _load_meta_rm(self) -> dict[str, Any]:
+        """The Meta RM that guides votes, as arguments of the pipeline, checked before training."""
+        name = self.args.eval_meta_rm
+        if name is None:
+            return {"meta_rm": None}
+        model, tokenizer = load_meta_rm(name, self.model.dtype, {}), AutoTokenizer.from_pretrained(name)
+        check_fit(model, tokenizer, self.outcome.template)
+        return {"meta_rm": model, "meta_rm_tokenizer": tokenizer}
+
+    def train(self, *args, **kwargs):
+        with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
+            return super().train(*args, **kwargs)
 
     @overrides_trl
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -132,7 +150,9 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             assert template is not None  # since `__init__`
             groups = [(reordered(row, seed, template, self._special_tokens), [*group]) for row, group in groupby(rows)]
             rows = [dict(row) for row, group in groups for _ in group]
-        return super()._generate_and_score_completions(rows)
+        with warnings.catch_warnings():  # TRL calls what transformers 5.24 has renamed
+            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+            return super()._generate_and_score_completions(rows)
 
     def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
         metrics = self.metrics_of("train")
@@ -177,8 +197,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             pipe = GRMRewardPipeline(
                 model=self.accelerator.unwrap_model(self.model),
                 tokenizer=self._tokenizer,
-                meta_rm=self.args.eval_meta_rm,
                 device=self.accelerator.device,
+                **self._meta_rm,
             )
             self._voting_judge = PipelineJudge(
                 pipe,
@@ -238,13 +258,25 @@ class OutcomeReward:
     Args:
         template (`str`): Prompt template of the judge; it says which scores are in range.
         end_tokens (set of `int`, *optional*): A completion that ends on none of them was truncated, and is worth −1.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The judge's. With it, completions are read from their ids as the pipeline reads them, since TRL leaves out
+            drafts, or their tags, and prompts say whether the chat template opens a draft.
+        chat_template_kwargs (mapping, *optional*): Variables of the chat template.
     """
 
     __name__ = "outcome_reward"
 
-    def __init__(self, template: str = "paper", end_tokens: frozenset[int] = frozenset()):
+    def __init__(
+        self,
+        template: str = "paper",
+        end_tokens: frozenset[int] = frozenset(),
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ):
         self.template = template
         self.end_tokens = end_tokens
+        self.tokenizer = tokenizer
+        self.chat_template_kwargs = chat_template_kwargs or {}
 
     def __call__(
         self,
@@ -255,13 +287,14 @@ class OutcomeReward:
         domain: Sequence[str | None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
+        prompts: Sequence[Any] | None = None,
         **kwargs,
     ) -> list[float]:
         orders = [range(len(row)) for row in labels] if order is None else order
-        critiques = [
-            self._read(completion, ids, shown)
-            for completion, ids, shown in zip(completions, completion_ids, orders, strict=True)
-        ]
+        texts = self._texts(completions, completion_ids)
+        shown = [(self._opens_draft(prompt), [*group]) for prompt, group in groupby(prompts or texts)]
+        opened = [prefilled for prefilled, group in shown for _ in group]
+        critiques = [*map(self._read, texts, completion_ids, opened, orders)]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
             for name, value in critique_metrics(critiques, labels, domain).items():
@@ -274,8 +307,24 @@ class OutcomeReward:
                 log_extra("order", [list(row) for row in order])
         return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
 
-    def _read(self, completion: Any, ids: Sequence[int], order: Sequence[int]) -> Critique:
-        text = completion if isinstance(completion, str) else completion[-1].get("content") or ""
+    def _texts(self, completions: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> list[str]:
+        if self.tokenizer is not None:
+            return decode_completions(self.tokenizer, completion_ids)
+        return [text if isinstance(text, str) else text[-1].get("content") or "" for text in completions]
+
+    def _opens_draft(self, prompt: Any) -> bool:
+        """Whether the chat template opens a draft behind a prompt."""
+        if self.tokenizer is None:
+            return False
+        return opens_draft(
+            self.tokenizer.apply_chat_template(
+                prompt, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
+            )
+        )
+
+    def _read(self, text: str, ids: Sequence[int], prefilled: bool, order: Sequence[int]) -> Critique:
         truncated = bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens)
         template = judge_template(self.template, binary=len(order) == 1)
-        return read_sample(Sample(text, len(ids), truncated), len(order), template).in_row_order(order)
+        return read_sample(Sample(text, len(ids), truncated, prefilled=prefilled), len(order), template).in_row_order(
+            order
+        )

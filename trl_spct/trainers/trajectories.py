@@ -33,7 +33,7 @@ REFUSED = ".refused.json"
 class TrajectoryCollector:
     """Samples the rows of a shard without and with hints, reads the scores, and applies the rejection rule.
 
-    `tokenizer` and `context_length` are the sampler's. `row_numbers` are those of the user's dataset, for errors.
+    `tokenizer`, `context_length` and `chat_template_kwargs` are the sampler's, `row_numbers` those of the user's rows.
     """
 
     def __init__(
@@ -45,11 +45,13 @@ class TrajectoryCollector:
         tokenizer: PreTrainedTokenizerBase | None = None,
         context_length: int | None = None,
         row_numbers: Sequence[int] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         self.rows = rows
         self.args = args
         self.tokenizer = tokenizer or judge_tokenizer
         self.context_length = context_length
+        self.chat_template_kwargs = chat_template_kwargs
         self.row_numbers = range(len(rows)) if row_numbers is None else row_numbers
         self.sampler = partial(
             sampler, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_completion_length
@@ -65,7 +67,7 @@ class TrajectoryCollector:
         if self.context_length is not None:
             lengths: list[int] = []
             for batch in self.rows.select_columns("prompt").iter(batch_size=256):
-                lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"]))
+                lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"], self.chat_template_kwargs))
             check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
 
     def __call__(self, numbers: range, path: Path) -> list[dict[str, Any]]:
@@ -125,7 +127,7 @@ class TrajectoryCollector:
         if self.context_length is None:
             return prompts
         longest = self.context_length - self.args.max_completion_length
-        lengths = map(len, encode_prompts(self.tokenizer, [*prompts.values()]))
+        lengths = map(len, encode_prompts(self.tokenizer, [*prompts.values()], self.chat_template_kwargs))
         too_long = [index for index, length in zip(prompts, lengths, strict=True) if length > longest]
         if too_long:
             logger.warning(
