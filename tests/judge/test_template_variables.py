@@ -3,6 +3,7 @@
 
 import datetime
 import json
+import logging
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_what_is_no_variable_is_refused(variables):
         make()(ROWS, chat_template_kwargs=variables)
 
 
-def test_another_day(monkeypatch):
+def test_another_day(monkeypatch, caplog):
     """A template with today's date: a Meta RM fits on every day, and a pinned date gives the same judgments."""
     dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}"
 
@@ -144,6 +145,13 @@ def test_another_day(monkeypatch):
     trained_with = tokenizer_digest(tokenizer(dated))
     (drifting, pinned), (drifted, same) = on(1), on(2)
     assert drifting != drifted and pinned == same
+    logging.Logger.warning_once.cache_clear()
+    caplog.clear()
+    make(dated, chat_template_kwargs={"date_string": "1"})(ROWS, **ASKED)
+    make("{{ 'strftime_now' }}")(ROWS, **ASKED)
+    assert not caplog.messages or "today's date" not in caplog.text
+    make(dated)(ROWS, **ASKED)
+    assert "today's date: tomorrow the same seed gives other judgments" in caplog.text
     by_name = tokenizer(dated)
     by_name.chat_template = {"default": by_name.chat_template}
     assert tokenizer_digest(by_name) == trained_with != tokenizer_digest(tokenizer())

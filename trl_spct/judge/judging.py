@@ -77,7 +77,8 @@ class JudgingOptions:
         Guidance(self.k_meta, self.guide or "top")
         if self.template not in (None, OFFICIAL):  # whose card depends on the model
             judge_template(self.template)
-        _check_variables(self.chat_template_kwargs or {})
+        if self.chat_template_kwargs is not None:
+            _check_variables(self.chat_template_kwargs)
         stopping_error(self.early_stopping)
         if self.max_responses_per_prompt not in (None, "auto"):
             most = self.max_responses_per_prompt

@@ -4,6 +4,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -113,16 +114,24 @@ _PROBE = (
 )
 
 
-# Takes the place of the function with which templates print today's date, as Llama 3.2's.
-_WITHOUT_DATE = "{%- macro strftime_now(format) -%}{{ format }}{%- endmacro -%}"
+def _undated(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """The `chat_template` that prints formats in place of today's date, as Llama 3.2's; empty if none is printed."""
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+    formats = "{%- macro strftime_now(format) -%}{{ format }}{%- endmacro -%}"
+    return {"chat_template": formats + template} if "strftime_now" in template else {}
+
+
+def prints_date(tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any]) -> bool:
+    """Whether prompts hold today's date, so that they change from day to day."""
+    undated = _undated(tokenizer)
+    render = partial(tokenizer.apply_chat_template, [_PROBE[0]], tokenize=False, **chat_template_kwargs)
+    return bool(undated) and render() != render(**undated)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A short hash of what a Meta RM reads of a fixed conversation, without variables and today's date: of the
-    vocabulary and the chat template."""
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    dated = {"chat_template": _WITHOUT_DATE + template} if "strftime_now" in template else {}
-    tokens = encode_meta(tokenizer, _PROBE, **dated)
+    vocabulary and of the chat template."""
+    tokens = encode_meta(tokenizer, _PROBE, **_undated(tokenizer))
     return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 
 

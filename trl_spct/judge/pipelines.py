@@ -18,7 +18,7 @@ from .critiques import read_principles
 from .hub import pushing, upload
 from .judge_card import write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
-from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores
+from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores, prints_date
 from .orders import count_occurrences
 from .preferences import Messages, Preference
 from .prompts import judge_template, principle_messages
@@ -202,6 +202,11 @@ class GRMRewardPipeline(Pipeline):
             meta_score = partial(meta_score, chat_template_kwargs=meta_variables)
         if guidance is not None and guidance.plain and chosen.guide is None and chosen.k_meta is None:
             guidance = None  # no vote needs meta scores, and none were asked for
+        if self.tokenizer is not None and prints_date(self.tokenizer, variables):
+            logger.warning_once(  # type: ignore[attr-defined]
+                "The judge's chat template prints today's date: tomorrow the same seed gives other judgments. Set the "
+                'date with `chat_template_kwargs`, for instance `{"date_string": "26 Jul 2024"}` for Llama 3.'
+            )
         temperature = chosen.temperature
         if temperature is None:
             temperature = VOTING_TEMPERATURE if chosen.k > 1 else 0.0
