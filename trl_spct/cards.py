@@ -182,7 +182,7 @@ class JudgeCards(_Trainer):
             facts=self.card_facts(),
             results=self.card_results(),
             arguments=_arguments(self),
-            versions={name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")},
+            versions=_versions(),
         )
         card.save(folder / CARD)
 
@@ -256,12 +256,10 @@ def write_trajectories_card(
     report: Mapping[str, Any],
     groups: Mapping[str, Mapping[str, Any]],
     settings: Mapping[str, Any],
-    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the card of a folder of trajectories, with which `load_dataset(folder)` reads the parquet files alone.
 
-    `report` and `groups` are made by `trl_spct.trainers.rejection_report`, `settings` and `versions` are those of the
-    sampling.
+    `report` and `groups` are made by `trl_spct.trainers.rejection_report`, `settings` are those of the sampling.
     """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
@@ -274,7 +272,7 @@ def write_trajectories_card(
         report=report,
         groups=groups,
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
-        versions=versions or {},
+        versions=_versions(),
         sampler=sampler,
         repository=folder.name,
     )
@@ -308,3 +306,7 @@ def _arguments(trainer: Any) -> list[dict[str, Any]]:
         here = own.get(name, getattr(args, name, None))
         rows.append({"name": name, "here": here, "paper": paper, "differs": values is not None and here not in values})
     return rows
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")}

@@ -1278,6 +1278,14 @@ def test_the_judges_own_template_is_the_default(judge, tmp_path):
     assert config(tmp_path, template=None).template is None, "arguments may be used again for another judge"
 
 
+def test_an_adapters_own_template_is_the_default(judge, tmp_path):
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    changes = {"chat_template_kwargs": {"tone": "calm"}}
+    trainer_of(tmp_path / "one", judge, changes=changes, peft_config=lora).save_model()
+    again = trainer_of(tmp_path / "two", str(tmp_path / "one"), changes={"template": None})
+    assert (again.args.template, again.args.chat_template_kwargs) == ("compact", {"tone": "calm"})
+
+
 def test_a_folder_holds_an_adapter_or_a_full_model(judge, tmp_path):
     lora = LoraConfig(task_type="CAUSAL_LM", r=2)
     trainer_of(tmp_path / "adapter", judge, peft_config=lora).save_model()

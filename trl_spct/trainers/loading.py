@@ -20,7 +20,7 @@ from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
-from ..judge.repositories import adapter_base, described
+from ..judge.repositories import ADAPTER_FILE, adapter_base, described
 from ..judge.sampling import context_length
 
 
@@ -31,14 +31,19 @@ _FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def load_config(model: str | PreTrainedModel | PeftModel, args: Any = None) -> PreTrainedConfig:
-    """Configuration of a judge, without its weights if it is a path or id; that of its base for an adapter."""
+    """Configuration of a judge, without its weights if it is a path or id; for an adapter, that of its base with what
+    is stored beside the adapter."""
     if not isinstance(model, str):
         return model.config
     hub = _hub_kwargs(args)
     base = _base_of(model, args)
-    if base is not None:
-        hub.pop("revision", None)
-    return AutoConfig.from_pretrained(base or model, **hub)
+    if base is None:
+        return AutoConfig.from_pretrained(model, **hub)
+    file = _find(model, ADAPTER_FILE, hub.pop("revision", None))
+    config = AutoConfig.from_pretrained(base, **hub)
+    if file is not None:
+        config.grm = {**described(config), **json.loads(Path(file).read_text(encoding="utf-8"))}
+    return config
 
 
 def load_tokenizer(
@@ -51,7 +56,7 @@ def load_tokenizer(
             "Found a model in memory without the path of a tokenizer; expected a tokenizer as `processing_class`."
         )
     hub = _hub_kwargs(args)
-    if _base_of(name, args) is not None and not _has_tokenizer(name, hub.get("revision")):
+    if _base_of(name, args) is not None and _find(name, "tokenizer_config.json", hub.get("revision")) is None:
         name = config._name_or_path
         hub.pop("revision", None)
     tokenizer = AutoTokenizer.from_pretrained(name, **hub)
@@ -213,9 +218,9 @@ def _base_of(model: str, args: Any) -> str | None:
     return adapter_base(model, revision=_init_kwargs(args).get("revision"))
 
 
-def _has_tokenizer(home: str, revision: str | None) -> bool:
+def _find(home: str, file: str, revision: str | None) -> str | None:
     quiet = [f"_raise_exceptions_for_{kind}" for kind in ("gated_repo", "missing_entries", "connection_errors")]
-    return cached_file(home, "tokenizer_config.json", revision=revision, **dict.fromkeys(quiet, False)) is not None
+    return cached_file(home, file, revision=revision, **dict.fromkeys(quiet, False))
 
 
 def _init_kwargs(args: Any) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -128,8 +127,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]
 
             that returns k [`~trl_spct.judge.sampling.Sample`]s for each of the prompts, which are message lists. If it
-            raises a `RuntimeError` with the samples of complete prompts by number (`completed`), these are kept.
-            Prompts in its attribute `refusals` are dropped if `invalid_rows="drop"`, see
+            raises a `RuntimeError` with samples of complete prompts by number (`completed`), these are kept; see also
             [`~trl_spct.judge.sampling.PromptRefusedError`].
         general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
@@ -208,10 +206,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
         Returns:
             [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
-            `query`; `responses`, `labels` and `scores`, all in the order of the row; `order`; `hinted`;
-            `outcome` (`"kept"`, `"incorrect"`, `"unreadable"` or `"too_easy"`); `problem` (why there are no scores);
-            `row`, `sample`, `num_tokens`; and the other columns of the preference rows. Errors of a push to
-            `trajectories_hub_repo` are logged and collected in `push_errors`.
+            `scores` in the order of the row; `hinted`; `outcome` (`"kept"`, `"incorrect"`, `"unreadable"` or
+            `"too_easy"`); `problem` (why there are no scores); `row`, `sample`, `num_tokens`; and the columns of the
+            preference rows. Errors of a push to `trajectories_hub_repo` are logged and collected in `push_errors`.
 
         Raises:
             `FileExistsError`: if the folder holds trajectories of another configuration.
@@ -423,7 +420,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             logger.warning(f"The sampler refused {_counts(refused)} prompts.", main_process_only=True)
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
-            write_trajectories_card(folder, self.report, trajectory_groups(self.report), settings, _versions())
+            write_trajectories_card(folder, self.report, trajectory_groups(self.report), settings)
             if self.args.trajectories_hub_repo is not None:
                 with self.tolerating_push_errors():
                     push_trajectories(
@@ -495,15 +492,12 @@ def _kept(trajectories: Dataset, name: str) -> Dataset:
 
 
 def _check_draft(row: int, text: str, prefilled: bool) -> None:
-    """Refuses a critique whose draft does not fit to the judge's prompt, which opens one if `prefilled`.
-
-    The judge would learn drafts that are never closed, or opened twice.
-    """
+    """Refuses a critique behind whose prompt, which opens a draft if `prefilled`, a judge would learn drafts that are
+    opened twice or never closed."""
     tags = [tag for tag in _TAG.findall(text) if is_draft_tag(tag)]
-    begins = bool(tags) and opens_draft(tags[0])
     if without_thoughts(text, prefilled) is None:
         difference = "never closes it" if prefilled else "opens one that it never closes"
-    elif prefilled and begins and text.lstrip().startswith(tags[0]):
+    elif prefilled and tags and opens_draft(tags[0]) and text.lstrip().startswith(tags[0]):
         difference = "opens it again"
     else:
         return
@@ -520,7 +514,3 @@ def _public_name(sampler: Any) -> str:
     if not name:
         return "the judge, made in memory"
     return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("trl-spct", "trl", "transformers", "torch", "datasets")}

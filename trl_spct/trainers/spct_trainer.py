@@ -95,8 +95,12 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     ):
         args, config = checked_arguments(model, args, SPCTConfig, self._name, kwargs.get("peft_config"))
         assert args.template is not None
-        if args.beta != 0 and kwargs.get("peft_config") is None:
-            _check_reference(model)
+        in_memory = isinstance(model, PreTrainedModel) and not config._name_or_path
+        if in_memory and args.beta != 0 and kwargs.get("peft_config") is None:
+            raise ValueError(
+                "Found a model that was made in memory, with beta != 0; expected one with a path, from which the KL "
+                "reference is loaded. Save it and pass its path, pass a `peft_config`, or set `beta=0`."
+            )
         processing_class = processing_class or load_tokenizer(model, config, args)
 
         def prepare(dataset: Dataset, name: str) -> Dataset:
@@ -106,8 +110,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         eval_dataset = each_set(eval_dataset, prepare)
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        tokenizer = getattr(processing_class, "tokenizer", processing_class)
-        self.outcome = OutcomeReward(args.template, tokenizer=tokenizer, chat_template_kwargs=args.variables)
+        self.outcome = OutcomeReward(args.template, chat_template_kwargs=args.variables)
         self._evaluated = ""
         super().__init__(
             model=load_adapter(model, args, kwargs),
@@ -118,7 +121,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self.outcome.end_tokens = frozenset(self.eos_token_ids)
+        self.outcome.end_tokens, self.outcome.tokenizer = frozenset(self.eos_token_ids), self._tokenizer
         keep_trainable(self.model)
         store_template(self.model.config, args)
         self._special_tokens = special_tokens(self._tokenizer)
@@ -240,15 +243,6 @@ def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence
     return {**row, "prompt": prompt(order), "order": list(order)}
 
 
-def _check_reference(model: "str | PreTrainedModel") -> None:
-    """With full fine-tuning TRL loads the KL reference again, from the path in the configuration."""
-    if isinstance(model, PreTrainedModel) and not model.config._name_or_path:
-        raise ValueError(
-            "Found a model that was made in memory, with beta != 0; expected one with a path, from which the KL "
-            "reference is loaded. Save it and pass its path, pass a `peft_config`, or set `beta=0`."
-        )
-
-
 class OutcomeReward:
     """The outcome reward as TRL calls reward functions: lists in, one number per completion out.
 
@@ -283,18 +277,16 @@ class OutcomeReward:
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         labels: Sequence[Sequence[float]],
+        prompts: Sequence[Any] | None = None,
         order: Sequence[Sequence[int]] | None = None,
         domain: Sequence[str | None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
-        prompts: Sequence[Any] | None = None,
         **kwargs,
     ) -> list[float]:
         orders = [range(len(row)) for row in labels] if order is None else order
-        texts = self._texts(completions, completion_ids)
-        shown = [(self._opens_draft(prompt), [*group]) for prompt, group in groupby(prompts or texts)]
-        opened = [prefilled for prefilled, group in shown for _ in group]
-        critiques = [*map(self._read, texts, completion_ids, opened, orders)]
+        samples = self._samples(completions, completion_ids, prompts)
+        critiques = [*map(self._read, samples, orders)]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
             for name, value in critique_metrics(critiques, labels, domain).items():
@@ -307,24 +299,26 @@ class OutcomeReward:
                 log_extra("order", [list(row) for row in order])
         return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
 
-    def _texts(self, completions: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> list[str]:
-        if self.tokenizer is not None:
-            return decode_completions(self.tokenizer, completion_ids)
-        return [text if isinstance(text, str) else text[-1].get("content") or "" for text in completions]
+    def _samples(self, completions, completion_ids, prompts) -> list[Sample]:
+        if self.tokenizer is None:
+            texts = [text if isinstance(text, str) else text[-1].get("content") or "" for text in completions]
+            prefilled = [False] * len(texts)
+        else:
+            texts = decode_completions(self.tokenizer, completion_ids)
+            groups = [(self._opens_draft(prompt), [*group]) for prompt, group in groupby(prompts)]
+            prefilled = [opens for opens, group in groups for _ in group]
+        cut = [bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens) for ids in completion_ids]
+        return [
+            Sample(text, len(ids), truncated, prefilled=opened)
+            for text, ids, truncated, opened in zip(texts, completion_ids, cut, prefilled, strict=True)
+        ]
 
     def _opens_draft(self, prompt: Any) -> bool:
         """Whether the chat template opens a draft behind a prompt."""
-        if self.tokenizer is None:
-            return False
-        return opens_draft(
-            self.tokenizer.apply_chat_template(
-                prompt, tokenize=False, add_generation_prompt=True, **self.chat_template_kwargs
-            )
-        )
+        assert self.tokenizer is not None
+        options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
+        return opens_draft(self.tokenizer.apply_chat_template(prompt, **options))
 
-    def _read(self, text: str, ids: Sequence[int], prefilled: bool, order: Sequence[int]) -> Critique:
-        truncated = bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens)
+    def _read(self, sample: Sample, order: Sequence[int]) -> Critique:
         template = judge_template(self.template, binary=len(order) == 1)
-        return read_sample(Sample(text, len(ids), truncated, prefilled=prefilled), len(order), template).in_row_order(
-            order
-        )
+        return read_sample(sample, len(order), template).in_row_order(order)
