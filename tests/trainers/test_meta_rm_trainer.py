@@ -318,6 +318,9 @@ def test_variables_of_the_chat_template_are_used_and_stored(judge, tmp_path):
     messages = meta_messages(Preference("q3", ("a", "b")), row(3)["critique"])
     assert trainer.train_dataset[3]["input_ids"] == encode_meta(tokenizer, messages, tone="calm")
     assert trainer.model.config.meta_rm["chat_template_kwargs"] == {"tone": "calm"}
+    trainer.save_model()
+    again = trainer_of(str(tmp_path), tmp_path / "again")
+    assert again.args.chat_template_kwargs == {"tone": "calm"}, "its own"
     path = save_tiny(tmp_path / "judge", "llama", tokenizer, grm={"chat_template_kwargs": {"tone": "calm"}})
     assert trainer_of(path, tmp_path / "b").model.config.meta_rm["chat_template_kwargs"] == {"tone": "calm"}
 

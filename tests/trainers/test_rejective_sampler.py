@@ -1220,10 +1220,12 @@ def test_a_resumed_run_goes_on_with_the_date_it_began_with(judge, tmp_path, monk
 def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path, monkeypatch):
     shown = shown_prompts(monkeypatch)
     variables = {"quiet": True, "date_string": "a day"}
-    trainer = dated_trainer(tmp_path, judge, chat_template_kwargs=variables)
+    trainer = dated_trainer(tmp_path, judge, chat_template_kwargs=variables, general_ratio=1.0)
+    trainer.general_dataset = Dataset.from_list(GENERAL["conversational"])
     trainer.train()
     texts = [*shown, *map(trainer.judge_tokenizer.decode, trainer.train_dataset["input_ids"])]
-    assert len(texts) == 13 and all(text.startswith("Today: a day\n") and "model\nQuiet.\n" in text for text in texts)
+    assert len(texts) == 18 and all(text.startswith("Today: a day\n") for text in texts)
+    assert sum("model\nQuiet.\n" in text for text in texts) == 13, "all but the general data"
     manifest = json.loads((tmp_path / "trajectories" / "manifest.json").read_text())
     assert manifest["chat_template_kwargs"] == trainer.model.config.grm["chat_template_kwargs"] == variables
     with pytest.raises(FileExistsError, match="chat_template_kwargs"):
@@ -1233,6 +1235,9 @@ def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path, monk
 
 
 def test_two_runs_do_not_train_into_one_folder(collected, judge, tmp_path):
+    changes = {"trajectories_dir": str(tmp_path / "own")}
+    trainer = trainer_of(tmp_path / "own", judge, changes=changes)
+    trainer.train()
     trainer = trainer_of(tmp_path, judge, rows=collected[0])
     with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
         trainer.train()

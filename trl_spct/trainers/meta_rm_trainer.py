@@ -154,7 +154,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         args, init_kwargs = copy.copy(args), args.model_init_kwargs
         config = load_config(model, args)
         if args.chat_template_kwargs is None:
-            args.chat_template_kwargs = described(config).get("chat_template_kwargs")
+            stored = {**described(config), **(getattr(config, "meta_rm", None) or {})}
+            args.chat_template_kwargs = stored.get("chat_template_kwargs")
         if isinstance(model, str):
             processing_class = processing_class or load_tokenizer(model, config, args)
             path = args.chat_template_path

@@ -242,8 +242,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         Raises:
             `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
         """
+        trajectories = self.trajectories or self.collect()
         with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
-            trajectories = self.trajectories or self.collect()
             kept, general = self._training_rows(trajectories)
             num_general = 0 if general is None else len(general)
             self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": num_general}
@@ -353,6 +353,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         parts = [self._tokenized(rows)]
         if general is not None:
             # Tokenized by itself, and neither truncated nor packed before it is mixed.
+            if self.args.variables:
+                general = general.add_column("chat_template_kwargs", [self.args.variables] * len(general))
             whole = copy.copy(self.args)
             whole.max_length = None
             general = self._prepare_dataset(general, self.processing_class, whole, False, None, name)
