@@ -27,12 +27,6 @@ Row = Mapping[str, Any] | Preference
 def show(judgment: Judgment, row: Row | None = None, critiques: int = 2, console: Console | None = None) -> None:
     """Shows a judgment in the terminal.
 
-    ```python
-    >>> from trl_spct.view import show
-    >>> judgment = judge(row, k=8)
-    >>> show(judgment, row)
-    ```
-
     Args:
         judgment (mapping): From a [`GRMRewardPipeline`], for one row.
         row (mapping or [`Preference`], *optional*): The row, to show its query and responses as well.

@@ -32,8 +32,7 @@ class Critique:
     Args:
         text (`str`): The completion, whole and unchanged.
         scores (`tuple[int, ...]`, *optional*):
-            One score per response, or `None` if none could be read. From [`parse_critique`] they are in the order that
-            the judge read; [`Critique.in_row_order`] moves them into the order of the row, in which they are stored.
+            One score per response, in the order of the row (from [`parse_critique`], in the order that was read).
         problem (`str`, *optional*):
             Why there are no scores: `"missing"` (no closed, filled last box, or an unclosed draft), `"count"` (not one
             score per response), `"range"` (a number outside of the score range), `"value"` (not a whole number), or
@@ -86,8 +85,8 @@ def parse_critique(
     r"""Reads the scores from a judge's completion.
 
     The last `\boxed{…}` must hold exactly `num_responses` whole numbers within `score_range`, separated by commas.
-    Earlier boxes are never consulted, not even when the last one is unreadable, nor is a draft, see
-    [`without_thoughts`]. Full-width digits and commas are read as their plain forms.
+    Earlier boxes are never consulted, nor is a draft, see [`without_thoughts`]. Full-width digits and commas are read
+    as their plain forms. Where there are no scores, `problem` says why.
 
     Args:
         text (`str`): The judge's completion, without the prompt.
@@ -98,9 +97,6 @@ def parse_critique(
             The text around the scores, see [`~trl_spct.judge.templates.JudgeTemplate`].
         names (sequence of `str`, *optional*): The names of the responses in `score_form`; `"1"`, `"2"`, … by default.
         prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft.
-
-    Returns:
-        [`Critique`]: with `scores`, or with `problem` where there are none.
 
     Example:
 

@@ -59,17 +59,9 @@ def count_occurrences(rows: Iterable[Preference], seen: Counter[str] | None = No
 def draw_orders(n: int, k: int, kind: str, draw: random.Random) -> list[tuple[int, ...]]:
     """Draws the orders of k critiques. Those of fewer critiques are the first of those of more.
 
-    Args:
-        n, k (`int`): Numbers of responses and of critiques.
-        kind (`str`):
-            `"random"`: each order is uniform over all n!, as in the paper (section 6); up to k distinct prompts.
-            `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques;
-            the counts of a response in each place never differ by more than 1, and at most n prompts are distinct.
-            `"fixed"`: the order of the row.
-        draw (`random.Random`): Source of randomness.
-
-    Returns:
-        `list[tuple[int, ...]]` of length k: `order[p]` is the response that is read as number p + 1.
+    `order[p]` is the response that is read as number p + 1. Kinds are `"random"`: uniform over all n! (paper, section
+    6); `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques, so
+    that the counts of a response in each place differ by 1 at most; and `"fixed"`: the order of the row.
     """
     places = range(n)
     if kind == "fixed":

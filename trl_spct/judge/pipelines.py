@@ -253,7 +253,7 @@ class GRMRewardPipeline(Pipeline):
     def default_length(self) -> int:
         """The default of `max_new_tokens`."""
         configured = getattr(self.model.generation_config, "max_new_tokens", None)
-        return configured or (min(1024, self.context // 2) if self.context else 1024)
+        return configured or min(1024, (self.context or 2048) // 2)
 
     def sample(
         self,

@@ -59,17 +59,9 @@ def fit_preference(
     lose their middle, since a judge needs both how a response begins and what it concludes, and say in its place how
     many tokens are missing. The template and the principles are never cut.
 
-    Args:
-        preference ([`Preference`]): What is judged.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The judge's; a fast one, which tells where in a text its tokens are.
-        room (`int`): Tokens that the prompt may have.
-        length (`Callable`): Tokens of a preference's prompt. The cap is found by halving, in about log2(`room`) calls.
-        min_tokens (`int`, *optional*, defaults to `64`): No text is cut to less, so that the prompt may still not fit.
-
-    Returns:
-        `tuple[Preference, Cuts]`: the preference to be judged, and what was cut. Texts that were cut hold what the
-        judge reads, in which its special tokens are broken up.
+    `room` is how many tokens the prompt may have, `length` measures it; the cap is found by halving, in about
+    log2(`room`) calls. No text is cut to less than `min_tokens`, so that the prompt may still not fit. Texts that were
+    cut hold what the judge reads, in which its special tokens are broken up.
     """
     if not tokenizer.is_fast:
         raise ValueError(

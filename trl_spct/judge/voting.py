@@ -46,13 +46,8 @@ def guided_vote(
 
     Args:
         rows (sequence of k score rows): As for [`vote`].
-        meta_scores (sequence of k `float`):
-            The Meta RM's logits, one per critique. Those of unreadable critiques are ignored.
-        k_meta (`int` or `float`, *optional*, defaults to `max(1, k // 2)`):
-            How many critiques vote, or which share of all k of them; see [`num_voters`].
-
-    Returns:
-        `tuple[float, ...]` of length n, or `None` if no critique could be read.
+        meta_scores (sequence of k `float`): The Meta RM's logits; those of unreadable critiques are ignored.
+        k_meta (`int` or `float`, *optional*): Defaults to `max(1, k // 2)`, see [`num_voters`].
     """
     return vote([rows[j] for j in guided_selection(rows, meta_scores, k_meta)])
 
@@ -76,8 +71,7 @@ def weighted_vote(rows: Sequence[Scores], weights: Sequence[float]) -> tuple[flo
 def mean_scores(rows: Sequence[Scores], weights: Sequence[float] | None = None) -> tuple[float, ...] | None:
     """Weighted mean score of each response, `Σ_j w_j S_ij / Σ_j w_j`, exact and rounded once.
 
-    Two responses with the same scores have the same mean, whatever their critiques weigh, so that means of different
-    rows compare; [`weighted_vote`] divided by the sum of the weights is rounded three times.
+    Means of different rows compare: equal scores have equal means, whatever their critiques weigh.
     """
     votes = _votes(rows, [1] * len(rows) if weights is None else weights)
     if not votes:
@@ -145,8 +139,7 @@ class Guidance:
 
     Args:
         k_meta (`int` or `float`, *optional*):
-            For `guide="top"`: how many critiques vote, or which share of them; see [`num_voters`]. With 1.0 all do, as
-            without a Meta RM.
+            For `guide="top"`, see [`num_voters`]. With 1.0 all critiques vote, as without a Meta RM.
         guide (`str`, *optional*, defaults to `"top"`):
             `"top"`: the `k_meta` critiques with the highest meta scores vote alike (paper, section 6). `"soft"`: each
             readable critique counts by the Meta RM's own probability that it is correct, `w = sigmoid(meta score)`
