@@ -127,6 +127,14 @@ def test_what_is_no_variable_is_refused(variables):
         make()(ROWS, chat_template_kwargs=variables)
 
 
+@pytest.mark.parametrize("dated", ["", "{{ strftime_now('%d') }}"])
+def test_a_template_that_needs_a_variable(dated):
+    judge = make("{{ day if day is defined else raise_exception('no day') }}" + dated)
+    with pytest.raises(ValueError, match="^Row 0: the judge's tokenizer cannot render the prompt .*no day"):
+        judge(ROWS)
+    assert judge(ROWS, chat_template_kwargs=MONDAY)
+
+
 def test_another_day(monkeypatch, caplog):
     """A template with today's date: a Meta RM fits on every day, and a pinned date gives the same judgments."""
     dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}"

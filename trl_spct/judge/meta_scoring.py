@@ -125,7 +125,10 @@ def prints_date(tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mappin
     """Whether prompts hold today's date, so that they change from day to day."""
     undated = _undated(tokenizer)
     render = partial(tokenizer.apply_chat_template, [_PROBE[0]], tokenize=False, **chat_template_kwargs)
-    return bool(undated) and render() != render(**undated)
+    try:
+        return bool(undated) and render() != render(**undated)
+    except Exception:  # a prompt that cannot be rendered is reported with its row
+        return False
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
