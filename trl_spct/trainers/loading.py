@@ -127,7 +127,7 @@ def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_c
 
 
 def with_template(args: Any, config: PreTrainedConfig) -> Any:
-    """A copy of the arguments with the judge's own template and its variables where none are given."""
+    """A copy of the arguments, with the template and variables in the judge's configuration as defaults."""
     args = copy.copy(args)
     stored = described(config)
     args.template = args.template or stored.get("template") or "paper"

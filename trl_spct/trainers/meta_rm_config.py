@@ -18,13 +18,13 @@ class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
     Args:
         max_length (`int`, *optional*, defaults to `8192`):
             Longest conversation in tokens: query, responses and critique. Longer rows are invalid, and never
-            truncated, since the scores stand at the end. The default is Gemma-2's context. `None` for no limit. [?]
+            truncated, since the scores come last. The default is Gemma-2's context. `None` for no limit. [?]
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             What happens to rows that cannot be used, or are too long: `"error"` names the first ones, `"drop"` counts
             them by cause.
         pos_weight (`float`, *optional*):
             How much more a correct critique weighs in the loss than an incorrect one. Incorrect over correct rows
-            balances the classes: the ranking gains where one is rare, but the logits no longer stand for
+            balances the classes: the ranking gains where one is rare, but the logits are no longer
             probabilities, on which soft voting relies. `None` weighs all alike. [?]
         template (`str`, *optional*):
             Name of the judge template whose critiques these are; by default the one of the judge that the Meta RM

@@ -77,6 +77,7 @@ _FEATURES = {
 }
 
 
+_BEGAN = ".began.json"
 _TAG = re.compile(r"[<\[◁][^\s<>\[\]◁▷]+[>\]▷]")
 
 
@@ -105,7 +106,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     >>> trainer.train()
     ```
 
-    A judge may sample for itself again after it was trained: each round in a folder and with a `seed` of its own.
+    A trained judge can sample for itself in further rounds, each with another `output_dir` and `seed`.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
@@ -220,14 +221,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         settings = self._settings()
         features = Features({**self.rows.features, "completion": self.rows.features["prompt"], **_FEATURES})
         with self.accelerator.main_process_first():
-            job = ShardedJob(
-                folder,
-                len(self.rows),
-                self.args.rows_per_shard,
-                features,
-                settings,
-            )
-        self._began_at(folder)
+            job = ShardedJob(folder, len(self.rows), self.args.rows_per_shard, features, settings)
+        self._begin(folder)
         if job.num_missing:
             self._sample(job)
         self.accelerator.wait_for_everyone()
@@ -289,16 +284,13 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **{name: getattr(args, name) for name in names},
         }
 
-    def _began_at(self, folder: Path) -> None:
-        """Templates that print today's date go on with the one on which the first shard of the folder was begun."""
-        path, began = folder / ".began.json", [datetime.now().isoformat()]
-        if self.accelerator.is_main_process and path.exists() and any(folder.glob("shard-*")):
+    def _begin(self, folder: Path) -> None:
+        """Sets the date for chat templates that print it: that of the first shard in the folder, or today's."""
+        path, began = folder / _BEGAN, [datetime.now().isoformat()]
+        if path.exists() and any(folder.glob("shard-*")):
             began = json.loads(path.read_text(encoding="utf-8"))
         broadcast_object_list(began)
         self._began = datetime.fromisoformat(began[0])
-        if self.accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, began)
 
     def _variables(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Variables of a chat template: the configured ones, and the day on which `collect()` began."""
@@ -310,7 +302,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return getattr(self.model if self.sampler is None else self.sampler, "config", None)
 
     def _sample(self, job: ShardedJob) -> None:
-        assert self.rows is not None
+        assert self.rows is not None and self._began is not None
         sampler, tokenizer, accelerator = self.sampler, None, self.accelerator
         engine = sampler.func if isinstance(sampler, partial) else sampler
         # A server need not wait for the last critique of a shard.
@@ -338,6 +330,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
         with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
             for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
+                write_json(job.folder / _BEGAN, [self._began.isoformat()])
                 bar.update(len(rows) * accelerator.num_processes)
 
     def _check_whole(self) -> None:
@@ -467,13 +460,12 @@ def _check_trajectories(trajectories: Dataset, template: str) -> None:
     """Refuses trajectories that are not the result of `collect()` with this template."""
     missing = sorted({"row", "hinted", "problem", "query", "responses", "order"} - set(trajectories.column_names))
     if missing or not len(trajectories):
-        found = f"the columns {sorted(trajectories.column_names)}" if missing else "no trajectories"
-        raise ValueError(f"train_dataset: found {found}; expected what `collect()` returned, whole.")
+        columns = f"the columns {sorted(trajectories.column_names)}" if missing else "no trajectories"
+        raise ValueError(f"train_dataset: found {columns}; expected what `collect()` returned, whole.")
     judge_template(template)
     first = trajectories[0]
     shown = preference_of(first).permuted(first["order"])
-    asked = {name: judge_messages(shown, name, len(shown) == 1) for name in TEMPLATES}
-    used = [name for name, messages in asked.items() if messages == first["prompt"]]
+    used = [name for name in TEMPLATES if judge_messages(shown, name, len(shown) == 1) == first["prompt"]]
     if used and template not in used:
         raise ValueError(
             f"train_dataset: found trajectories that were prompted with the template {used[0]!r}; expected "
