@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset, load_dataset
@@ -1207,14 +1209,21 @@ def test_a_resumed_run_goes_on_with_the_date_it_began_with(judge, tmp_path, monk
     today = datetime.now().strftime("%d %b %Y")
     assert len(shown) == 8 and all(text.startswith(f"Today: {today}\n") for text in shown)
     folder = tmp_path / "trajectories"
-    (folder / ".began.json").write_text('["2020-02-03T04:05:06"]')
+    first = pq.read_table(folder / "shard-00000.parquet")
+    place = first.column_names.index("sampled_on")
+    earlier = first.set_column(place, "sampled_on", pa.array(["2020-02-03"] * len(first)))
+    pq.write_table(earlier.cast(first.schema), folder / "shard-00000.parquet")
     (folder / "shard-00001.parquet").unlink()
     shown.clear()
     trainer = dated_trainer(tmp_path, judge)
     trainer.train()
     assert len(shown) == 4 and all(text.startswith("Today: 03 Feb 2020\n") for text in shown)
-    texts = [trainer.judge_tokenizer.decode(row["input_ids"]) for row in trainer.train_dataset]
-    assert texts and all(text.startswith("Today: 03 Feb 2020\n") for text in texts)
+    later = dated_trainer(tmp_path / "later", judge)
+    later.trajectories = trainer.trajectories  # of a job on another day
+    later.train()
+    for tokenized in (trainer.train_dataset, later.train_dataset):
+        texts = [trainer.judge_tokenizer.decode(ids) for ids in tokenized["input_ids"]]
+        assert len(texts) == 5 and all(text.startswith("Today: 03 Feb 2020\n") for text in texts)
 
 
 def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path, monkeypatch):

@@ -186,13 +186,13 @@ def read_chat_template(tokenizer: Any, path: str | None) -> None:
         tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
 
 
-def dated_template(tokenizer: PreTrainedTokenizerBase, moment: datetime) -> dict[str, str]:
-    """The `chat_template` with the date of a moment in place of today's; nothing for templates without a date."""
+def dated_template(tokenizer: PreTrainedTokenizerBase, day: str) -> dict[str, str]:
+    """The `chat_template` with a day, as `2025-04-03`, in place of today; nothing for templates without a date."""
     template = tokenizer.get_chat_template()
     formats = {text for _, text in re.findall(r"""strftime_now\(\s*(["'])(.*?)\1""", template)}
     if not formats:
         return {}
-    dates = json.dumps({text: moment.strftime(text) for text in formats}, ensure_ascii=False)
+    dates = json.dumps({text: datetime.fromisoformat(day).strftime(text) for text in formats}, ensure_ascii=False)
     return {
         "chat_template": f"{{%- macro strftime_now(format) -%}}{{{{ {dates}[format] }}}}{{%- endmacro %}}{template}"
     }

@@ -2,17 +2,19 @@
 """Stage 1 of SPCT: sample critiques, reject, fine-tune on what is left (paper, section 4)."""
 
 import copy
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
@@ -26,7 +28,7 @@ from ..cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_traj
 from ..data.instructions import instruction_rows
 from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
-from ..jobs import ShardedJob, locked, rows_digest, write_json
+from ..jobs import SHARDS, ShardedJob, locked, rows_digest, write_json
 from ..judge.critiques import is_draft_tag, opens_draft, without_thoughts
 from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
@@ -74,10 +76,10 @@ _FEATURES = {
     "completion_ids": List(Value("int32")),
     "num_tokens": Value("int64"),
     "outcome": Value("string"),
+    "sampled_on": Value("string"),
 }
 
 
-_BEGAN = ".began.json"
 _TAG = re.compile(r"[<\[◁][^\s<>\[\]◁▷]+[>\]▷]")
 
 
@@ -173,7 +175,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         self.rows: Dataset | None = None
         self.report: Report | None = None
         self.mixture: dict[str, int] = {}
-        self._began: datetime | None = None
         by_itself = model if isinstance(model, str) else config._name_or_path
         self._samples_with = by_itself if sampler is None else sampler
         self.context_length = context_length(config)
@@ -222,7 +223,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         features = Features({**self.rows.features, "completion": self.rows.features["prompt"], **_FEATURES})
         with self.accelerator.main_process_first():
             job = ShardedJob(folder, len(self.rows), self.args.rows_per_shard, features, settings)
-        self._begin(folder)
         if job.num_missing:
             self._sample(job)
         self.accelerator.wait_for_everyone()
@@ -284,17 +284,15 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **{name: getattr(args, name) for name in names},
         }
 
-    def _begin(self, folder: Path) -> None:
-        """Sets the date for chat templates that print it: that of the first shard in the folder, or today's."""
-        path, began = folder / _BEGAN, [datetime.now().isoformat()]
-        if path.exists() and any(folder.glob("shard-*")):
-            began = json.loads(path.read_text(encoding="utf-8"))
-        broadcast_object_list(began)
-        self._began = datetime.fromisoformat(began[0])
+    def _day(self, folder: Path) -> str:
+        """The day for chat templates that print it: that of the shards in the folder, or today."""
+        tables = (pq.read_table(path, columns=["sampled_on"]) for path in sorted(folder.glob(SHARDS)))
+        days = [next((table["sampled_on"][0].as_py() for table in tables if len(table)), date.today().isoformat())]
+        return broadcast_object_list(days)[0]
 
-    def _variables(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """Variables of a chat template: the configured ones, and the day on which `collect()` began."""
-        return {**self.args.variables, **(dated_template(tokenizer, self._began) if self._began else {})}
+    def _variables(self, tokenizer: PreTrainedTokenizerBase, day: str | None = None) -> dict[str, Any]:
+        """Variables of a chat template: the configured ones, and the template itself with a day in place of today."""
+        return {**self.args.variables, **(dated_template(tokenizer, day) if day else {})}
 
     def _sampler_config(self) -> PreTrainedConfig | None:
         if isinstance(self.sampler, str):
@@ -302,7 +300,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return getattr(self.model if self.sampler is None else self.sampler, "config", None)
 
     def _sample(self, job: ShardedJob) -> None:
-        assert self.rows is not None and self._began is not None
+        assert self.rows is not None
         sampler, tokenizer, accelerator = self.sampler, None, self.accelerator
         engine = sampler.func if isinstance(sampler, partial) else sampler
         # A server need not wait for the last critique of a shard.
@@ -314,7 +312,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         elif sampler is None:
             self._check_whole()
             sampler = accelerator.unwrap_model(self.model)
-        variables = self._variables(tokenizer or self.judge_tokenizer)
+        day = self._day(job.folder)
+        variables = self._variables(tokenizer or self.judge_tokenizer, day)
         if isinstance(sampler, torch.nn.Module):
             model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
             options: Any = {"batch_size": self.args.sampling_batch_size, "chat_template_kwargs": variables}
@@ -326,11 +325,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             collector.check_rows()
 
         def work(rows: range) -> list[dict[str, Any]]:
-            return collector(rows, job.path_of(rows))
+            return [{**record, "sampled_on": day} for record in collector(rows, job.path_of(rows))]
 
         with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
             for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
-                write_json(job.folder / _BEGAN, [self._began.isoformat()])
                 bar.update(len(rows) * accelerator.num_processes)
 
     def _check_whole(self) -> None:
@@ -363,7 +361,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         completion is not rendered; it is followed by what the template writes after a turn.
         """
         tokenizer, end = self.judge_tokenizer, self._turn_end(trajectories[0]["prompt"])
-        variables = self._variables(tokenizer)
 
         def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
             texts = [completion[-1]["content"] for completion in batch["completion"]]
@@ -375,7 +372,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 [*(ids[:-1] if ids and text == decoded_text else retokenized), *end]
                 for text, ids, decoded_text, retokenized in zip(texts, known, decoded, encoded, strict=True)
             ]
-            prompts = encode_prompts(tokenizer, batch["prompt"], variables)
+            days = batch.get("sampled_on") or [None] * len(texts)
+            prompts: list[list[int]] = []
+            for day, group in groupby(zip(days, batch["prompt"], strict=True), key=itemgetter(0)):
+                prompts += encode_prompts(tokenizer, [prompt for _, prompt in group], self._variables(tokenizer, day))
             for row, prompt, text in zip(batch["row"], prompts, texts, strict=True):
                 _check_draft(row, text, ends_in_draft(tokenizer, prompt))
             masked = [[-100] * len(prompt) if self.completion_only_loss else prompt for prompt in prompts]
