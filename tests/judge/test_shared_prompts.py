@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GptOssConfig, Qwen3NextConfig
 
 from trl_spct.judge import shared_prompts as prefixes
 from trl_spct.judge.compat import CACHE
-from trl_spct.judge.decoding import PromptCache, can_decode_shared, decoding_shared
+from trl_spct.judge.decoding import NotShareableError, PromptCache, attend, can_decode_shared, decoding_shared
 from trl_spct.judge.sampling import sample_critiques
 from trl_spct.judge.shared_prompts import (
     PrefixReader,
@@ -211,6 +211,19 @@ def test_models_that_cannot_share():
     borrowing = tiny_config("llama")
     borrowing.num_kv_shared_layers = 1
     assert not can_share(borrowing)
+
+
+@torch.no_grad()
+def test_attention_with_a_mask_of_its_own_is_not_shared():
+    """Numbers that a layer adds to scores would be lost."""
+    model = tiny_causal_lm("llama")
+    prefill = PrefixReader(model, 0).read(ROWS[:2], shared_lengths(ROWS[:2]))[1]
+    query, states = torch.zeros(2, 2, 1, 16), torch.zeros(2, 1, 1, 16)
+    attention = model.model.layers[0].self_attn
+    with decoding_shared(model, PromptCache(prefill, [0, 1], model.config)):
+        attend(attention, query, states, states, torch.ones(2, 1, 1, prefill.columns + 1, dtype=torch.bool))
+        with pytest.raises(NotShareableError, match="a mask of its own"):
+            attend(attention, query, states, states, torch.zeros(2, 1, 1, prefill.columns + 1))
 
 
 def test_attention_that_takes_more_is_copied_for(caplog):
