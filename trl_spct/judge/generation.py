@@ -174,13 +174,13 @@ class SeededSampling(LogitsProcessor):
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
-        logits = scores.float().to(self.uniforms.device).double() / self.temperature
+        logits = scores.float().to(self.uniforms.device).double().div_(self.temperature)
         if self.nucleus is not None:
             logits = self.nucleus(input_ids, logits)
-        cumulative = logits.softmax(dim=-1).cumsum(dim=-1)
+        cumulative = logits.softmax(dim=-1).cumsum_(dim=-1)
         drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens.to(scores.device), 0.0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.to(scores.device), 0.0)
 
 
 class _NumberCheck(LogitsProcessor):
