@@ -281,7 +281,7 @@ def sample_critiques(
     batch_size: int = 64,
     progress: str | None = None,
 ) -> list[list[Sample]]:
-    """Samples k completions of each prompt.
+    """Samples k completions of each prompt, as a [`Sampler`].
 
     Each prompt is prefilled once for up to `batch_size` of its samples. Sample j of a prompt is drawn with a random
     stream that depends on `seed`, the prompt and j alone, so that up to floating-point noise neither the batch nor the
@@ -290,19 +290,12 @@ def sample_critiques(
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
-        prompts (sequence of message lists): Equal prompts get equal samples.
-        k (`int` or sequence of `int`, *optional*, defaults to `1`): Samples per prompt.
+        k, first (`int` or sequence of `int`): Samples of each prompt, and the number of its first one.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
-        top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
-        max_new_tokens (`int`, *optional*, defaults to `1024`): Longest completion, in tokens.
-        first (`int` or sequence of `int`, *optional*, defaults to `0`): Number of the first sample of each prompt.
         chat_template_kwargs (mapping, *optional*): Variables of the chat template.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
-
-    Returns:
-        `list[list[Sample]]`: k samples for each prompt, in order.
 
     Raises:
         `ValueError`: if a prompt and `max_new_tokens` exceed the model's context ([`PromptTooLongError`]), if the
