@@ -289,30 +289,22 @@ def sample_critiques(
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): With a chat template and a pad token.
         k, first (`int` or sequence of `int`): Samples of each prompt, and the number of its first one.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
-        chat_template_kwargs (mapping, *optional*): Variables of the chat template.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
     Raises:
-        `ValueError`: if a prompt and `max_new_tokens` exceed the model's context ([`PromptTooLongError`]), if the
-            tokenizer does not fit, or if an option is out of its range.
+        `ValueError`: for an option out of its range, a tokenizer that does not fit, or a prompt that is too long.
         `FloatingPointError`: if the model's logits are not numbers.
     """
-    check_tokenizer(tokenizer)
     check_sampling(temperature, top_p, max_new_tokens)
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least one completion at once.")
     counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
-    if seed is None:
-        seed = int(torch.randint(2**31, (1,)))
-    encoded = encode_prompts(tokenizer, prompts, chat_template_kwargs)
-    if not all(encoded):
-        raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
-    check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
+    seed = int(torch.randint(2**31, (1,))) if seed is None else seed
+    encoded = _encoded(model, tokenizer, prompts, max_new_tokens, chat_template_kwargs)
     drafts = [ends_in_draft(tokenizer, ids) for ids in encoded]
     settings = _generation_config(model, tokenizer, max_new_tokens)
     decoder = Decoder(model, settings, temperature, top_p)
@@ -334,6 +326,15 @@ def sample_critiques(
                 samples[i].append(Sample(text, len(ids), truncated, tuple(ids), drafts[i]))
             bar.update(len(completions))
     return samples
+
+
+def _encoded(model, tokenizer, prompts, max_new_tokens: int, chat_template_kwargs) -> list[list[int]]:
+    check_tokenizer(tokenizer)
+    encoded = encode_prompts(tokenizer, prompts, chat_template_kwargs)
+    if not all(encoded):
+        raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
+    check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
+    return encoded
 
 
 def check_sampling(temperature: float | None = None, top_p: float | None = None, max_new_tokens: int | None = None):
