@@ -134,6 +134,7 @@ def collecting(folder: Path) -> Callable[[int], int]:
     import collect_speed
 
     path = collect_speed.tiny_judge(folder)
+    collect_speed.write_rows = write_rows
 
     def run(number: int) -> int:
         trainer = collect_speed.make_trainer(folder / str(number), 200, path, None, 32, 64)
@@ -144,6 +145,15 @@ def collecting(folder: Path) -> Callable[[int], int]:
         return count
 
     return run
+
+
+def write_rows(path: Path, count: int) -> None:
+    draw = random.Random(0)
+    rows = [
+        {"query": f"Question {i}: which one?", "responses": [text(draw, 50), text(draw, 50)], "labels": [1, 0]}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps({**row, "domain": f"d{i % 5}"}) + "\n" for i, row in enumerate(rows)))
 
 
 WORKLOADS = {run.__name__: run for run in (judging, pipeline, meta_scoring, grpo_step, collecting)}

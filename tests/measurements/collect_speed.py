@@ -34,6 +34,7 @@ def write_rows(path: Path, count: int) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for i in range(count):
             first, second = (" ".join(WORDS[(i * step + j) % len(WORDS)] for j in range(12)) for step in (1, 3))
+            second += " indeed"  # no two responses are identical
             row = {"query": f"Question {i}: which one?", "responses": [first, second], "labels": [1, 0]}
             file.write(json.dumps({**row, "domain": f"d{i % 5}"}) + "\n")
 
