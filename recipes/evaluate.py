@@ -219,8 +219,8 @@ class Evaluation:
             for overlap in overlaps:
                 overlap["row"] = rows.row_numbers[overlap["row"]]
             distinct = len({overlap["item"] for overlap in overlaps})
-            found = {"training_rows": rows.num_read, "items": distinct, "overlaps": overlaps}
-            self.report.setdefault("contamination", {})[benchmark] = found
+            part = {"training_rows": rows.num_read, "items": distinct, "overlaps": overlaps}
+            self.report.setdefault("contamination", {})[benchmark] = part
 
     def write(self) -> None:
         for label, other in self.others.items():

@@ -246,8 +246,7 @@ def record_judgments(
         judge ([`Judge`]): The judge.
         rows (iterable of [`Preference`]): Rows to judge.
         folder (`str` or path): Output folder of parquet shards.
-        labels (iterable of label rows, *optional*): Ground truth, by default that of the rows; several may be best.
-        ids (iterable of `str`, *optional*): Names of the rows; their numbers by default.
+        labels, ids (iterables, *optional*): Ground truth, by default that of the rows, and names, by default numbers.
         private (`bool`, *optional*, defaults to `False`):
             Store hashes instead of critiques, for rows that must not be published: critiques quote them.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
@@ -260,15 +259,13 @@ def record_judgments(
     ids = list(map(str, range(len(rows))) if ids is None else ids)
     truth = _checked_labels([row.labels for row in rows] if labels is None else labels, ids)
     occurrences = count_occurrences(rows)
-    digest = rows_digest(
-        (row.query, row.responses, labels, row.reference, row.principles, id)
-        for row, labels, id in zip(rows, truth, ids, strict=True)
-    )
+    named = zip(rows, truth, ids, strict=True)
+    digest = rows_digest((r.query, r.responses, labels, r.reference, r.principles, id) for r, labels, id in named)
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
     drop = invalid_rows == "drop"
-    missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not path.exists())
-    for number in () if drop else chain.from_iterable(missing):
+    missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not (drop or path.exists()))
+    for number in chain.from_iterable(missing):
         with _naming_rows([number], ids, private):
             judge.check(rows[number])
 
@@ -277,10 +274,10 @@ def record_judgments(
         with _naming_rows(numbers, ids, private):
             judged, causes = judge_all(judge, [rows[n] for n in numbers], [occurrences[n] for n in numbers], drop)
         seconds = (time.perf_counter() - started) / len(numbers)
+        judged |= {place: Judgment((), (Critique("", problem=cause),) * judge.k) for place, cause in causes.items()}
         records = []
         for place, number in enumerate(numbers):
-            judgment = judged.get(place) or Judgment((), (Critique("", problem=causes.get(place)),) * judge.k)
-            judgment = replace(judgment, labels=truth[number], id=ids[number], seconds=seconds)
+            judgment = replace(judged[place], labels=truth[number], id=ids[number], seconds=seconds)
             records.append({"row": number, **(_hashed(judgment) if private else judgment).to_dict()})
         return records
 
@@ -338,9 +335,9 @@ def _naming_rows(numbers: Sequence[int], ids: Sequence[str], private: bool) -> I
             reason, note = f"status {error.status}. The answer is left out, since it may quote private rows.", ""
         if error.row is None:
             reason = f"Rows {ids[numbers[0]]} to {ids[numbers[-1]]}: {reason}"
-        named = replace(error, reason=reason, refusals={} if private else error.refusals)
+        failure = replace(error, reason=reason, refusals={} if private else error.refusals)
         names: Any = [ids[number] for number in numbers]  # where others have numbers
-        raise named.renumbered(names, {}, note) from (None if private else error)
+        raise failure.renumbered(names, {}, note) from (None if private else error)
     except ValueError as error:
         if len(numbers) > 1:
             raise

@@ -19,7 +19,7 @@ from .statistics import mean
 Result: TypeAlias = Mapping[str, Any]
 """A result of [`~trl_spct.evaluation.judgments.scaling_results`] or
 [`~trl_spct.evaluation.benchmark_results.benchmark_results`], with `stage` (name of the judge), `temperature` and
-`baseline` (a judge to compare with) as far as they are given."""
+`baseline` (a judge to compare with), all of them optional."""
 
 
 def vote_name(result: Result) -> str:
