@@ -255,7 +255,7 @@ def record_judgments(
         rows_per_shard, progress, process_index, num_processes, wait:
             Rows that a kill loses at most, title of a progress bar, share of this process, barrier among processes.
     """
-    rows = list(rows)
+    rows, drop = list(rows), invalid_rows == "drop"
     ids = list(map(str, range(len(rows))) if ids is None else ids)
     truth = _checked_labels([row.labels for row in rows] if labels is None else labels, ids)
     occurrences = count_occurrences(rows)
@@ -263,7 +263,6 @@ def record_judgments(
     digest = rows_digest((r.query, r.responses, labels, r.reference, r.principles, id) for r, labels, id in named)
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
-    drop = invalid_rows == "drop"
     missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not (drop or path.exists()))
     for number in chain.from_iterable(missing):
         with _naming_rows([number], ids, private):
