@@ -371,6 +371,12 @@ def test_broken_files_are_named(tmp_path):
         ("ppe-correctness", "[[0, 1]", "[[1, 2]", "the responses 1 and 2 of a conflict pair have the same score"),
         ("rm-bench", '"worth 2", ', "", "found 2 of 5 responses chosen; expected 3 of 6"),
         ("rewardbench-2", '"ref:4"', '"ref:5"', "the Ties prompt 5 has the rows ['ref']; expected one `ref:5`"),
+        (
+            "rewardbench-2",
+            '["worth 9"]',
+            '"worth 9"',
+            "(TypeError: found one text as `chosen` or `rejected`; expected",
+        ),
         ("rewardbench", '"worth 3"', "7", "row 0 is not in the authors' schema (InvalidPreference: Response 1 is int"),
         ("realmistake", '"no_error"', '"fine"', "row 1 is not in the authors' schema; expected their files"),
     ],

@@ -140,6 +140,8 @@ def _rewardbench(part: Part, row: Row, number: int) -> Item:
 
 
 def _rewardbench2(part: Part, row: Row, number: int) -> Item:
+    if isinstance(row["chosen"], str) or isinstance(row["rejected"], str):
+        raise TypeError("found one text as `chosen` or `rejected`; expected lists")
     labels = (1,) * len(row["chosen"]) + (0,) * len(row["rejected"])
     return _item(row["id"], row["subset"], row["prompt"], ((*row["chosen"], *row["rejected"]), labels))
 
