@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import contextmanager
 from math import exp
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from trl_spct import AsyncJudgeReward, GRMRewardPipeline, JudgeReward, MetaRMForSequenceClassification, OpenAIEngine
 from trl_spct.judge.preferences import InvalidPreference
-from trl_spct.judge.sampling import Sample
+from trl_spct.judge.sampling import PromptRefusedError, Refusal, Sample
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,6 +100,7 @@ def test_a_group_is_one_judgment():
         "judge_reward/tokens": 10,
         **{f"judge_reward/problems/{cause}": 0 for cause in ("missing", "count", "range", "value", "truncated")},
         "judge_reward/problems/too_long": 0,
+        "judge_reward/problems/refused": 0,
     }
 
 
@@ -129,14 +131,15 @@ def test_rewards_belong_to_their_completions_in_any_sequence(batch, draw):
         assert JudgeReward(Reader(), k=k, **options)(list(prompts), worth(*values)) == pytest.approx(list(values))
 
 
+CALL = {"type": "function", "function": {"name": "look", "arguments": {"b": 1, "a": "x"}}}
+
+
 def test_messages():
     prompt = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "q?"}]
-    call = {"role": "assistant", "content": None, "tool_calls": [{"type": "function"}]}
-    tool = {"role": "tool", "content": "worth 1"}
     said = [{"role": "assistant", "content": "worth 8"}]
     parts = [{"role": "assistant", "content": [{"type": "text", "text": "worth 2"}]}]
     judge = Reader()
-    assert JudgeReward(judge, k=1)([prompt] * 3, [said, [call, tool, *parts], [call]]) == [8, 2, 1]
+    assert JudgeReward(judge, k=1)([prompt] * 2, [said, parts]) == [8, 2]
     ((text, responses),) = judge.judged
     assert "System: Be kind.\nUser: q?" in text and sorted(responses) == worth(2, 8)
     image = [{"role": "assistant", "content": [{"type": "image", "image": 0}]}]
@@ -144,6 +147,62 @@ def test_messages():
         JudgeReward(judge)([prompt] * 2, [said, image])
     with pytest.raises(InvalidPreference, match="Completion 0: Found an empty query"):
         JudgeReward(judge)([" "], ["x"])
+
+
+def test_the_judge_reads_what_an_agent_did():
+    """Completions that differ in an argument or a result differ for the judge."""
+    result = {"role": "tool", "name": "look", "content": "worth 3"}
+    answer = {"role": "assistant", "content": "Done."}
+    acts = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    speaks = {"role": "assistant", "content": "Let me see.", "tool_calls": [CALL]}
+    other = {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "look", "arguments": '{"a": "y"}'}}]}
+    completions = [
+        [acts, result, answer],
+        [acts, {**result, "content": [{"type": "text", "text": "worth 7"}]}, answer],
+        [other, result, answer],
+        [speaks, {**result, "content": None}],
+        [acts],
+        [answer],
+        [{"role": "assistant", "content": None}],
+    ]
+    judge = Reader()
+    assert JudgeReward(judge, k=1)(["q?"] * 7, completions) == [3, 7, 3, 5, 5, 5, 1]
+    ((_, responses),) = judge.judged
+    called = 'Assistant calls look: {"a": "x", "b": 1}'
+    assert set(responses) == {
+        f"{called}\nTool look: worth 3\nAssistant: Done.",
+        f"{called}\nTool look: worth 7\nAssistant: Done.",
+        'Assistant calls look: {"a": "y"}\nTool look: worth 3\nAssistant: Done.',
+        f"Assistant: Let me see.\n{called}\nTool look: ",
+        called,
+        "Done.",
+    }
+
+
+def test_an_agents_thoughts_are_not_read():
+    turns = [
+        {"role": "assistant", "content": "<think>worth 9</think>\n", "tool_calls": [CALL]},
+        {"role": "tool", "name": "look", "content": "<think>a page</think> of tags"},
+        {"role": None, "reasoning_content": "worth 10", "content": "worth 4"},
+    ]
+    hidden = 'Assistant calls look: {"a": "x", "b": 1}\nTool look: <think>a page</think> of tags\nAssistant: worth 4'
+    for thoughts in ("hide", "prefilled"):
+        judge = Reader()
+        assert JudgeReward(judge, k=1, thoughts=thoughts)(["q?"], [turns]) == [4]
+        assert judge.judged[0][1] == (hidden,)
+    judge = Reader()
+    JudgeReward(judge, k=1, thoughts="show")(["q?"], [turns])
+    assert "<think>worth 9</think>" in judge.judged[0][1][0]
+    assert judge.judged[0][1][0].endswith("Assistant: <think>\nworth 10\n</think>\n\nworth 4")
+
+
+def test_a_prompt_that_opens_the_answer():
+    """A turn of the assistant that the policy continues, unlike a user who writes about drafts."""
+    opened = [{"role": "user", "content": "q?"}, {"role": "assistant", "content": "<think>\n"}]
+    asked = [{"role": "user", "content": "What does this mean: <think>\n"}]
+    completions = [[{"role": "assistant", "content": text}] for text in ("worth 9", "worth 9</think>worth 6")]
+    assert JudgeReward(Reader(), k=1)([opened] * 2, completions) == [1, 6]
+    assert JudgeReward(Reader(), k=1)([asked], completions[:1]) == [9]
 
 
 def test_the_judge_does_not_read_thoughts():
@@ -285,6 +344,32 @@ def test_errors_of_a_server_end_the_run():
         JudgeReward(engine, max_new_tokens=4)(["q?"], ["x"])
 
 
+class Refusing(Reader):
+    """A server that refuses prompts with a word in them."""
+
+    def __call__(self, prompts, k, seed, **options):
+        drawn = dict(enumerate(super().__call__(prompts, k, seed, **options)))
+        refusals = {
+            number: Refusal("context_length" if "overlong" in prompt[0]["content"] else "content_filter", "No.")
+            for number, prompt in enumerate(prompts)
+            if re.search("filtered|overlong", prompt[0]["content"])
+        }
+        if refusals:
+            completed = {number: samples for number, samples in drawn.items() if number not in refusals}
+            raise PromptRefusedError("No.", min(refusals), 400, completed, refusals)
+        return [*drawn.values()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_what_a_server_refuses_is_no_reward_and_stops_nobody_else(batch_size):
+    prompts = ["a?"] * 2 + ["b?"] * 2 + ["c?"] * 2 + ["d?"] * 2
+    completions = [*worth(2, 3), "filtered", "x", *worth(4, 5), "overlong", "y"]
+    found, log = rewards(JudgeReward(Refusing(), k=2, batch_size=batch_size), prompts, completions)
+    assert found == [2, 3, None, None, 4, 5, None, None]
+    assert log["judge_reward/problems/refused"] == log["judge_reward/problems/too_long"] == 0.25
+    assert log["judge_reward/unreadable"] == 0.5
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -401,12 +486,83 @@ def test_names_and_kinds():
 
 def test_pickled_by_path(tmp_path):
     options = {"k": 2, "max_new_tokens": 20, "template": "compact", "principles": "query", "scale": "rank"}
-    reward = JudgeReward(save_writing(tmp_path), **options)
+    reward = JudgeReward(save_writing(tmp_path), device="cpu", **options)
     found = reward(["q?"] * 2, ["x", "y"])
     data = pickle.dumps(reward)
     assert len(data) < 2000, "no weights"
     again = pickle.loads(data)
     assert again(["q?"] * 2, ["x", "y"]) == found and again.__name__ == "judge_reward"
+
+
+def test_a_judge_in_this_process_is_not_sent_to_another(tmp_path):
+    judge, engine = save_writing(tmp_path), Reader()
+    engine.tokenizer = tiny_tokenizer()
+    loaded = JudgeReward(judge, k=1).judge
+    for reward in (
+        JudgeReward(judge, k=1),
+        JudgeReward(loaded, k=1, device="cpu"),
+        JudgeReward(GRMRewardPipeline(engine, meta_rm=tiny_meta())),
+        JudgeReward(engine, meta_rm=tiny_meta()),
+    ):
+        with pytest.raises(ValueError, match="expected a judge on a server, `AsyncJudgeReward"):
+            pickle.dumps(reward)
+
+
+try:
+    from trl.experimental.async_grpo import async_rollout_worker as rollouts
+except ImportError:
+    rollouts = None
+
+
+class ScoringLoop(getattr(rollouts, "_AsyncRolloutLoop", object)):
+    """TRL's loop of a rollout worker, with one group to score in place of a policy to sample."""
+
+    async def _run_loops(self, stop_event):
+        count = len(self.dataset)
+        group = rollouts.RolloutGroup(
+            **{
+                "prompts": [[{"role": "user", "content": "q?"}]] * count,
+                "reward_kwargs": {"reference": [None] * count},
+            },
+            **{"completions": [[{"role": "assistant", "content": text}] for text in self.dataset["text"]]},
+            **{"completions_ids": [[0]] * count, "tool_call_counts": [0] * count, "tool_failure_counts": [0] * count},
+            **{"env_rewards": [None] * count, "rollout_rewards": [None] * count, "model_version": 0, "group_id": 0},
+            completions_sequences=[[rollouts.TrainingSequence([0], [1], [0.0], "x")]] * count,
+        )
+        for sample in await self._score_group(group):
+            self.rollout_buffer.put(sample.metrics)
+
+
+@pytest.mark.skipif(rollouts is None, reason="a TRL without AsyncGRPOTrainer")
+def test_the_workers_of_trls_asynchronous_trainer(monkeypatch):
+    """TRL's own worker: it pickles the functions, spawns a process without a GPU and scores a group there."""
+    for name in ("is_vllm_available", "is_aiohttp_available"):
+        monkeypatch.setattr(rollouts, name, lambda: True)
+    policy = tiny_tokenizer()
+    policy.response_template = {}  # whose chat template TRL does not know
+    short = {"template": "compact", "max_new_tokens": 20}
+    with serving(by_worth) as server:
+        engine = OpenAIEngine("judge", server.url, "secret", tokenizer=tiny_tokenizer(), dialect="openai")
+        functions = [
+            JudgeReward(engine, k=2, name="plain", **short),
+            AsyncJudgeReward(engine, k=2, scale="rank", name="awaited", **short),
+            JudgeReward(GRMRewardPipeline(engine, **short), k=1, name="loaded"),
+        ]
+        worker = type("Worker", (rollouts.AsyncRolloutWorker,), {"_loop_cls": ScoringLoop})(
+            model_name="policy",
+            dataset=Dataset.from_dict({"text": worth(3, 9, 5)}),
+            reward_funcs=functions,
+            processing_class=policy,
+            eos_token_ids=[0],
+        )
+        worker.start()
+        try:
+            metrics = [worker.rollout_buffer.get(timeout=120) for _ in range(3)]
+        finally:
+            worker.stop()
+    assert [entry["rewards/plain"] for entry in metrics] == [entry["rewards/loaded"] for entry in metrics] == [3, 9, 5]
+    assert [entry["rewards/awaited"] for entry in metrics] == [0, 1, 0.5]
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
 
 
 def test_asynchronous_rewards_are_the_same():
@@ -459,33 +615,44 @@ def test_training_with_a_judge_that_writes_nothing_to_read(tmp_path):
         assert log["judge_reward/problems/truncated"] + log["judge_reward/problems/missing"] == 1
 
 
-def test_training_over_a_server(tmp_path):
+@contextmanager
+def serving(write):
+    """A server whose judge writes `write(responses, seed)`."""
     from test_engines import MODELS, Server, choice
-
-    together = threading.Event()
 
     def answer(path, body, number):
         if path.endswith("/models"):
             return MODELS
-        if server.peak > 1:
-            together.set()
-        assert together.wait(timeout=60)  # the first request is answered when there is a second one
-        responses = BLOCK.findall(body["messages"][0]["content"])
-        texts = [
-            box(*(1 + (len(text) + body["seed"] + i) % 10 for text in responses)) for i in range(body.get("n", 1))
-        ]
-        return {"choices": [choice(text, i) for i, text in enumerate(texts)]}
+        text = body["messages"][0]["content"] if "messages" in body else tiny_tokenizer().decode(body["prompt"])
+        texts = [write(BLOCK.findall(text), body["seed"] + i) for i in range(body.get("n", 1))]
+        return {"choices": [choice(text, i, "messages" in body, ids=False) for i, text in enumerate(texts)]}
 
     server = Server(answer)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        engine = OpenAIEngine("judge", server.url)
-        asynchronous = AsyncJudgeReward(engine, k=2, order="fixed", max_new_tokens=20, name="first")
-        logs = trained(tmp_path, [asynchronous, JudgeReward(engine, k=2, max_new_tokens=20, name="second", seed=1)])
+        yield server
     finally:
         server.shutdown()
         server.server_close()
+
+
+def by_worth(responses, seed):
+    return scores_of(responses)
+
+
+def test_training_over_a_server(tmp_path):
+    together = threading.Event()
+
+    def write(responses, seed):
+        if server.peak > 1:
+            together.set()
+        assert together.wait(timeout=60)  # the first request is answered when there is a second one
+        return box(*(1 + (len(text) + seed) % 10 for text in responses))
+
+    with serving(write) as server:
+        engine = OpenAIEngine("judge", server.url)
+        asynchronous = AsyncJudgeReward(engine, k=2, order="fixed", max_new_tokens=20, name="first")
+        logs = trained(tmp_path, [asynchronous, JudgeReward(engine, k=2, max_new_tokens=20, name="second", seed=1)])
     for log in logs:
         for name in ("first", "second"):
             assert log[f"{name}/unreadable"] == 0 and 1 <= log[f"rewards/{name}/mean"] <= 10

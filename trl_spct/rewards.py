@@ -15,13 +15,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, pipeline
 
+from .judge.conversations import conversation_text, message_text, response_text
 from .judge.critiques import PROBLEMS, opens_draft, without_thoughts
 from .judge.judging import JudgingOptions, check_whole
 from .judge.orders import derive_seed
 from .judge.pipelines import TASK, GRMRewardPipeline
-from .judge.preferences import InvalidPreference, Messages, Preference, message_text
-from .judge.prompts import conversation_text, judge_template
-from .judge.sampling import TRUNCATED, PromptTooLongError, Sampler
+from .judge.preferences import InvalidPreference, Messages, Preference
+from .judge.prompts import judge_template
+from .judge.sampling import TRUNCATED, PromptRefusedError, PromptTooLongError, Sampler
 
 
 _CHOICES = {"scale": ("raw", "rank"), "thoughts": ("hide", "prefilled", "show"), "principles": ("own", "query")}
@@ -46,14 +47,18 @@ class JudgeReward:
       blocks with a shared anchor (`max_responses_per_prompt`).
     - **Several processes.** The process with the first completion of a group judges all of it, once, and every process
       gets the rewards of its own slice.
-    - **Failures.** A group without a readable critique, or too long for the judge even two by two, has the reward
-      `None`, which TRL leaves out. An empty completion gets the lowest score unread. Errors of a server end the run.
+    - **Agents.** Tool calls with their arguments, results and further turns of a completion are shown to the judge.
+    - **Failures.** A group without a readable critique, too long for the judge even two by two, or refused by its
+      server has the reward `None`, which TRL leaves out. An empty completion gets the lowest score unread. Other
+      errors of a server end the run.
+    - **Other processes.** Over an engine the function can be pickled, for TRL's `AsyncGRPOTrainer`, whose workers see
+      no GPU. A judge in this process cannot, unless it has a path and a `device` to load it to there.
     - **Seeds.** Orders and critiques depend on `seed`, the trainer's step and the group alone: the policy's sampling
       is not affected, and a resumed run judges as it would have.
 
     Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of unreadable critiques
-    by cause; of groups for `too_long`), `tokens` (of critiques, per group), `duplicates` and `empty` (shares of
-    completions), `principles_written` (queries) and `principles_missing` (share of groups). The table of
+    by cause; of groups for `too_long` and `refused`), `tokens` (of critiques, per group), `duplicates` and `empty`
+    (shares of completions), `principles_written` (queries) and `principles_missing` (share of groups). The table of
     `log_completions` shows a critique of each group.
 
     Args:
@@ -71,10 +76,9 @@ class JudgeReward:
             `"raw"`: the mean score. `"rank"`: the share of the group's other completions that it beats, ties half,
             which matters where rewards are added.
         thoughts (`str`, *optional*, defaults to `"hide"`):
-            `"hide"`: drafts (`<think>…</think>`) are cut off where a completion, or a prompt that is text, opens or
-            closes one; a draft that was never closed has no answer and counts as empty. `"prefilled"`: the policy's
-            chat template opens the draft, so that a completion without its end has no answer. `"show"`: drafts are
-            judged as well.
+            `"hide"`: drafts (`<think>…</think>`) are cut off where a completion or the end of its prompt opens one; a
+            draft that was never closed has no answer and counts as empty. `"prefilled"`: the policy's chat template
+            opens the draft, so that a completion without its end has no answer. `"show"`: drafts are judged as well.
         seed (`int`, *optional*, defaults to `0`): Seed of all draws.
         batch_size (`int`, *optional*): Groups judged together. Defaults to 8, and to all of them for an engine.
         device (`str` or [`torch.device`], *optional*): Device of the judge. Defaults to the one of the process.
@@ -125,14 +129,20 @@ class JudgeReward:
         """The pipeline that judges."""
         if isinstance(self.source, GRMRewardPipeline):
             return self.source
-        if not isinstance(self.source, str):
-            return GRMRewardPipeline(self.source, meta_rm=self.meta_rm)
         device = PartialState().device if self.device is None else self.device
+        if not isinstance(self.source, str):
+            return GRMRewardPipeline(self.source, meta_rm=self.meta_rm, device=device)
         return pipeline(TASK, model=self.source, meta_rm=self.meta_rm, device=device)
 
     def __getstate__(self) -> dict[str, Any]:
-        loaded = set() if isinstance(self.source, GRMRewardPipeline) else {"judge"}
-        return {name: value for name, value in vars(self).items() if name not in loaded}
+        loaded = isinstance(self.source, GRMRewardPipeline)
+        if (self.judge.engine is None or self.judge.meta_rm is not None) and (loaded or self.device is None):
+            raise ValueError(
+                "Found a judge or a Meta RM in this process, which is not sent to another one; expected a judge on a "
+                "server, `AsyncJudgeReward(OpenAIEngine(…))`, or a path with the `device` to load it to there. The "
+                "workers of TRL's AsyncGRPOTrainer see no GPU, and judge on a CPU slowly."
+            )
+        return {name: value for name, value in vars(self).items() if loaded or name != "judge"}
 
     def __call__(
         self,
@@ -150,7 +160,7 @@ class JudgeReward:
 
         Args:
             prompts, completions (sequence of texts or message lists):
-                Of messages those of the assistant are judged. Their tool calls are not shown to the judge.
+                Of several messages the judge reads all, with role names, tool calls and results.
             reference, principles (sequence of `str` or `None`, *optional*): Columns of the dataset.
             trainer_state ([`~transformers.TrainerState`], *optional*): Its `global_step` varies the seeds.
             log_metric, log_extra (callable, *optional*): TRL's.
@@ -188,9 +198,10 @@ class JudgeReward:
         options = {**self.options, "seed": seed, "batch_size": size}
         if judge.tokenizer is not None and judge.preset.get("max_responses_per_prompt") is None:
             options.setdefault("max_responses_per_prompt", "auto")
-        judgments = dict(zip(readable, _fitting(lambda rows: judge(iter(rows), **options), rows), strict=True))
+        results, failures = _accepted(lambda rows: judge(iter(rows), **options), rows)
+        judgments = dict(zip(readable, results, strict=True))
         if log_metric is not None and groups:
-            for name, value in {**_shares(groups.values(), judgments.values()), **metrics}.items():
+            for name, value in {**_shares(groups.values(), results, failures), **metrics}.items():
                 log_metric(f"{self.__name__}/{name}", value)
         lowest = judge_template(judge.find_template(self.options.get("template"))).score_range[0]
         return {number: _outcome(group, judgments.get(number), lowest) for number, group in groups.items()}
@@ -216,7 +227,7 @@ class JudgeReward:
         options: dict[str, Any] = {name: chosen.get(name) for name in ("template", "max_new_tokens")}
         for start in range(0, len(new), batch_size):  # errors number the queries of a batch
             batch = new[start : start + batch_size]
-            written = _fitting(
+            written, _ = _accepted(
                 lambda queries: [*(self.judge.principles(queries, batch_size=batch_size, **options) or ())],
                 [lacking[text] for text in batch],
             )
@@ -283,7 +294,10 @@ def _read(
     for number, (query, reference, given, completion) in enumerate(zip(*columns, strict=True)):
         try:
             preference = Preference(query, ("?",), reference=reference, principles=given)  # type: ignore[arg-type]
-            prefilled = thoughts == "prefilled" or (isinstance(query, str) and opens_draft(query))
+            asked = preference.query
+            last = {"role": "assistant", "content": asked} if isinstance(asked, str) else asked[-1]
+            opened = last["role"] == "assistant" and opens_draft(last["content"])
+            prefilled = thoughts == "prefilled" or opened
             read.append((preference, _text(completion, thoughts == "show", prefilled)))
         except InvalidPreference as error:
             raise InvalidPreference(f"Completion {number}: {error}", error.cause) from None
@@ -291,16 +305,25 @@ def _read(
 
 
 def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> str:
-    """A completion as text: of messages those of the assistant."""
+    """A completion as text: the text of an assistant's message, or several turns with role names and calls."""
+
+    def answer(text: str, prefilled: bool) -> str:
+        shown = text if show_thoughts else without_thoughts(text, prefilled) or ""
+        return shown if shown == text else shown.strip()
+
     if isinstance(completion, str):
-        texts = [completion]
-    else:
-        written = [message.get("content") for message in completion if message.get("role", "assistant") == "assistant"]
-        texts = [message_text(content, "responses") for content in written if content]
-    if show_thoughts:
-        return "\n".join(texts)
-    answers = [without_thoughts(text, prefilled) or "" for text in texts]
-    return "\n".join(answer if answer == text else answer.strip() for answer, text in zip(answers, texts, strict=True))
+        return answer(completion, prefilled)
+    turns = []
+    for message in completion:
+        role, content = message.get("role") or "assistant", message.get("content")
+        text = "" if content is None else message_text(content, "responses")
+        if role.lower() == "assistant":
+            parsed = [message[name] for name in ("reasoning_content", "reasoning", "thinking") if name in message]
+            text = answer(text, prefilled and not parsed)
+            if show_thoughts and any(parsed):
+                text = f"<think>\n{next(filter(None, parsed))}\n</think>\n\n{text}"
+        turns.append({**message, "role": role, "content": text})
+    return response_text(turns)
 
 
 def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]:
@@ -330,19 +353,28 @@ def _from_all(make: Callable[[], Any]) -> list[Any]:
     return values
 
 
-def _fitting(judge: Callable[[list], Iterable], items: Sequence[Any]) -> list[Any]:
-    """Results of items; `None` for those that are too long for the judge."""
+def _accepted(judge: Callable[[list], Iterable], items: Sequence[Any]) -> tuple[list[Any], Counter[str]]:
+    """Results of items, `None` for those that are too long for the judge or refused by its server; their causes."""
     results: dict[int, Any] = {}
+    causes: Counter[str] = Counter()
     while waiting := [place for place in range(len(items)) if place not in results]:
         try:
             for place, result in zip(waiting, judge([items[place] for place in waiting]), strict=True):
                 results[place] = result
         except PromptTooLongError as error:
             results[waiting[error.row]] = None
-    return [results[place] for place in range(len(items))]
+            causes["too_long"] += 1
+        except PromptRefusedError as error:
+            results |= {waiting[number]: result for number, result in error.completed.items()}
+            for number, refusal in error.refusals.items():
+                results[waiting[number]] = None
+                causes["too_long" if refusal.cause == "context_length" else "refused"] += 1
+    return [results[place] for place in range(len(items))], causes
 
 
-def _shares(groups: Collection[_Group], judgments: Collection[dict[str, Any] | None]) -> dict[str, float]:
+def _shares(
+    groups: Collection[_Group], judgments: Sequence[dict[str, Any] | None], failures: Mapping[str, int]
+) -> dict[str, float]:
     """Metrics of groups and of their judgments."""
     texts = [text for group in groups for text in group.texts]
     empty = sum(not text.strip() for text in texts)
@@ -355,7 +387,8 @@ def _shares(groups: Collection[_Group], judgments: Collection[dict[str, Any] | N
     problems = Counter(critique["problem"] for critique in critiques)
     for cause in (*PROBLEMS, TRUNCATED):
         shares[f"problems/{cause}"] = problems[cause] / max(1, len(critiques))
-    shares["problems/too_long"] = (len(judgments) - len(read)) / len(judgments)
+    for cause in ("too_long", "refused"):
+        shares[f"problems/{cause}"] = failures.get(cause, 0) / len(judgments)
     readable = sum(judgment["scores"] is not None for judgment in read)
     shares["unreadable"] = (len(judgments) - readable) / len(judgments)
     shares["tokens"] = sum(critique["num_tokens"] for critique in critiques) / len(judgments)
