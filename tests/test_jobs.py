@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Jobs resume, never mix two runs in a folder, and leave nothing half written."""
 
+import errno
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 
 import pytest
 from datasets import Features, List, Value
+from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from trl_spct import jobs
 from trl_spct.jobs import MANIFEST, FolderInUseError, ShardedJob, claim_folder, locked, write_json
@@ -264,6 +266,25 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     with locked(tmp_path):
         pass
     holder.stdout.close()
+
+
+def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, caplog):
+    """Some network file systems know no locks."""
+
+    def refuse(lock, *args, **kwargs):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(jobs.FileLock, "acquire", refuse)
+    assert list(job(tmp_path).run(records)) == [range(0, 3), range(3, 6), range(6, 7)]
+    assert "No locks available" in caplog.text
+
+
+def test_a_lock_of_a_trainers_folder_is_not_pushed(tmp_path):
+    """It is in the folder that `upload_folder` leaves out."""
+    (tmp_path / "config.json").write_text("{}")
+    with locked(tmp_path, 1, 2), locked(tmp_path, 0, 2):
+        paths = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+        assert [*filter_repo_objects(paths, ignore_patterns=DEFAULT_IGNORE_PATTERNS)] == ["config.json"]
 
 
 def test_a_holder_that_has_not_described_itself(tmp_path):

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
 
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 SHARDS = "shard-*.parquet"
@@ -84,6 +87,9 @@ def _acquire(folder: str | os.PathLike, path: Path) -> FileLock:
         return lock
     except Timeout:
         holder = "another process"
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): nothing keeps another run from writing into it.", folder, error)
+        return lock
     with suppress(OSError, ValueError, KeyError):  # acquired, and not described yet
         described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         holder = "process {pid} on {host} since {since}".format_map(described)
