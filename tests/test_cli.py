@@ -148,10 +148,11 @@ def test_the_embedded_example_of_a_policy(monkeypatch):
 
 def test_what_nobody_knows_is_refused_before_anything_is_launched(monkeypatch, capsys):
     monkeypatch.setattr("accelerate.commands.launch.launch_command", lambda options: pytest.fail("launched"))
-    for unknown in (["--kk", "4"], ["--kk"], ["--kk=4"]):
+    for unknown in (["--apikey", "sk-secret"], ["--apikey"], ["--apikey=sk-secret"]):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["evaluate", *unknown, "--k", "4"])
-        assert stopped.value.code == 2 and unknown[0] in capsys.readouterr().err
+        shown = capsys.readouterr().err
+        assert stopped.value.code == 2 and "['--apikey']" in shown and "secret" not in shown
 
 
 def test_a_failing_recipe_gives_its_exit_status(monkeypatch):

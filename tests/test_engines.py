@@ -41,6 +41,8 @@ from tiny_models import EOS, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 
 from trl_spct import GRMRewardPipeline, engines
 from trl_spct.engines import OpenAIEngine
+from trl_spct.evaluation.judgments import PipelineJudge
+from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import (
     EngineError,
     PromptRefusedError,
@@ -690,11 +692,49 @@ def test_a_server_that_counts_no_tokens(serve):
     assert engine_of(serve(answer))(PROMPTS[:1], 2, 0) == [[Sample("Scores: 7, 8", 4, False)] * 2]
 
 
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=6)  # lone surrogates included
+FORMS = {
+    "text": lambda text: {"text": text},
+    "message": lambda text: {"message": {"content": text}},
+    "parts": lambda text: {"message": {"content": [{"type": "text", "text": text[:2]}, {"text": text[2:]}]}},
+    "thoughts": lambda text: {
+        "message": {
+            "reasoning": "x",
+            "content": [{"type": "thinking", "thinking": "x"}, {"type": "text", "text": text}],
+        }
+    },
+    "refusal": lambda text: {"message": {"content": None, "refusal": text}},
+}
+KEPT = {"stop": False, "STOP": False, "eos": False, "eos_token": False, "end_turn": False, "COMPLETE": False}
+KEPT |= {"length": True, "MAX_TOKENS": True, "max_output_tokens": True}
+CAUSES = dict.fromkeys(["content_filter", "SAFETY", "prohibited_content", "refusal"], "content_filter")
+CAUSES |= dict.fromkeys(["tool_calls", "OTHER", "7"], "unreadable")
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TEXTS, st.sampled_from([*FORMS]), st.sampled_from([*KEPT, *CAUSES]), st.sampled_from([None, 4, -1, "4", True]))
+def test_answers_are_read_for_what_they_are(fuzzed, text, form, reason, count):
+    fuzzed.answer = lambda *_: {
+        "choices": [{"finish_reason": reason, **FORMS[form](text)}],
+        **({} if count is None else {"usage": {"completion_tokens": count}}),
+    }
+    engine = engine_of(fuzzed, max_retries=0, tokenizer=TOKENIZER)
+    if reason in CAUSES:
+        with pytest.raises(EngineError) as found:
+            engine(PROMPTS[:1], 1, 0)
+        assert found.value.refusals[0].cause == CAUSES[reason]
+        return
+    ((sample,),) = engine(PROMPTS[:1], 1, 0)
+    whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert (sample.text, sample.truncated) == (whole, KEPT[reason]) and isinstance(sample.text.encode(), bytes)
+    assert sample.num_tokens == (4 if count == 4 and count is not True else len(TOKENIZER.encode(whole)) + 1)
+
+
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-2, 9) | st.sampled_from(["stop", "length", "", "a"]),
+    st.none() | st.booleans() | st.integers(-2, 9) | st.just(10**30) | st.sampled_from(["stop", "length"]) | TEXTS,
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from("index text content finish_reason message reasoning".split()), inner)
+        | st.dictionaries(st.sampled_from("index text content finish_reason message reasoning type".split()), inner)
     ),
 )
 CHOICES = st.fixed_dictionaries(
@@ -707,16 +747,27 @@ ANSWERS = st.fixed_dictionaries(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(answer=ANSWERS | VALUES, k=st.integers(1, 3))
-def test_any_answer_is_samples_or_an_error(answer, k, fuzzed):
-    fuzzed.answer = lambda *_: (200, {}, answer)
+@given(answer=ANSWERS | VALUES | st.binary(max_size=9), k=st.integers(1, 3), listed=VALUES, encoded=st.booleans())
+def test_any_answer_is_samples_or_an_error(answer, k, listed, encoded, fuzzed):
+    models = {"data": [listed, {"id": listed, "max_model_len": listed}, {"id": "judge", "max_model_len": listed}]}
+    fuzzed.answer = lambda path, *_: models if path == "/v1/models" else (200, {}, answer)
     try:
-        (samples,) = engine_of(fuzzed, max_retries=0)(PROMPTS[:1], k, 0)
+        engine = engine_of(fuzzed, max_retries=0, tokenizer=TOKENIZER if encoded else None)
+        (samples,) = engine(PROMPTS[:1], k, 0, max_new_tokens=5)
+    except PromptTooLongError:
+        assert encoded and isinstance(listed, int)
     except EngineError as error:
         assert error.row == 0 and error.completed == {}
     else:
         assert len(samples) == k
-        assert all(isinstance(s.text, str) and isinstance(s.num_tokens, int) for s in samples)
+        assert all(s.text.encode() is not None and s.num_tokens >= 0 for s in samples)
+
+
+def test_an_answer_of_another_encoding_or_depth(serve):
+    body = b'\xef\xbb\xbf{"choices": [{"finish_reason": "stop", "text": "a\xffb"}]}'
+    assert engine_of(serve(lambda *_: body))(PROMPTS[:1], seed=0)[0][0].text == "a\ufffdb"
+    with pytest.raises(EngineError, match="Found no completions"):
+        engine_of(serve(lambda *_: b"[" * 200_000), max_retries=0)(PROMPTS[:1], seed=0)
 
 
 @pytest.fixture
@@ -788,6 +839,44 @@ def test_a_key_is_shown_nowhere(serve, caplog, monkeypatch):
         assert "secret" not in text
 
 
+KEY = "sk-sec/ret-1234"
+LONG = "x" * 590
+REPEATING = {
+    "status": (401, {}, {"error": {"message": f"{LONG}{KEY}"}}),
+    "refused": (400, {}, {"detail": [{"msg": f"Found {KEY}"}]}),
+    "escaped": (401, {}, json.dumps({"message": KEY}).replace("/", "\\/").encode()),
+    "page": (403, {}, f"<html>{KEY}".encode()),
+    "success": {"error": {"message": f"{LONG}{KEY}"}},
+    "no choices": {"id": KEY},
+    "no text": {"choices": [{"finish_reason": "stop", "message": {"name": KEY}}]},
+    "reason": {"choices": [{"finish_reason": KEY, "text": ""}]},
+}
+
+
+@pytest.mark.parametrize("case", REPEATING)
+def test_a_server_that_repeats_the_key(case, serve, caplog):
+    engine = engine_of(serve(lambda *_: REPEATING[case]), api_key=KEY, max_retries=0)
+    with caplog.at_level(logging.DEBUG), pytest.raises(EngineError) as found:
+        engine(PROMPTS[:1], seed=0)
+    shown = "".join(traceback.format_exception(found.value)) + repr(found.value.refusals) + caplog.text
+    assert "sk-s" not in shown and "1234" not in shown
+
+
+def test_keys_in_places_of_their_own_are_not_shown(caplog):
+    """A client whose key no header can hold, one with a password in its address, and arguments that were swapped."""
+    broken = openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="sk-first\nsk-second", max_retries=0)
+    named = openai.OpenAI(base_url="http://user:secret@127.0.0.1:9/v1?key=secret", api_key="x", max_retries=0)
+    for client, words in ((broken, ["first", "second"]), (named, ["secret"])):
+        with caplog.at_level(logging.WARNING), pytest.raises(EngineError, match="127.0.0.1:9/v1") as found:
+            OpenAIEngine("judge", client=client)(PROMPTS[:1], seed=0)
+        shown = "".join(traceback.format_exception(found.value)) + caplog.text
+        assert not any(word in shown for word in words)
+    for url in ("sk-secret", "http://user:secret@host/v1", "http://:secret@host", "//sk-secret", "http://h/?k=secret"):
+        with pytest.raises(ValueError, match="expected") as refused:
+            OpenAIEngine("judge", url)
+        assert "secret" not in str(refused.value)
+
+
 def test_the_environment(serve, monkeypatch):
     server = serve()
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -837,6 +926,48 @@ def test_variables_of_the_chat_template(serve):
     assert server.bodies[1]["prompt"] == encode_prompts(tokenizer, PROMPTS[:1], {"mood": "glad"})[0]
     assert tokenizer.decode(server.bodies[1]["prompt"]).startswith("glad")
     assert "chat_template_kwargs" not in server.bodies[1]
+
+
+# --- the judge behind a server ---
+
+
+def judge_folder(folder, **grm):
+    """A folder with a judge's tokenizer and configuration, without its weights."""
+    TOKENIZER.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **({"grm": grm} if grm else {})}))
+    return str(folder)
+
+
+def test_a_server_judges_with_the_template_that_its_judge_was_trained_with(serve, tmp_path, caplog):
+    digests = [judge_template("compact", binary).digest for binary in (False, True)]
+    home = judge_folder(tmp_path / "a", template="compact", template_digests=digests, meta_rm="./meta_rm")
+    bare = judge_folder(tmp_path / "b")
+    adapter = judge_folder(tmp_path / "c")
+    Path(adapter, "grm.json").write_text(json.dumps({"template": "compact"}))
+    server = serve(lambda *_: {"data": [{"id": home}]})
+    for engine in (
+        engine_of(server, tokenizer=home),
+        engine_of(server, model=home),
+        engine_of(server, model=home, tokenizer=bare),
+        engine_of(server, tokenizer=adapter),
+        engine_of(server, model=adapter),
+    ):
+        judge = GRMRewardPipeline(engine)
+        assert judge.find_template() == "compact" and judge.meta_rm is None
+        assert pickle.loads(pickle.dumps(engine)).grm == judge.model.config.grm == engine.grm
+    assert not caplog.records
+    for engine in (engine_of(server, tokenizer=bare), engine_of(server), engine_of(server, model="/no/such/judge")):
+        assert GRMRewardPipeline(engine).find_template() == "paper"
+    assert "does not name the template" in caplog.text
+    home = judge_folder(tmp_path / "e", template="compact", chat_template_kwargs={"mood": "glad"})
+    for mood, variables in (("glad", None), ("sad", {"mood": "sad"}), (None, {})):
+        engine = engine_of(server, tokenizer=home, chat_template_kwargs=variables)
+        assert engine.chat_template_kwargs == ({"mood": mood} if mood else {})
+        expected = {"template": "compact", **({"chat_template_kwargs": {"mood": mood}} if mood else {})}
+        assert PipelineJudge(GRMRewardPipeline(engine), 1).settings["grm"] == expected
+    other = judge_folder(tmp_path / "d", template="compact", template_digests=["0", "1"])
+    with pytest.raises(ValueError, match="trained with another text of that name"):
+        GRMRewardPipeline(engine_of(server, tokenizer=other)).find_template()
 
 
 # --- encrypted ---

@@ -135,7 +135,8 @@ def _launch(script: Path, launch: list[str], arguments: list[str], parser: argpa
     launch = resolve_accelerate_config_argument(launch)
     options, unknown = launch_command_parser().parse_known_args([*launch, str(script), *arguments])
     if unknown or options.training_script != str(script):
-        problem = f"found the arguments {unknown or launch}, which neither the recipe nor `accelerate launch` knows"
+        names = [word.partition("=")[0] for word in unknown or launch if word.startswith("-")]  # values may be keys
+        problem = f"found the arguments {names}, which neither the recipe nor `accelerate launch` knows"
         parser.exit(2, f"{parser.prog}: error: {problem}; `{parser.prog} --help` shows the recipe's.\n")
     try:
         launch_command(options)

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .judge.preferences import Messages
+from .judge.repositories import ADAPTER_FILE, read_json
 from .judge.sampling import (
     EngineError,
     PromptRefusedError,
@@ -95,8 +96,8 @@ class OpenAIEngine:
             `"vllm"` asks for all samples of a prompt in one request, and turns off the generation config of the
             server's model with fields that are vLLM's own. `"openai"` sends one request per sample without them.
         chat_template_kwargs (mapping, *optional*):
-            Variables of the chat template, for instance `{"enable_thinking": False}`. Used here with a `tokenizer`,
-            else sent to the server.
+            Variables of the chat template, for instance `{"enable_thinking": False}`; by default those in the judge's
+            repository, see [`~OpenAIEngine.grm`]. Used here with a `tokenizer`, else sent to the server.
         extra_body (mapping, *optional*):
             Fields to add to every request, or to replace in it; `None` removes a field, for instance
             `{"max_tokens": None, "max_completion_tokens": 1024}`.
@@ -145,7 +146,7 @@ class OpenAIEngine:
         self.model = model
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
         self.dialect = dialect
-        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self._chat_template_kwargs = None if chat_template_kwargs is None else dict(chat_template_kwargs)
         self.extra_body = dict(extra_body or {})
         self.max_concurrent_requests = max_concurrent_requests
         self._slots = threading.BoundedSemaphore(max_concurrent_requests)
@@ -171,13 +172,37 @@ class OpenAIEngine:
 
     @property
     def base_url(self) -> str:
-        """Root of the API."""
-        return str(self.client.base_url).rstrip("/")
+        """Root of the API, without a user or a query."""
+        return str(self.client.base_url.copy_with(userinfo=b"", query=None)).rstrip("/")
 
     @property
     def name(self) -> str:
         """Name of the model on the server, for manifests; asks the server if it was not given."""
         return self.model or self._served["id"]
+
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]:
+        """Variables of the chat template."""
+        stored = self._stored.get("chat_template_kwargs") or {}
+        return stored if self._chat_template_kwargs is None else self._chat_template_kwargs
+
+    @property
+    def grm(self) -> dict[str, Any] | None:
+        """The template that the judge was trained with, and variables of its chat template, for manifests: from its
+        repository or folder, which is that of the tokenizer or the model's name; `None` if nothing is known."""
+        entry: dict[str, Any] = {k: v for k, v in self._stored.items() if k in ("template", "template_digests")}
+        if self.chat_template_kwargs:
+            entry["chat_template_kwargs"] = self.chat_template_kwargs
+        return entry or None
+
+    @cached_property
+    def _stored(self) -> dict[str, Any]:
+        for home in (getattr(self.tokenizer, "name_or_path", None), self.model):
+            if home and (os.path.isdir(home) or "/" in home.strip("/")):
+                entry = read_json(home, ADAPTER_FILE) or (read_json(home, "config.json") or {}).get("grm")
+                if entry:
+                    return entry
+        return {}
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -187,7 +212,8 @@ class OpenAIEngine:
     @property
     def context_length(self) -> int | None:
         """Tokens of prompt and completion together, as the server says (`max_model_len`); `None` if it does not."""
-        return self._served.get("max_model_len")
+        length = self._served.get("max_model_len")
+        return length if type(length) is int else None
 
     def __call__(
         self,
@@ -225,7 +251,7 @@ class OpenAIEngine:
             return []
         if seed is None:
             seed = int(torch.randint(2**31, (1,)))
-        path, inputs = self._render(prompts, max_new_tokens)
+        path, inputs = self._render([*map(_sendable, prompts)], max_new_tokens)
         drafts = [self.tokenizer is not None and ends_in_draft(self.tokenizer, fields["prompt"]) for fields in inputs]
         settings = {"model": self.name, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
 
@@ -254,8 +280,8 @@ class OpenAIEngine:
     def _render(self, prompts: Sequence[Messages], max_new_tokens: int) -> tuple[str, list[dict[str, Any]]]:
         """The endpoint, and each prompt as the fields of a request."""
         if self.tokenizer is None:
-            template = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
-            return "/chat/completions", [{"messages": _sendable(prompt), **template} for prompt in prompts]
+            variables = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
+            return "/chat/completions", [{"messages": prompt, **variables} for prompt in prompts]
         encoded = encode_prompts(self.tokenizer, prompts, self.chat_template_kwargs)
         if not all(encoded):
             raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
@@ -280,7 +306,8 @@ class OpenAIEngine:
             if self.model is None or error.status is None:
                 raise
             listed = None
-        models = {entry.get("id"): entry for entry in listed or () if isinstance(entry, dict)}
+        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        models = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
         if self.model is not None:
             return models.get(self.model, {})
         if len(models) != 1:
@@ -299,7 +326,9 @@ class OpenAIEngine:
             try:
                 return read(parse_answer(self._send(path, body)))
             except BrokenAnswer as error:
-                message = f"{self.base_url}{path}: {self._without_key(str(error))}"
+                message = f"{self.base_url}{path}: {self._shown(str(error))}"
+            except Refused as refused:
+                raise Refused(refused.refusal.cause, self._shown(str(refused)), refused.status) from None
             if attempt == attempts or stopping.wait(min(0.5 * 2.0 ** min(attempt - 1, 9), _LONGEST_BACKOFF)):
                 break
         raise EngineError(f"{message} Gave up after {attempt} attempts.", status=200)
@@ -316,18 +345,20 @@ class OpenAIEngine:
             return client.post(path, cast_to=bytes, body=body, options=options)
         except openai.APIStatusError as error:
             status, data = error.status_code, error.response.content
-            text = self._without_key(f"{url} answered {status}: {error_message(data)}.")
+            text = f"{url} answered {status}: {self._shown(error_message(data))}."
             failure = refusal(text, status, data.decode(errors="replace"), attempts)
         except openai.OpenAIError as error:
             cause = error.__cause__ or error
-            text = self._without_key(f"{url} gave no answer ({type(cause).__name__}: {cause}).")
-            failure = EngineError(f"{text} Gave up after {attempts} attempts.")
+            text = self._shown(f"{type(cause).__name__}: {cause}")
+            failure = EngineError(f"{url} gave no answer ({text}). Gave up after {attempts} attempts.")
         raise failure
 
-    def _without_key(self, text: str) -> str:
-        """The text without the API key, which some servers repeat."""
-        key = getattr(self.client, "api_key", None)
-        return text.replace(key, "***") if isinstance(key, str) and key not in ("", _NO_KEY) else text
+    def _shown(self, text: str) -> str:
+        """A text for a message: without the API key, which some servers repeat, and cut if it is long."""
+        key = self.client.api_key if self.client.api_key != _NO_KEY else ""
+        for secret in sorted({key, repr(key)[1:-1], json.dumps(key)[1:-1], *key.split()}, key=len, reverse=True):
+            text = text.replace(secret, "***") if len(secret) > 3 else text
+        return text if len(text) <= 600 else f"{text[:600]}…"
 
 
 @dataclass(frozen=True)
@@ -437,18 +468,17 @@ def _read_key(key: str) -> Any:
 
 
 def _sendable(prompt: Messages) -> list[dict[str, Any]]:
-    """Messages that JSON can hold."""
+    """Messages that JSON and a tokenizer can hold."""
     return [{name: storable(v) if isinstance(v, str) else v for name, v in turn.items()} for turn in prompt]
 
 
 def _root(base_url: str) -> str:
     """The root of the API, to which only a path is added."""
     url = urlsplit(base_url.strip().rstrip("/"))
-    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-        shown = f"{url.scheme}://{url.hostname}" if url.scheme and url.hostname else base_url
-        raise ValueError(
-            f"Found base_url={shown!r}; expected an address such as 'http://localhost:8000/v1', without a user or "
-            "a query."
+    if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query or url.fragment:
+        raise ValueError(  # which does not show it: it may hold a key, or be one in the wrong place
+            "Found a `base_url` of another form; expected an address such as 'http://localhost:8000/v1', without a "
+            "user or a query."
         )
     return url._replace(path=url.path or "/v1").geturl()
 

@@ -111,11 +111,9 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
     name, revision = model_args.model_name_or_path, model_args.model_revision
     meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
     if args.base_url is not None:
-        tokenizer = args.tokenizer_name_or_path
-        engine = OpenAIEngine(name, args.base_url, args.api_key, tokenizer, dialect=args.dialect)
-        stored = stored_template(tokenizer or name)
-        preset: dict[str, Any] = {} if stored is None else {"template": stored}
-        judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device, **preset)
+        tokenizer, dialect = args.tokenizer_name_or_path, args.dialect
+        engine = OpenAIEngine(name, args.base_url, args.api_key, tokenizer, dialect=dialect)
+        judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device)
     elif name is None:
         raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")
     else:
@@ -146,16 +144,3 @@ def load_pipeline(
         options |= {"device": None, "device_map": {"": device}}
         model_kwargs["quantization_config"] = quantization
     return pipeline(TASK, model=model, revision=revision, meta_rm=meta_rm, model_kwargs=model_kwargs, **options)
-
-
-def stored_template(name: str | None) -> str | None:
-    """Template in the config of a judge, by path or Hub id; `None` if there is no config or no template in it."""
-    from transformers import AutoConfig
-
-    if name is None:
-        return None
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError):  # a name on the server alone
-        return None
-    return (getattr(config, "grm", None) or {}).get("template")

@@ -73,13 +73,13 @@ def error_message(data: bytes) -> str:
     while isinstance(error, dict) and (inner := error.get("error") or error.get("message") or error.get("detail")):
         error = inner
     text = error if isinstance(error, str) else json.dumps(error) if error else data.decode(errors="replace")
-    return text[:500].strip().rstrip(".")
+    return text.strip().rstrip(".")
 
 
 def _parse_json(data: bytes) -> Any:
     try:
-        return json.loads(data)
-    except ValueError:
+        return json.loads(data.decode("utf-8-sig", errors="replace"))
+    except (ValueError, RecursionError):
         return None
 
 
@@ -103,7 +103,7 @@ def read_choices(answer: dict[str, Any], size: int, tokenizer: PreTrainedTokeniz
     """The samples of a request."""
     choices = answer.get("choices")
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise BrokenAnswer(f"Found no choices in the answer {json.dumps(answer)[:300]}.")
+        raise BrokenAnswer(f"Found no choices in the answer {json.dumps(answer)}.")
     if len(choices) != size:
         advice = ' `dialect="openai"` requests one at a time.' if size > 1 else ""
         raise EngineError(
@@ -126,13 +126,13 @@ def _read_choice(choice: dict[str, Any], total: Any, tokenizer: PreTrainedTokeni
     text = _content(choice)
     if text is None:
         raise Refused("unreadable", f"Found a choice without text: {json.dumps(choice)}.")
-    ids, tokens = choice.get("token_ids"), None
-    if isinstance(ids, list) and ids and all(type(token) is int and token >= 0 for token in ids):
+    text, ids, tokens = storable(text), choice.get("token_ids"), None
+    if isinstance(ids, list) and ids and all(type(token) is int and 0 <= token < 2**31 for token in ids):
         if tokenizer is not None:  # the text as a model in this process has it
             text = decode_completions(tokenizer, [ids])[0]
             tokens = tuple(ids)
         total = len(ids)
-    if type(total) is not int:
+    if type(total) is not int or total < 0:
         total = _count(text, tokenizer)
     return Sample(text, total, truncated=reason in _CUT, ids=tokens)
 
@@ -161,4 +161,4 @@ def _count(text: str, tokenizer: PreTrainedTokenizerBase | None) -> int:
     logger.warning_once(  # type: ignore[attr-defined]
         "The server gives no number of tokens; `num_tokens` is estimated as a quarter of the bytes."
     )
-    return len(storable(text).encode()) // 4 + 1
+    return len(text.encode()) // 4 + 1

@@ -11,6 +11,7 @@
 import json
 import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -107,20 +108,21 @@ def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any]) -> None:
         file.write("\n")
 
 
+def read_json(home: str | os.PathLike, name: str, **hub: Any) -> dict[str, Any] | None:
+    """A JSON file of a repository or folder; `None` if there is none, or it cannot be read from here."""
+    reasons = ("gated_repo", "missing_entries", "connection_errors")
+    try:
+        file = cached_file(home, name, **{f"_raise_exceptions_for_{reason}": False for reason in reasons}, **hub)
+    except OSError:  # neither a folder nor a repository
+        return None
+    return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+
+
 def _read_adapter(model: PreTrainedModel, home: str | os.PathLike, hub: dict[str, Any]) -> None:
-    file = cached_file(
-        home,
-        ADAPTER_FILE,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
-    if file is None:
-        return
-    with open(file, encoding="utf-8") as opened:
-        model.config.grm = {**described(model.config), **json.load(opened)}
-    model.judge_repository = (str(home), hub.get("revision"))
+    entry = read_json(home, ADAPTER_FILE, **hub)
+    if entry is not None:
+        model.config.grm = {**described(model.config), **entry}
+        model.judge_repository = (str(home), hub.get("revision"))
 
 
 @contextmanager

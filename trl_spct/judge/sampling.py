@@ -101,6 +101,7 @@ class EngineModel:
         self.generation_config = GenerationConfig()
         self.config = PreTrainedConfig(max_position_embeddings=getattr(engine, "context_length", None))
         self.config._name_or_path = str(getattr(engine, "name", type(engine).__name__))
+        self.config.grm = getattr(engine, "grm", None)
 
     def to(self, device) -> "EngineModel":
         return self
