@@ -560,6 +560,13 @@ def test_another_configuration_is_refused(changes, named, judge, collected):
         trainer_of(folder, judge, changes=changes).collect()
 
 
+def test_an_engine_with_other_variables_is_refused(judge, collected):
+    sampler = Script()
+    sampler.chat_template_kwargs = {"enable_thinking": False}
+    with pytest.raises(FileExistsError, match="chat_template_kwargs: None there, {'enable_thinking': False} now"):
+        trainer_of(collected[1].args.output_dir, judge, sampler).collect()
+
+
 def test_other_rows_are_refused(judge, collected):
     rows = preference_rows().map(lambda row: {"query": row["query"] + " Please."})
     with pytest.raises(FileExistsError, match="data: "):

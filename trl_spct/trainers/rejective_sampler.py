@@ -270,6 +270,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         args = self.args
         assert args.template is not None and self.rows is not None  # since `__init__`, and in `collect`
         names = "num_generations hint reject_too_easy temperature top_p max_completion_length template seed".split()
+        variables = getattr(self._samples_with, "chat_template_kwargs", None)  # of an engine
         return {
             "kind": "trajectories",
             "version": __version__,
@@ -282,6 +283,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "template_digest": [judge_template(args.template, binary).digest for binary in (False, True)],
             **({"chat_template_kwargs": args.variables} if args.variables else {}),
             **{name: getattr(args, name) for name in names},
+            **({"chat_template_kwargs": variables} if variables else {}),
         }
 
     def _day(self, folder: Path) -> str:
