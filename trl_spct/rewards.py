@@ -22,7 +22,7 @@ from .judge.orders import derive_seed
 from .judge.pipelines import TASK, GRMRewardPipeline
 from .judge.preferences import InvalidPreference, Messages, Preference
 from .judge.prompts import judge_template
-from .judge.sampling import TRUNCATED, PromptRefusedError, PromptTooLongError, Sampler
+from .judge.sampling import TRUNCATED, PromptRefusedError, PromptTooLongError, Sampler, storable
 
 
 _CHOICES = {"scale": ("raw", "rank"), "thoughts": ("hide", "prefilled", "show"), "principles": ("own", "query")}
@@ -312,7 +312,7 @@ def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> s
         return shown if shown == text else shown.strip()
 
     if isinstance(completion, str):
-        return answer(completion, prefilled)
+        return storable(answer(completion, prefilled))
     turns = []
     for message in completion:
         role, content = message.get("role") or "assistant", message.get("content")
@@ -323,7 +323,7 @@ def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> s
             if show_thoughts and any(parsed):
                 text = f"<think>\n{next(filter(None, parsed))}\n</think>\n\n{text}"
         turns.append({**message, "role": role, "content": text})
-    return response_text(turns)
+    return storable(response_text(turns))
 
 
 def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]:
@@ -365,6 +365,8 @@ def _accepted(judge: Callable[[list], Iterable], items: Sequence[Any]) -> tuple[
             results[waiting[error.row]] = None
             causes["too_long"] += 1
         except PromptRefusedError as error:
+            if not error.refusals:
+                raise
             results |= {waiting[number]: result for number, result in error.completed.items()}
             for number, refusal in error.refusals.items():
                 results[waiting[number]] = None

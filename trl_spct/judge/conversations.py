@@ -61,7 +61,7 @@ def turns_of(messages: Messages, cause: str = "query") -> tuple[dict[str, str], 
         words = [role, *([name] if isinstance(name, str) and name else [])]
         if isinstance(call, str) and call:
             words.append(f"(call {numbers.setdefault(call, len(numbers) + 1)})")
-        return " ".join(words)
+        return " ".join(" ".join(words).split())  # one line, which no name can leave to forge a turn
 
     for message in messages:
         role = message["role"].lower() if message["role"].lower() in ROLES else message["role"]
