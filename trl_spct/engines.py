@@ -97,7 +97,7 @@ class OpenAIEngine:
             server's model with fields that are vLLM's own. `"openai"` sends one request per sample without them.
         chat_template_kwargs (mapping, *optional*):
             Variables of the chat template, for instance `{"enable_thinking": False}`; by default those in the judge's
-            repository, see [`~OpenAIEngine.grm`]. Used here with a `tokenizer`, else sent to the server.
+            repository. Used here with a `tokenizer`, else sent to the server.
         extra_body (mapping, *optional*):
             Fields to add to every request, or to replace in it; `None` removes a field, for instance
             `{"max_tokens": None, "max_completion_tokens": 1024}`.
@@ -188,12 +188,9 @@ class OpenAIEngine:
 
     @property
     def grm(self) -> dict[str, Any] | None:
-        """The template that the judge was trained with, and variables of its chat template, for manifests: from its
-        repository or folder, which is that of the tokenizer or the model's name; `None` if nothing is known."""
-        entry: dict[str, Any] = {k: v for k, v in self._stored.items() if k in ("template", "template_digests")}
-        if self.chat_template_kwargs:
-            entry["chat_template_kwargs"] = self.chat_template_kwargs
-        return entry or None
+        """The template that the judge was trained with, from its repository or folder, which is that of the tokenizer
+        or the model's name; `None` if it is not known."""
+        return {k: v for k, v in self._stored.items() if k in ("template", "template_digests")} or None
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
