@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from contextlib import contextmanager
+from functools import partial
 from math import exp
 from types import SimpleNamespace
 
@@ -555,7 +556,7 @@ class ScoringLoop(getattr(rollouts, "_AsyncRolloutLoop", object)):
 
 
 @pytest.mark.skipif(rollouts is None, reason="a TRL without AsyncGRPOTrainer")
-def test_the_workers_of_trls_asynchronous_trainer(monkeypatch):
+def test_the_workers_of_trls_asynchronous_trainer(monkeypatch, tmp_path):
     """TRL's own worker: it pickles the functions, spawns a process without a GPU and scores a group there."""
     for name in ("is_vllm_available", "is_aiohttp_available"):
         monkeypatch.setattr(rollouts, name, lambda: True)
@@ -569,13 +570,16 @@ def test_the_workers_of_trls_asynchronous_trainer(monkeypatch):
             AsyncJudgeReward(engine, k=2, scale="rank", name="awaited", **short),
             JudgeReward(GRMRewardPipeline(engine, **short), k=1, name="loaded"),
         ]
-        worker = type("Worker", (rollouts.AsyncRolloutWorker,), {"_loop_cls": ScoringLoop})(
+        make = partial(
+            type("Worker", (rollouts.AsyncRolloutWorker,), {"_loop_cls": ScoringLoop}),
             model_name="policy",
             dataset=Dataset.from_dict({"text": worth(3, 9, 5)}),
-            reward_funcs=functions,
             processing_class=policy,
             eos_token_ids=[0],
         )
+        with pytest.raises(ValueError, match="expected a judge on a server"):
+            make(reward_funcs=[JudgeReward(save_writing(tmp_path), k=1)]).start()
+        worker = make(reward_funcs=functions)
         worker.start()
         try:
             metrics = [worker.rollout_buffer.get(timeout=120) for _ in range(3)]
