@@ -563,7 +563,9 @@ def test_another_configuration_is_refused(changes, named, judge, collected):
 def test_an_engine_with_other_variables_is_refused(judge, collected):
     sampler = Script()
     sampler.chat_template_kwargs = {"enable_thinking": False}
-    with pytest.raises(FileExistsError, match="chat_template_kwargs: None there, {'enable_thinking': False} now"):
+    with pytest.raises(
+        FileExistsError, match="sampler_chat_template_kwargs: None there, {'enable_thinking': False} now"
+    ):
         trainer_of(collected[1].args.output_dir, judge, sampler).collect()
 
 

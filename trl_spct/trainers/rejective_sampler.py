@@ -283,7 +283,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "template_digest": [judge_template(args.template, binary).digest for binary in (False, True)],
             **({"chat_template_kwargs": args.variables} if args.variables else {}),
             **{name: getattr(args, name) for name in names},
-            **({"chat_template_kwargs": variables} if variables else {}),
+            **({"sampler_chat_template_kwargs": variables} if variables else {}),
         }
 
     def _day(self, folder: Path) -> str:
