@@ -352,7 +352,7 @@ class OpenAIEngine:
 
     def _shown(self, text: str) -> str:
         """A text for a message: without the API key, which some servers repeat, and cut if it is long."""
-        key = self.client.api_key if self.client.api_key != _NO_KEY else ""
+        key = self.client.api_key if self.client.api_key not in (None, _NO_KEY) else ""
         for secret in sorted({key, repr(key)[1:-1], json.dumps(key)[1:-1], *key.split()}, key=len, reverse=True):
             text = text.replace(secret, "***") if len(secret) > 3 else text
         return text if len(text) <= 600 else f"{text[:600]}…"
