@@ -282,6 +282,18 @@ def test_a_sampler_that_returns_too_few_samples():
         judge(PAIR, k=2, order="fixed")
 
 
+def test_a_row_with_too_few_completed_samples_is_not_judged():
+    def sample(prompts, counts, seed, firsts, **_):
+        one = Sample(box(1, 2), 1, False)
+        raise EngineError("gone", 0, None, {0: [one] * counts[0], 1: [one] * (counts[1] - 1)})
+
+    judge = judge_by(first_place)
+    judge.sample = sample
+    with pytest.raises(EngineError, match="^Row 0: gone") as caught:
+        judge([PAIR, {**PAIR, "query": "?"}], k=3, order="fixed", batch_size=2)
+    assert caught.value.completed.keys() == {0}
+
+
 def test_responses_that_a_cut_makes_equal_are_named():
     model = tiny_causal_lm("llama", max_position_embeddings=900)
     judge = pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer(), template="compact", max_new_tokens=4)

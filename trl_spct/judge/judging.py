@@ -324,7 +324,7 @@ class Judging:
         new: list[tuple[Block, Critique]] = []
         for _, of_block in groupby(zip(requests, samples, strict=True), key=lambda pair: id(pair[0].block)):
             pairs = list(of_block)
-            if any(drawn is None for _, drawn in pairs):
+            if any(len(drawn or ()) != request.count for request, drawn in pairs):
                 continue
             block, first = pairs[0][0].block, len(pairs[0][0].block.critiques)
             left = {request.order: iter(drawn or ()) for request, drawn in pairs}
