@@ -135,17 +135,8 @@ def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path
 class ShardedJob:
     """Records of the rows 0 … n−1, written in parquet shards by any number of processes, over any number of starts.
 
-    Process i of p writes the shards i, i + p, … A restart with the same settings writes the missing shards.
-
-    Args:
-        folder (`str` or path): Where the shards are written. All processes must see it.
-        num_rows (`int`): Number of rows.
-        rows_per_shard (`int`): Rows per shard: at most the work that a process loses when it is killed.
-        features ([`~datasets.Features`]): Columns and types of the records.
-        settings (mapping): JSON-like values that determine the records.
-
-    Raises:
-        `FileExistsError`: if the folder holds the records of a run with other settings.
+    Process i of p writes the shards i, i + p, … of a folder that all processes see. A restart with the same settings,
+    JSON-like values that determine the records, writes the missing shards; raises as [`check_folder`] with others.
     """
 
     def __init__(

@@ -169,12 +169,13 @@ class JudgeReward:
             `list` of a `float` for each completion, or `None` where the judge gave no score.
         """
         rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
-        read = partial(_read, prompts, completions, reference, principles, self.thoughts)
-        groups = _grouped(_from_all(read))
+        missing = [None] * len(completions)
+        inputs = (prompts, reference or missing, principles or missing, completions)
+        groups = _grouped(_from_all(lambda: _read(inputs, self.thoughts)))
         owned = {number: group for number, group in enumerate(groups) if group.members[0][0] == rank}
         outcomes = ChainMap(*_from_all(lambda: self._judged(owned, step, log_metric)))
-        rewards: list[float | None] = [None] * len(completions)
-        critiques: list[str | None] = [None] * len(completions)
+        rewards: list[float | None] = [*missing]
+        critiques: list[str | None] = [*missing]
         for number, group in enumerate(groups):
             scores, critique = outcomes[number]
             for (process, place), reward in zip(group.members, self._scaled(scores, group.texts), strict=True):
@@ -280,20 +281,12 @@ def _outcome(group: _Group, judgment: dict[str, Any] | None, lowest: int) -> _Ou
     return {**dict(zip(group.distinct, map(float, judgment["means"]), strict=True)), **empty}, counted
 
 
-def _read(
-    prompts: Sequence[str | Messages],
-    completions: Sequence[str | Messages],
-    references: Sequence[str | None] | None,
-    principles: Sequence[str | None] | None,
-    thoughts: str,
-) -> list[tuple[Preference, str]]:
+def _read(columns: tuple[Sequence[Any], ...], thoughts: str) -> list[tuple[Preference, str]]:
     """Each completion as text, with a preference that holds its query and a placeholder response."""
-    count = len(completions)
-    columns = (prompts, references or [None] * count, principles or [None] * count, completions)
     read = []
-    for number, (query, reference, given, completion) in enumerate(zip(*columns, strict=True)):
+    for number, (query, reference, principles, completion) in enumerate(zip(*columns, strict=True)):
         try:
-            preference = Preference(query, ("?",), reference=reference, principles=given)  # type: ignore[arg-type]
+            preference = Preference(query, ("?",), reference=reference, principles=principles)
             asked = preference.query
             last = {"role": "assistant", "content": asked} if isinstance(asked, str) else asked[-1]
             opened = last["role"] == "assistant" and opens_draft(last["content"])
