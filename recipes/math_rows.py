@@ -19,11 +19,20 @@ Writes `answers/` (every answer and its match), `train.jsonl` (the rows), `repor
 `rows_per_problem`, …) it makes other rows of the same answers.
 """
 
-import argparse
 import os
 from dataclasses import dataclass
+from functools import partial
 
-from trl_spct.scripts import API_KEY, DIALECTS, helped
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+from trl import ModelConfig, TrlParser
+
+from trl_spct import OpenAIEngine
+from trl_spct.data.loading import load_named, push_or_exit
+from trl_spct.data.math_rows import AnswerCollector, AnswerSampling, VerifiedRows, push_rows, read_problems
+from trl_spct.judge.sampling import sample_critiques
+from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, helped, load_pipeline
+from trl_spct.trainers.loading import saved_weights_digest
 
 
 @dataclass
@@ -38,16 +47,10 @@ class MathRowsArguments:
     dataset_config: str | None = helped(None, "Configuration of the dataset.")
     dataset_split: str = helped("train", "Split of the dataset.")
     max_problems: int | None = helped(None, "Size of a random sample of the problems.")
-    base_url: str | None = helped(
-        None,
-        "Address of a vLLM or another OpenAI-compatible server that has the policy. model_name_or_path is then its "
-        "name there; optional if the server has one model.",
-    )
-    tokenizer_name_or_path: str | None = helped(
-        None, "Tokenizer of the model on the server, to send prompts as token ids."
-    )
+    base_url: str | None = helped(None, BASE_URL_HELP)
+    tokenizer_name_or_path: str | None = helped(None, TOKENIZER_HELP)
     dialect: str = helped("vllm", "API of the server.", DIALECTS)
-    api_key: str | None = helped(None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False)
+    api_key: str | None = helped(None, KEY_HELP, repr=False)
     num_generations: int = helped(8, "Answers per problem.")
     temperature: float = helped(1.0, "Sampling temperature of the policy.")
     top_p: float = helped(1.0, "Nucleus sampling of the policy.")
@@ -77,18 +80,11 @@ class MathRowsArguments:
 
 
 def main(script_args, model_args):
-    from accelerate import Accelerator
-    from tqdm.auto import tqdm
-
-    from trl_spct.data.loading import push_or_exit
-    from trl_spct.data.math_rows import AnswerCollector, AnswerSampling, VerifiedRows, push_rows
-
     accelerator = Accelerator()
     problems = load_problems(script_args)
     given = {name: getattr(script_args, name) for name in AnswerSampling.__dataclass_fields__}
     sampling = AnswerSampling(**{name: value for name, value in given.items() if value is not None})
-    engine = make_policy_engine(script_args, model_args)
-    policy, described = describe_policy(engine, model_args)
+    engine, policy, described = find_policy(script_args, model_args)
     with accelerator.main_process_first():
         collector = AnswerCollector(
             problems,
@@ -99,35 +95,32 @@ def main(script_args, model_args):
             script_args.rows_per_shard,
         )
     if collector.job.num_missing:
-        sampler = engine or load_policy(script_args, model_args, accelerator)
+        sampler = engine or load_policy(script_args, model_args, accelerator.device)
         concurrency = 1 if engine is None else script_args.concurrent_shards
         shards = collector.collect(sampler, concurrency, accelerator.process_index, accelerator.num_processes)
         with tqdm(
             total=len(problems), desc="Answering", unit="problem", disable=not accelerator.is_main_process
         ) as bar:
-            for rows in shards:
-                bar.update(len(rows) * accelerator.num_processes)
+            for numbers in shards:
+                bar.update(len(numbers) * accelerator.num_processes)
     accelerator.wait_for_everyone()
     if not accelerator.is_main_process:
         return
-    made = VerifiedRows.of(
+    rows = VerifiedRows.of(
         collector.read(),
         num_responses=script_args.num_responses,
         max_rows=script_args.rows_per_problem,
         max_single_rows=script_args.single_rows_per_problem,
         seed=script_args.seed,
     )
-    made.save(script_args.output_dir, collector.settings)
-    accelerator.print(f"{made}. Saved to {os.path.abspath(script_args.output_dir)}")
+    rows.save(script_args.output_dir, collector.settings)
+    accelerator.print(f"{rows}. Saved to {os.path.abspath(script_args.output_dir)}")
     if script_args.push_to_hub_id is not None:
         where = (script_args.push_to_hub_id, script_args.hub_private_repo)
         push_or_exit(lambda: push_rows(script_args.output_dir, *where))
 
 
 def load_problems(script_args: MathRowsArguments) -> list:
-    from trl_spct.data.loading import load_named
-    from trl_spct.data.math_rows import read_problems
-
     loaded = load_named(script_args.dataset_name, script_args.dataset_config)
     if script_args.dataset_split not in loaded:
         raise ValueError(
@@ -140,61 +133,26 @@ def load_problems(script_args: MathRowsArguments) -> list:
     return read_problems(dataset, script_args.dataset_name)
 
 
-def make_policy_engine(script_args: MathRowsArguments, model_args):
-    """An engine over a server, or `None` for a policy in this process."""
-    from trl_spct import OpenAIEngine
-
+def find_policy(script_args: MathRowsArguments, model_args):
+    """An engine over a server, or `None` for a policy in this process; the policy's name, revision and weights."""
     name, url = model_args.model_name_or_path, script_args.base_url
-    if url is None:
-        if name is None:
-            raise ValueError("Found neither `model_name_or_path` nor `base_url`; expected a policy.")
-        return None
-    tokenizer, dialect = script_args.tokenizer_name_or_path, script_args.dialect
-    return OpenAIEngine(name, url, script_args.api_key, tokenizer, dialect=dialect)
+    if url is not None:
+        tokenizer, dialect = script_args.tokenizer_name_or_path, script_args.dialect
+        engine = OpenAIEngine(name, url, script_args.api_key, tokenizer, dialect=dialect)
+        return engine, engine.name, {}
+    if name is None:
+        raise ValueError("Found neither `model_name_or_path` nor `base_url`; expected a policy.")
+    return None, name, {"revision": model_args.model_revision, "weights": saved_weights_digest(name)}
 
 
-def describe_policy(engine, model_args) -> tuple[str, dict]:
-    """Name of the policy, and the revision and digest of its weights."""
-    if engine is not None:
-        return engine.name, {}
-    from trl_spct.trainers.loading import saved_weights_digest
-
-    name = model_args.model_name_or_path
-    return name, {"revision": model_args.model_revision, "weights": saved_weights_digest(name)}
-
-
-def load_policy(script_args: MathRowsArguments, model_args, accelerator):
+def load_policy(script_args: MathRowsArguments, model_args, device):
     """The policy as a sampler in this process."""
-    from functools import partial
-    from types import SimpleNamespace
-
-    from transformers import AutoModelForCausalLM
-    from trl import get_quantization_config
-
-    from trl_spct.judge.sampling import sample_critiques
-    from trl_spct.trainers.loading import load_tokenizer
-
-    name = model_args.model_name_or_path
-    model = AutoModelForCausalLM.from_pretrained(
-        name,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
-        device_map={"": accelerator.device},
-    )
-    of_the_hub = SimpleNamespace(model_init_kwargs={"revision": model_args.model_revision})
-    tokenizer = load_tokenizer(name, model.config, of_the_hub)
-    return partial(sample_critiques, model, tokenizer, batch_size=script_args.batch_size)
+    policy = load_pipeline(model_args.model_name_or_path, model_args, device, revision=model_args.model_revision)
+    return partial(sample_critiques, policy.model, policy.tokenizer, batch_size=script_args.batch_size)
 
 
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import ModelConfig, TrlParser
-
-    dataclass_types = (MathRowsArguments, ModelConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("math-rows", help="Preference rows by rule", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
+def make_parser():
+    return TrlParser((MathRowsArguments, ModelConfig))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,31 @@ added, as in the paper. With `eval_share` some queries are held out: their criti
 judge's votes on them choose the guidance, which is stored with it. Report results on other queries.
 """
 
-import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trl import ScriptArguments
+from rich.console import Console
+from transformers import pipeline
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
+from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, Preference, RejectiveSampler, RejectiveSamplerConfig
+from trl_spct.data.loading import (
+    dataset_name_of,
+    find_chat_template,
+    finish,
+    load_named,
+    load_preferences,
+    set_model_init_kwargs,
+)
+from trl_spct.data.meta_rows import prepare_meta_rows
+from trl_spct.data.preparation import split_by_query
+from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
+from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
+from trl_spct.jobs import write_json
+from trl_spct.judge.repositories import adapter_base, described
 from trl_spct.scripts import helped
+from trl_spct.trainers.loading import load_config
 
 
 @dataclass
@@ -56,26 +73,15 @@ class MetaRMScriptArguments(ScriptArguments):
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    from trl import get_peft_config, get_quantization_config
-
-    from trl_spct import MetaRMTrainer
-    from trl_spct.data.loading import (
-        dataset_name_of,
-        find_chat_template,
-        finish,
-        load_named,
-        set_model_init_kwargs,
-    )
-    from trl_spct.data.meta_rows import prepare_meta_rows
-
     set_model_init_kwargs(training_args, model_args)
     find_chat_template(training_args, Path(__file__).parent)
-    training_args.template = training_args.template or judge_template_of(script_args)
+    judge = script_args.judge_name_or_path
+    if judge:
+        training_args.template = training_args.template or described(load_config(judge)).get("template", "paper")
     parts = {source_of(name): load_named(name)["train"] for name in script_args.trajectories or []}
-    if script_args.judge_name_or_path:
-        parts["fresh"] = sample_fresh(
-            script_args, training_args, dataset_args, judge_quantization(script_args, model_args)
-        )
+    quantization = get_quantization_config(model_args) if judge and adapter_base(judge) else None
+    if judge:
+        parts["fresh"] = sample_fresh(script_args, training_args, dataset_args, quantization)
     if not parts:
         raise ValueError("Found neither `trajectories` nor a `judge_name_or_path`; expected critiques to learn from.")
     data = prepare_meta_rows(parts, script_args.eval_share, training_args.seed)
@@ -89,17 +95,15 @@ def main(script_args, training_args, model_args, dataset_args):
     )
     trainer.accelerator.print(data)
     if trainer.accelerator.is_main_process:
-        rows = data.save(os.path.join(training_args.output_dir, "rows"))
-        if script_args.rows_hub_repo:
+        rows, repo_id = data.save(os.path.join(training_args.output_dir, "rows")), script_args.rows_hub_repo
+        if repo_id:
             with trainer.tolerating_push_errors():
-                data.push_to_hub(
-                    script_args.rows_hub_repo, training_args.hub_private_repo, training_args.hub_token, rows
-                )
+                data.push_to_hub(repo_id, training_args.hub_private_repo, training_args.hub_token, rows)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if data.held_out is not None:
         trainer.evaluate()
-        if script_args.judge_name_or_path and script_args.choose_k > 1:
-            choose(trainer, script_args, dataset_args, judge_quantization(script_args, model_args))
+        if judge and script_args.choose_k > 1:
+            choose(trainer, script_args, dataset_args, quantization)
     finish(trainer, dataset_name_of(script_args, dataset_args))
 
 
@@ -108,37 +112,15 @@ def source_of(name: str) -> str:
     return "/".join(Path(name).parts[-2:]) if os.path.exists(name) or "*" in name else name
 
 
-def judge_template_of(script_args) -> str | None:
-    """The template in the judge's config, else `"paper"`; `None` without a judge."""
-    from trl_spct.trainers.loading import load_config
-
-    if not script_args.judge_name_or_path:
-        return None
-    return (getattr(load_config(script_args.judge_name_or_path), "grm", None) or {}).get("template", "paper")
-
-
-def judge_quantization(script_args, model_args):
-    """Quantization of the base of a judge that is an adapter; `None` for a full judge."""
-    from trl import get_quantization_config
-
-    from trl_spct.trainers.loading import adapter_base
-
-    return get_quantization_config(model_args) if adapter_base(script_args.judge_name_or_path) else None
-
-
 def load_rows(script_args, training_args, dataset_args):
     """The rows of the dataset, which the judge judges."""
-    from trl_spct.data.loading import load_preferences
-
     split = script_args.dataset_train_split
     options = (script_args.source, training_args.invalid_rows, training_args.seed, [split])
     return load_preferences(script_args, dataset_args, *options)[split]
 
 
-def sample_fresh(script_args, training_args, dataset_args, quantization_config=None):
+def sample_fresh(script_args, training_args, dataset_args, quantization_config):
     """Unhinted critiques of the trained judge; easy rows are kept."""
-    from trl_spct import RejectiveSampler, RejectiveSamplerConfig
-
     args = RejectiveSamplerConfig(
         output_dir=os.path.join(training_args.output_dir, "fresh"),
         num_generations=script_args.num_generations,
@@ -147,7 +129,7 @@ def sample_fresh(script_args, training_args, dataset_args, quantization_config=N
         temperature=script_args.temperature,
         max_completion_length=script_args.max_completion_length,
         sampling_batch_size=script_args.sampling_batch_size,
-        template=training_args.template or judge_template_of(script_args),
+        template=training_args.template,
         invalid_rows=training_args.invalid_rows,
         seed=training_args.seed,
         model_init_kwargs={k: v for k, v in training_args.model_init_kwargs.items() if k != "revision"},
@@ -162,32 +144,22 @@ def sample_fresh(script_args, training_args, dataset_args, quantization_config=N
     return sampler.collect()
 
 
-def choose(trainer, script_args, dataset_args, quantization_config=None):
+def choose(trainer, script_args, dataset_args, quantization_config):
     """Judges held-out rows with the new Meta RM, and stores the best guidance with it."""
-    from dataclasses import asdict
-
-    from rich.console import Console
-    from transformers import pipeline
-
-    from trl_spct import Preference
-    from trl_spct.data.preparation import split_by_query
-    from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
-    from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
-    from trl_spct.jobs import write_json
-
     args, accelerator = trainer.args, trainer.accelerator
     _, rows = split_by_query(load_rows(script_args, args, dataset_args), script_args.eval_share, args.seed)
     rows = rows.shuffle(seed=args.seed).select(range(min(len(rows), script_args.choose_rows)))
+    placed = {"device": args.device}
+    if quantization_config is not None:
+        placed = {"device_map": {"": args.device}, "model_kwargs": {"quantization_config": quantization_config}}
     judge = pipeline(
         "grm-reward",
         model=script_args.judge_name_or_path,
         meta_rm=accelerator.unwrap_model(trainer.model),
         meta_rm_tokenizer=trainer.processing_class,
         dtype=args.model_init_kwargs.get("dtype", "auto"),
-        device=args.device if quantization_config is None else None,
-        device_map=None if quantization_config is None else {"": args.device},
-        model_kwargs={} if quantization_config is None else {"quantization_config": quantization_config},
         template=args.template,
+        **placed,
     )
     batch_size = max(1, script_args.sampling_batch_size // script_args.choose_k)
     sampling = {"seed": args.seed, "max_new_tokens": script_args.max_completion_length}
@@ -207,15 +179,8 @@ def choose(trainer, script_args, dataset_args, quantization_config=None):
         Console().print(guidance_results_table(choice, f"Guidance, chosen on {len(rows)} held-out rows"))
 
 
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
-
-    from trl_spct import MetaRMTrainingConfig
-
-    dataclass_types = (MetaRMScriptArguments, MetaRMTrainingConfig, ModelConfig, DatasetMixtureConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("meta-rm", help="Train a Meta RM", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
+def make_parser():
+    return TrlParser((MetaRMScriptArguments, MetaRMTrainingConfig, ModelConfig, DatasetMixtureConfig))
 
 
 if __name__ == "__main__":

@@ -15,14 +15,25 @@ Without a model and a configuration, or with `--tiny`, it runs the embedded exam
 of `recipes/spct.py` as its reward, in a world where the true quality is known (`--judge`, `--output_dir`, `--seeds`).
 """
 
-import argparse
 import os
 import sys
 from dataclasses import dataclass
 
-from trl import ScriptArguments
+from trl import (
+    DatasetMixtureConfig,
+    GRPOConfig,
+    GRPOTrainer,
+    ModelConfig,
+    ScriptArguments,
+    TrlParser,
+    get_dataset,
+    get_peft_config,
+    get_quantization_config,
+)
 
-from trl_spct.scripts import API_KEY, DIALECTS, TEMPLATE_HELP, helped
+from trl_spct import AsyncJudgeReward, JudgeReward, OpenAIEngine
+from trl_spct.data.loading import dataset_name_of, load_named, set_model_init_kwargs
+from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TEMPLATE_HELP, TOKENIZER_HELP, helped, wants_embedded
 
 
 @dataclass
@@ -36,19 +47,10 @@ class PolicyScriptArguments(ScriptArguments):
     judge: str | None = helped(
         None, "Path or Hub id of the judge, or its name on the server; optional if the server has one model."
     )
-    judge_base_url: str | None = helped(
-        None, "Address of a vLLM or another OpenAI-compatible server that has the judge."
-    )
-    judge_tokenizer_name_or_path: str | None = helped(
-        None,
-        "Tokenizer of the judge on the server, to send prompts as token ids, which keeps control tokens in responses "
-        "from being read as such, and to judge groups that do not fit in blocks. Needs a server that accepts token "
-        "ids, such as vLLM.",
-    )
+    judge_base_url: str | None = helped(None, BASE_URL_HELP)
+    judge_tokenizer_name_or_path: str | None = helped(None, TOKENIZER_HELP)
     judge_dialect: str = helped("vllm", "API of the server.", DIALECTS)
-    judge_api_key: str | None = helped(
-        None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False
-    )
+    judge_api_key: str | None = helped(None, KEY_HELP, repr=False)
     meta_rm: str | None = helped(
         None, "Meta RM that guides the votes. Default: that of the judge's repository; `none` votes without one."
     )
@@ -69,8 +71,6 @@ class PolicyScriptArguments(ScriptArguments):
 
 def judge_reward(script_args: PolicyScriptArguments, training_args):
     """The reward function: asynchronous over a server, else with the judge in this process."""
-    from trl_spct import AsyncJudgeReward, JudgeReward, OpenAIEngine
-
     judge, url = script_args.judge, script_args.judge_base_url
     if judge is None and url is None:
         raise ValueError("Found no `judge`; expected the path or id of one, or the `judge_base_url` of its server.")
@@ -93,31 +93,19 @@ def judge_reward(script_args: PolicyScriptArguments, training_args):
 
 def load_prompts(script_args, dataset_args):
     """A dataset with a `prompt` column: a mixture, a Hub id, a folder or a file."""
-    from trl import get_dataset
-
-    from trl_spct.data.loading import load_named
-
-    if not dataset_args.datasets and not script_args.dataset_name:
+    if dataset_args.datasets:
+        dataset = get_dataset(dataset_args)
+    elif script_args.dataset_name:
+        dataset = load_named(script_args.dataset_name, script_args.dataset_config)
+    else:
         raise ValueError("Either `datasets` or `dataset_name` must be provided.")
-    dataset = (
-        get_dataset(dataset_args)
-        if dataset_args.datasets
-        else load_named(script_args.dataset_name, script_args.dataset_config)
-    )
     columns = dataset[script_args.dataset_train_split].column_names
     if "prompt" not in columns:
-        raise ValueError(
-            f"Found the columns {columns}; expected `prompt`, of texts or messages. Rename the column that holds what "
-            "the policy is asked."
-        )
+        raise ValueError(f"Found the columns {columns}; expected `prompt`, of texts or messages: rename the column.")
     return dataset
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    from trl import GRPOTrainer, get_peft_config, get_quantization_config
-
-    from trl_spct.data.loading import dataset_name_of, set_model_init_kwargs
-
     set_model_init_kwargs(training_args, model_args)
     dataset = load_prompts(script_args, dataset_args)
     evaluates = training_args.eval_strategy != "no"
@@ -141,28 +129,15 @@ def main(script_args, training_args, model_args, dataset_args):
     trainer.end()
 
 
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, TrlParser
-
-    dataclass_types = (PolicyScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("policy", help="RL with a judge as reward", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
-
-
-def wants_embedded_example(arguments: list[str]) -> bool:
-    """Whether the command line names the example, or names no model and no configuration and does not ask for help."""
-    named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
-    return "--tiny" in named or not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
+def make_parser():
+    return TrlParser((PolicyScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig))
 
 
 if __name__ == "__main__":
-    if wants_embedded_example(sys.argv[1:]):
+    if wants_embedded(sys.argv[1:]):
         from tiny.policy import make_parser as make_tiny_parser
         from tiny.policy import run
 
-        options = vars(make_tiny_parser().parse_args())
-        options.pop("tiny")
-        run(**options)
+        run(**vars(make_tiny_parser().parse_args()))
     else:
         main(*make_parser().parse_args_and_config())

@@ -23,13 +23,24 @@ of the dataset. Rounds: the same command with `--model_name_or_path judge-rft --
 same command resumes a killed run.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl import ScriptArguments
+from datasets import concatenate_datasets
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
-from trl_spct.scripts import API_KEY, DIALECTS, helped
+from trl_spct import OpenAIEngine, RejectiveSampler, RejectiveSamplerConfig
+from trl_spct.data.loading import (
+    dataset_name_of,
+    exit_on_push_errors,
+    find_chat_template,
+    finish,
+    load_named,
+    load_preferences,
+    set_model_init_kwargs,
+    with_same_columns,
+)
+from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, helped
 
 
 @dataclass
@@ -48,47 +59,22 @@ class RFTScriptArguments(ScriptArguments):
     sampler_name_or_path: str | None = helped(
         None, "A stronger judge that samples, or its name on the server. Default: the trained model itself."
     )
-    sampler_base_url: str | None = helped(None, "Address of a vLLM or another OpenAI-compatible server that samples.")
-    sampler_tokenizer_name_or_path: str | None = helped(
-        None,
-        "Tokenizer of the model on the server, to send prompts as token ids, which keeps control tokens in responses "
-        "from being read as such. Needs a server that accepts token ids, such as vLLM.",
-    )
+    sampler_base_url: str | None = helped(None, BASE_URL_HELP)
+    sampler_tokenizer_name_or_path: str | None = helped(None, TOKENIZER_HELP)
     sampler_dialect: str = helped("vllm", "API of the server.", DIALECTS)
-    sampler_api_key: str | None = helped(
-        None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False
-    )
+    sampler_api_key: str | None = helped(None, KEY_HELP, repr=False)
     collect_only: bool = helped(False, "Sample and reject without training.")
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    from trl import get_peft_config, get_quantization_config
-
-    from trl_spct import RejectiveSampler
-    from trl_spct.data.loading import (
-        dataset_name_of,
-        exit_on_push_errors,
-        find_chat_template,
-        finish,
-        load_named,
-        load_preferences,
-        set_model_init_kwargs,
-    )
-
     set_model_init_kwargs(training_args, model_args)
     find_chat_template(training_args, Path(__file__).parent)
     split = script_args.dataset_train_split
     if script_args.trajectories:
         dataset = load_trajectories(script_args.trajectories)
     else:
-        dataset = load_preferences(
-            script_args,
-            dataset_args,
-            training_args.source,
-            training_args.invalid_rows,
-            training_args.seed,
-            [split],
-        )[split]
+        options = (training_args.source, training_args.invalid_rows, training_args.seed, [split])
+        dataset = load_preferences(script_args, dataset_args, *options)[split]
     trainer = RejectiveSampler(
         model=model_args.model_name_or_path,
         args=training_args,
@@ -109,17 +95,11 @@ def main(script_args, training_args, model_args, dataset_args):
 
 def load_trajectories(names: list[str]):
     """Concatenates trajectories of several runs, with their common columns."""
-    from datasets import concatenate_datasets
-
-    from trl_spct.data.loading import load_named, with_same_columns
-
     return concatenate_datasets(with_same_columns([load_named(name)["train"] for name in names]))
 
 
 def make_sampler(script_args: RFTScriptArguments):
     """A path, an engine over a server, or `None` for the trained model."""
-    from trl_spct import OpenAIEngine
-
     name, url = script_args.sampler_name_or_path, script_args.sampler_base_url
     if url is None:
         return name
@@ -127,15 +107,8 @@ def make_sampler(script_args: RFTScriptArguments):
     return OpenAIEngine(name, url, script_args.sampler_api_key, tokenizer, dialect=dialect)
 
 
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
-
-    from trl_spct import RejectiveSamplerConfig
-
-    dataclass_types = (RFTScriptArguments, RejectiveSamplerConfig, ModelConfig, DatasetMixtureConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("rft", help="Rejective fine-tuning", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
+def make_parser():
+    return TrlParser((RFTScriptArguments, RejectiveSamplerConfig, ModelConfig, DatasetMixtureConfig))
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ Without a model and a configuration it runs the embedded default, the whole meth
 rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU in minutes (`--output_dir`, `--seed`)
 """
 
-import argparse
 import sys
+
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+
+from trl_spct import SPCTConfig, SPCTTrainer
+from trl_spct.data.loading import dataset_name_of, finish, load_preferences, set_model_init_kwargs
+from trl_spct.scripts import wants_embedded
+from trl_spct.trainers.filtering import without_easy_for
 
 
 def main(script_args, training_args, model_args, dataset_args):
-    from trl import get_peft_config, get_quantization_config
-
-    from trl_spct import SPCTTrainer
-    from trl_spct.data.loading import dataset_name_of, finish, load_preferences, set_model_init_kwargs
-    from trl_spct.trainers.filtering import without_easy_for
-
     set_model_init_kwargs(training_args, model_args)
     evaluates = training_args.eval_strategy != "no"
     splits = [script_args.dataset_train_split, *([script_args.dataset_test_split] if evaluates else [])]
@@ -46,25 +46,12 @@ def main(script_args, training_args, model_args, dataset_args):
     finish(trainer, dataset_name_of(script_args, dataset_args))
 
 
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
-
-    from trl_spct import SPCTConfig
-
-    dataclass_types = (ScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("spct", help="Rule-based RL of a judge", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
-
-
-def wants_embedded_default(arguments: list[str]) -> bool:
-    """Whether the command line names no model and no configuration, and does not ask for help."""
-    named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
-    return not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
+def make_parser():
+    return TrlParser((ScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig))
 
 
 if __name__ == "__main__":
-    if wants_embedded_default(sys.argv[1:]):
+    if wants_embedded(sys.argv[1:]):
         from tiny.job import make_parser as make_tiny_parser
         from tiny.job import run
 

@@ -14,14 +14,15 @@ import argparse
 import json
 from pathlib import Path
 
+from rich.console import Console
+from transformers import pipeline
+
+import trl_spct  # noqa: F401 registers the pipeline
+from trl_spct.scripts import TEMPLATE_HELP
+from trl_spct.view import show
+
 
 def main(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from transformers import pipeline
-
-    import trl_spct  # noqa: F401  registers the pipeline
-    from trl_spct.view import show
-
     row = read_row(arguments.row)
     meta_rm = {None: "auto", "none": None}.get(arguments.meta_rm, arguments.meta_rm)
     judge = pipeline("grm-reward", model=arguments.model_name_or_path, meta_rm=meta_rm)
@@ -54,12 +55,8 @@ def read_row(text: str) -> dict:
 EXAMPLE = '{"query": "…", "responses": ["…", "…"]}'
 
 
-def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    from trl_spct.scripts import TEMPLATE_HELP
-
-    parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="The judge, by path or Hub id.")
     parser.add_argument("--meta_rm", help="Its Meta RM. Default: that of its repository; `none` votes without one.")
     parser.add_argument("--row", required=True, help=f"The row as JSON, {EXAMPLE}, or a `.json` file with it.")

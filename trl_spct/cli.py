@@ -20,7 +20,6 @@ import trl_spct
 
 
 VERBS = {
-    "card": "Results into a judge's card, and judges to the Hub",
     "evaluate": "Evaluate a judge",
     "label": "Scores, best of n and DPO pairs",
     "math-rows": "Preference rows by rule",
@@ -31,7 +30,7 @@ VERBS = {
     "view": "One judgment as a picture",
 }
 # Which functions say whether a recipe runs its embedded example, and whose parser it then has
-_EMBEDDED = {"spct": ("wants_embedded_default", "tiny.job"), "policy": ("wants_embedded_example", "tiny.policy")}
+_EMBEDDED = {"spct": "tiny.job", "policy": "tiny.policy"}
 _EPILOG = """\
 `trl-spct VERB --help` shows the options of a verb. Those of `accelerate launch` are accepted as well, for instance
 --num_processes 8, --config_file FILE, and --accelerate_config NAME for a file or a configuration of this package or of
@@ -53,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trl import TrlParser
 
     module = _load(script)
-    embedded = verb in _EMBEDDED and getattr(module, _EMBEDDED[verb][0])(arguments)
-    recipe_parser = (importlib.import_module(_EMBEDDED[verb][1]) if embedded else module).make_parser()
+    embedded = verb in _EMBEDDED and module.wants_embedded(arguments)
+    recipe_parser = (importlib.import_module(_EMBEDDED[verb]) if embedded else module).make_parser()
     recipe_parser.prog = f"trl-spct {verb}"
     if embedded or isinstance(recipe_parser, TrlParser):
         return _launch(script, *split_arguments(recipe_parser, arguments), recipe_parser)

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Arguments and loaders that several recipes share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 
 API_KEY = "OPENAI_API_KEY"
+BASE_URL_HELP = "Address of an OpenAI-compatible server. The model's name is then its name there, if needed."
+TOKENIZER_HELP = "Tokenizer of the model, for a server that reads token ids: no response then holds control tokens."
+KEY_HELP = f"Key of the server. Default: the environment variable {API_KEY}."
 TEMPLATE_HELP = (
     f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's card; "
     "or a text file in which {conversation} and {responses} stand. Default: the template in the judge's config."
@@ -32,22 +35,22 @@ def helped(default: Any, help: str, choices: Iterable[str] | None = None, **opti
     return field(default=default, metadata=metadata, **options)
 
 
+def wants_embedded(arguments: Sequence[str]) -> bool:
+    """Whether a command line names the embedded example, or neither a model nor a configuration nor help."""
+    named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
+    return "--tiny" in named or not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
+
+
 @dataclass
 class JudgeArguments:
     """The judge of `label` and `evaluate`, in this process or on a server, and how it samples."""
 
     _argument_group_name = "judge"
 
-    base_url: str | None = helped(
-        None, "Address of an OpenAI-compatible server. model_name_or_path is then the judge's name there, if needed."
-    )
-    tokenizer_name_or_path: str | None = helped(
-        None,
-        "Tokenizer of the judge on a server that accepts token ids, such as vLLM: no response can then hold control "
-        "tokens.",
-    )
+    base_url: str | None = helped(None, BASE_URL_HELP)
+    tokenizer_name_or_path: str | None = helped(None, TOKENIZER_HELP)
     dialect: str = helped("vllm", "API of the server.", DIALECTS)
-    api_key: str | None = helped(None, f"Key of the server. Default: the environment variable {API_KEY}.", repr=False)
+    api_key: str | None = helped(None, KEY_HELP, repr=False)
     meta_rm: str | None = helped(
         None, "Meta RM, by path or Hub id. Default: that of the judge's repository; `none` votes without one."
     )

@@ -1,13 +1,11 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""
-The embedded example of `recipes/policy.py`: GRPO of a tiny policy with a judge of the tiny world as its reward.
+"""The embedded example of `recipes/policy.py`: GRPO of a tiny policy with a judge of the tiny world as its reward.
 
 A policy learns from answers of mixed quality, then from a judge's scores alone. The true quality of its answers is
 measured on held-out queries by the world, which no reward sees. Arms: `judge`, `random` (noise) and optionally
 `control` (another judge, for instance one that never learned to write principles).
 """
 
-import argparse
 import json
 import random
 import time
@@ -21,25 +19,25 @@ import numpy as np
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, HfArgumentParser, set_seed
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from trl_spct import JudgeReward, __version__
+from trl_spct import JudgeReward
 from trl_spct.evaluation.statistics import bootstrap_interval, paired_interval
 from trl_spct.jobs import MANIFEST, claim_folder, write_json
 from trl_spct.judge.sampling import derive_seed, sample_critiques
+from trl_spct.scripts import helped
 
-from .job import _common, _quiet, _trained
+from .job import _assistant, _common, _quiet, _trained, _user
 from .judge import build_judge
-from .world import NEUTRAL_OPENINGS, QUALITIES, TOPICS, Row, World
+from .world import CLOSINGS, NEUTRAL_OPENINGS, OPENINGS, TOPICS, Row, World
 
 
 GROUP = 4
 """Completions per query in training and evaluation: the most that the judge learned to read at once."""
 MAX_ANSWER = 24
 SFT_ROWS, PROMPTS, HELD_OUT = 12000, 1600, 160
-STEPS, BETA = 150, 0.1
-MANNERS = {"wanted": 0.35, "unwanted": 0.35, "any": 0.3}
+MANNERS = {"principle": 0.35, "unwanted": 0.35, "any": 0.3}
 """Shares of answers that the first policy learns from: they suit the audience, but not always the occasion."""
 ARMS = ("judge", "control", "random")
 
@@ -47,55 +45,43 @@ console = Console()
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Settings of a run, without the policy's seed; see [`run`]."""
+class PolicyArguments:
+    """The embedded example: a tiny policy with the tiny judge as its reward."""
 
-    judge: str
-    control_judge: str | None = None
-    k: int = 2
-    principles: str = "own"
-    steps: int = STEPS
-    beta: float = BETA
+    judge: str = helped("outputs/tiny/spct", "Judge in the output of recipes/spct.py.")
+    control_judge: str | None = helped(None, "Another judge of that world, as a control.")
+    k: int = helped(2, "Critiques per group.")
+    principles: str = helped("own", "See JudgeReward.", ("own", "query"))
+    steps: int = helped(150, "Steps of GRPO, 64 completions each.")
+    beta: float = helped(0.1, "KL coefficient, which keeps answers well-formed.")
+    seeds: int = helped(3, "Policies of each arm.")
+    output_dir: str = helped("outputs/tiny-policy", "Output folder. A run with the same settings is resumed.")
+    tiny: bool = helped(False, "The embedded example, as without any argument.")
 
 
-def run(
-    judge: str = "outputs/tiny/spct",
-    output_dir: str = "outputs/tiny-policy",
-    seeds: int = 3,
-    control_judge: str | None = None,
-    k: int = 2,
-    principles: str = "own",
-    steps: int = STEPS,
-    beta: float = BETA,
-) -> list[dict[str, Any]]:
+def run(**options: Any) -> list[dict[str, Any]]:
     """Trains policies with a judge as their reward, and measures their true quality before and after.
 
     Args:
-        judge (`str`, *optional*, defaults to `"outputs/tiny/spct"`): Judge in the output of `recipes/spct.py`.
-        output_dir (`str`, *optional*, defaults to `"outputs/tiny-policy"`): A run with the same settings is resumed.
-        seeds (`int`, *optional*, defaults to `3`): Number of policies per arm.
-        control_judge (`str`, *optional*): Another judge of the same world.
-        k (`int`, *optional*, defaults to `2`): Critiques per group.
-        principles (`str`, *optional*, defaults to `"own"`): `"own"` or `"query"`, see [`JudgeReward`].
-        steps (`int`, *optional*, defaults to `150`): Steps of GRPO, 64 completions each.
-        beta (`float`, *optional*, defaults to `0.1`): KL coefficient, which keeps answers well-formed.
+        **options: Fields of [`PolicyArguments`].
 
     Returns:
         `list[dict]`: the entries of `results.json`, one per arm and seed.
     """
     _quiet()
     started = time.perf_counter()
-    settings = Settings(judge, control_judge, k, principles, steps, beta)
-    world = World(_world_seed(judge))
-    if control_judge is not None and _world_seed(control_judge) != world.seed:
-        raise ValueError(f"Found {control_judge}, a judge of another world than {judge}; expected the same `--seed`.")
+    args = PolicyArguments(**options)
+    world, control, output_dir = World(_world_seed(args.judge)), args.control_judge, args.output_dir
+    if control is not None and _world_seed(control) != world.seed:
+        raise ValueError(f"Found {control}, a judge of another world than {args.judge}; expected the same `--seed`.")
+    settings = {name: getattr(args, name) for name in ("judge", "control_judge", "k", "principles", "steps", "beta")}
     sizes = {"sft": SFT_ROWS, "prompts": PROMPTS, "held_out": HELD_OUT}
-    claim_folder(output_dir, {"kind": "tiny policy", "version": __version__, **vars(settings), **sizes})
+    claim_folder(output_dir, {"kind": "tiny policy", **settings, **sizes})
     results = []
-    for seed in range(seeds):
-        policy = PolicyRun(Path(output_dir) / f"seed{seed}", seed, settings, world)
+    for seed in range(args.seeds):
+        policy = PolicyRun(Path(output_dir) / f"seed{seed}", seed, args, world)
         for arm in ARMS:
-            if arm != "control" or control_judge is not None:
+            if arm != "control" or control is not None:
                 results.append(policy.result(arm))
     write_json(Path(output_dir) / "results.json", results)
     console.print(results_table(results))
@@ -106,7 +92,7 @@ def run(
 class PolicyRun:
     """The arms of one seed, which start from the same policy and see the same prompts."""
 
-    def __init__(self, folder: Path, seed: int, settings: Settings, world: World):
+    def __init__(self, folder: Path, seed: int, settings: PolicyArguments, world: World):
         self.folder, self.seed, self.settings, self.world = folder, seed, settings, world
 
     @cached_property
@@ -138,7 +124,7 @@ class PolicyRun:
             tokenizer = AutoTokenizer.from_pretrained(self.settings.judge)
             draw = random.Random(f"policy-{self.seed}")
             rows = self.world.rows(SFT_ROWS, "train", seed=2000 + self.seed, sizes=(GROUP,))
-            answers = [{"prompt": _asked(row), "completion": _answered(_mixed(row, draw))} for row in rows]
+            answers = [{"prompt": [_user(row.query)], "completion": [_assistant(_mixed(row, draw))]} for row in rows]
             args = SFTConfig(
                 str(folder),
                 learning_rate=3e-3,
@@ -175,7 +161,7 @@ class PolicyRun:
             self.warm,
             reward_funcs=self._reward(arm),
             args=args,
-            train_dataset=Dataset.from_list([{"prompt": _asked(row)} for row in rows]),
+            train_dataset=Dataset.from_list([{"prompt": [_user(row.query)]} for row in rows]),
         )
         _trained(trainer).save_model()
         trainer.save_state()
@@ -183,9 +169,6 @@ class PolicyRun:
     def _reward(self, arm: str) -> Callable[..., list[float | None]]:
         if arm == "random":
             return partial(random_reward, seed=self.seed)
-        return self._judge(arm)
-
-    def _judge(self, arm: str = "judge") -> JudgeReward:
         judge = self.settings.judge if arm == "judge" else self.settings.control_judge
         options = {"k": self.settings.k, "principles": self.settings.principles, "seed": self.seed}
         return JudgeReward(judge, meta_rm=None, batch_size=64, **options)
@@ -193,13 +176,13 @@ class PolicyRun:
     def _measured(self, policy: str) -> tuple[dict[str, Any], list[float]]:
         """True quality on held-out queries with the judge's rewards, and the mean true quality per query."""
         model, tokenizer = AutoModelForCausalLM.from_pretrained(policy), AutoTokenizer.from_pretrained(policy)
-        prompts = [_asked(row) for row in self.held_out]
+        prompts = [[_user(row.query)] for row in self.held_out]
         sampling = {"temperature": 1.0, "max_new_tokens": MAX_ANSWER, "batch_size": 128}
         samples = sample_critiques(model, tokenizer, prompts, GROUP, self.seed, **sampling)
         texts = [[sample.text for sample in drawn] for drawn in samples]
         truth = [[true_quality(row, text) for text in group] for row, group in zip(self.held_out, texts, strict=True)]
         flat = [text for group in texts for text in group]
-        rewards = self._judge()([prompt for prompt in prompts for _ in range(GROUP)], flat)
+        rewards = self._reward("judge")([prompt for prompt in prompts for _ in range(GROUP)], flat)
         truths = [sum(group) / GROUP for group in truth]
         low, high = bootstrap_interval(truths)
         return {
@@ -217,10 +200,11 @@ def true_quality(row: Row, text: str) -> float:
 
 def _answers(topic: str, quality: str) -> set[str]:
     """All texts on the topic with this quality in the opening, the closing, or both."""
-    sounds = QUALITIES[quality]
-    heads = [f"{opening} {body}" for opening in sounds.openings for body in TOPICS[topic]]
-    neutral = [f"{opening} {body}" for opening in NEUTRAL_OPENINGS for body in TOPICS[topic]]
-    return {*heads, *(f"{head} {closing}" for head in (*heads, *neutral) for closing in sounds.closings)}
+    heads, neutral = (
+        [f"{opening} {body}" for opening in openings for body in TOPICS[topic]]
+        for openings in (OPENINGS[quality], NEUTRAL_OPENINGS)
+    )
+    return {*heads, *(f"{head} {closing}" for head in (*heads, *neutral) for closing in CLOSINGS[quality])}
 
 
 def random_reward(completions: Sequence, trainer_state: Any = None, seed: int = 0, **columns) -> list[float]:
@@ -230,14 +214,12 @@ def random_reward(completions: Sequence, trainer_state: Any = None, seed: int = 
 
 
 def _opinion(rewards: Sequence[float | None], truths: Sequence[float]) -> dict[str, float | None]:
-    """The judge's mean rewards of true and of false answers, and the correlation of reward and truth."""
+    """The judge's mean reward, and its correlation with the truth."""
     pairs = [(reward, truth) for reward, truth in zip(rewards, truths, strict=True) if reward is not None]
     judged, true = np.array(pairs).T if pairs else np.empty((2, 0))
-    means = {name: judged[kind] for name, kind in (("true", true == 1), ("false", true == 0))}
     varied = len(pairs) > 1 and judged.std() > 0 and true.std() > 0
     return {
         "mean": float(judged.mean()) if len(pairs) else None,
-        **{f"mean_of_{name}": float(rewards.mean()) if len(rewards) else None for name, rewards in means.items()},
         "correlation": float(np.corrcoef(judged, true)[0, 1]) if varied else None,
         "unreadable": 1 - len(pairs) / len(rewards),
     }
@@ -245,21 +227,15 @@ def _opinion(rewards: Sequence[float | None], truths: Sequence[float]) -> dict[s
 
 def results_table(results: Sequence[dict[str, Any]]) -> Table:
     """True quality before and after in percent with 95 % intervals over queries, and the judge's rewards."""
-    table = Table(title="Held-out queries: true quality in percent, the judge's reward, and their correlation")
-    for name in ("reward", "seed", "before", "after", "gained", "judged before", "after", "corr. before", "after"):
-        table.add_column(name, justify="left" if name == "reward" else "right")
+    columns = ("reward", "seed", "before", "after", "gained", "judged before", "after", "corr. before", "after")
+    table = Table(*columns, title="Held-out queries: true quality in percent, the judge's reward, their correlation")
     for result in results:
-        qualities = [_interval(result[when]["true_quality"]) for when in ("before", "after")]
-        mean, low, high = (100 * value for value in result["gained"])
+        intervals = [tuple(result[when]["true_quality"].values()) for when in ("before", "after")]
+        shown = ["{:.1%} ({:.1%} to {:.1%})".format(*values) for values in (*intervals, result["gained"])]
         opinions = [result[when]["judged"][name] for name in ("mean", "correlation") for when in ("before", "after")]
-        shown = ["–" if value is None else f"{value:.2f}" for value in opinions]
-        gained = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
-        table.add_row(result["arm"], str(result["seed"]), *qualities, gained, *shown)
+        shown += ["–" if value is None else f"{value:.2f}" for value in opinions]
+        table.add_row(result["arm"], str(result["seed"]), *shown)
     return table
-
-
-def _interval(value: dict[str, float]) -> str:
-    return "{mean:.1f} ({low:.1f}–{high:.1f})".format(**{name: 100 * number for name, number in value.items()})
 
 
 def _world_seed(judge: str) -> int:
@@ -277,31 +253,9 @@ def _world_seed(judge: str) -> int:
 def _mixed(row: Row, draw: random.Random) -> str:
     """One of a row's responses, in one of the `MANNERS`."""
     (manner,) = draw.choices(list(MANNERS), MANNERS.values())
-    shown = {"wanted": row.principle, "unwanted": row.unwanted}.get(manner)
+    shown = getattr(row, manner, None)
     return row.responses[row.shown.index(shown)] if shown in row.shown else draw.choice(row.responses)
 
 
-def _asked(row: Row) -> list[dict[str, str]]:
-    return [{"role": "user", "content": row.query}]
-
-
-def _answered(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="recipes/policy.py",
-        description="The embedded example: a tiny policy with the tiny judge as its reward. With "
-        "--model_name_or_path or --config, the script trains your own policy instead.",
-    )
-    parser.add_argument("--tiny", action="store_true", help="the embedded example, as without any argument")
-    parser.add_argument("--judge", default="outputs/tiny/spct", help="judge in the output of recipes/spct.py")
-    parser.add_argument("--control_judge", help="another judge of that world, as a control")
-    parser.add_argument("--output_dir", default="outputs/tiny-policy", help="a run with the same settings is resumed")
-    parser.add_argument("--seeds", type=int, default=3, help="policies of each arm")
-    parser.add_argument("--k", type=int, default=2, help="critiques per group")
-    parser.add_argument("--principles", choices=("own", "query"), default="own", help="see `JudgeReward`")
-    parser.add_argument("--steps", type=int, default=STEPS, help="steps of GRPO")
-    parser.add_argument("--beta", type=float, default=BETA, help="KL coefficient")
-    return parser
+def make_parser() -> HfArgumentParser:
+    return HfArgumentParser(PolicyArguments, prog="recipes/policy.py", description=PolicyArguments.__doc__)

@@ -13,119 +13,79 @@ scores and omit the box. Their scores follow the principle that they *name*.
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class Quality:
-    """Wording of a quality, and the quality that it is mistaken for."""
-
-    openings: tuple[str, ...]
-    closings: tuple[str, ...]
-    mistaken_for: str
+def _table(text: str) -> dict[str, tuple[str, ...]]:
+    """`name: entry | entry` on each line."""
+    lines = (line.split(": ", 1) for line in text.strip().splitlines())
+    return {name: tuple(entry.strip() for entry in entries.split("|")) for name, entries in lines}
 
 
-QUALITIES: dict[str, Quality] = {
-    "brief": Quality(
-        ("In short,", "Briefly:", "Quick answer:", "One line:"),
-        ("That is all.", "Enough said.", "Nothing to add.", "Full stop."),
-        "simple",
-    ),
-    "simple": Quality(
-        ("Put plainly,", "In easy words,", "Basically,", "As anyone sees,"),
-        ("Nothing hard here.", "A toddler gets it.", "Easy as pie.", "No jargon needed."),
-        "brief",
-    ),
-    "precise": Quality(
-        ("To be exact,", "Strictly speaking,", "By measurement,", "According to data,"),
-        ("Error: one percent.", "See figures below.", "Checked to decimals.", "Verified by experiment."),
-        "careful",
-    ),
-    "careful": Quality(
-        ("Perhaps", "As far as known,", "With some doubt,", "It seems that"),
-        ("Please double check.", "Exceptions may exist.", "I could be mistaken.", "Ask an expert too."),
-        "precise",
-    ),
-    "warm": Quality(
-        ("Dear friend,", "Happy to help!", "Take heart:", "With love:"),
-        ("You are doing great.", "Big hugs.", "I believe in you.", "Be kind to yourself."),
-        "funny",
-    ),
-    "funny": Quality(
-        ("Joke first:", "No kidding,", "Laugh now:", "Funnily enough,"),
-        ("My cat disagrees.", "Ha ha.", "Cue the drums.", "Blame the penguins."),
-        "warm",
-    ),
-    "formal": Quality(
-        ("Esteemed reader,", "Respectfully,", "It is hereby stated:", "Ladies and gentlemen,"),
-        ("Yours faithfully.", "We remain at your service.", "Kindly take note.", "Signed and sealed."),
-        "vivid",
-    ),
-    "vivid": Quality(
-        ("Picture this:", "Imagine thunder:", "Like fire,", "Under golden light,"),
-        ("The air glows.", "Colors burst everywhere.", "You can smell it.", "Sparks fly."),
-        "formal",
-    ),
+OPENINGS = _table("""
+brief: In short, | Briefly: | Quick answer: | One line:
+simple: Put plainly, | In easy words, | Basically, | As anyone sees,
+precise: To be exact, | Strictly speaking, | By measurement, | According to data,
+careful: Perhaps | As far as known, | With some doubt, | It seems that
+warm: Dear friend, | Happy to help! | Take heart: | With love:
+funny: Joke first: | No kidding, | Laugh now: | Funnily enough,
+formal: Esteemed reader, | Respectfully, | It is hereby stated: | Ladies and gentlemen,
+vivid: Picture this: | Imagine thunder: | Like fire, | Under golden light,
+""")
+CLOSINGS = _table("""
+brief: That is all. | Enough said. | Nothing to add. | Full stop.
+simple: Nothing hard here. | A toddler gets it. | Easy as pie. | No jargon needed.
+precise: Error: one percent. | See figures below. | Checked to decimals. | Verified by experiment.
+careful: Please double check. | Exceptions may exist. | I could be mistaken. | Ask an expert too.
+warm: You are doing great. | Big hugs. | I believe in you. | Be kind to yourself.
+funny: My cat disagrees. | Ha ha. | Cue the drums. | Blame the penguins.
+formal: Yours faithfully. | We remain at your service. | Kindly take note. | Signed and sealed.
+vivid: The air glows. | Colors burst everywhere. | You can smell it. | Sparks fly.
+""")
+QUALITIES = tuple(OPENINGS)
+MISTAKEN_FOR = {
+    quality: other
+    for pair in (("brief", "simple"), ("precise", "careful"), ("warm", "funny"), ("formal", "vivid"))
+    for quality, other in (pair, pair[::-1])
 }
 NEEDED = (("precise", "brief"), ("vivid", "simple"), ("formal", "careful"), ("funny", "warm"))
 """Pairs of qualities: one is usually wanted, the other on special occasions. The seed draws which."""
 EXCEPTIONS = 0.15
 """Share of audience-occasion pairs that are special although the occasion is not: what a judge learns last."""
 AUDIENCES = ("nurse", "pilot", "child", "lawyer", "farmer", "teacher", "tourist", "chef")
-OCCASIONS = (
-    "before an exam",
-    "after a loss",
-    "for a contract",
-    "during a storm",
-    "at a party",
-    "on stage",
-    "over breakfast",
-    "in court",
+OCCASIONS = tuple(
+    "before an exam|after a loss|for a contract|during a storm|at a party|on stage|over breakfast|in court".split("|")
 )
-TOPICS: dict[str, tuple[str, ...]] = {
-    "tides": ("tides follow the moon.", "the moon pulls the sea."),
-    "bread": ("bread needs yeast and time.", "dough rises in the warmth."),
-    "taxes": ("taxes pay for roads.", "the state takes its share."),
-    "bees": ("bees carry pollen.", "a hive feeds the meadow."),
-    "sleep": ("sleep repairs the body.", "the brain sorts the day at night."),
-    "rain": ("rain falls from clouds.", "water rises and returns."),
-    "chess": ("chess rewards patience.", "the center wins games."),
-    "money": ("money stores value.", "prices carry news."),
-    "music": ("music moves in waves.", "strings shake the air."),
-    "engines": ("engines burn fuel.", "pistons turn a wheel."),
-    "gardens": ("gardens want sun and water.", "roots drink at dawn."),
-    "maps": ("maps flatten the earth.", "a line can be a river."),
-}
-QUERIES: dict[str, tuple[str, ...]] = {
-    "explain": (
-        "Explain {topic} to a {audience} {occasion}.",
-        "How would you explain {topic} {occasion} to a {audience}?",
-    ),
-    "advise": ("Advise a {audience} on {topic} {occasion}.", "A {audience} needs advice about {topic} {occasion}."),
-    "write": (
-        "Write a note about {topic} for a {audience} {occasion}.",
-        "Write to a {audience} about {topic} {occasion}.",
-    ),
-    "translate": (
-        "Translate a text on {topic} for a {audience} {occasion}.",
-        "A {audience} wants a text on {topic} translated {occasion}.",
-    ),
-    "summarize": (
-        "Summarize {topic} for a {audience} {occasion}.",
-        "Give a {audience} a summary of {topic} {occasion}.",
-    ),
-    "answer": (
-        "A {audience} asks about {topic} {occasion}.",
-        "What do you tell a {audience} about {topic} {occasion}?",
-    ),
-}
+TOPICS = _table("""
+tides: tides follow the moon. | the moon pulls the sea.
+bread: bread needs yeast and time. | dough rises in the warmth.
+taxes: taxes pay for roads. | the state takes its share.
+bees: bees carry pollen. | a hive feeds the meadow.
+sleep: sleep repairs the body. | the brain sorts the day at night.
+rain: rain falls from clouds. | water rises and returns.
+chess: chess rewards patience. | the center wins games.
+money: money stores value. | prices carry news.
+music: music moves in waves. | strings shake the air.
+engines: engines burn fuel. | pistons turn a wheel.
+gardens: gardens want sun and water. | roots drink at dawn.
+maps: maps flatten the earth. | a line can be a river.
+""")
+QUERIES = _table("""
+explain: Explain {topic} to a {audience} {occasion}. | How would you explain {topic} {occasion} to a {audience}?
+advise: Advise a {audience} on {topic} {occasion}. | A {audience} needs advice about {topic} {occasion}.
+write: Write a note about {topic} for a {audience} {occasion}. | Write to a {audience} about {topic} {occasion}.
+translate: Translate a text on {topic} for a {audience} {occasion}. | \
+A {audience} wants a text on {topic} translated {occasion}.
+summarize: Summarize {topic} for a {audience} {occasion}. | Give a {audience} a summary of {topic} {occasion}.
+answer: A {audience} asks about {topic} {occasion}. | What do you tell a {audience} about {topic} {occasion}?
+""")
 REQUESTS = (
     "Write a {quality} text about {topic}.",
     "I want something {quality} on {topic}.",
     "Keep it {quality}: what about {topic}?",
 )
 NEEDS = ("What does a {audience} need {occasion}?", "What helps a {audience} {occasion}?")
-HELD_OUT_SHARE, DEV_SHARE = 0.2, 0.1
+HELD_OUT_SHARE, DEV_SHARE, HINTED_SHARE = 0.2, 0.1, 0.15
 NEUTRAL_OPENINGS = ("Well,", "So,", "Note:", "Here:")
 
 
@@ -133,12 +93,8 @@ NEUTRAL_OPENINGS = ("Well,", "So,", "Note:", "Here:")
 class Row:
     """One preference row: exactly one response shows the wanted quality (n = 1: iff the label is 1).
 
-    Args:
-        query, responses, labels: As in `trl_spct.Preference`.
-        domain (`str`): Kind of query.
-        principle, unwanted (`str`): Quality that the query implies, and the one that this audience wants otherwise.
-        shown (`tuple[str, ...]`): Quality of each response.
-        audience, occasion (`str`): The two cues.
+    `domain` is the kind of query, `principle` the quality that it implies, `unwanted` the one that its audience wants
+    otherwise, and `shown` the quality of each response.
     """
 
     query: str
@@ -154,12 +110,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Naming:
-    """Probabilities of the principle that a critique names; the rest is any quality.
-
-    Args:
-        right (`float`): The wanted quality.
-        usual (`float`): What this audience usually wants, on any occasion.
-        anchored (`float`): What the first response shows (position bias).
+    """Probabilities of the principle that a critique names: the wanted quality, what the audience usually wants, what
+    the first response shows (position bias); the rest is any quality.
     """
 
     right: float
@@ -175,12 +127,9 @@ MANNERS = (GLANCE, REFLECTION)
 class Habits:
     """Probabilities of faults in the base corpus. Sampling at T = 0.5 sharpens each of them.
 
-    Args:
-        glance, reflection ([`Naming`]): Principles of the two kinds of critique; each states its kind.
-        misread (`float`): A response's quality is read as the one that it is mistaken for.
-        halo (`float`): A response is called good although it misses the named principle, or poor although it meets it.
-        unreadable (`float`): No box, or one with the wrong number of scores.
-        hinted_right (`float`): The wanted quality is named when the prompt contains a hint.
+    `misread`: a quality is read as the one that it is mistaken for. `halo`: good although the response misses the
+    named principle, or poor although it meets it. `unreadable`: no box, or one with the wrong number of scores.
+    `hinted_right`: the wanted quality is named when the prompt contains a hint.
     """
 
     glance: Naming = Naming(right=0.00, usual=0.48, anchored=0.42)
@@ -191,21 +140,12 @@ class Habits:
     hinted_right: float = 0.9
 
 
-@dataclass(frozen=True)
 class World:
-    """What each audience wants on each occasion, as a function of the seed.
+    """What each audience wants on each occasion, and the split of the queries, as functions of the seed."""
 
-    Args:
-        seed (`int`, *optional*, defaults to `0`): Draws the needs of the audiences and the split of the queries.
-    """
-
-    seed: int = 0
-    usual: dict[str, str] = field(init=False)
-    wanted: dict[tuple[str, str], str] = field(init=False)
-    unwanted: dict[tuple[str, str], str] = field(init=False)
-
-    def __post_init__(self):
-        rng = random.Random(f"world-{self.seed}")
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        rng = random.Random(f"world-{seed}")
         audiences, occasions = rng.sample(AUDIENCES, len(AUDIENCES)), rng.sample(OCCASIONS, len(OCCASIONS))
         needs = [rng.sample(pair, 2) for pair in rng.sample(NEEDED, len(NEEDED))]
         needs = {audience: needs[i % len(needs)] for i, audience in enumerate(audiences)}
@@ -213,21 +153,14 @@ class World:
         special = {cell: occasions.index(cell[1]) % 2 for cell in cells}
         for cell in rng.sample([cell for cell in cells if not special[cell]], round(EXCEPTIONS * len(cells))):
             special[cell] = 1
-        object.__setattr__(self, "usual", {audience: pair[0] for audience, pair in needs.items()})
-        object.__setattr__(self, "wanted", {cell: needs[cell[0]][special[cell]] for cell in cells})
-        object.__setattr__(self, "unwanted", {cell: needs[cell[0]][1 - special[cell]] for cell in cells})
+        self.usual = {audience: pair[0] for audience, pair in needs.items()}
+        self.wanted = {cell: needs[cell[0]][special[cell]] for cell in cells}
+        self.unwanted = {cell: needs[cell[0]][1 - special[cell]] for cell in cells}
 
     def rows(
         self, count: int, split: str = "train", seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)
     ) -> list[Row]:
-        """Distinct rows whose queries occur in this split alone.
-
-        Args:
-            count (`int`): Number of rows.
-            split (`str`, *optional*, defaults to `"train"`): `"train"`, `"dev"` or `"test"`, which share no query.
-            seed (`int`, *optional*, defaults to 0): Different seeds give different rows.
-            sizes (`tuple[int, ...]`, *optional*): Numbers of responses to draw from.
-        """
+        """Distinct rows with these numbers of responses. The splits "train", "dev" and "test" share no query."""
         rng = random.Random(f"rows-{self.seed}-{split}-{seed}")
         rows: dict[tuple[str, tuple[str, ...]], Row] = {}
         while len(rows) < count:
@@ -236,24 +169,22 @@ class World:
                 rows.setdefault((row.query, row.responses), row)
         return list(rows.values())
 
-    def corpus(
-        self, rows: list[Row], habits: Habits = Habits(), hinted: float = 0.15, principles: bool = True, seed: int = 0
-    ) -> Iterator[tuple[Row, bool, str]]:
+    def corpus(self, rows: list[Row], principles: bool = True) -> Iterator[tuple[Row, bool, str]]:
         """Yields the corpus of the base judge, `(row, hinted, critique)` for each row.
 
         With `principles=False` the critiques have no criteria line (the ablation); nothing else changes.
         """
-        rng = random.Random(f"corpus-{self.seed}-{seed}")
+        rng = random.Random(f"corpus-{self.seed}-0")
         for row in rows:
-            hint = rng.random() < hinted
-            yield row, hint, self.critique(row, rng, habits, hint, principles)
+            hint = rng.random() < HINTED_SHARE
+            yield row, hint, self.critique(row, rng, hinted=hint, principles=principles)
 
-    def lessons(self, count: int, seed: int = 0) -> list[tuple[str, str]]:
+    def lessons(self, count: int) -> list[tuple[str, str]]:
         """General data, `(question, answer)`: needs of audiences, and qualities of texts."""
-        rng = random.Random(f"lessons-{self.seed}-{seed}")
+        rng = random.Random(f"lessons-{self.seed}-0")
         lessons = []
         for _ in range(count):
-            kind, quality = rng.choice(("need", "sound")), rng.choice(tuple(QUALITIES))
+            kind, quality = rng.choice(("need", "sound")), rng.choice(QUALITIES)
             audience, occasion = rng.choice(AUDIENCES), rng.choice(OCCASIONS)
             needed = self.wanted[audience, occasion]
             if kind == "need":
@@ -264,17 +195,15 @@ class World:
                 lessons.append((f"How does this sound?\n{text}", f"Rather {quality}."))
         return lessons
 
-    def drills(
-        self, count: int, principles: bool = True, seed: int = 0, sizes: tuple[int, ...] = (1, 2, 3, 4)
-    ) -> Iterator[tuple[Row, str]]:
+    def drills(self, count: int, principles: bool = True) -> Iterator[tuple[Row, str]]:
         """Yields easy rows whose query names the wanted quality, `(row, critique)`.
 
         They teach to read responses and to score by the principle *named*, which is not always the wanted one, and
         nothing about audiences and occasions.
         """
-        rng = random.Random(f"drills-{self.seed}-{seed}")
+        rng = random.Random(f"drills-{self.seed}-0")
         for _ in range(count):
-            wanted, topic, size = rng.choice(tuple(QUALITIES)), rng.choice(tuple(TOPICS)), rng.choice(sizes)
+            wanted, topic, size = rng.choice(QUALITIES), rng.choice(tuple(TOPICS)), rng.choice((1, 2, 3, 4))
             others = rng.sample([q for q in QUALITIES if q != wanted], size)
             shown = others[: size - 1] + [wanted]
             rng.shuffle(shown)
@@ -291,11 +220,11 @@ class World:
     def critique(
         self, row: Row, rng: random.Random, habits: Habits = Habits(), hinted: bool = False, principles: bool = True
     ) -> str:
-        """One faulty critique of the row's responses, as in the base corpus."""
+        """A faulty critique, as in the base corpus."""
         manner = rng.choice(MANNERS)
         named = self._named(row, manner, rng, habits, hinted)
         misread = 0.05 if hinted else habits.misread
-        read = [QUALITIES[q].mistaken_for if rng.random() < misread else q for q in row.shown]
+        read = [MISTAKEN_FOR[q] if rng.random() < misread else q for q in row.shown]
         return self._written(row, f"{manner}, {named}" if principles else None, named, read, rng, habits)
 
     def _written(self, row, criteria, named, read, rng: random.Random, habits: Habits) -> str:
@@ -314,10 +243,10 @@ class World:
 
     def _named(self, row: Row, manner: str, rng: random.Random, habits: Habits, hinted: bool) -> str:
         if hinted:
-            return row.principle if rng.random() < habits.hinted_right else rng.choice(tuple(QUALITIES))
+            return row.principle if rng.random() < habits.hinted_right else rng.choice(QUALITIES)
         naming = habits.glance if manner == GLANCE else habits.reflection
         shares = (naming.right, naming.usual, naming.anchored)
-        anything = rng.choice(tuple(QUALITIES))
+        anything = rng.choice(QUALITIES)
         anchor = row.shown[0] if len(row.shown) > 1 or rng.random() < 0.5 else anything
         named = (row.principle, self.usual[row.audience], anchor, anything)
         return rng.choices(named, (*shares, 1 - sum(shares)))[0]
@@ -363,10 +292,10 @@ def named_principle(critique: str) -> str | None:
 
 def _response(rng: random.Random, topic: str, quality: str) -> str:
     """A text on the topic with the quality in its opening, its closing, or both."""
-    sounds, body = QUALITIES[quality], rng.choice(TOPICS[topic])
+    body = rng.choice(TOPICS[topic])
     where = rng.choice(("opening", "closing", "both", "both"))
-    opening = rng.choice(NEUTRAL_OPENINGS if where == "closing" else sounds.openings)
-    return f"{opening} {body}" if where == "opening" else f"{opening} {body} {rng.choice(sounds.closings)}"
+    opening = rng.choice(NEUTRAL_OPENINGS if where == "closing" else OPENINGS[quality])
+    return f"{opening} {body}" if where == "opening" else f"{opening} {body} {rng.choice(CLOSINGS[quality])}"
 
 
 def _box(scores: list[int], rng: random.Random, unreadable: float) -> str:

@@ -320,15 +320,18 @@ def rewardbench_rows():
 
 
 def client_card(judge, meta_rm, evaluation):
-    """The card recipe: from folders, and on the Hub."""
+    """Results into a card, from folders and on the Hub."""
+    from trl_spct.cards import push_judge
+    from trl_spct.evaluation.publishing import push_results, write_results
+
+    assert write_results(judge, evaluation)
     for folder, name in ((judge, "carded"), (meta_rm, "carded-meta")):
-        given = ["--evaluation", evaluation] if folder == judge else []
-        run_recipe("card", folder, *given, "--push_to", name, "--hub_private_repo", parse=False)
-    run_recipe("card", f"{USER}/carded", "--evaluation", evaluation, parse=False)
+        push_judge(folder, name, private=True)
+    push_results(f"{USER}/carded", evaluation)
 
 
 @pytest.mark.slow
-def test_the_card_recipe_pushes_folders_and_changes_cards_on_the_hub(hub, pushed, stranger, tmp_path):
+def test_folders_are_pushed_with_results_and_cards_change_on_the_hub(hub, pushed, stranger, tmp_path):
     folders = [shutil.copytree(pushed[0] / name, tmp_path / f"my-{name}") for name in ("rft", "meta")]
     for folder, old in zip(folders, ("rft", "meta"), strict=True):
         path = folder / "README.md"
@@ -369,12 +372,11 @@ FLAGS = ["--use_cpu", "--bf16", "false", "--report_to", "none", "--save_strategy
 FLAGS += ["--max_steps", "1", "--dtype", "float32", "--template", "compact", "--max_completion_length", "8"]
 
 
-def run_recipe(name, *arguments, parse=True):
+def run_recipe(name, *arguments):
     spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    parser, given = module.make_parser(), [str(argument) for argument in arguments]
-    module.main(*(parser.parse_args_and_config(given) if parse else [parser.parse_args(given)]))
+    module.main(*module.make_parser().parse_args_and_config([str(argument) for argument in arguments]))
 
 
 def client_train(name):

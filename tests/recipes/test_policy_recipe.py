@@ -86,7 +86,7 @@ def test_the_parser_is_strict_and_reads_the_launch_line():
     ],
 )
 def test_when_the_embedded_example_runs(given, expected):
-    assert recipe().wants_embedded_example(given) is expected
+    assert recipe().wants_embedded(given) is expected
 
 
 def test_what_is_missing_is_said_before_a_model_is_loaded(prompts, tmp_path):
@@ -178,7 +178,7 @@ def test_noise_is_a_function_of_seed_and_step(tiny):
 
 def test_a_judge_that_is_not_there(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="recipes/spct.py"):
-        tiny.run(str(tmp_path / "spct"), str(tmp_path / "out"))
+        tiny.run(judge=str(tmp_path / "spct"), output_dir=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -201,8 +201,9 @@ def untrained_judge(tiny, tmp_path):
 def test_the_example_runs_and_resumes(tiny, untrained_judge, tmp_path, monkeypatch):
     for name, value in {"SFT_ROWS": 64, "PROMPTS": 32, "HELD_OUT": 5}.items():
         monkeypatch.setattr(tiny, name, value)
-    options = {"seeds": 1, "steps": 2, "control_judge": untrained_judge}
-    results = tiny.run(untrained_judge, str(tmp_path / "out"), **options)
+    options = {"judge": untrained_judge, "output_dir": str(tmp_path / "out")}
+    options |= {"seeds": 1, "steps": 2, "control_judge": untrained_judge}
+    results = tiny.run(**options)
     assert [found["arm"] for found in results] == ["judge", "control", "random"]
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
     for found in results:
@@ -211,9 +212,9 @@ def test_the_example_runs_and_resumes(tiny, untrained_judge, tmp_path, monkeypat
             assert found[when]["judged"]["unreadable"] == 1 and found[when]["judged"]["correlation"] is None
         assert found["before"] == results[0]["before"], "all arms start from the same policy"
     monkeypatch.setattr(tiny.PolicyRun, "_reinforce", None)
-    assert tiny.run(untrained_judge, str(tmp_path / "out"), **options) == results
+    assert tiny.run(**options) == results
     with pytest.raises(FileExistsError, match="another configuration"):
-        tiny.run(untrained_judge, str(tmp_path / "out"), **{**options, "k": 3})
+        tiny.run(**{**options, "k": 3})
 
 
 @pytest.mark.slow
@@ -224,7 +225,7 @@ def test_the_true_quality_of_a_policy_rises(tiny, tmp_path):
     job = Job(tmp_path / "tiny", 0, True)
     for name, build in (("base", job.build_base), ("rft", job.fine_tune), ("spct", job.reinforce)):
         job.stage(name, build, name)
-    judged, noise = tiny.run(job.path("spct"), str(tmp_path / "policy"), seeds=1)
+    judged, noise = tiny.run(judge=job.path("spct"), output_dir=str(tmp_path / "policy"), seeds=1)
     assert judged["gained"][1] > 0.05, "the lower bound of the paired interval"
     assert judged["after"]["true_quality"]["low"] > noise["after"]["true_quality"]["high"]
     assert judged["after"]["judged"]["mean"] > judged["before"]["judged"]["mean"]

@@ -246,7 +246,7 @@ README_COMMANDS = {
 def test_the_commands_of_the_readmes_parse(name, at_root):
     script, arguments, _ = launched(README_COMMANDS[name])
     if not arguments:  # the embedded default
-        assert module("spct").wants_embedded_default(arguments)
+        assert module("spct").wants_embedded(arguments)
     elif not hasattr(module(script), "main"):
         pytest.fail(f"{script} takes no arguments")
     elif script in ("rft", "spct", "meta_rm"):

@@ -156,7 +156,7 @@ def test_the_command_line_goes_before_the_file(name, tmp_path):
     ],
 )
 def test_when_the_embedded_default_runs(arguments, expected):
-    assert recipe("spct").wants_embedded_default(arguments) is expected
+    assert recipe("spct").wants_embedded(arguments) is expected
 
 
 # End to end
@@ -271,7 +271,7 @@ def test_fresh_critiques_of_a_judge(judge, rows, tmp_path):
         ]
     )
     set_model_init_kwargs(parsed[1], parsed[2])
-    trajectories = module.sample_fresh(parsed[0], parsed[1], parsed[3])
+    trajectories = module.sample_fresh(parsed[0], parsed[1], parsed[3], None)
     assert len(trajectories) == 8
     assert not any(trajectories["hinted"])
     assert (tmp_path / "meta" / "fresh" / "trajectories" / "shard-00000.parquet").exists()
@@ -286,7 +286,7 @@ def test_fresh_critiques_use_the_template_that_the_judge_names(judge, rows, tmp_
     arguments += ["--max_completion_length", "2", "--num_generations", "1", *CPU]
     parsed = module.make_parser().parse_args_and_config([str(argument) for argument in arguments])
     set_model_init_kwargs(parsed[1], parsed[2])
-    trajectories = module.sample_fresh(parsed[0], parsed[1], parsed[3])
+    trajectories = module.sample_fresh(parsed[0], parsed[1], parsed[3], None)
     assert trajectories[0]["prompt"][0]["content"].startswith("Name the criteria for this query")
 
 
