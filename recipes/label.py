@@ -20,13 +20,22 @@ or `load_dataset("labels", "preferences")`, `"best_of_n"`, `"scores"`, `"judgmen
 a killed run; with another `--pairs` or `--min_margin` it judges nothing again.
 """
 
-import argparse
 import os
 from dataclasses import dataclass
 
-from trl import ScriptArguments
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from trl import ModelConfig, ScriptArguments, TrlParser
 
-from trl_spct.scripts import JudgeArguments, helped
+from trl_spct.data.loading import load_rows, push_or_exit
+from trl_spct.judge.judging import JudgingOptions, check_whole
+from trl_spct.labeling.judgments import judge_dataset, judging_protocol
+from trl_spct.labeling.labels import PAIRS, check_columns, check_pairs
+from trl_spct.labeling.reports import report_lines
+from trl_spct.labeling.rows import prepare_rows
+from trl_spct.labeling.writing import JUDGMENTS, push_labels, write_labels, write_labels_card
+from trl_spct.scripts import JudgeArguments, helped, load_judge
 
 
 @dataclass
@@ -35,10 +44,12 @@ class LabelArguments(ScriptArguments):
 
     output_dir: str = helped("labels", "Output folder. A folder with the same run is resumed.")
     source: str | None = helped(None, "Adapter for public data in its own schema. Known schemas are recognized.")
+    prompt_column: str | None = helped(None, "Column with the query, if it is not query, prompt or messages.")
     invalid_rows: str = helped(
-        "error",
-        "drop counts rows that cannot be judged, by cause, those that are too long among them.",
-        ("error", "drop"),
+        "error", "drop counts rows that cannot be judged or that a server refuses, by cause.", ("error", "drop")
+    )
+    invalid_responses: str = helped(
+        "error", "drop leaves out empty and missing responses of rows that have others.", ("error", "drop")
     )
     max_rows: int | None = helped(None, "Label the first rows only.")
     k: int = helped(8, "Critiques per row.")
@@ -51,7 +62,7 @@ class LabelArguments(ScriptArguments):
     max_responses_per_prompt: str | None = helped(None, "auto, or a number: judge more responses in blocks.")
     seed: int = helped(0, "Seed of orders, samples and draws.")
     rows_per_shard: int = helped(64, "Rows written at once.")
-    pairs: str = helped("best-vs-worst", "Responses that make pairs.", ("best-vs-worst", "best-vs-random", "all"))
+    pairs: str = helped("best-vs-worst", "Responses that make pairs.", PAIRS)
     min_margin: float = helped(0.0, "Points per vote that the scores of a pair must exceed in difference.")
     messages: bool = helped(True, "Write prompts and answers as messages, for the trainers' chat template.")
     prefix: str = helped("", "Prefix of the judge's columns beside those of the rows.")
@@ -61,41 +72,36 @@ class LabelArguments(ScriptArguments):
     hub_token: str | None = helped(None, "Access token. Default: that of the login.", repr=False)
 
     def __post_init__(self) -> None:
-        from trl_spct.labeling.labels import check_pairs
-
-        if self.k < 1:
-            raise ValueError(f"Found k={self.k}; expected at least one critique per row.")
-        if self.rows_per_shard < 1:
-            raise ValueError(f"Found rows_per_shard={self.rows_per_shard}; expected at least 1.")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ValueError(f"Found max_rows={self.max_rows}; expected at least 1.")
         check_pairs(self.pairs, self.min_margin)
-        stopping, most = self.early_stopping, self.max_responses_per_prompt
-        try:
-            self.stops = {
-                "early_stopping": stopping if stopping in (None, "exact") else float(stopping),
-                "max_responses_per_prompt": most if most in (None, "auto") else int(most),
-            }
-        except ValueError:
-            raise ValueError(
-                f"Found early_stopping={stopping!r} and max_responses_per_prompt={most!r}; expected 'exact' or a "
-                "probability, and 'auto' or a number of responses."
-            ) from None
+        for name in ("rows_per_shard", "max_rows"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        JudgingOptions.of(self.options)
+
+    @property
+    def options(self) -> dict:
+        """Arguments of the pipeline."""
+        stops = {
+            "early_stopping": _number(self.early_stopping, float),
+            "max_responses_per_prompt": _number(self.max_responses_per_prompt, int),
+        }
+        return {"k": self.k, "binary": self.binary, "seed": self.seed, **stops}
+
+
+def _number(text: str | None, kind: type) -> float | str | None:
+    """A number in a text, or the text, which is a word or refused later."""
+    try:
+        return text and kind(text)
+    except ValueError:
+        return text
 
 
 def main(script_args, judge_args, model_args):
-    import torch
-    from accelerate import PartialState
-
-    from trl_spct.data.loading import push_or_exit
-    from trl_spct.labeling.judgments import judge_dataset, judging_protocol
-    from trl_spct.labeling.writing import JUDGMENTS, push_labels, write_labels, write_labels_card
-    from trl_spct.scripts import load_judge
-
     state = PartialState(cpu=not torch.accelerator.is_available())
-    rows = load_rows(script_args)
+    rows = read_rows(script_args)
     judge = load_judge(judge_args, model_args, state.device)
-    options = judging_options(script_args, judge_args)
+    options = {**script_args.options, **judge_args.options(), **judge_args.guidance}
+    options = {name: value for name, value in options.items() if value is not None}
     judgments = judge_dataset(
         judge,
         rows,
@@ -115,54 +121,35 @@ def main(script_args, judge_args, model_args):
         written = {name: getattr(script_args, name) for name in ("pairs", "min_margin", "seed", "messages", "prefix")}
         report = write_labels(rows, judgments, output, **written)
         write_labels_card(output, report, judging_protocol(judge, **options), script_args.dataset_name, repo_id)
-        show(report, output)
+        lines = [*report_lines(report), f"Labels, card and judgments are in {os.path.abspath(output)}"]
+        Console().print("\n".join(lines), highlight=False, soft_wrap=True)
     state.wait_for_everyone()
     if state.is_main_process and script_args.push_to_hub:
         push_or_exit(lambda: push_labels(output, repo_id, script_args.hub_private_repo, script_args.hub_token))
 
 
-def load_rows(script_args: LabelArguments):
+def read_rows(script_args: LabelArguments):
     """The rows, read and checked before any model is loaded."""
-    from trl_spct.data.loading import load_rows
-    from trl_spct.labeling.labels import check_columns
-    from trl_spct.labeling.rows import prepare_rows
-
     name, split = script_args.dataset_name, script_args.dataset_train_split
     if not name:
         raise ValueError("Found no `dataset_name`; expected a Hub id, a folder or a file with rows to label.")
     dataset = load_rows(name, script_args.dataset_config, [split])[split]
     if script_args.max_rows is not None:
-        first = range(min(script_args.max_rows, len(dataset)))
-        dataset = dataset.select(first) if hasattr(dataset, "select") else dataset[: len(first)]
-    rows = prepare_rows(dataset, script_args.source, script_args.invalid_rows, os.path.basename(name))
+        dataset = dataset.take(script_args.max_rows) if hasattr(dataset, "take") else dataset[: script_args.max_rows]
+    rows = prepare_rows(
+        dataset,
+        script_args.source,
+        script_args.invalid_rows,
+        os.path.basename(name),
+        script_args.prompt_column,
+        script_args.invalid_responses,
+    )
     check_columns(rows, script_args.prefix)
     return rows
 
 
-def judging_options(script_args: LabelArguments, judge_args: JudgeArguments) -> dict:
-    """Arguments of the pipeline."""
-    options = {name: getattr(script_args, name) for name in ("k", "binary", "seed")}
-    options |= {**judge_args.options(), **judge_args.guidance, **script_args.stops}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def show(report: dict, folder: str) -> None:
-    """Prints the report."""
-    from rich.console import Console
-
-    from trl_spct.labeling.reports import report_lines
-
-    lines = [*report_lines(report), f"Labels, card and judgments are in {os.path.abspath(folder)}"]
-    Console().print("\n".join(lines), highlight=False, soft_wrap=True)
-
-
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import ModelConfig, TrlParser
-
-    dataclass_types = (LabelArguments, JudgeArguments, ModelConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("label", help="Scores, best of n and DPO pairs", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
+def make_parser():
+    return TrlParser((LabelArguments, JudgeArguments, ModelConfig))
 
 
 if __name__ == "__main__":

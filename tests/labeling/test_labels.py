@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -22,8 +23,11 @@ from paths import RECIPES
 from test_engines import Server, choice
 from tiny_models import save_tiny, save_writing
 
+from trl_spct.engines import OpenAIEngine
+from trl_spct.jobs import FolderInUseError, locked
+from trl_spct.judge.pipelines import GRMRewardPipeline
 from trl_spct.judge.preferences import InvalidPreference
-from trl_spct.judge.sampling import PromptTooLongError
+from trl_spct.judge.sampling import EngineError, PromptRefusedError, PromptTooLongError
 from trl_spct.labeling import judgments as judging
 from trl_spct.labeling import writing
 from trl_spct.labeling.judgments import JUDGMENT_FEATURES, judge_dataset, judging_protocol
@@ -227,9 +231,9 @@ def test_columns():
     partly = judgment([8.0, 2.0], 1.0, scores=[[8.0, 2.0], None], problem=[None, "count"], counted=[True, False])
     single = judgment([9.0])
     refused = {"refused": "length", "critiques": []}
-    found = score_columns(
-        stored(split, guided, partly, single, judgment([4.0, 4.0]), judgment(None), judgment(None, **refused))
-    )
+    rows = responses_of(2, 2, 2, 1, 2, 2, 2)
+    judgments = stored(split, guided, partly, single, judgment([4.0, 4.0]), judgment(None), judgment(None, **refused))
+    found = score_columns(rows, judgments)
     assert found["scores"] == [[5.5, 3.5], [8.0, 2.0], [8.0, 2.0], [4.5], [2.0, 2.0], None, None]
     assert found["best"] == [0, 0, 0, 0, 0, None, None]
     assert found["tied"] == [[0], [0], [0], [0], [0, 1], [], []]
@@ -421,7 +425,7 @@ def test_rows_that_do_not_fit(judge, tmp_path, monkeypatch):
         collected(judge, rows, tmp_path / "error", rows_per_shard=1)
     assert not list((tmp_path / "error").glob("shard-*"))
     judgments = collected(judge, rows, tmp_path / "drop", invalid_rows="drop")
-    found = score_columns(judgments)
+    found = score_columns(rows, judgments)
     assert found["problems"] == [[], [], [], ["length"], []]
     assert [scores is None for scores in found["scores"]] == [False, False, False, True, False]
     report = write_labels(rows, judgments, tmp_path / "drop")
@@ -437,7 +441,7 @@ def test_rows_in_blocks(judge, tmp_path):
     expected = judge(list(rows), k=2, seed=0, max_responses_per_prompt=2, **SHORT)
     for record, found in zip(judgments, expected, strict=True):
         assert record["blocks"] and mean_scores(record) == [total / 2 for total in found["scores"]]
-    assert score_columns(judgments)["confidence"] == [None] * 3
+    assert score_columns(rows, judgments)["confidence"] == [None] * 3
     report = write_labels(rows, judgments, tmp_path / "labels", pairs="all")
     assert report["places"] == {} and report["order_flips"] is None
     assert judging_protocol(judge, 2, max_responses_per_prompt=2, **SHORT)["max_responses_per_prompt"] == 2
@@ -453,6 +457,241 @@ def test_stopped_early(judge, tmp_path):
         assert record["weight"] == count
         columns = list(zip(*(critique["scores"] for critique in record["critiques"]), strict=True))
         assert mean_scores(record) == [sum(column) / count for column in columns]
+
+
+# Servers
+
+
+@contextmanager
+def serving(answer):
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def refusing(refusals):
+    """Scores (9, 2), and refuses prompts with some of the words."""
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return {"data": [{"id": "judge"}]}
+        text = body["messages"][0]["content"]
+        refusal = next((refusal for word, refusal in refusals.items() if word in text), None)
+        return refusal or {"choices": [choice(r"\boxed{9, 2}", i) for i in range(body.get("n", 1))]}
+
+    return answer
+
+
+FILTERED = (400, {}, {"error": {"code": "content_filter", "message": "The prompt triggered the content policy."}})
+TOO_LONG = (400, {}, {"error": {"message": "This model's maximum context length is 512 tokens.", "type": "x"}})
+
+
+def test_rows_that_a_server_refuses(tmp_path):
+    """Named by their number among the rows read; or counted by cause, with all others labeled. Either way the same
+    folder is resumed, and nothing that is written is judged again."""
+    given = [{"prompt": f"q{i}", "responses": [f"{i}-a", f"{i}-b"]} for i in range(6)]
+    given[0]["responses"] = ["", "b"]
+    given[3]["prompt"], given[5]["prompt"] = "violent q3", "endless q5"
+    rows = prepare_rows(given, invalid_rows="drop")
+    options = {"k": 2, "rows_per_shard": 1, "order": "fixed", **SHORT}
+    with serving(refusing({"violent": FILTERED, "endless": TOO_LONG})) as server:
+        pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
+        with pytest.raises(PromptRefusedError, match=r'Row 3: .*content policy.*shards are kept.*"drop"') as refused:
+            judge_dataset(pipe, rows, folder=tmp_path, **options)
+        assert (refused.value.row, set(refused.value.refusals)) == (3, {3})
+        assert len(list(tmp_path.glob("shard-*"))) == 2, "rows 1 and 2 of those read"
+        before = len(server.bodies)
+        judgments = judge_dataset(pipe, rows, folder=tmp_path, invalid_rows="drop", **options)
+        again = server.bodies[before:]
+        assert not [body for body in again for word in ("q1", "q2") if word in body["messages"][0]["content"]]
+        length = judgments["refused"][4]
+        assert judgments["refused"] == [None, None, "content_filter", None, length] and "length" in length
+        batched = judge_dataset(
+            pipe, rows, folder=tmp_path / "b", invalid_rows="drop", **{**options, "rows_per_shard": 64}
+        )
+    assert batched["totals"] == judgments["totals"] == [[18.0, 4.0], [18.0, 4.0], None, [18.0, 4.0], None]
+    report = write_labels(rows, judgments, tmp_path / "labels")
+    assert report["unscored"] == {"content_filter": 1, length: 1} and report["problems"] == {}
+    assert report["pairs"]["made"] == 3 and report["pairs"]["skipped"] == {"unreadable": 2}
+    pairs = Dataset.from_parquet(str(tmp_path / "labels" / "preferences" / "data.parquet"))
+    assert pairs["row"] == [1, 2, 4] and score_columns(rows, judgments)["problems"][2] == ["content_filter"]
+
+
+def test_a_server_that_refuses_every_row(tmp_path):
+    rows = prepare_rows([{"prompt": f"violent q{i}", "responses": ["a", "b"]} for i in range(3)])
+    with serving(refusing({"violent": FILTERED})) as server:
+        pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
+        judgments = judge_dataset(pipe, rows, 2, tmp_path, invalid_rows="drop", **SHORT)
+    with pytest.raises(NoScoresError, match=r"none of 3 rows.*content_filter 3.*content_filter: the server's"):
+        write_labels(rows, judgments, tmp_path / "labels")
+
+
+def test_a_server_that_fails_names_the_row(tmp_path):
+    given = [{"prompt": "q0", "responses": ["", "b"]}, {"prompt": "broken", "responses": ["a", "b"]}]
+    rows = prepare_rows(given, invalid_rows="drop")
+    with serving(refusing({"broken": (401, {}, {"error": {"message": "Wrong key."}})})) as server:
+        pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
+        with pytest.raises(EngineError, match="Row 1: .*Wrong key.*shards are kept"):
+            judge_dataset(pipe, rows, 2, tmp_path, invalid_rows="drop", **SHORT)
+
+
+# Empty responses
+
+
+def test_empty_responses_are_left_out_and_the_row_stays(tmp_path, no_cache):
+    """Scores and winners are numbered as in the row that was read."""
+    given = [
+        {"prompt": "q0", "responses": ["a", "", "b", None]},
+        {"prompt": "q1", "responses": ["a", "b", "c", "d"]},
+        {"prompt": "q2", "responses": [None, " ", "b", ""]},
+        {"prompt": "q3", "responses": [None, " "]},
+    ]
+    with pytest.raises(InvalidPreference, match=r"row 0: "):
+        prepare_rows(given)
+    rows = prepare_rows(given, invalid_rows="drop", invalid_responses="drop")
+    assert [row.responses for row in rows] == [("a", "b"), ("a", "b", "c", "d"), ("b",)]
+    assert rows.num_read == 4 and sum(rows.dropped.values()) == 1
+    judgments = stored(judgment([2.0, 8.0]), judgment([8.0, 2.0, 8.0, 4.0]), judgment([6.0]))
+    columns = score_columns(rows, judgments)
+    assert columns["scores"] == [[1.0, None, 4.0, None], [4.0, 1.0, 4.0, 2.0], [None, None, 3.0, None]]
+    assert columns["best"] == [2, 0, 2] and columns["tied"] == [[2], [0, 2], [2]]
+    report = write_labels(rows, judgments, tmp_path)
+    assert report["rows"]["shortened"] == 2 and report["ties"] == 0.5
+    assert "(2 without empty responses)" in report_lines(report)[0]
+    scores = load_dataset("parquet", data_files=str(tmp_path / "scores" / "*.parquet"), split="train")
+    for row in scores:
+        assert row["responses"][row["best"]] and len(row["responses"]) == len(row["scores"])
+        assert [score is None for score in row["scores"]] == [not (r or "").strip() for r in row["responses"]]
+    pairs = load_dataset("parquet", data_files=str(tmp_path / "preferences" / "*.parquet"), split="train")
+    assert pairs[0]["chosen"] == [said("b")] and pairs[0]["rejected"] == [said("a")]
+    best = load_dataset("parquet", data_files=str(tmp_path / "best_of_n" / "*.parquet"), split="train")
+    assert [row["completion"][0]["content"] for row in best] == ["b", "a", "b"]
+
+
+# Conversations with tools
+
+
+def calling(city):
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": {"city": city}}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def conversations():
+    """A row whose responses call a tool with different arguments, and one whose responses are texts."""
+    result = {"role": "tool", "content": "18 degrees", "tool_call_id": "1", "name": "weather"}
+    called = [[calling("Rome"), result, said("Warm.")], [calling("Bonn"), result, said("Cold.")]]
+    plain = [[said("Hello.")], [said("Go away.")]]
+    return [
+        {"prompt": [said("Weather in Rome?", "user")], "responses": called, "system": "Be brief.", "tools": [TOOL]},
+        {"prompt": [said("Hi!", "user")], "responses": plain, "system": None, "tools": None},
+    ]
+
+
+def without_none(value):
+    if isinstance(value, dict):
+        return {name: without_none(item) for name, item in value.items() if item is not None or name == "content"}
+    return [*map(without_none, value)] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("where", ["memory", "file"])
+def test_conversations_are_written_as_they_were_read(where, tmp_path, no_cache):
+    given = conversations()
+    if where == "file":
+        written(tmp_path / "rows.jsonl", given)
+        given = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train")
+    rows = prepare_rows(given)
+    assert "Rome" in rows[0].responses[0] and rows[0].responses[0] != rows[0].responses[1]
+    assert "Be brief." in str(rows[0].query) and "weather" in str(rows[0].query)
+    write_labels(rows, stored(judgment([8.0, 2.0]), judgment([2.0, 8.0])), tmp_path / "out", messages=False)
+    pairs = load_dataset("parquet", data_files=f"{tmp_path}/out/preferences/*.parquet", split="train")
+    first, second = conversations()
+    assert pairs[0]["prompt"] == [said("Be brief.", "system"), *first["prompt"]]
+    assert without_none(pairs[0]["chosen"]) == first["responses"][0]
+    assert without_none(pairs[0]["rejected"]) == first["responses"][1]
+    assert without_none(json.loads(pairs[0]["tools"])) == first["tools"]
+    assert pairs[1]["prompt"] == second["prompt"] and pairs[1]["chosen"] == [said("Go away.")]
+    assert pairs[1]["tools"] is None
+    best = load_dataset("parquet", data_files=f"{tmp_path}/out/best_of_n/*.parquet", split="train")
+    assert without_none(best[0]["completion"]) == first["responses"][0]
+
+
+TOOL_TEMPLATE = """{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% for message in messages -%}
+<start_of_turn>{{ message.role }}
+{{ message.content or '' }}{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor -%}
+<end_of_turn>
+{% endfor %}{% if add_generation_prompt %}<start_of_turn>assistant
+{% endif %}"""
+
+
+def test_trl_trains_on_conversations_with_tools(tmp_path, no_cache):
+    """The arguments of the calls, and of the tools, reach the tokens."""
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+
+    policy = save_tiny(tmp_path / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.chat_template = TOOL_TEMPLATE
+    tokenizer.save_pretrained(policy)
+    rows = prepare_rows(conversations() * 4)
+    write_labels(rows, stored(*[judgment([8.0, 2.0]), judgment([2.0, 8.0])] * 4), tmp_path)
+    parts = {
+        name: load_dataset("parquet", data_files=f"{tmp_path}/{name}/*.parquet", split="train")
+        for name in ("preferences", "best_of_n")
+    }
+    for trainer_class, config_class in ((DPOTrainer, DPOConfig), (KTOTrainer, KTOConfig)):
+        trainer, log = train(trainer_class, config_class, policy, tmp_path / "out", parts["preferences"])
+        assert 0.3 < log["loss"] < 0.8
+        if trainer_class is DPOTrainer:
+            prompt, chosen = (
+                tokenizer.decode(trainer.train_dataset[0][name]) for name in ("prompt_ids", "chosen_ids")
+            )
+            assert prompt.startswith("[weather]") and "Be brief." in prompt
+            assert '{"city": "Rome"}' in chosen and "18 degrees" in chosen and "Bonn" not in chosen
+    reward, log = train(RewardTrainer, RewardConfig, policy, tmp_path / "rm", parts["preferences"])
+    assert log["loss"] == pytest.approx(math.log(2), abs=0.15)
+    train(SFTTrainer, SFTConfig, policy, tmp_path / "sft", parts["best_of_n"])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": [said("q", "user"), calling("Rome")], "rejected": [said("q", "user"), calling("Bonn")]},
+        {"prompt": "q", "chosen": [calling("Rome")], "rejected": [calling("Bonn")]},
+        {"query": "q", "completions": [[calling("Rome")], [calling("Bonn")]]},
+        {"question": "q", "responses": [[calling("Rome")], [calling("Bonn")]]},
+    ],
+)
+def test_every_shape_keeps_its_messages(row, tmp_path, no_cache):
+    rows = prepare_rows([row], prompt_column="question" if "question" in row else None)
+    write_labels(rows, stored(judgment([8.0, 2.0])), tmp_path)
+    (pair,) = load_dataset("parquet", data_files=f"{tmp_path}/preferences/*.parquet", split="train")
+    assert pair["prompt"] == [said("q", "user")]
+    assert without_none(pair["chosen"]) == [calling("Rome")] and without_none(pair["rejected"]) == [calling("Bonn")]
+
+
+# Ties
+
+
+def all_equal(path, body, number):
+    if path.endswith("/models"):
+        return {"data": [{"id": "judge"}]}
+    return {"choices": [choice(r"\boxed{5, 5, 5, 5}", i) for i in range(body.get("n", 1))]}
+
+
+def test_the_best_of_tied_responses_is_spread(tmp_path):
+    """200 rows with the same four responses, all of which tie: each is best about 50 times (four deviations: 24)."""
+    given = [{"prompt": f"Is {i} prime?", "responses": ["Yes", "No", "Maybe", "Who knows"]} for i in range(200)]
+    with serving(all_equal) as server:
+        pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
+        judgments = judge_dataset(pipe, prepare_rows(given), 1, tmp_path, temperature=0.5, **SHORT)
+        again = judge_dataset(pipe, prepare_rows(given), 1, tmp_path / "again", temperature=0.5, **SHORT)
+    counts = Counter(judgments["best"])
+    assert all(tied == [0, 1, 2, 3] for tied in judgments["tied"]) and judgments["best"] == again["best"]
+    assert len(counts) == 4 and all(26 <= count <= 74 for count in counts.values()), counts
 
 
 # What is written
@@ -489,7 +728,7 @@ def test_a_folder_loads_by_the_names_on_its_card(labels, no_cache):
 def test_the_card_and_the_report_say_the_same(labels):
     folder, report = labels
     assert report == json.loads((folder / "report.json").read_text())
-    assert report["rows"] == {"read": 12, "dropped": {}, "judged": 12, "cut": 0}
+    assert report["rows"] == {"read": 12, "dropped": {}, "judged": 12, "cut": 0, "shortened": 0}
     assert report["critiques"] == 24 and report["unreadable"] == 0
     assert report["pairs"]["made"] + sum(report["pairs"]["skipped"].values()) == 12
     assert sum(report["places"]["2"]) == pytest.approx(1) and 0 <= report["order_flips"]["flips"] <= 1
@@ -662,7 +901,7 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
         label("--model_name_or_path", "not/there", *asked[2:])
     label(*asked, "--invalid_rows", "drop")
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
-    assert report["rows"] == {"read": 7, "dropped": {"empty": 1}, "judged": 6, "cut": 0}
+    assert report["rows"] == {"read": 7, "dropped": {"empty": 1}, "judged": 6, "cut": 0, "shortened": 0}
     assert "7 rows read, 1 (empty 1) dropped, 6 judged" in capsys.readouterr().out
     protocol = json.loads((tmp_path / "labels" / "README.md").read_text().split("```json\n")[1].split("```")[0])
     assert protocol["model"] == "writing" and protocol["k"] == 2 and protocol["template"] == "compact"
@@ -720,6 +959,70 @@ def test_a_judge_on_a_server(judges, tmp_path, no_cache):
     assert server.url not in card and '"engine": "OpenAIEngine"' in card and "100.0 %, 0.0 %" in card
 
 
+def test_a_judge_on_a_server_reads_the_prompt_that_it_was_trained_with(tmp_path, no_cache, caplog):
+    """Its config names it; without one the absence is said."""
+    from transformers import AutoConfig
+
+    judge = save_writing(tmp_path / "judge")
+    config = AutoConfig.from_pretrained(judge)
+    config.grm = {"template": "compact"}
+    config.save_pretrained(judge)
+    rows = written(tmp_path / "rows.jsonl", rows_of(1))
+    asked = ["--dataset_name", rows, "--max_new_tokens", 16, "--k", 1]
+    with serving(refusing({})) as server:
+        asked += ["--base_url", server.url]
+        label("--model_name_or_path", judge, *asked, "--output_dir", tmp_path / "named")
+        label(*asked, "--output_dir", tmp_path / "unnamed")
+        prompts = [body["messages"][0]["content"] for body in server.bodies]
+    assert [prompt.startswith("Name the criteria") for prompt in prompts] == [True, False]
+    assert "does not name the template" in caplog.text
+
+
+def test_prompts_of_ones_own(judges, tmp_path, no_cache):
+    (tmp_path / "prompt.txt").write_text("Be fair.\n{conversation}\n{responses}\nEnd with \\boxed{...}.")
+    rows = written(tmp_path / "rows.jsonl", rows_of(2))
+    asked = ["--dataset_name", rows, "--max_new_tokens", 16, "--k", 1, "--template", tmp_path / "prompt.txt"]
+    with serving(refusing({})) as server:
+        label(*asked, "--base_url", server.url, "--output_dir", tmp_path / "out")
+        assert all(body["messages"][0]["content"].startswith("Be fair.") for body in server.bodies)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["unreadable"] == 0
+
+
+def test_a_guidance_needs_a_meta_rm(judges, tmp_path, no_cache):
+    rows = written(tmp_path / "rows.jsonl", rows_of(1))
+    for guide in (["--guide", "soft"], ["--k_meta", "2"]):
+        with pytest.raises(ValueError, match="without a Meta RM"):
+            label("--model_name_or_path", judges["writing"], "--dataset_name", rows, *guide, "--output_dir", tmp_path)
+
+
+def test_one_run_writes_into_a_folder(judge, tmp_path):
+    rows = prepare_rows(rows_of(2))
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+        collected(judge, rows, tmp_path)
+    assert len(collected(judge, rows, tmp_path)) == 2
+
+
+def test_a_run_that_judged_nothing_claims_no_folder(tmp_path, no_cache):
+    """The option that its error names is accepted there."""
+    from transformers import AutoConfig
+
+    judge = save_writing(tmp_path / "judge")
+    config = AutoConfig.from_pretrained(judge)
+    config.max_position_embeddings = 2048
+    config.save_pretrained(judge)
+    given = [{"prompt": "q", "responses": ["long " * 800, "b"], "kept": 0}, *rows_of(1)]
+    rows = written(tmp_path / "rows.jsonl", given)
+    asked = ["--model_name_or_path", judge, "--dataset_name", rows, "--output_dir", tmp_path / "out"]
+    asked += ["--template", "compact", "--k", 1]
+    with pytest.raises(PromptTooLongError, match=r"Row 0: .*truncation='fair'.*invalid_rows=\"drop\""):
+        label(*asked, "--max_new_tokens", 32)
+    label(*asked, "--max_new_tokens", 32, "--truncation", "fair")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["rows"]["cut"] == 1
+    with pytest.raises(PromptTooLongError, match="Row 0: .*cut already") as refused:
+        label(*asked, "--output_dir", tmp_path / "other", "--max_new_tokens", 2000, "--truncation", "fair")
+    assert "or cut the texts" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -744,8 +1047,8 @@ def test_what_is_missing_is_said(tmp_path, no_cache, arguments, told):
 def test_the_docstring_command_parses():
     module = recipe()
     command = module.__doc__.split("recipes/label.py")[1].split("\n\n")[0].replace("\\\n", " ").split()
-    script_args, judge_args, _ = module.make_parser().parse_args_and_config(command)
-    assert module.judging_options(script_args, judge_args)["early_stopping"] == "exact"
+    script_args, *_ = module.make_parser().parse_args_and_config(command)
+    assert script_args.options["early_stopping"] == "exact"
 
 
 NOTING = """

@@ -119,7 +119,7 @@ class Preference:
         columns = {name: value for name, value in row.items() if value is not None and name not in unread}
         if not read_labels and "completion" in columns:
             columns["label"] = True
-        query, responses, labels = _read_columns(columns)
+        query, responses, labels = read_columns(columns)
         return cls(
             query=_with_columns(query, columns.get("system"), columns.get("tools")),
             responses=tuple(map(response_text, responses)) if _is_list(responses) else responses,
@@ -248,7 +248,7 @@ def _checked_responses(responses: Any) -> tuple[str, ...]:
     return tuple(responses)
 
 
-def _read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+def read_columns(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """(query, responses, labels) of a row without `None` columns."""
     query = row.get("query", row.get("prompt", row.get("messages")))
     if "responses" in row and query is not None:

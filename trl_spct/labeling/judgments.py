@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -14,16 +14,17 @@ from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
 from ..data.preparation import InvalidRows
-from ..evaluation.judgments import PipelineJudge
+from ..evaluation.judgments import CRITIQUE_FEATURES, PipelineJudge, judge_all
 from ..jobs import ShardedJob, rows_digest
 from ..judge.judging import Judging
 from ..judge.orders import count_occurrences
 from ..judge.pipelines import GRMRewardPipeline
-from ..judge.sampling import PromptTooLongError
+from ..judge.sampling import EngineError, PromptTooLongError
 from .rows import LabelRows
 
 
 _STOPS = ("early_stopping", "max_responses_per_prompt")
+_DROP = '`invalid_rows="drop"` leaves such rows without scores and counts them by cause.'
 
 JUDGMENT_FEATURES = Features(
     {
@@ -36,17 +37,7 @@ JUDGMENT_FEATURES = Features(
         "refused": Value("string"),
         "blocks": Value("bool"),
         "truncated": Value("bool"),
-        "critiques": List(
-            {
-                "text": Value("string"),
-                "scores": List(Value("float64")),
-                "problem": Value("string"),
-                "order": List(Value("int64")),
-                "num_tokens": Value("int64"),
-                "meta_score": Value("float64"),
-                "counted": Value("bool"),
-            }
-        ),
+        "critiques": List(CRITIQUE_FEATURES),
     }
 )
 """Columns of stored judgments, one record per row: `totals` are sums of votes in the order of the row's responses,
@@ -77,8 +68,8 @@ def judge_dataset(
         k (`int`): Critiques per row.
         folder (`str` or path): Folder of the shards, in parquet.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
-            `"error"` refuses rows that do not fit into the judge's context, before any row is judged; `"drop"` stores
-            them without scores, with the cause `"length"`.
+            `"drop"` stores rows that do not fit into the judge's context, or that a server refuses, without scores and
+            with the cause.
         batch_size (`int`, *optional*):
             Rows judged together, which does not change the result. By default 256 critiques, in at least 8 batches.
         binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
@@ -90,7 +81,8 @@ def judge_dataset(
         [`~datasets.Dataset`] with [`JUDGMENT_FEATURES`]: one judgment per row, in the order of the rows.
 
     Raises:
-        [`~trl_spct.judge.sampling.PromptTooLongError`]: with the number of a row that does not fit.
+        [`~trl_spct.judge.sampling.PromptTooLongError`]: for a row that does not fit, before any row is judged, and
+        [`~trl_spct.judge.sampling.EngineError`]: for a row that a server refuses, with its number among those read.
         `FileExistsError`: if the folder holds judgments of another judge, other rows or other settings.
     """
     stops = {name: parameters.pop(name) for name in _STOPS if parameters.get(name)}
@@ -151,44 +143,40 @@ class _Batch:
                 self._judging.prepare(self.rows.row_numbers[number], self.rows[number], self.occurrences[number])
                 fitting.append(number)
             except PromptTooLongError as error:
-                self._refuse(number, error)
+                if not self.drop:
+                    raise self._too_long(number, error) from None
         return fitting
 
-    def _refuse(self, number: int, error: PromptTooLongError) -> None:
-        if not self.drop:
-            row = self.rows.row_numbers[number]
-            advice = f'{error.advice} Or leave the row without scores: `invalid_rows="drop"`.'
-            raise PromptTooLongError(f"Row {row}", *error.lengths, row, advice) from None
+    def _too_long(self, number: int, error: PromptTooLongError) -> PromptTooLongError:
+        row = self.rows.row_numbers[number]
+        return PromptTooLongError(f"Row {row}", *error.lengths, row, f"{error.advice} {_DROP}")
 
     def judge(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
         """One record per row; without scores for dropped rows."""
         started = time.perf_counter()
-        remaining = self.fitting(numbers) if self.drop else list(numbers)
-        judgments: dict[int, Mapping[str, Any]] = {}
-        while remaining:
-            try:
-                outputs: Any = self.pipe(  # a list for a list
-                    [self.rows[number] for number in remaining],
-                    occurrences=[self.occurrences[number] for number in remaining],
-                    batch_size=self.batch_size,
-                    **self.options,
-                )
-                judgments = dict(zip(remaining, outputs, strict=True))
-                break
-            except PromptTooLongError as error:  # the context of a server may be shorter
-                self._refuse(remaining[error.row], error)
-                del remaining[error.row]
+        fitting = self.fitting(numbers) if self.drop else list(numbers)
+        call: Any = partial(self.pipe, batch_size=self.batch_size, **self.options)  # a list for a list
+        occurrences = [self.occurrences[number] for number in fitting]
+        try:
+            judged, causes = judge_all(call, [self.rows[number] for number in fitting], occurrences, self.drop)
+        except PromptTooLongError as error:  # the context of a server may be shorter
+            raise self._too_long(fitting[error.row], error) from None
+        except EngineError as error:
+            note = f"Judged shards are kept: the same call judges the others. {_DROP if error.refusals else ''}"
+            raise error.renumbered([self.rows.row_numbers[number] for number in fitting], note=note) from error
+        judgments = {fitting[place]: judgment for place, judgment in judged.items()}
+        refused = {fitting[place]: cause for place, cause in causes.items()}
         seconds = (time.perf_counter() - started) / len(numbers)
-        return [{"row": number, "seconds": seconds, **_record(judgments.get(number))} for number in numbers]
+        return [{"row": n, "seconds": seconds, **_record(judgments.get(n), refused.get(n, "length"))} for n in numbers]
 
 
-def _record(judgment: Mapping[str, Any] | None) -> dict[str, Any]:
-    refused = "length" if judgment is None else None
+def _record(judgment: Mapping[str, Any] | None, refused: str) -> dict[str, Any]:
+    cause = refused if judgment is None else None
     judgment = judgment or {"scores": None, "weight": 0, "best": None, "tied": [], "critiques": []}
     return {
         "totals": judgment["scores"],
         **{name: judgment[name] for name in ("weight", "best", "tied", "critiques")},
-        "refused": refused,
+        "refused": cause,
         **{name: judgment.get(name) is not None for name in ("blocks", "truncated")},
     }
 

@@ -30,26 +30,19 @@ COLUMNS = tuple(_COLUMNS)
 """Columns that [`score_columns`] adds to a row."""
 
 
-def score_columns(judgments: Dataset) -> Dataset:
-    """Columns with the scores of each row.
-
-    | column | |
-    |---|---|
-    | `scores` | mean score per vote of each response; `None` if no critique of the row can be read |
-    | `best` | a response with the highest score, drawn with the seed from `tied`; `None` without scores |
-    | `tied` | all responses with the highest score |
-    | `votes` | number of critiques that voted |
-    | `confidence` | share of them whose own winner is `best`; `None` for n = 1 and for rows in blocks |
-    | `problems` | cause of each critique that could not be read; `["length"]` if the row was too long to be judged |
-    """
+def score_columns(rows: LabelRows, judgments: Dataset) -> Dataset:
+    """Columns with the scores of each row, which the card of the labels describes."""
 
     def to_columns(record: dict[str, Any]) -> dict[str, Any]:
         voters = [critique["scores"] for critique in record["critiques"] if critique["counted"]]
         compared = len(record["totals"] or ()) > 1 and not record["blocks"]
+        number, scores = record["row"], mean_scores(record)
+        winners = [i in record["tied"] for i in range(len(scores or ()))]
+        chosen = [i == record["best"] for i in range(len(scores or ()))]
         return {
-            "scores": mean_scores(record),
-            "best": record["best"],
-            "tied": record["tied"],
+            "scores": None if scores is None else rows.in_place(number, scores),
+            "best": None if scores is None else rows.in_place(number, chosen).index(True),
+            "tied": [place for place, wins in enumerate(rows.in_place(number, winners)) if wins],
             "votes": len(voters),
             "confidence": agreement(voters, record["best"]) if compared else None,
             "problems": problems_of(record),
@@ -96,12 +89,12 @@ def best_of_n(
     Of responses that share the highest score, it is the one that the pipeline drew. Rows without scores are left out.
     See [`preference_pairs`] for the arguments.
     """
-    for number, row, record in zip(rows.row_numbers, rows, judgments, strict=True):
-        scores = mean_scores(record)
+    messages = messages or rows.have_messages
+    for number, record in enumerate(judgments):
+        scores, best = mean_scores(record), record["best"]
         if scores is not None:
-            best = record["best"]
-            prompt, completion = _for_trl(row.query, row.responses[best], messages=messages)
-            yield {"prompt": prompt, "completion": completion, "score": scores[best], "row": number}
+            texts = rows.for_trainers(number, messages, completion=best)
+            yield {**texts, "score": scores[best], "row": rows.row_numbers[number]}
 
 
 def preference_pairs(
@@ -115,28 +108,24 @@ def preference_pairs(
 ) -> Iterator[dict[str, Any]]:
     """Yields pairs of responses with different scores in TRL's preference format.
 
+    No column is named `margin`, which [`~trl.RewardTrainer`] would subtract in its loss.
+
     Args:
         rows ([`LabelRows`]), judgments (iterable of records): The rows, and their judgments from [`judge_dataset`].
         pairs (`str`, *optional*, defaults to `"best-vs-worst"`):
-            `"best-vs-worst"`: one pair per row. `"best-vs-random"`: one pair per row, the best response and any other
-            that may be paired with it. `"all"`: any two responses. Ties for the best or the worst are broken by a
-            draw, never by the place.
-        min_margin (`float`, *optional*, defaults to `0.0`):
-            Points per vote by which the scores of a pair must differ at least; the difference itself is excluded.
+            `"best-vs-worst"` and `"best-vs-random"` (any other that may be paired with it): one pair per row. `"all"`:
+            any two responses. Ties for the best or the worst are broken by a draw, never by the place.
+        min_margin (`float`, *optional*, defaults to `0.0`): Points per vote that the scores must exceed in difference.
         seed (`int`, *optional*, defaults to `0`): Seed of the draws.
         messages (`bool`, *optional*, defaults to `True`): Write texts as messages.
         skipped (`Counter`, *optional*):
-            Counts candidates that made no pair, by cause: `tie`, `margin` and `duplicate` (equal texts); and rows
-            without candidates: `single` (n = 1) and `unreadable`.
-
-    Yields:
-        `dict`: `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, `score_margin` and `row`, the number
-        of the row. No column is named `margin`, which [`~trl.RewardTrainer`] would subtract in its loss.
+            Counts candidates without a pair: `tie`, `margin`, `duplicate` (equal texts); and rows without candidates:
+            `single` (n = 1), `unreadable`.
     """
     check_pairs(pairs, min_margin)
     skipped = Counter() if skipped is None else skipped
-    occurrences = count_occurrences(rows)
-    for number, occurrence, row, record in zip(rows.row_numbers, occurrences, rows, judgments, strict=True):
+    messages, occurrences = messages or rows.have_messages, count_occurrences(rows)
+    for number, (occurrence, row, record) in enumerate(zip(occurrences, rows, judgments, strict=True)):
         scores, totals, weight = mean_scores(record), record["totals"], record["weight"]
         if scores is None or len(row) == 1:
             skipped["single" if len(row) == 1 else "unreadable"] += 1
@@ -147,13 +136,12 @@ def preference_pairs(
             if (cause := refusal(chosen, rejected)) is not None:
                 skipped[cause] += 1
                 continue
-            texts = _for_trl(row.query, row.responses[chosen], row.responses[rejected], messages=messages)
             yield {
-                **dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)),
+                **rows.for_trainers(number, messages, chosen=chosen, rejected=rejected),
                 "score_chosen": scores[chosen],
                 "score_rejected": scores[rejected],
                 "score_margin": (totals[chosen] - totals[rejected]) / weight,
-                "row": number,
+                "row": rows.row_numbers[number],
             }
 
 
@@ -185,11 +173,3 @@ def _candidates(
         return [(best, draw.choice([i for i in others if refusal(best, i) is None] or others))]
     lowest = min(totals[i] for i in others)
     return [(best, draw.choice([i for i in others if totals[i] == lowest]))]
-
-
-def _for_trl(query: Any, *answers: str, messages: bool) -> tuple[Any, ...]:
-    """A query and answers in TRL's format: all texts, or all messages."""
-    if not messages and isinstance(query, str):
-        return query, *answers
-    prompt = [{"role": "user", "content": query}] if isinstance(query, str) else list(query)
-    return prompt, *([{"role": "assistant", "content": answer}] for answer in answers)

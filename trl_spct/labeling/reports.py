@@ -13,13 +13,16 @@ from ..evaluation.statistics import mean
 from ..judge.critiques import Critique
 from ..judge.judging import NEXT_STEPS
 from ..judge.outcomes import credit
-from .labels import problems_of
+from .labels import mean_scores, problems_of
 from .rows import LabelRows
 
 
 _ADVICE = {
     **NEXT_STEPS,
     "length": "the row does not fit into the judge's context: cut it with `truncation='fair'`",
+    "content_filter": "the server's content filter refuses the row: judge it with another server or model",
+    "refused": "the server refuses the request: its message says why; `invalid_rows='error'` shows it",
+    "unreadable": "the server's answer holds no completion: check that it serves a text model",
 }
 
 
@@ -28,7 +31,7 @@ class NoScoresError(ValueError):
 
 
 def label_report(
-    rows: LabelRows, judgments: Dataset, pairs: Mapping[str, Any], num_best: int, scores: Dataset
+    rows: LabelRows, judgments: Dataset, pairs: Mapping[str, Any], num_best: int, columns: Dataset
 ) -> dict[str, Any]:
     """Report of a labeled dataset, JSON-like.
 
@@ -39,31 +42,39 @@ def label_report(
     Args:
         rows ([`LabelRows`]), judgments ([`~datasets.Dataset`]): The rows and their judgments.
         pairs (mapping), num_best (`int`): Summary of the pairs, and number of rows that have a best response.
-        scores ([`~datasets.Dataset`]): From [`score_columns`].
+        columns ([`~datasets.Dataset`]): From [`score_columns`].
     """
-    scored = [values for values in scores["scores"] if values is not None]
     problems, unscored = Counter[str](), Counter[str]()
-    whole, count, cut = [], 0, sum(judgments["truncated"])
+    scores, ties, whole, count = [], [], [], 0
     for record in judgments:
+        scores.append(mean_scores(record))
+        if len(scores[-1] or ()) > 1:
+            ties.append(len(record["tied"]) > 1)
         causes = Counter(problems_of(record))
         if record["refused"] is None:
             problems += causes
-        if record["totals"] is None:
+        if scores[-1] is None:
             unscored[min(causes, key=lambda cause: (-causes[cause], cause))] += 1
         count += len(record["critiques"])
         if not record["blocks"]:
             critiques = (Critique.from_dict({**critique, "text": ""}) for critique in record["critiques"])
             whole.append(Judgment((), tuple(critiques)))
     return {
-        "rows": {"read": rows.num_read, "dropped": rows.dropped, "judged": len(rows), "cut": cut},
+        "rows": {
+            "read": rows.num_read,
+            "dropped": rows.dropped,
+            "judged": len(rows),
+            "cut": sum(judgments["truncated"]),
+            "shortened": len(rows.response_numbers),
+        },
         "critiques": count,
         "unreadable": problems.total() / count if count else None,
         "problems": dict(sorted(problems.items())),
         "unscored": dict(sorted(unscored.items())),
-        "score": _mean([score for values in scored for score in values]),
-        "confidence": _mean([value for value in scores["confidence"] if value is not None]),
-        "ties": _mean([len(row["tied"]) > 1 for row in scores if len(row["scores"] or ()) > 1]),
-        "labels": _agreement_with_labels(rows, scores["scores"]),
+        "score": _mean([score for values in scores for score in values or ()]),
+        "confidence": _mean([value for value in columns["confidence"] if value is not None]),
+        "ties": _mean(ties),
+        "labels": _agreement_with_labels(rows, scores),
         "pairs": dict(pairs),
         "best_of_n": num_best,
         "places": chosen_places(whole),
@@ -90,6 +101,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{rows['read']} rows read, {_count(rows['dropped'])} dropped, {rows['judged']} judged"
         + (f" ({rows['cut']} cut to fit)" if rows["cut"] else "")
+        + (f" ({rows['shortened']} without empty responses)" if rows["shortened"] else "")
         + f" with {report['critiques']} critiques, of which {_percent(report['unreadable'])} unreadable"
         f"{causes_text(report['problems'])}",
         f"rows without scores: {_count(report['unscored'])}",

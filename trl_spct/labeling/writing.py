@@ -9,9 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, Features, Json, List, Value, concatenate_datasets
 from huggingface_hub import DatasetCardData
 
 from ..cards import dataset_card
@@ -26,7 +25,6 @@ from .rows import LabelRows
 PARTS = ("preferences", "best_of_n", "scores")
 """Dataset configurations of a folder of labels, besides the judgments."""
 JUDGMENTS = "judgments"
-
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 
 
@@ -60,18 +58,21 @@ def write_labels(
     check_columns(rows, prefix)
     folder, skipped = Path(folder), Counter[str]()
     check_scores(judgments, os.path.abspath(folder / JUDGMENTS))
-    messages = messages or rows.have_messages
-    columns = score_columns(judgments)
+    columns = score_columns(rows, judgments)
     named = columns.rename_columns({name: prefix + name for name in columns.column_names})
-    scored = concatenate_datasets([rows.originals.with_format(None), named], axis=1)
+    scored = concatenate_datasets([rows.originals, named], axis=1)
     (folder / "scores").mkdir(parents=True, exist_ok=True)
     with in_one_step(folder / "scores" / "data.parquet") as path:
         scored.to_parquet(path)
+    text = _MESSAGES if messages else Value("string")
+    text = List(Json()) if rows.have_messages else text  # which keeps the keys of each message
+    tools = {"tools": Value("string")} if "tools" in rows.columns else {}
     best = best_of_n(rows, judgments, messages)
-    num_best, _ = _write(folder / "best_of_n", best, ("prompt", "completion"), ("score",), messages)
+    num_best, _ = _write(folder / "best_of_n", best, {"prompt": text, "completion": text, **tools}, "score")
     pair_rows = preference_pairs(rows, judgments, pairs, min_margin, seed, messages, skipped)
+    types = {"prompt": text, "chosen": text, "rejected": text, **tools}
     scores = ("score_chosen", "score_rejected", "score_margin")
-    num_pairs, margins = _write(folder / "preferences", pair_rows, ("prompt", "chosen", "rejected"), scores, messages)
+    num_pairs, margins = _write(folder / "preferences", pair_rows, types, *scores)
     summary = {
         "policy": pairs,
         "min_margin": min_margin,
@@ -85,22 +86,15 @@ def write_labels(
 
 
 def _write(
-    folder: Path,
-    records: Iterable[Mapping[str, Any]],
-    texts: tuple[str, ...],
-    scores: tuple[str, ...],
-    messages: bool,
+    folder: Path, records: Iterable[dict[str, Any]], types: Mapping[str, Any], *scores: str
 ) -> tuple[int, float]:
     """Returns (number of records, sum of their last scores); holds 1,000 records in memory."""
-    text = _MESSAGES if messages else Value("string")
-    features = Features(
-        {**dict.fromkeys(texts, text), **dict.fromkeys(scores, Value("float64")), "row": Value("int64")}
-    )
+    features = Features({**types, **dict.fromkeys(scores, Value("float64")), "row": Value("int64")})
     folder.mkdir(parents=True, exist_ok=True)
     count, total, schema = 0, 0.0, features.arrow_schema
     with in_one_step(folder / "data.parquet") as path, pq.ParquetWriter(path, schema) as writer:
         for batch in batches(records, 1000):
-            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+            writer.write_table(Dataset.from_list(batch, features).with_format("arrow")[:].cast(schema))
             count += len(batch)
             total += sum(record[scores[-1]] for record in batch)
     return count, total
