@@ -11,7 +11,8 @@ accelerate launch recipes/label.py \
     --k 8 --early_stopping exact --min_margin 1 --output_dir labels
 
 Rows have a query and n responses: `prompt` with `responses`, `completions` or `completion`, `chosen` and `rejected`,
-or `messages` that end with an answer. Labels are not needed; other columns are kept. Then
+or `messages` that end with an answer. Labels are not needed; other columns are kept. `--invalid_rows drop` and
+`--invalid_responses drop` leave out rows that cannot be judged or that a server refuses, and empty responses. Then
 
     trl dpo --dataset_name labels --dataset_config preferences …
 

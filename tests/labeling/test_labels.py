@@ -459,6 +459,18 @@ def test_stopped_early(judge, tmp_path):
         assert mean_scores(record) == [sum(column) / count for column in columns]
 
 
+def test_a_chat_template_that_refuses_a_prompt_names_the_row(judge, tmp_path, monkeypatch):
+    """By its number among the rows read, before any row is judged, with what to do; also where rows may be dropped."""
+    template = "{% if 'q4' in messages[0]['content'] %}{{ raise_exception('No q4') }}{% endif %}"
+    monkeypatch.setattr(judge.tokenizer, "chat_template", template + judge.tokenizer.chat_template)
+    given = [{"prompt": "q0", "responses": ["", "b"], "kept": 0}, *rows_of(6).to_list()[1:]]
+    rows = prepare_rows(given, invalid_rows="drop")
+    for invalid_rows in ("error", "drop"):
+        with pytest.raises(ValueError, match="Row 4: the judge's tokenizer cannot render the prompt .*No q4"):
+            collected(judge, rows, tmp_path / invalid_rows, invalid_rows=invalid_rows, rows_per_shard=64)
+        assert not list((tmp_path / invalid_rows).glob("shard-*"))
+
+
 # Servers
 
 
