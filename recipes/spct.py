@@ -14,6 +14,7 @@ Without a model and a configuration it runs the embedded default, the whole meth
 rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU in minutes (`--output_dir`, `--seed`)
 """
 
+import os
 import sys
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
@@ -50,8 +51,23 @@ def make_parser():
     return TrlParser((ScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig))
 
 
+def in_two_processes() -> None:
+    """Replaces this process by two of one thread each, the fastest for tiny models, unless several were launched.
+
+    Two on every machine: the batches, and so the results, depend on the number of processes.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--local-addr=localhost", "--nproc-per-node=2")
+        os.execv(sys.executable, [sys.executable, *launcher, __file__, *sys.argv[1:]])
+    if os.environ["RANK"] != "0":
+        os.environ["TQDM_DISABLE"] = "1"
+
+
 if __name__ == "__main__":
     if wants_embedded(sys.argv[1:]):
+        if "-h" not in sys.argv:
+            in_two_processes()
         from tiny.job import make_parser as make_tiny_parser
         from tiny.job import run
 

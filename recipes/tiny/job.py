@@ -3,7 +3,7 @@
 The embedded default: SPCT end to end on a tiny world, on a CPU within minutes.
 
 base judge → rejective fine-tuning → rule-based GRPO → Meta RM → evaluation, with the trainers and the pipeline of
-trl_spct; only the world and the sizes are tiny. A run that was killed goes on where it stopped.
+trl_spct; only the world and the sizes are tiny. A run that was killed resumes at its last checkpoint or shard.
 """
 
 import argparse
@@ -20,13 +20,22 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
 from datasets.utils.logging import disable_progress_bar
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, ProgressCallback, pipeline, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+    set_seed,
+)
 from transformers import logging as transformers_logging
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
 
 from trl_spct import (
     MetaRMForSequenceClassification,
@@ -77,6 +86,8 @@ judgments, results.json, report.json, scaling.png. What to try next:
   another seed     accelerate launch recipes/spct.py --seed 1 --output_dir {folder}-1
   your own data    accelerate launch recipes/rft.py --help, and recipes/README.md"""
 
+SAVE_STEPS = 100
+
 console = Console()
 
 
@@ -96,6 +107,7 @@ def run(output_dir: str = "outputs/tiny", seed: int = 0, principles: bool = True
     torch.set_num_threads(1)  # fastest for tiny models, and the results depend on the number of threads
     started = time.perf_counter()
     job = Job(Path(output_dir), seed, principles)
+    console.quiet = not job.state.is_main_process
     job.stage("base", job.build_base, "Base judge: a tiny model learns to judge from faulty critiques")
     job.stage("rft", job.fine_tune, "RejectiveSampler: sample, reject, fine-tune")
     job.stage("spct", job.reinforce, "SPCTTrainer: rule-based GRPO on the judge itself")
@@ -113,18 +125,18 @@ class Job:
 
     def __init__(self, folder: Path, seed: int, principles: bool):
         self.folder, self.seed, self.principles = folder, seed, principles
-        self.state = PartialState()
+        self.state = PartialState(cpu=True)
         self.world = World(seed)
         sizes = {"rows": ROWS, "lessons": LESSONS, "drills": DRILLS, "corpus": CORPUS, "votes": VOTES}
+        run = {"version": __version__, "seed": seed, "principles": principles, "processes": self.state.num_processes}
         with self.state.main_process_first():
-            claim_folder(
-                folder, {"kind": "tiny", "version": __version__, "seed": seed, "principles": principles, **sizes}
-            )
+            claim_folder(folder, {"kind": "tiny", **run, **sizes})
 
     def stage(self, name: str, build: Callable[[], None], title: str) -> None:
         """Runs a stage unless an earlier start has finished it."""
         progress = self.folder / "progress.json"
         done = json.loads(progress.read_text()) if progress.exists() else {}
+        self.state.wait_for_everyone()
         title = f"{STAGES.index(name) + 1}/{len(STAGES)} {title}"
         console.rule(f"{title} [dim](done in {done[name]:.0f} s before)" if name in done else title, align="left")
         if name in done:
@@ -155,23 +167,36 @@ class Job:
         tokenizer = build_tokenizer(texts)
         model = build_judge(tokenizer)
         for number, conversations in enumerate((first, second)):
-            args = SFTConfig(
-                self.path("base"),
+            folder = self.folder / "base" / f"phase-{number}"
+            if (folder / "model.safetensors").exists():
+                model = AutoModelForCausalLM.from_pretrained(folder)
+                continue
+            args = TrainingArguments(
+                str(folder),
                 learning_rate=3e-3,
                 lr_scheduler_type="cosine",
                 warmup_steps=0.05,
-                per_device_train_batch_size=32,
+                per_device_train_batch_size=self._share(32),
                 train_sampling_strategy="sequential",
                 num_train_epochs=1,
-                max_length=None,
                 **_common(self.seed),
             )
             dataset = _tokenized(tokenizer, conversations, by_length=0.6 if number == 0 else 0.0, seed=self.seed)
-            _trained(SFTTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer))
-        model.config.grm = {"template": TEMPLATE}
-        model.generation_config.max_new_tokens = MAX_CRITIQUE
-        model.save_pretrained(self.path("base"))
-        tokenizer.save_pretrained(self.path("base"))
+            padded = DataCollatorForSeq2Seq(tokenizer)
+            # the stand-in for pretraining, for which TRL's loss over a large vocabulary in chunks is slower
+            _trained(Trainer(model, args, padded, dataset, processing_class=tokenizer)).save_model()
+            self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            model.config.grm = {"template": TEMPLATE}
+            model.generation_config.max_new_tokens = MAX_CRITIQUE
+            model.save_pretrained(self.path("base"))
+            tokenizer.save_pretrained(self.path("base"))
+            for folder in (self.folder / "base").glob("phase-*"):
+                shutil.rmtree(folder)
+
+    def _share(self, batch_size: int) -> int:
+        """This process's part of a batch."""
+        return batch_size // self.state.num_processes
 
     def _curriculum(self) -> tuple[list, list]:
         """(knowledge and easy rows, the faulty corpus with some of both) as conversations."""
@@ -194,7 +219,7 @@ class Job:
             sampling_batch_size=512,
             learning_rate=1e-4,
             lr_scheduler_type="cosine",
-            per_device_train_batch_size=32,
+            per_device_train_batch_size=self._share(32),
             num_train_epochs=1,
             **_common(self.seed),
         )
@@ -208,9 +233,9 @@ class Job:
             beta=0.04,
             learning_rate=2e-4,
             lr_scheduler_type="constant",
-            per_device_train_batch_size=64,
+            per_device_train_batch_size=self._share(64),
             max_steps=SPCT_STEPS,
-            **{**_common(self.seed), "save_strategy": "steps", "save_steps": 10, "save_total_limit": 1},
+            **{**_common(self.seed), "save_steps": 10},
         )
         _finish(SPCTTrainer(self.path("rft"), args=args, train_dataset=self.rows("spct")))
 
@@ -233,7 +258,7 @@ class Job:
             template=TEMPLATE,
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
-            per_device_train_batch_size=32,
+            per_device_train_batch_size=self._share(32),
             num_train_epochs=2,
             **_common(self.seed),
         )
@@ -242,54 +267,58 @@ class Job:
 
     def choose_guidance(self) -> None:
         """For each judge, on rows that serve nothing else; the Meta RM stores what is best for the trained judge."""
-        rows, found = list(self.rows("guidance")), {}
-        for judge in JUDGES:
-            judgments = self._judge(judge, rows, GUIDANCE_VOTES, VOTING_TEMPERATURE, part="guidance")
-            found[judge] = choose_guidance(judgments, ks=[GUIDANCE_VOTES], seed=self.seed)
-            console.print(guidance_results_table(found[judge], f"{judge}: ways to guide, on {len(rows)} rows"))
-        if self.state.is_main_process:
-            write_json(self.folder / "guidance.json", {judge: asdict(choice) for judge, choice in found.items()})
-            model = MetaRMForSequenceClassification.from_pretrained(self.path("meta_rm"))
-            store_guidance(model, found["spct"].guidance)
-            model.config.save_pretrained(self.path("meta_rm"))
+        rows, choices = list(self.rows("guidance")), {}
+        judged = {j: self._judge(j, rows, GUIDANCE_VOTES, VOTING_TEMPERATURE, part="guidance") for j in JUDGES}
+        if not self.state.is_main_process:
+            return
+        for judge, judgments in judged.items():
+            choices[judge] = choose_guidance(judgments, ks=[GUIDANCE_VOTES], seed=self.seed)
+            console.print(guidance_results_table(choices[judge], f"{judge}: ways to guide, on {len(rows)} rows"))
+        write_json(self.folder / "guidance.json", {judge: asdict(choice) for judge, choice in choices.items()})
+        model = MetaRMForSequenceClassification.from_pretrained(self.path("meta_rm"))
+        store_guidance(model, choices["spct"].guidance)
+        model.config.save_pretrained(self.path("meta_rm"))
 
     def evaluate(self) -> None:
-        results, report = [], {}
         rows = list(self.rows("held_out"))
+        voted = {judge: self._judge(judge, rows, VOTES, VOTING_TEMPERATURE) for judge in JUDGES}
+        greedy = {judge: self._judge(judge, rows, 1, 0.0) for judge in JUDGES}
+        unshuffled = self._judge("base", rows, UNSHUFFLED_VOTES, VOTING_TEMPERATURE, order="fixed")
+        continued = {judge: self._accuracy_by_given_principle(judge) for judge in JUDGES if self.principles}
+        if not self.state.is_main_process:
+            return
+        results, report = [], {}
         chosen = json.loads((self.folder / "guidance.json").read_text())
         for judge in JUDGES:
-            voted = self._judge(judge, rows, VOTES, VOTING_TEMPERATURE)
-            greedy = self._judge(judge, rows, 1, 0.0)
             described = {"stage": judge, "seed": self.seed}
-            results += scaling_results(greedy, guided=False, temperature=0.0, **described)
-            results += scaling_results(voted, guided=False, temperature=VOTING_TEMPERATURE, **described)
+            results += scaling_results(greedy[judge], guided=False, temperature=0.0, **described)
+            described["temperature"] = VOTING_TEMPERATURE
             guidance = Guidance(**chosen[judge]["guidance"])
-            results += scaling_results(
-                voted, guided=True, guidance=guidance, temperature=VOTING_TEMPERATURE, **described
-            )
-            report[judge] = _report(voted, rows)
+            results += scaling_results(voted[judge], guided=False, **described)
+            results += scaling_results(voted[judge], guided=True, guidance=guidance, **described)
             ways = {"chosen": guidance, "paper": Guidance(0.5)}
-            table = guidance_table(voted, [VOTES], tuple(ways.values()), self.seed)
-            report[judge]["guided"] = dict(zip(ways, table, strict=True))
-            if self.principles:
-                report[judge].update(self._told(judge))
-        unshuffled = self._judge("base", rows, UNSHUFFLED_VOTES, VOTING_TEMPERATURE, order="fixed")
+            table = guidance_table(voted[judge], [VOTES], tuple(ways.values()), self.seed)
+            report[judge] = {
+                **_report(voted[judge], rows),
+                "guided": dict(zip(ways, table, strict=True)),
+                **continued.get(judge, {}),
+            }
         report["base"]["unshuffled"] = scaling_results(unshuffled, guided=False, temperature=VOTING_TEMPERATURE)
-        if self.state.is_main_process:
-            write_json(self.folder / "report.json", report)
-            plot_scaling(results, self.folder / "scaling.png", "Accuracy on held-out rows of the tiny world")
-            write_json(self.folder / "results.json", results)
+        write_json(self.folder / "report.json", report)
+        plot_scaling(results, self.folder / "scaling.png", "Accuracy on held-out rows of the tiny world")
+        write_json(self.folder / "results.json", results)
 
-    def _told(self, judge: str) -> dict[str, float]:
-        """Accuracy when the principle is put into the judge's mouth and it goes on from there, greedily."""
+    def _accuracy_by_given_principle(self, judge: str) -> dict[str, float | None]:
+        """Accuracy when the critique begins with a given principle and the judge continues it greedily."""
         model = AutoModelForCausalLM.from_pretrained(self.path(judge))
         tokenizer = AutoTokenizer.from_pretrained(self.path(judge))
         rows = self._world_rows("held_out")
-        told = {"wanted": [row.principle for row in rows], "unwanted": [row.unwanted for row in rows]}
-        return {
-            f"accuracy_told_the_{name}_principle": _accuracy_told(model, tokenizer, rows, principles)
-            for name, principles in told.items()
-        }
+        share = slice(self.state.process_index, None, self.state.num_processes)
+        accuracies = {}
+        for name, attribute in (("wanted", "principle"), ("unwanted", "unwanted")):
+            credits = _continued_credits(model, tokenizer, rows[share], attribute)
+            accuracies[f"accuracy_told_the_{name}_principle"] = _mean(gather_object(credits))
+        return accuracies
 
     def _judge(
         self,
@@ -307,7 +336,7 @@ class Job:
             map(Preference.from_row, rows),
             self.folder / "judgments" / (name if part == "held_out" else f"{part}-{name}"),
             rows_per_shard=32,
-            progress=f"{judge}, k = {k}",
+            progress=f"{judge}, k = {k}" if self.state.is_main_process else None,
             process_index=self.state.process_index,
             num_processes=self.state.num_processes,
             wait=self.state.wait_for_everyone,
@@ -332,14 +361,14 @@ def _report(judgments: list[Judgment], rows: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _accuracy_told(model, tokenizer, rows: list[Row], principles: list[str]) -> float:
+def _continued_credits(model, tokenizer, rows: list[Row], attribute: str) -> list[float]:
     prompts = [
         tokenizer.apply_chat_template(
-            _judged(row, f"Specific Criteria: {REFLECTION}, {principle} (weight 4).\n"),
+            _judged(row, f"Specific Criteria: {REFLECTION}, {getattr(row, attribute)} (weight 4).\n"),
             continue_final_message=True,
             tokenize=False,
         )
-        for row, principle in zip(rows, principles, strict=True)
+        for row in rows
     ]
     inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
     inputs.pop("token_type_ids", None)
@@ -349,7 +378,7 @@ def _accuracy_told(model, tokenizer, rows: list[Row], principles: list[str]) -> 
         parse_critique(text, len(row.labels), score_range_of(len(row.labels), TEMPLATE))
         for text, row in zip(texts, rows, strict=True)
     ]
-    return _mean([credit(c.scores, row.labels) for c, row in zip(critiques, rows, strict=True)])
+    return [credit(c.scores, row.labels) for c, row in zip(critiques, rows, strict=True)]
 
 
 def _mean(values: list[float]) -> float | None:
@@ -364,7 +393,9 @@ def _common(seed: int) -> dict[str, Any]:
         CHECKPOINTING: False,
         "weight_decay": 0.0,
         "logging_steps": 20,
-        "save_strategy": "no",
+        "save_strategy": "steps",
+        "save_steps": SAVE_STEPS,
+        "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": False,
     }

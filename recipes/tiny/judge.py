@@ -42,7 +42,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer with exact decoding: a token is a word or sign with the space before it."""
     words = r"\\boxed\{|\n+| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s"
     split = pre_tokenizers.Split(Regex("|".join([*map(re.escape, fixed_phrases()), words])), "isolated")
-    pieces = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
+    pieces = {piece for text in set(texts) for piece, _ in split.pre_tokenize_str(text)}
     pieces.update(fixed_phrases(), (f"{space}{number}" for space in ("", " ") for number in range(11)))
     special = [PAD, EOS, UNK, USER, JUDGE]
     backend = Tokenizer(

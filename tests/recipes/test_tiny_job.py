@@ -211,6 +211,38 @@ def interrupt(self, args, state, control, **kwargs):
         raise KeyboardInterrupt
 
 
+def bare_job(tiny_job, folder):
+    job = tiny_job.Job.__new__(tiny_job.Job)
+    job.folder, job.seed, job.principles, job.world = folder, 3, True, tiny_job.World(3)
+    job.state = tiny_job.PartialState()
+    return job
+
+
+@pytest.mark.parametrize("interrupted_call", [12, 82])  # in the first phase of 80 steps; in the second
+def test_the_base_judge_resumes_after_a_kill(tiny_job, tmp_path, monkeypatch, interrupted_call):
+    for name, value in {"LESSONS": 160, "DRILLS": 2400, "CORPUS": 400, "SAVE_STEPS": 1}.items():
+        monkeypatch.setattr(tiny_job, name, value)
+    calls = []
+
+    def start(name):
+        set_seed(3)
+        bare_job(tiny_job, tmp_path / name).build_base()
+        assert not list((tmp_path / name / "base").glob("phase-*"))
+        return load_file(tmp_path / name / "base/model.safetensors")
+
+    def interrupt_one(self, args, state, control, **kwargs):
+        calls.append(state.global_step)
+        if len(calls) == interrupted_call:
+            raise KeyboardInterrupt
+
+    whole = start("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tiny_job._Progress, "on_step_end", interrupt_one)
+        start("resumed")
+    resumed = start("resumed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
 def test_reinforcement_resumes_after_a_kill(tiny_job, tiny_run, tmp_path, monkeypatch):
     """Killed after its first checkpoint, it ends with the weights of a run that was not."""
     monkeypatch.setattr(tiny_job, "SPCT_STEPS", 12)
@@ -218,8 +250,7 @@ def test_reinforcement_resumes_after_a_kill(tiny_job, tiny_run, tmp_path, monkey
 
     def start(name):
         shutil.copytree(tiny_run / "outputs/tiny/rft", tmp_path / name / "rft", dirs_exist_ok=True)
-        job = tiny_job.Job.__new__(tiny_job.Job)
-        job.folder, job.seed, job.principles, job.world = tmp_path / name, 3, True, tiny_job.World(3)
+        job = bare_job(tiny_job, tmp_path / name)
         set_seed(3)
         job.reinforce()
         assert not list((tmp_path / name / "spct").glob("checkpoint-*"))
