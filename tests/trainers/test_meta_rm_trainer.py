@@ -11,7 +11,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, concatenate_datasets, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from paths import TESTS
 from peft import LoraConfig
 from tiny_models import save_tiny, tiny_config, tiny_tokenizer
@@ -22,10 +22,9 @@ from trl_spct.evaluation.guidance import store_guidance
 from trl_spct.jobs import FolderInUseError, locked
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores, tokenizer_digest
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, meta_loss
-from trl_spct.judge.outcomes import credit
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_template, meta_messages
-from trl_spct.judge.voting import Guidance, guided_vote, vote
+from trl_spct.judge.voting import Guidance
 from trl_spct.trainers.meta_rm_config import MetaRMTrainingConfig
 from trl_spct.trainers.meta_rm_trainer import (
     MetaRMTrainer,
@@ -390,118 +389,13 @@ def test_metrics_take_columns_and_rows():
         assert metrics == {"accuracy": 0.5, "roc_auc": 0.75, "ece": ece, "positive_share": 0.5}
 
 
-# --- votes of a held-out set ---
-
-
-def vote_rows(num_rows=6, k=4, **changes):
-    """Critiques of pairs whose first response is the better one: every other critique is right, in both orders."""
-    made = []
-    for i in range(num_rows):
-        for j in range(k):
-            right, order = (i + j) % 2 == 0, [0, 1] if j % 3 else [1, 0]
-            own = (8 - i % 2, 3) if right else (3, 8)
-            critique = ("good " if right else "bad ") * (1 + j) + str([own[place] for place in order])
-            made.append(
-                {
-                    "query": f"q{i}",
-                    "responses": ["a", "b"],
-                    "critique": critique,
-                    "label": int(right),
-                    "scores": list(own),
-                    "labels": [1.0, 0.0],
-                    "order": order,
-                    **changes,
-                }
-            )
-    return Dataset.from_list(made)
-
-
-def expected_votes(trainer, data, guidance):
-    """Recomputed from the meta scores, with the voting functions alone."""
-    conversations = [
-        meta_messages(Preference(r["query"], r["responses"]).permuted(r["order"]), r["critique"]) for r in data
-    ]
-    scores = meta_scores(trainer.model, trainer.processing_class, conversations)
-    rows = {}
-    for r, meta in zip(data, scores, strict=True):
-        rows.setdefault(r["query"], []).append((r["scores"], meta))
-    plain = [credit(vote([scores for scores, _ in found]), (1, 0)) for found in rows.values()]
-    guided = [
-        credit(guided_vote([scores for scores, _ in found], [meta for _, meta in found], guidance.k_meta), (1, 0))
-        for found in rows.values()
-    ]
-    return np.mean(plain), np.mean(guided)
-
-
-def test_votes_are_counted_row_by_row_in_one_order(judge, tmp_path):
-    data = vote_rows()
-    trainer = trainer_of(judge, tmp_path, eval=data, per_device_eval_batch_size=5)
-    metrics = trainer.evaluate()
-    plain, guided = expected_votes(trainer, data, Guidance())
-    assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
-    assert metrics["eval_guided_vote_accuracy"] == pytest.approx(guided)
-    assert metrics["eval_votes_per_row"] == 4
-    trainer.model.config.meta_rm["k_meta"] = 1
-    assert trainer.evaluate()["eval_guided_vote_accuracy"] == pytest.approx(
-        expected_votes(trainer, data, Guidance(1))[1]
-    )
-
-
-def test_a_trained_meta_rm_wins_the_vote(judge, tmp_path):
-    trainer = trainer_of(
-        judge,
-        tmp_path,
-        vote_rows(8),
-        {"votes": vote_rows(), "plain": rows(8)},
-        max_steps=24,
-        eval_strategy="steps",
-        save_strategy="steps",
-        eval_steps=12,
-        save_steps=12,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_votes_guided_vote_accuracy",
-        greater_is_better=True,
-    )
-    trainer.train()
-    assert trainer.state.best_metric == 1.0
-    metrics = trainer.evaluate()
-    assert metrics["eval_votes_guided_vote_accuracy"] == 1.0 > metrics["eval_votes_plain_vote_accuracy"]
-    assert not any("vote" in name for name in metrics if name.startswith("eval_plain_")), "rows that cannot vote"
-    trainer.create_model_card()
-    card = (tmp_path / "README.md").read_text()
-    assert "correct: 16" in card and "incorrect: 16" in card
-
-
-def test_sets_that_are_passed_later_vote_as_well(judge, tmp_path):
-    trainer = trainer_of(judge, tmp_path, eval=rows(4))
-    assert "eval_plain_vote_accuracy" not in trainer.evaluate()
-    data = vote_rows(3)
-    found = [trainer.evaluate(data)["eval_guided_vote_accuracy"] for _ in range(2)]
-    assert found == [pytest.approx(expected_votes(trainer, data, Guidance())[1])] * 2
-    assert len(trainer._ballots) == len(data), "an evaluation over and over remembers its rows once"
-
-
-def test_dropped_rows_do_not_move_the_votes(judge, tmp_path):
-    data = vote_rows(4)
-    bad = data.select([0]).map(lambda row: {"critique": " "})
-    mixed = concatenate_datasets([bad, data.select(range(5)), bad, data.select(range(5, 16))])
-    trainer = trainer_of(judge, tmp_path, eval=mixed, invalid_rows="drop")
-    metrics = trainer.evaluate()
-    plain, guided = expected_votes(trainer, data, Guidance())
-    assert metrics["eval_guided_vote_accuracy"] == pytest.approx(guided)
-    assert metrics["eval_plain_vote_accuracy"] == pytest.approx(plain)
-
-
-@pytest.mark.parametrize("changes", [{"scores": [1, 2, 3]}, {"labels": [1.0]}, {"labels": None}])
-def test_votes_that_do_not_fit_are_named(changes, judge, tmp_path):
-    with pytest.raises(ValueError, match=r"eval row 0: Found the scores .* the labels .* for 2 responses"):
-        trainer_of(judge, tmp_path, eval=vote_rows(2, **changes))
+# --- the order that the judge read ---
 
 
 @pytest.mark.parametrize("order", [[0, 0], [1], [0, 1, 2], [1, 2]])
 def test_an_order_that_does_not_fit_is_named(order, judge, tmp_path):
     with pytest.raises(ValueError, match=r"train row 0: Found the order \[.*\] for 2 responses"):
-        trainer_of(judge, tmp_path, vote_rows(2, order=order))
+        trainer_of(judge, tmp_path, rows(2, order=order))
 
 
 def test_the_meta_rm_reads_the_responses_in_the_order_that_the_judge_read(tmp_path):
@@ -516,11 +410,10 @@ def test_own_metrics_see_plain_labels(judge, tmp_path):
 
     def own(prediction):
         seen["labels"] = prediction.label_ids
-        return {"n": len(prediction.label_ids), "votes_per_row": -1}
+        return {"n": len(prediction.label_ids)}
 
-    metrics = trainer_of(judge, tmp_path, eval=vote_rows(3), compute_metrics=own).evaluate()
-    assert seen["labels"].tolist() == vote_rows(3)["label"][:]
-    assert metrics["eval_n"] == 12 and metrics["eval_votes_per_row"] == -1 and "eval_plain_vote_accuracy" in metrics
+    metrics = trainer_of(judge, tmp_path, compute_metrics=own).evaluate()
+    assert seen["labels"].tolist() == rows(12)["label"][:] and metrics["eval_n"] == 12
 
 
 # --- what is stored with it ---
@@ -576,13 +469,12 @@ import sys
 sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / "trainers")!r}]
 import conftest, json, os
 import test_meta_rm_trainer as t
-trainer = t.trainer_of({judge!r}, {str(tmp_path)!r}, t.rows(16), t.vote_rows(3, 4), max_steps=2, logging_steps=1,
+trainer = t.trainer_of({judge!r}, {str(tmp_path)!r}, t.rows(16), t.rows(12), max_steps=2, logging_steps=1,
                        per_device_train_batch_size=8, per_device_eval_batch_size=3, ddp_backend="gloo")
 assert trainer.accelerator.num_processes == 2
 trainer.train()
 metrics = trainer.evaluate()
-values = [metrics[k] for k in ("eval_roc_auc", "eval_accuracy", "eval_votes_per_row",
-    "eval_plain_vote_accuracy", "eval_guided_vote_accuracy")]
+values = [metrics[k] for k in ("eval_roc_auc", "eval_accuracy", "eval_ece", "eval_positive_share")]
 open({str(tmp_path)!r} + "/rank" + os.environ["RANK"], "w").write(json.dumps(values))
 trainer.end()
 """
@@ -604,7 +496,7 @@ trainer.end()
     assert process.returncode == 0, errors[-3000:]
     first, second = ((tmp_path / f"rank{rank}").read_text() for rank in range(2))
     assert first == second
-    assert json.loads(first)[2] == 4, "every critique votes once"
+    assert json.loads(first)[3] == 0.5, "every critique counts once"
 
 
 # --- contracts with trl ---

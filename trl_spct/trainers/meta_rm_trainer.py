@@ -4,7 +4,6 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,13 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 
 from ..cards import PAPER, JudgeCards
 from ..evaluation.guidance import describe
-from ..evaluation.judgments import Judgment, credits_at
-from ..evaluation.statistics import calibration_error, mean, roc_auc
-from ..jobs import locked, rows_digest, write_json
-from ..judge.critiques import Critique
+from ..evaluation.statistics import calibration_error, roc_auc
+from ..jobs import locked, write_json
 from ..judge.generation import keep_trainable
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
-from ..judge.preferences import InvalidPreference, Preference, checked_labels
-from ..judge.prompts import conversation_text, judge_template, meta_messages
+from ..judge.preferences import InvalidPreference, Preference
+from ..judge.prompts import judge_template, meta_messages
 from ..judge.repositories import described
 from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
@@ -46,23 +43,17 @@ from .meta_rm_config import MetaRMTrainingConfig
 logger = get_logger(__name__)
 
 COLUMNS = ("query", "responses", "critique", "label")
-VOTE_COLUMNS = ("scores", "labels", "order")
-NO_BALLOT = -1
 RARE = 0.1
 """Share of a class below which a warning is logged."""
 EVALUATED = {
     "roc_auc": "ROC-AUC",
     "ece": "expected calibration error",
-    "plain_vote_accuracy": "accuracy of plain voting",
-    "guided_vote_accuracy": "accuracy of guided voting",
-    "votes_per_row": "votes per row",
 }
 """Metrics on the model card."""
 FEATURES = Features(
     {
         "input_ids": List(Value("int32")),
         "label": Value("float32"),
-        "ballot": Value("int64"),
         "problem": Value("string"),
         "cause": Value("string"),
     }
@@ -74,9 +65,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
     Trainer for the Meta RM: binary cross-entropy on the correctness of critiques (paper, section 6).
 
     It is [`~trl.RewardTrainer`] with other data (a critique and its label instead of a pair), another loss and other
-    metrics: `accuracy` and `positive_share` in training; in evaluation also `roc_auc` and `ece`, over the whole set;
-    and, if its rows can vote, `plain_vote_accuracy`, `guided_vote_accuracy` and `votes_per_row`. Each can choose the
-    best checkpoint (`metric_for_best_model="eval_guided_vote_accuracy"`).
+    metrics: `accuracy` and `positive_share` in training; in evaluation also `roc_auc` and `ece`, over the whole set.
 
     ```python
     >>> from datasets import load_dataset
@@ -110,8 +99,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
             Rows with `input_ids` and `label` are used as they are.
         eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
-            Rows with the same columns. They can vote if they also have `order`, and `scores` and `labels` in the order
-            of `responses`, as the rows of [`~trl_spct.data.preparation.meta_rows`] have.
+            Rows with the same columns.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer, with a chat template. Loaded from the model's path by default.
         compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
@@ -149,8 +137,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
         check_output_dir(model, args, kwargs.get("peft_config"))
         _check_head_is_trained(kwargs.get("peft_config"))
-        self._ballots: dict[int, Judgment] = {}
-        self._first_ballots: dict[str, int] = {}
         args, init_kwargs = copy.copy(args), args.model_init_kwargs
         config = load_config(model, args)
         if args.chat_template_kwargs is None:
@@ -179,7 +165,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=self._with_votes(compute_metrics or classification_metrics),
+            compute_metrics=compute_metrics or classification_metrics,
             **kwargs,
         )
         args.model_init_kwargs = init_kwargs
@@ -193,7 +179,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         if template is not None:
             base.config.meta_rm["template"] = judge_template(template).digest
         # `RewardTrainer` has no labels and evaluates the loss alone.
-        self.label_names = ["labels", "ballot"]
+        self.label_names = ["labels"]
         self._report_balance()
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -209,32 +195,18 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
                 "trajectories with `trl_spct.data.preparation.meta_rows`."
             )
-        votes = dataset_name != "train" and set(VOTE_COLUMNS) <= set(columns)
-        # Rows that vote are numbered over all sets; an evaluation of the same set again finds its numbers.
-        free = 1 + max(self._ballots, default=-1)
-        first_ballot = self._first_ballots.setdefault(dataset._fingerprint, free) if votes else None
         with global_then_local_main_first():
             encoded = dataset.map(
                 encode_row,
                 with_indices=True,
-                fn_kwargs={
-                    "tokenizer": processing_class,
-                    "args": args,
-                    "dataset_name": dataset_name,
-                    "first_ballot": first_ballot,
-                },
+                fn_kwargs={"tokenizer": processing_class, "args": args, "dataset_name": dataset_name},
                 remove_columns=columns,
                 features=FEATURES,
                 num_proc=args.dataset_num_proc,
                 load_from_cache_file=False,  # a cache would not notice another prompt in a new version
                 desc=f"Tokenizing {dataset_name} dataset",
             )
-        encoded = _without_problems(encoded, args.invalid_rows, dataset_name)
-        if first_ballot is None:
-            return encoded.remove_columns("ballot")
-        voting = [number for number in encoded["ballot"] if number != NO_BALLOT]
-        self._ballots |= {number: ballot_of(dataset[number - first_ballot]) for number in voting}
-        return encoded
+        return _without_problems(encoded, args.invalid_rows, dataset_name)
 
     def _report_balance(self) -> None:
         """Logs the numbers of correct and incorrect critiques, and warns if a class is rare."""
@@ -253,7 +225,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "label", "ballot"]
+            self._signature_columns = ["input_ids", "label"]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs["labels"]
@@ -263,42 +235,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             self._log_batch(inputs["attention_mask"], outputs.logits, labels)
         self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
         return (loss, outputs) if return_outputs else loss
-
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs.setdefault("ballot", torch.full_like(inputs["labels"], NO_BALLOT, dtype=torch.long))
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def _with_votes(self, compute_metrics: Callable[..., dict]) -> Callable[..., dict]:
-        """Adds the metrics of the votes; metrics of the same name take precedence."""
-
-        def compute(prediction: EvalPrediction, **options: Any) -> dict[str, float]:
-            labels, ballots = prediction.label_ids  # type: ignore[misc]
-            logits = np.asarray(prediction.predictions)
-            labeled = EvalPrediction(prediction.predictions, labels, prediction.inputs, prediction.losses)
-            return {**self._vote_metrics(logits, ballots), **compute_metrics(labeled, **options)}
-
-        return compute
-
-    def _vote_metrics(self, logits: np.ndarray, ballots: np.ndarray) -> dict[str, float]:
-        """Accuracy of the vote of all critiques of a row, plain and guided, and their mean number."""
-        rows: dict[str, list[Judgment]] = {}
-        for number, logit in zip(ballots.reshape(-1).tolist(), logits.reshape(-1).tolist(), strict=True):
-            if number != NO_BALLOT:
-                ballot = self._ballots[number]
-                critique = replace(ballot.critiques[0], meta_score=logit)
-                rows.setdefault(ballot.id, []).append(replace(ballot, critiques=(critique,)))
-        if not rows:
-            return {}
-        judgments = [replace(group[0], critiques=sum((b.critiques for b in group), ())) for group in rows.values()]
-        votes = [len(judgment.critiques) for judgment in judgments]
-        guidance = Guidance.of(unwrapped(self.model).config.meta_rm)
-        plain = [credits_at(judgment, k)[0] for judgment, k in zip(judgments, votes, strict=True)]
-        guided = [credits_at(judgment, k, guidance)[0] for judgment, k in zip(judgments, votes, strict=True)]
-        return {
-            "plain_vote_accuracy": mean(plain),
-            "guided_vote_accuracy": mean(guided),
-            "votes_per_row": mean(votes),
-        }
 
     def train(self, *args, **kwargs):
         with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
@@ -338,15 +274,11 @@ def encode_row(
     tokenizer: PreTrainedTokenizerBase,
     args: MetaRMTrainingConfig,
     dataset_name: str = "train",
-    first_ballot: int | None = None,
 ) -> dict[str, Any]:
     """`input_ids` and `label` of a row, or the `problem` and its `cause` if the row is invalid."""
-    problem, cause, ids, label, ballot = "", "", [], 0.0, NO_BALLOT
+    problem, cause, ids, label = "", "", [], 0.0
     try:
         preference, critique, label = read_row(row)
-        if first_ballot is not None and row["scores"] is not None:
-            ballot_of(row)
-            ballot = first_ballot + index
         ids = encode_meta(
             tokenizer,
             meta_messages(preference, critique, special_tokens(tokenizer)),
@@ -360,7 +292,7 @@ def encode_row(
             )
     except InvalidPreference as error:
         problem, cause, ids = f"{dataset_name} row {index}: {error}", error.cause, []
-    return {"input_ids": ids, "label": float(label), "ballot": ballot, "problem": problem, "cause": cause}
+    return {"input_ids": ids, "label": float(label), "problem": problem, "cause": cause}
 
 
 def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
@@ -382,23 +314,6 @@ def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
             f"Found the label {label!r:.40}; expected 1 (the critique is correct) or 0, see `meta_label`.", "label"
         )
     return preference, critique, float(label)
-
-
-def ballot_of(row: Mapping[str, Any]) -> Judgment:
-    """The row's judgment by its one critique, which has scores."""
-    responses = row["responses"]
-    try:
-        labels = checked_labels(row["labels"], len(responses))
-        if len(row["scores"]) != len(responses):
-            raise ValueError(f"there are {len(row['scores'])} scores.")
-    except (TypeError, ValueError) as error:
-        raise InvalidPreference(
-            f"Found the scores {row['scores']} and the labels {row['labels']} for {len(responses)} responses; "
-            f"expected one of each per response: {error}",
-            "vote",
-        ) from error
-    name = rows_digest([(row.get("source"), conversation_text(row["query"]), responses)])
-    return Judgment(labels, (Critique("", tuple(row["scores"])),), name)
 
 
 def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
