@@ -1,10 +1,13 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Arguments and loaders that several recipes share."""
 
+import json
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .judge.judging import JudgingOptions
 from .judge.orders import ORDERS
 from .judge.prompts import OFFICIAL, TEMPLATES, judge_template
 from .judge.sampling import check_sampling
@@ -66,6 +69,9 @@ class JudgeArguments:
     temperature: float | None = helped(None, "Sampling temperature. Default: 0.5 for k > 1 and greedy for k = 1.")
     max_new_tokens: int | None = helped(None, "Longest critique in tokens. Default: that of the judge, else 1024.")
     template: str | None = helped(None, TEMPLATE_HELP)
+    chat_template_kwargs: dict | str | None = helped(
+        None, "Variables of the chat template as JSON, such as '{\"enable_thinking\": false}'. Default: the judge's."
+    )
     order: str | None = helped(
         None,
         "Orders in which critiques read the responses: balanced (each equally often in each place, the default), "
@@ -78,6 +84,9 @@ class JudgeArguments:
     batch_size: int | None = helped(None, "Rows judged together. Default: as many as make 256 critiques.")
 
     def __post_init__(self) -> None:
+        with suppress(TypeError, ValueError):
+            self.chat_template_kwargs = json.loads(self.chat_template_kwargs)  # type: ignore[arg-type]
+        JudgingOptions(chat_template_kwargs=self.chat_template_kwargs)  # type: ignore[arg-type]
         check_sampling(self.temperature, None, self.max_new_tokens)
         if self.template is not None and self.template.partition(":")[0] != OFFICIAL:
             judge_template(self.template)
@@ -89,7 +98,7 @@ class JudgeArguments:
     def guidance(self) -> dict[str, Any]:
         """Arguments of the pipeline that guide the vote."""
         try:
-            k_meta = self.k_meta and (int if self.k_meta.isdigit() else float)(self.k_meta)
+            k_meta = None if self.k_meta is None else (int if self.k_meta.isdigit() else float)(self.k_meta)
         except ValueError:
             raise ValueError(
                 f"Found k_meta={self.k_meta!r}; expected a number of critiques such as 8, or a share such as 0.5."
@@ -113,14 +122,15 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
 
     name, revision = model_args.model_name_or_path, model_args.model_revision
     meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
+    variables: Any = args.chat_template_kwargs
     if args.base_url is not None:
-        tokenizer, dialect = args.tokenizer_name_or_path, args.dialect
-        engine = OpenAIEngine(name, args.base_url, args.api_key, tokenizer, dialect=dialect)
+        options: dict[str, Any] = {"dialect": args.dialect, "chat_template_kwargs": variables}
+        engine = OpenAIEngine(name, args.base_url, args.api_key, args.tokenizer_name_or_path, **options)
         judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device)
     elif name is None:
         raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")
     else:
-        judge = load_pipeline(name, model_args, device, meta_rm, revision)
+        judge = load_pipeline(name, model_args, device, meta_rm, revision, chat_template_kwargs=variables)
     given = {name: value for name, value in args.guidance.items() if value is not None}
     if given and judge.meta_rm is None:
         raise ValueError(f"Found {given} without a Meta RM; expected one in `meta_rm` or in the judge's repository.")
@@ -133,6 +143,7 @@ def load_pipeline(
     device: "torch.device | str",
     meta_rm: str | None = None,
     revision: str | None = None,
+    **preset: Any,
 ) -> "GRMRewardPipeline":
     """A judge in this process, with the dtype, attention and quantization of TRL's model arguments."""
     from transformers import pipeline
@@ -141,7 +152,7 @@ def load_pipeline(
     from .judge.pipelines import TASK, register
 
     register()
-    options: dict[str, Any] = {"dtype": model_args.dtype, "device": device}
+    options: dict[str, Any] = {"dtype": model_args.dtype, "device": device, **preset}
     model_kwargs: dict[str, Any] = {"attn_implementation": model_args.attn_implementation}
     if (quantization := get_quantization_config(model_args)) is not None:
         options |= {"device": None, "device_map": {"": device}}
