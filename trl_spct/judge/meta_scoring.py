@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from jinja2 import TemplateError
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -127,7 +128,7 @@ def prints_date(tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mappin
     render = partial(tokenizer.apply_chat_template, [_PROBE[0]], tokenize=False, **chat_template_kwargs)
     try:
         return bool(undated) and render() != render(**undated)
-    except Exception:  # a prompt that cannot be rendered is reported with its row
+    except (TemplateError, LookupError, TypeError, ValueError):  # is reported with the row whose prompt it is
         return False
 
 
