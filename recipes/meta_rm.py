@@ -61,6 +61,7 @@ class MetaRMScriptArguments(ScriptArguments):
     temperature: float = helped(1.0, "Sampling temperature of the judge.")
     max_completion_length: int = helped(1024, "Longest critique in tokens.")
     sampling_batch_size: int = helped(64, "Critiques decoded together on each device.")
+    prompt_column: str | None = helped(None, "Column with the query, if it is not query, prompt or messages.")
     source: str | None = helped(None, "Adapter for public data in its own schema. Known schemas are recognized.")
     eval_share: float = helped(0.0, "Share of the queries that are held out.")
     choose_k: int = helped(
@@ -115,7 +116,7 @@ def source_of(name: str) -> str:
 def load_rows(script_args, training_args, dataset_args):
     """The rows of the dataset, which the judge judges."""
     split = script_args.dataset_train_split
-    options = (script_args.source, training_args.invalid_rows, training_args.seed, [split])
+    options = (script_args.source, training_args.invalid_rows, training_args.seed, [split], script_args.prompt_column)
     return load_preferences(script_args, dataset_args, *options)[split]
 
 

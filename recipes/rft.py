@@ -47,6 +47,7 @@ from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, 
 class RFTScriptArguments(ScriptArguments):
     """Script arguments for rejective fine-tuning."""
 
+    prompt_column: str | None = helped(None, "Column with the query, if it is not query, prompt or messages.")
     trajectories: list[str] | None = helped(
         None, "Trajectories of earlier runs to fine-tune on, in place of the dataset."
     )
@@ -74,7 +75,7 @@ def main(script_args, training_args, model_args, dataset_args):
         dataset = load_trajectories(script_args.trajectories)
     else:
         options = (training_args.source, training_args.invalid_rows, training_args.seed, [split])
-        dataset = load_preferences(script_args, dataset_args, *options)[split]
+        dataset = load_preferences(script_args, dataset_args, *options, script_args.prompt_column)[split]
     trainer = RejectiveSampler(
         model=model_args.model_name_or_path,
         args=training_args,

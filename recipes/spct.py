@@ -16,22 +16,29 @@ rejective fine-tuning, this stage, Meta RM and evaluation, on a CPU in minutes (
 
 import os
 import sys
+from dataclasses import dataclass
 
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from trl_spct import SPCTConfig, SPCTTrainer
 from trl_spct.data.loading import dataset_name_of, finish, load_preferences, set_model_init_kwargs
-from trl_spct.scripts import wants_embedded
+from trl_spct.scripts import helped, wants_embedded
 from trl_spct.trainers.filtering import without_easy_for
+
+
+@dataclass
+class SPCTScriptArguments(ScriptArguments):
+    """Script arguments for rule-based RL."""
+
+    prompt_column: str | None = helped(None, "Column with the query, if it is not query, prompt or messages.")
 
 
 def main(script_args, training_args, model_args, dataset_args):
     set_model_init_kwargs(training_args, model_args)
     evaluates = training_args.eval_strategy != "no"
     splits = [script_args.dataset_train_split, *([script_args.dataset_test_split] if evaluates else [])]
-    dataset = load_preferences(
-        script_args, dataset_args, training_args.source, training_args.invalid_rows, training_args.seed, splits
-    )
+    options = (training_args.source, training_args.invalid_rows, training_args.seed, splits, script_args.prompt_column)
+    dataset = load_preferences(script_args, dataset_args, *options)
     train_dataset = dataset[script_args.dataset_train_split]
     if training_args.easy_judge:
         train_dataset = without_easy_for(train_dataset, training_args.easy_judge, training_args)
@@ -48,7 +55,7 @@ def main(script_args, training_args, model_args, dataset_args):
 
 
 def make_parser():
-    return TrlParser((ScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig))
+    return TrlParser((SPCTScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig))
 
 
 def in_two_processes() -> None:

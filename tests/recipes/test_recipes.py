@@ -410,6 +410,26 @@ def test_a_mixtures_fractions_and_test_split(rows, tmp_path):
     assert (len(split["train"]), len(split["test"])) == (6, 2)
 
 
+def test_the_column_of_the_query_can_be_named(judge, tmp_path, no_cache):
+    """It is never invented: texts that begin alike beside another column are refused, with what names it."""
+    path = tmp_path / "rows.jsonl"
+    given = [{"article": f"Long {i}", "chosen": f"Step 1: a{i}", "rejected": f"Step 1: b{i}"} for i in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in given))
+    for name in ("rft", "spct", "meta_rm"):
+        asked = ["--model_name_or_path", "not/there", "--dataset_name", path, "--output_dir", tmp_path / name, *CPU]
+        asked += ["--judge_name_or_path", judge] if name == "meta_rm" else []
+        with pytest.raises(ValueError, match=r"beside the columns \['article'\].*`prompt_column`"):
+            run(name, *asked)
+        with pytest.raises(ValueError, match="expected prompt_column='text'"):
+            run(name, *asked, "--prompt_column", "text")
+    asked = ["--model_name_or_path", judge, "--dataset_name", path, "--output_dir", tmp_path / "rft", *CPU]
+    asked += ["--num_generations", 2, "--max_completion_length", 4, "--template", "compact", "--collect_only"]
+    run("rft", *asked, "--prompt_column", "article")
+    trajectories = Dataset.from_parquet(str(tmp_path / "rft" / "trajectories" / "*.parquet"))
+    assert set(trajectories["query"]) == {"Long 0", "Long 1"}
+    assert trajectories[0]["responses"][0].startswith("Step 1:")
+
+
 def test_what_cannot_be_loaded_says_why(rows, tmp_path):
     with pytest.raises(ValueError, match="Either `datasets` or `dataset_name`"):
         preferences()
