@@ -29,7 +29,7 @@ from trl import ModelConfig, TrlParser
 
 from trl_spct import OpenAIEngine
 from trl_spct.data.loading import load_named, push_or_exit
-from trl_spct.data.math_rows import AnswerCollector, AnswerSampling, VerifiedRows, push_rows, read_problems
+from trl_spct.data.math_rows import AnswerCollector, VerifiedRows, push_rows, read_problems
 from trl_spct.judge.sampling import sample_critiques
 from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, helped, load_pipeline
 from trl_spct.trainers.loading import saved_weights_digest
@@ -82,17 +82,17 @@ class MathRowsArguments:
 def main(script_args, model_args):
     accelerator = Accelerator()
     problems = load_problems(script_args)
-    given = {name: getattr(script_args, name) for name in AnswerSampling.__dataclass_fields__}
-    sampling = AnswerSampling(**{name: value for name, value in given.items() if value is not None})
+    names = ("num_generations", "temperature", "top_p", "max_completion_length", "instruction", "seed")
+    sampling = {name: getattr(script_args, name) for name in names}
     engine, policy, described = find_policy(script_args, model_args)
     with accelerator.main_process_first():
         collector = AnswerCollector(
             problems,
             os.path.join(script_args.output_dir, "answers"),
-            sampling,
             policy,
             described,
             script_args.rows_per_shard,
+            **sampling,
         )
     if collector.job.num_missing:
         sampler = engine or load_policy(script_args, model_args, accelerator.device)

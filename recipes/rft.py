@@ -88,7 +88,7 @@ def main(script_args, training_args, model_args, dataset_args):
     )
     if script_args.collect_only:
         trainer.collect()
-        exit_on_push_errors(trainer)
+        exit_on_push_errors(trainer.push_errors)
         return
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     finish(trainer, None if script_args.trajectories else dataset_name_of(script_args, dataset_args))

@@ -30,7 +30,7 @@ from trl_spct import (
     SPCTConfig,
     SPCTTrainer,
 )
-from trl_spct.data.preparation import meta_rows
+from trl_spct.data.meta_rows import meta_rows
 from trl_spct.judge.sampling import Sample
 
 

@@ -48,7 +48,8 @@ from trl_spct import (
     __version__,
 )
 from trl_spct.data.loading import load_named
-from trl_spct.data.preparation import meta_rows, score_range_of
+from trl_spct.data.meta_rows import meta_rows
+from trl_spct.data.preparation import score_range_of
 from trl_spct.evaluation.diagnostics import accuracy_by_place
 from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
 from trl_spct.evaluation.judgments import Judgment, PipelineJudge, record_judgments, scaling_results

@@ -27,9 +27,9 @@ def folder(tmp_path, monkeypatch):
         (
             "b.jsonl",
             '{"a": 1}\n\n{"a":\n',
-            "b.jsonl line 3 is not JSON: Expecting value at character 5; expected one row",
+            "b.jsonl line 3 is not JSON: Expecting value at column 6; expected one row",
         ),
-        ("b.json", '[{"a": 1},\n{"a"]', "b.json is not JSON: Expecting ':' delimiter: line 2 column 5"),
+        ("b.json", '[{"a": 1},\n{"a"]', "b.json line 2 is not JSON: Expecting ':' delimiter at column 5"),
     ],
 )
 def test_files_that_cannot_be_read(load, name, content, message, folder):

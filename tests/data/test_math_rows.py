@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
 
-from trl_spct.data.math_rows import AnswerCollector, AnswerSampling, VerifiedRows, read_problems, verified_rows
+from trl_spct.data.math_rows import AnswerCollector, VerifiedRows, read_problems, verified_rows
 from trl_spct.data.preparation import judge_rows, prepare_preferences
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import Sample
@@ -78,9 +78,8 @@ def problems():
 
 
 def collector(folder, rows_per_shard=2, **sampling):
-    return AnswerCollector(
-        problems(), folder, AnswerSampling(num_generations=4, **sampling), "policy", rows_per_shard=rows_per_shard
-    )
+    options = {"num_generations": 4, "rows_per_shard": rows_per_shard, **sampling}
+    return AnswerCollector(problems(), folder, "policy", **options)
 
 
 @pytest.fixture(scope="module")
@@ -144,32 +143,34 @@ def test_the_same_answers_from_threads_and_processes(whole, tmp_path):
     assert list(collector(tmp_path).read()) == list(whole[0].read())
 
 
-def test_the_policy_reads_the_instruction():
+def test_the_policy_reads_the_instruction(tmp_path):
     read = []
 
     def policy(prompts, k, seed, **options):
         read.append((prompts, k, seed, options))
         return [[Sample("a", 1, False)] * 2] * len(prompts)
 
-    AnswerSampling(2, 0.7, 0.9, 64, "Box it.", 5)(policy, ["p"])
-    AnswerSampling(2, instruction="")(policy, ["p"])
+    asked = [{"query": "p", "answer": "1", "level": None, "type": None}]
+    sampling = {"temperature": 0.7, "top_p": 0.9, "max_completion_length": 64, "instruction": "Box it.", "seed": 5}
+    list(AnswerCollector(asked, tmp_path / "a", "policy", num_generations=2, **sampling).collect(policy))
+    list(AnswerCollector(asked, tmp_path / "b", "policy", num_generations=2, instruction="").collect(policy))
     prompts, *given = read[0]
     assert prompts == [[{"role": "user", "content": "p\n\nBox it."}]]
     assert given == [2, 5, {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 64}]
     assert read[1][0][0][0]["content"] == "p"
 
 
-def test_sampling_that_cannot_give_pairs():
+def test_sampling_that_cannot_give_pairs(tmp_path):
     with pytest.raises(ValueError, match="Greedy samples are all the same"):
-        AnswerSampling(temperature=0)
+        collector(tmp_path, temperature=0)
     with pytest.raises(ValueError, match="num_generations=0"):
-        AnswerSampling(num_generations=0)
+        collector(tmp_path, num_generations=0)
 
 
 @pytest.mark.parametrize("drawn", [[], [[]], [[Sample("a", 1, False)] * 3]])
-def test_a_sampler_that_breaks_its_word(drawn):
-    with pytest.raises(ValueError, match=r"samples for 1 prompts; expected 2 for each"):
-        AnswerSampling(2)(lambda *_, **__: drawn, ["p"])
+def test_a_sampler_that_breaks_its_word(drawn, tmp_path):
+    with pytest.raises(ValueError, match=r"samples for 2 prompts; expected 4 for each"):
+        list(collector(tmp_path).collect(lambda *_, **__: drawn))
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path):
@@ -178,7 +179,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
         collector(tmp_path, temperature=0.5)
     changed = [{**problem, "answer": "3"} for problem in problems()]
     with pytest.raises(FileExistsError, match="data: "):
-        AnswerCollector(changed, tmp_path, AnswerSampling(num_generations=4), "policy", rows_per_shard=2)
+        AnswerCollector(changed, tmp_path, "policy", rows_per_shard=2, num_generations=4)
 
 
 KILLED = """

@@ -314,9 +314,11 @@ class TestReading:
     @pytest.mark.parametrize("label", [None, float("nan")])
     def test_a_completion_without_its_label(self, label):
         rows = [{"prompt": "q", "completion": "a", "label": True}, {"prompt": "q", "completion": "a", "label": label}]
-        with pytest.raises(InvalidPreference, match="row 1: Found a `completion` without a `label`"):
+        with pytest.raises(
+            InvalidPreference, match="row 1: Found the columns .*expected .*prompt . completion . label"
+        ):
             prepare_preferences(rows)
-        assert prepare_preferences(rows, invalid_rows="drop").dropped == {"labels": 1}
+        assert prepare_preferences(rows, invalid_rows="drop").dropped == {"shape": 1}
         assert len(prepare_preferences(rows, read_labels=False).dataset) == 2
 
     def test_prepared_rows_stay_as_they_are(self):
@@ -400,9 +402,9 @@ def texts_in(value):
 @hypothesis.given(ROWS, st.booleans())
 def test_any_row_is_read_as_it_is_or_refused(row, read_labels):
     """Every text of a preference is a text of the row, or a lossless part of one."""
-    reader = RowReader(None, False, read_labels, None, False)
+    reader = RowReader(require_labels=False, read_labels=read_labels)
     try:
-        [preference] = reader(row)
+        [(preference, _)] = reader(row)
     except InvalidPreference as error:
         assert error.cause and str(error)
         return
@@ -469,12 +471,6 @@ class TestJudgeRows:
         assert "The score is 1 if it is correct and 0 if not" in made[0]["prompt"][0]["content"]
         assert (score_range_of(1), score_range_of(2), score_range_of(1, "compact")) == ((0, 1), (1, 10), (0, 1))
 
-    def test_hint_names_the_place_after_the_shuffle(self, tokenizer):
-        rows = numbered(20)
-        for row in judge_rows(prepare_preferences(rows).dataset, tokenizer, "compact", hint=True):
-            place = row["order"].index(row["labels"].index(1))
-            assert row["prompt"][0]["content"].endswith(f"The best response is: Response {place + 1}")
-
     def test_special_tokens_are_fenced(self, tokenizer):
         row = {**PAIR, "query": f"Hi{EOS}{TURN}model", "responses": [f"4{EOS}", "5"]}
         [prompt] = judge_rows(prepare_preferences([row]).dataset, tokenizer)["prompt"]
@@ -489,8 +485,6 @@ class TestJudgeRows:
         prepared = prepare_preferences([{"query": "q", "responses": ["a", "b"]}], require_labels=False)
         [row] = judge_rows(prepared.dataset, tokenizer)
         assert "labels" not in row and preference_of(row).labels is None
-        with pytest.raises(ValueError, match="hint needs labels"):
-            judge_rows(prepared.dataset, tokenizer, hint=True)
 
     def test_long_prompts(self, tokenizer):
         rows = [PAIR, {**PAIR, "labels": [1, 1]}, {**PAIR, "query": "x" * 500}]

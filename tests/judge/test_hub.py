@@ -97,7 +97,7 @@ def client_push_all(folder):
         SPCTTrainer,
     )
     from trl_spct.data.loading import finish
-    from trl_spct.data.meta_rows import prepare_meta_rows
+    from trl_spct.data.meta_rows import prepare_meta_rows, push_meta_rows
 
     pushed = {**CPU, "push_to_hub": True}
     judging = {"template": "compact", "max_completion_length": 8, "gradient_checkpointing": False}
@@ -115,7 +115,7 @@ def client_push_all(folder):
     finish(spct, f"{USER}/preferences")
 
     data = prepare_meta_rows({"rft": rft.trajectories}, 0.5)
-    data.push_to_hub("meta-rows")
+    push_meta_rows(data.save(f"{folder}/meta-rows"), "meta-rows")
     args = MetaRMTrainingConfig(f"{folder}/meta", template="compact", **pushed)
     meta = MetaRMTrainer(f"{USER}/base", args=args, train_dataset=data.train, eval_dataset=data.held_out)
     meta.train()
@@ -446,7 +446,7 @@ def client_refused(folder):
     """Trajectories that cannot be pushed do not keep the judge from being trained, and are told of at the end."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
     from trl_spct.data.loading import finish
-    from trl_spct.data.meta_rows import prepare_meta_rows
+    from trl_spct.data.meta_rows import prepare_meta_rows, push_meta_rows
     from trl_spct.judge.hub import PushError
 
     pushed = {"push_to_hub": True, "hub_model_id": "refused", "trajectories_hub_repo": "refused-rows"}
@@ -454,7 +454,8 @@ def client_refused(folder):
     trainer = RejectiveSampler(f"{USER}/base", args=args, train_dataset=preference_rows(), sampler=told)
     trainer.train()
     try:
-        prepare_meta_rows({"rft": trainer.trajectories}, 0.5).push_to_hub("refused")
+        rows = prepare_meta_rows({"rft": trainer.trajectories}, 0.5).save(f"{folder}/rows")
+        push_meta_rows(rows, "refused")
     except PushError as error:
         said = str(error)
     try:
@@ -467,7 +468,7 @@ def test_what_is_refused_is_whole_here_and_can_be_pushed_again(hub, tmp_path):
     hub.fail("POST /api/(models|datasets)/someone/refused.*/preupload", 403, "Private storage limit reached")
     steps, said, end = run(hub, "client_refused", tmp_path, tmp_path / "judge")
     assert steps == 1 and MODEL <= {path.name for path in (tmp_path / "judge").iterdir()}
-    assert "Private storage limit reached" in said and "data.push_to_hub('refused')" in said
+    assert "Private storage limit reached" in said and "hf upload refused" in said
     assert end.count("Private storage limit reached") == 2
     assert f"Nothing is lost: {tmp_path / 'judge'} holds it all" in end
     assert f"Nothing is lost: {tmp_path / 'judge' / 'trajectories'} holds it all" in end

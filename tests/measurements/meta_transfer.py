@@ -33,7 +33,8 @@ from trl_spct import (
     RejectiveSampler,
     RejectiveSamplerConfig,
 )
-from trl_spct.data.preparation import meta_rows, split_by_query
+from trl_spct.data.meta_rows import meta_rows
+from trl_spct.data.preparation import split_by_query
 from trl_spct.evaluation.guidance import PLAIN, choose_guidance, describe, guidance_table
 from trl_spct.evaluation.judgments import Judgment, credits_at
 from trl_spct.evaluation.statistics import paired_interval

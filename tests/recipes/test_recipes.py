@@ -436,9 +436,9 @@ def test_what_cannot_be_loaded_says_why(rows, tmp_path):
     with pytest.raises(ValueError, match=r"has the splits \['train'\]; expected \['test'\] among them"):
         preferences(rows, splits=("train", "test"))
     streamed = ScriptArguments(dataset_name=str(rows), dataset_streaming=True)
-    with pytest.raises(ValueError, match="`dataset_streaming` is not supported"):
+    with pytest.raises(ValueError, match="Found streaming of the dataset; expected none"):
         load_preferences(streamed, DatasetMixtureConfig())
-    with pytest.raises(ValueError, match="`streaming` is not supported"):
+    with pytest.raises(ValueError, match="Found streaming of the dataset; expected none"):
         preferences(parts=[part(rows)], streaming=True)
     bad = tmp_path / "bad.jsonl"
     bad.write_text(json.dumps({"query": "q", "responses": ["a", "b"], "labels": [1.0, 1.0]}) + "\n")

@@ -25,31 +25,23 @@ def instruction_rows(
             With `messages`, or with `prompt` and `completion`, texts or messages. Several are joined.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The judge's; for each sequence of roles one row is rendered in its chat template.
-        name (`str`, *optional*, defaults to `"general_dataset"`): What errors call the dataset.
-
-    Returns:
-        [`~datasets.Dataset`]
-
-    Raises:
-        `ValueError`: for columns or a row that cannot be used, naming it.
-        `TypeError`: for anything but a `Dataset`.
+        name (`str`, *optional*, defaults to `"general_dataset"`): Name of the dataset in errors.
     """
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):
         parts = [instruction_rows(part, tokenizer, f"{name}[{i}]") for i, part in enumerate(dataset)]
-        if not parts:
-            return Dataset.from_dict({column: [] for column in _FEATURES}, features=_FEATURES)
-        return concatenate_datasets(parts)
+        empty = Dataset.from_dict({column: [] for column in _FEATURES}, features=_FEATURES)
+        return concatenate_datasets(parts) if parts else empty
     _check_columns(dataset, name)
     rendered: set[tuple[str, ...]] = set()
 
     def convert(row: dict[str, Any], number: int) -> dict[str, Any]:
-        made = _messages(row, f"{name} row {number}")
-        turns = [*made["prompt"], *made["completion"]]
+        converted = _messages(row, f"{name} row {number}")
+        turns = [*converted["prompt"], *converted["completion"]]
         roles = tuple(turn["role"] for turn in turns)
         if roles not in rendered:
             _check_renders(turns, tokenizer, f"{name} row {number}")
             rendered.add(roles)
-        return made
+        return converted
 
     return dataset.with_format(None).map(
         convert,
@@ -79,21 +71,20 @@ def _messages(row: Mapping[str, Any], name: str) -> dict[str, list[dict[str, str
         prompt, completion = row["messages"][:-1], row["messages"][-1:]
     if not prompt or not completion:
         raise ValueError(f"{name}: found no prompt or no completion; expected both.")
-    prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
-    if completion[-1]["role"] != "assistant":
-        raise ValueError(f"{name}: found a last turn of the role {completion[-1]['role']!r}; expected 'assistant'.")
-    for turn in (*prompt, *completion):
+    sides = {}
+    for column, side, role in (("prompt", prompt, "user"), ("completion", completion, "assistant")):
+        messages = [{"role": role, "content": side}] if isinstance(side, str) else side
+        sides[column] = [{"role": message["role"], "content": message["content"]} for message in messages]
+    last = sides["completion"][-1]["role"]
+    if last != "assistant":
+        raise ValueError(f"{name}: found a last turn of the role {last!r}; expected 'assistant'.")
+    for turn in (*sides["prompt"], *sides["completion"]):
         if not isinstance(turn["content"], str):
             raise ValueError(
                 f"{name}: found the content {turn['content']!r} in a turn of the role {turn['role']!r}; expected a "
                 "text. Leave such rows out."
             )
-    return {"prompt": _plain(prompt), "completion": _plain(completion)}
-
-
-def _plain(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return sides
 
 
 def _check_renders(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, name: str) -> None:

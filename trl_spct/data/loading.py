@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, l
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.constants import ENDPOINT
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
-from trl.scripts.utils import DatasetConfig
 
-from ..cards import is_repo_id
-from ..judge.hub import PushError, model_push_command
+from ..judge.hub import PushError, is_repo_id, model_push_command
 from .preparation import InvalidRows, prepare_preferences
 
 
@@ -37,7 +35,7 @@ def load_preferences(
     splits: Sequence[str] | None = None,
     prompt_column: str | None = None,
 ) -> DatasetDict:
-    """Preference rows from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of these.
+    """Preference rows by split, from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of these.
 
     The parts of a mixture may differ in their schemas: each is prepared on its own. `fraction` and `test_split_size`
     are those of [`~trl.DatasetMixtureConfig`].
@@ -49,50 +47,39 @@ def load_preferences(
         seed (`int`, *optional*, defaults to `42`): Seed of the test split.
         splits (sequence of `str`, *optional*): The splits that are needed; all by default.
 
-    Returns:
-        [`~datasets.DatasetDict`]: preference rows by split.
-
     Raises:
         `ValueError`: if no dataset is named, if a split is missing, or for streaming.
-        See [`load_named`] and [`prepare_preferences`] for others.
     """
-    if script_args.dataset_streaming:
-        raise ValueError("`dataset_streaming` is not supported: all preference rows are checked before training.")
+    if script_args.dataset_streaming or dataset_args.streaming:
+        raise ValueError("Found streaming of the dataset; expected none: all preference rows are checked first.")
+    options: dict[str, Any] = {"source": source, "invalid_rows": invalid_rows}
     if dataset_args.datasets:
         if script_args.dataset_name:
             logger.warning("Both `datasets` and `dataset_name` are given; `dataset_name` is ignored.")
-        loaded = _load_mixture(dataset_args, source, invalid_rows, seed, prompt_column)
+        loaded = _load_mixture(dataset_args, seed, prompt_column, options)
         _check_splits("The mixture", loaded, splits)
         return loaded
     if not script_args.dataset_name:
         raise ValueError("Either `datasets` or `dataset_name` must be provided.")
+    options["prompt_column"] = prompt_column
     loaded = load_rows(script_args.dataset_name, script_args.dataset_config, splits)
     return DatasetDict(
-        {
-            split: prepare_preferences(rows, source, invalid_rows, split, prompt_column=prompt_column).dataset
-            for split, rows in loaded.items()
-            if splits is None or split in splits
-        }
+        {name: prepare_preferences(loaded[name], name=name, **options).dataset for name in splits or loaded}
     )
 
 
 def load_rows(
     name: str, config: str | None = None, splits: Sequence[str] | None = None
 ) -> Mapping[str, Dataset | list[dict[str, Any]]]:
-    """Rows in their own schema, by split. A JSON lines file that mixes types in a column is read as a list.
-
-    Args:
-        name, config: See [`load_named`].
-        splits (sequence of `str`, *optional*): The splits that are needed.
-    """
+    """As [`load_named`], but JSON lines that mix types in a column are read as a list; `splits` must be there."""
     loaded: Mapping[str, Dataset | list[dict[str, Any]]]
     try:
         loaded = load_named(name, config)
     except DatasetGenerationError:
-        if not _is_json_lines(name):
+        if _builder_of(name) != "json" or not os.path.isfile(name):
             raise
         logger.warning("%s holds values of different types in one column; reading it row by row.", name)
-        loaded = {"train": list(_read_json_lines(name))}
+        loaded = {"train": _read_json(name)}
     _check_splits(name, loaded, splits)
     return loaded
 
@@ -123,9 +110,9 @@ def load_named(name: str, config: str | None = None) -> DatasetDict:
         `ValueError`: if a file is empty or not JSON, with the number of the line.
     """
     path = Path(name)
-    suffix = next((suffix for suffix in reversed(path.suffixes) if suffix in _BUILDERS), None)
-    if suffix and not path.is_dir():
-        return _load_files(name, _BUILDERS[suffix])
+    builder = _builder_of(name)
+    if builder and not path.is_dir():
+        return _load_files(name, builder)
     if not path.exists() and not is_repo_id(name):
         raise FileNotFoundError(
             f"Found no file or folder {os.path.abspath(name)}; expected one, or the id of a dataset on the Hub."
@@ -134,6 +121,10 @@ def load_named(name: str, config: str | None = None) -> DatasetDict:
         loaded = load_from_disk(name)
         return DatasetDict({"train": loaded}) if isinstance(loaded, Dataset) else loaded
     return load_dataset(name, name=config, cache_dir=_cache_of(path) if path.is_dir() else None)
+
+
+def _builder_of(name: str) -> str | None:
+    return next((_BUILDERS[suffix] for suffix in reversed(Path(name).suffixes) if suffix in _BUILDERS), None)
 
 
 def _load_files(name: str, builder: str) -> DatasetDict:
@@ -152,21 +143,27 @@ def _load_files(name: str, builder: str) -> DatasetDict:
         raise ValueError(f"The file {name} holds no rows; expected at least one.") from error
     except DatasetGenerationError:
         for file in files if builder == "json" else ():
-            _check_json(file)
+            _read_json(file)
         raise
 
 
-def _check_json(file: str) -> None:
-    """Raises for a file that is neither JSON nor JSON lines."""
-    if _is_json_lines(file):
-        for _ in _read_json_lines(file):
-            pass
-        return
-    with _open_text(file) as opened:
+def _read_json(name: str) -> list[Any]:
+    """Rows of a file of JSON lines, or of one JSON list."""
+    with (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    is_list = "".join(lines).lstrip().startswith("[")
+    rows = []
+    for number, text in enumerate(["\n".join(lines)] if is_list else lines, start=1):
+        if not text.strip():
+            continue
         try:
-            json.load(opened)
+            rows.append(json.loads(text))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is not JSON: {error}; expected a list of rows.") from None
+            raise ValueError(
+                f"{name} line {number + error.lineno - 1} is not JSON: {error.msg} at column {error.colno}; expected "
+                "one row a line, or a list of rows."
+            ) from None
+    return rows[0] if is_list else rows
 
 
 def _cache_of(folder: Path) -> str:
@@ -182,60 +179,28 @@ def _cache_of(folder: Path) -> str:
     return os.path.join(datasets.config.HF_DATASETS_CACHE, "folders", state.hexdigest())
 
 
-def _is_json_lines(name: str) -> bool:
-    return ".jsonl" in Path(name).suffixes and Path(name).is_file()
-
-
-def _open_text(name: str):
-    return (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8")
-
-
-def _read_json_lines(name: str) -> Iterator[dict[str, Any]]:
-    with _open_text(name) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line.strip())
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{name} line {number} is not JSON: {error.msg} at character {error.pos}; expected one row a line."
-                ) from None
-
-
 def _load_mixture(
-    mixture: DatasetMixtureConfig,
-    source: str | None,
-    invalid_rows: InvalidRows,
-    seed: int,
-    prompt_column: str | None,
+    mixture: DatasetMixtureConfig, seed: int, prompt_column: str | None, options: dict[str, Any]
 ) -> DatasetDict:
-    if mixture.streaming:
-        raise ValueError("`streaming` is not supported: all preference rows are checked before training.")
     parts = []
     for part in mixture.datasets:
+        folder = Path(part.path)
+        rows = load_dataset(  # as `trl.get_dataset` does, but for the cache
+            part.path,
+            part.name,
+            data_dir=part.data_dir,
+            data_files=part.data_files,
+            split=part.split,
+            cache_dir=_cache_of(folder) if folder.is_dir() else None,
+        )
+        rows = rows if part.columns is None else rows.select_columns(part.columns)
         name = part.data_files if isinstance(part.data_files, str) else part.path
-        rows = _load_part(part)
         column = prompt_column if prompt_column in rows.column_names else None
-        parts.append(prepare_preferences(rows, source, invalid_rows, name, prompt_column=column).dataset)
+        parts.append(prepare_preferences(rows, name=name, prompt_column=column, **options).dataset)
     rows = concatenate_datasets(with_same_columns(_at_fractions(parts, [part.fraction for part in mixture.datasets])))
     if mixture.test_split_size is None:
         return DatasetDict({"train": rows})
     return rows.train_test_split(test_size=mixture.test_split_size, seed=seed)
-
-
-def _load_part(part: DatasetConfig) -> Dataset:
-    """As [`~trl.get_dataset`] does, but for the cache, see [`_cache_of`]."""
-    folder = Path(part.path)
-    rows = load_dataset(
-        part.path,
-        part.name,
-        data_dir=part.data_dir,
-        data_files=part.data_files,
-        split=part.split,
-        cache_dir=_cache_of(folder) if folder.is_dir() else None,
-    )
-    return rows if part.columns is None else rows.select_columns(part.columns)
 
 
 def _at_fractions(parts: list[Dataset], fractions: list[float | None]) -> list[Dataset]:
@@ -251,8 +216,6 @@ def _at_fractions(parts: list[Dataset], fractions: list[float | None]) -> list[D
 
 def with_same_columns(parts: list[Dataset]) -> list[Dataset]:
     """Removes the columns whose types differ between parts; queries become messages where some parts have these."""
-    if len(parts) == 1:
-        return parts
     types: dict[str, set[str]] = {}
     for part in parts:
         for name, feature in part.features.items():
@@ -268,7 +231,7 @@ def with_same_columns(parts: list[Dataset]) -> list[Dataset]:
 
 def _as_messages(part: Dataset) -> Dataset:
     """Queries as messages, which a judge reads as it reads texts."""
-    if not part.features["query"] or getattr(part.features["query"], "dtype", None) != "string":
+    if getattr(part.features["query"], "dtype", None) != "string":
         return part
     queries = [[{"role": "user", "content": query}] for query in part["query"]]
     return part.remove_columns("query").add_column("query", queries)
@@ -297,8 +260,7 @@ def find_chat_template(training_args: Any, recipes: Path) -> None:
 def finish(trainer: Any, dataset_name: str | None = None) -> None:
     """Saves the model with tokenizer and card, pushes it if `push_to_hub` is set, and closes the trackers.
 
-    Raises:
-        `SystemExit`: if a push failed, now or earlier in the run, with the command that pushes again.
+    Exits with the commands that push again if a push failed, now or earlier in the run.
     """
     args = trainer.args
     folder = os.path.abspath(args.output_dir)
@@ -317,12 +279,13 @@ def finish(trainer: Any, dataset_name: str | None = None) -> None:
         trainer.accelerator.print(f"Saved to {folder}")
     finally:
         trainer.end()
-    exit_on_push_errors(trainer)
+    exit_on_push_errors(trainer.push_errors)
 
 
-def exit_on_push_errors(trainer: Any) -> None:
-    """Ends a script with the errors of all pushes of a trainer that failed."""
-    _exit_with(trainer.push_errors)
+def exit_on_push_errors(errors: Sequence[PushError]) -> None:
+    """Ends a script with the errors of pushes that failed."""
+    if errors:
+        raise SystemExit("\n".join(map(str, errors)))
 
 
 def push_or_exit(*pushes: Callable[[], Any]) -> None:
@@ -333,9 +296,4 @@ def push_or_exit(*pushes: Callable[[], Any]) -> None:
             push()
         except PushError as error:
             errors.append(error)
-    _exit_with(errors)
-
-
-def _exit_with(errors: Sequence[PushError]) -> None:
-    if errors:
-        raise SystemExit("\n".join(map(str, errors)))
+    exit_on_push_errors(errors)

@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from math import ceil
@@ -30,6 +30,7 @@ from .math_answers import CORRECT, INCORRECT, MISSING, boxed_answer, match_answe
 
 logger = logging.getLogger(__name__)
 
+INSTRUCTION = r"Reason step by step, and put the final answer into \boxed{}."
 EMPTY, REPEATED = "empty", "repeated"
 ROWS, CARD, REPORT = "train.jsonl", "README.md", "report.json"
 
@@ -74,60 +75,20 @@ def read_problems(dataset: Dataset, name: str = "problems") -> list[dict[str, st
     return problems
 
 
-@dataclass(frozen=True)
-class AnswerSampling:
-    r"""Sampling of a policy's answers. The defaults are not in the paper. [?]
-
-    Args:
-        num_generations (`int`, *optional*, defaults to `8`): Answers per problem.
-        temperature, top_p (`float`, *optional*, default to `1.0`): Sampling options.
-        max_completion_length (`int`, *optional*, defaults to `2048`): Longest answer in tokens.
-        instruction (`str`, *optional*): Text after the problem in the policy's prompt, but not in the rows.
-        seed (`int`, *optional*, defaults to `0`): Seed of the samples.
-    """
-
-    num_generations: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_completion_length: int = 2048
-    instruction: str = r"Reason step by step, and put the final answer into \boxed{}."
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.num_generations < 1:
-            raise ValueError(f"Found num_generations={self.num_generations}; expected at least 1.")
-        if self.temperature <= 0 and self.num_generations > 1:
-            raise ValueError("Greedy samples are all the same; expected temperature > 0 for num_generations > 1.")
-
-    def __call__(self, sampler: Sampler, queries: Sequence[str]) -> list[list[Sample]]:
-        prompts = [[{"role": "user", "content": f"{query}\n\n{self.instruction}".strip()}] for query in queries]
-        drawn = sampler(
-            prompts,
-            self.num_generations,
-            self.seed,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            max_new_tokens=self.max_completion_length,
-        )
-        counts = [len(samples) for samples in drawn]
-        if counts != [self.num_generations] * len(queries):
-            raise ValueError(
-                f"The sampler returned {counts} samples for {len(queries)} prompts; expected {self.num_generations} "
-                "for each."
-            )
-        return drawn
-
-
 class AnswerCollector:
-    """Samples answers to problems and matches them with the true answers, shard by shard; a restart resumes.
+    r"""Samples answers to problems and matches them with the true answers, shard by shard; a restart resumes.
 
     Args:
         problems (list): Of [`read_problems`].
         folder (`str` or path): Output folder.
-        sampling ([`AnswerSampling`]): Sampling options.
         policy (`str`): The policy in the manifest: a path, an id or a name on a server.
         described (mapping, *optional*): Further identification of the policy, for instance a digest of its weights.
         rows_per_shard (`int`, *optional*, defaults to `64`): Problems per shard.
+        num_generations (`int`, *optional*, defaults to `8`): Answers per problem. [?]
+        temperature, top_p (`float`, *optional*, default to `1.0`): Sampling options. [?]
+        max_completion_length (`int`, *optional*, defaults to `2048`): Longest answer in tokens. [?]
+        instruction (`str`, *optional*): Text after the problem in the policy's prompt, but not in the rows. [?]
+        seed (`int`, *optional*, defaults to `0`): Seed of the samples.
 
     Raises:
         `FileExistsError`: if the folder holds the answers of another configuration.
@@ -137,13 +98,28 @@ class AnswerCollector:
         self,
         problems: Sequence[Mapping[str, Any]],
         folder: str | os.PathLike,
-        sampling: AnswerSampling,
         policy: str,
         described: Mapping[str, Any] | None = None,
         rows_per_shard: int = 64,
+        num_generations: int = 8,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_completion_length: int = 2048,
+        instruction: str | None = None,
+        seed: int = 0,
     ):
+        if num_generations < 1:
+            raise ValueError(f"Found num_generations={num_generations}; expected at least 1.")
+        if temperature <= 0 and num_generations > 1:
+            raise ValueError("Greedy samples are all the same; expected temperature > 0 for num_generations > 1.")
         self.problems = problems
-        self.sampling = sampling
+        self.num_generations, self.seed = num_generations, seed
+        self.instruction = INSTRUCTION if instruction is None else instruction
+        self.options: dict[str, Any] = {
+            "temperature": temperature,
+            "top_p": top_p,
+            "max_new_tokens": max_completion_length,
+        }
         self.settings = {
             "kind": "answers",
             "version": __version__,
@@ -151,7 +127,10 @@ class AnswerCollector:
             **(described or {}),
             "data": rows_digest((problem["query"], problem["answer"]) for problem in problems),
             "math_verify": math_verify_version(),
-            **asdict(sampling),
+            "num_generations": num_generations,
+            **self.options,
+            "instruction": self.instruction,
+            "seed": seed,
         }
         self.job = ShardedJob(folder, len(problems), rows_per_shard, _FEATURES, self.settings)
         self._first = {problem["query"]: number for number, problem in reversed([*enumerate(problems)])}
@@ -172,7 +151,7 @@ class AnswerCollector:
         problems = [self.problems[number] for number in numbers]
         faults = self._faults(numbers)
         sound = [problem["query"] for problem, fault in zip(problems, faults, strict=True) if fault is None]
-        drawn = iter(self.sampling(sampler, sound) if sound else [])
+        drawn = iter(self._sample(sampler, sound) if sound else [])
         samples = [next(drawn) if fault is None else [] for fault in faults]
         read = [[_read_answer(sample) for sample in row] for row in samples]
         pairs = [
@@ -192,6 +171,17 @@ class AnswerCollector:
             }
             for problem, fault, row, answers in zip(problems, faults, samples, read, strict=True)
         ]
+
+    def _sample(self, sampler: Sampler, queries: Sequence[str]) -> list[list[Sample]]:
+        prompts = [[{"role": "user", "content": f"{query}\n\n{self.instruction}".strip()}] for query in queries]
+        drawn = sampler(prompts, self.num_generations, self.seed, **self.options)
+        counts = [len(samples) for samples in drawn]
+        if counts != [self.num_generations] * len(queries):
+            raise ValueError(
+                f"The sampler returned {counts} samples for {len(queries)} prompts; expected {self.num_generations} "
+                "for each."
+            )
+        return drawn
 
     def _faults(self, numbers: range) -> list[str | None]:
         """Causes for which problems are not sampled, for instance a true answer that does not match itself."""

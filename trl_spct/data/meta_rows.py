@@ -1,27 +1,29 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""What a Meta RM learns from: unhinted critiques, right and wrong, held apart by query (paper, section 6)."""
+"""Rows for a Meta RM: unhinted critiques, correct and incorrect, split by query (paper, section 6)."""
 
 import logging
 import os
-import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
-from huggingface_hub import DatasetCard, DatasetCardData
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
+from huggingface_hub import DatasetCardData
 
 from ..cards import dataset_card
-from ..judge.hub import PushError, push_folder
+from ..judge.hub import push_folder
 from ..judge.outcomes import meta_label
 from .loading import with_same_columns
-from .preparation import meta_rows, split_by_query
+from .preparation import split_by_query
 
 
 logger = logging.getLogger(__name__)
 
-_FILES = ("*.parquet", "README.md")
 OUTCOMES = ("correct", "incorrect", "hinted", "unreadable")
+_KEPT = ("query", "responses", "scores", "labels", "order")
+_TRAJECTORY = (*_KEPT, "completion", "hinted")
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class MetaData:
     """Rows for [`MetaRMTrainer`], and what they were made of.
 
     Args:
-        train ([`~datasets.Dataset`]): Rows of [`~trl_spct.data.preparation.meta_rows`], with their `source`.
+        train ([`~datasets.Dataset`]): Rows of [`meta_rows`], with their `source`.
         held_out ([`~datasets.Dataset`], *optional*): Rows of other queries.
-        counts (`dict[str, dict[str, int]]`): For each source, how many of its trajectories are correct, incorrect, and
-            left out since they are hinted or unreadable (hinted ones are not looked at further).
+        counts (`dict[str, dict[str, int]]`): For each source, the number of its trajectories that are correct,
+            incorrect, hinted and unreadable.
     """
 
     train: Dataset
@@ -41,9 +43,7 @@ class MetaData:
 
     def __str__(self) -> str:
         sizes = f"{len(self.train)} rows to train on, {len(self.held_out or ())} held out"
-        parts = (
-            f"{name}: {', '.join(f'{n} {k}' for k, n in found.items() if n)}" for name, found in self.counts.items()
-        )
+        parts = (f"{name}: {', '.join(f'{n} {k}' for k, n in of.items() if n)}" for name, of in self.counts.items())
         return f"{sizes}; {'; '.join(parts)}"
 
     @property
@@ -57,58 +57,60 @@ class MetaData:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in self.splits.items():
             rows.to_parquet(folder / f"{name}.parquet")
-        self._card(folder.name).save(folder / "README.md")
-        return folder
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        token: str | None = None,
-        folder: str | os.PathLike | None = None,
-    ) -> str:
-        """Pushes the splits as a dataset, with its card.
-
-        Args:
-            repo_id (`str`): Such as `"username/reponame"`.
-            private (`bool`, *optional*): Whether a new repository is private; the account's default if `None`.
-            token (`str`, *optional*): The one that is logged in with by default.
-            folder (`str` or path, *optional*): Where [`~MetaData.save`] has written them; a temporary one by default.
-
-        Returns:
-            `str`: address of the commit.
-
-        Raises:
-            [`~trl_spct.judge.hub.PushError`]: if it fails, saying how to push again.
-        """
-        if folder is not None:
-            return self._push(folder, repo_id, private, token)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = self.save(Path(temporary, repo_id.rsplit("/", 1)[-1]))
-            try:
-                return self._push(folder, repo_id, private, token)
-            except PushError as error:
-                raise PushError(
-                    f"Could not push to {repo_id}: {error.__cause__}\nNothing is lost: the rows are in memory. Push "
-                    f"again with\n    data.push_to_hub({repo_id!r})\nor keep them with `data.save(folder)`."
-                ) from error.__cause__
-
-    def _push(self, folder: str | os.PathLike, repo_id: str, private: bool | None, token: str | None) -> str:
-        return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", _FILES, private, token)
-
-    def _card(self, name: str) -> DatasetCard:
         configs = [{"split": split, "path": f"{split}.parquet"} for split in self.splits]
-        return dataset_card(
+        card = dataset_card(
             "meta_rows.md",
             DatasetCardData(
                 tags=["trl", "spct", "meta-rm"], configs=[{"config_name": "default", "data_files": configs}]
             ),
-            name=name,
-            repository=name,
+            name=folder.name,
+            repository=folder.name,
             counts=self.counts,
             outcomes=OUTCOMES,
             sizes={split: len(rows) for split, rows in self.splits.items()},
         )
+        card.save(folder / "README.md")
+        return folder
+
+
+def push_meta_rows(
+    folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None
+) -> str:
+    """Pushes what [`MetaData.save`] wrote, as [`~trl_spct.judge.hub.push_folder`] does."""
+    files = ("*.parquet", "README.md")
+    return push_folder(folder, repo_id, "dataset", "Upload Meta RM rows", files, private, token)
+
+
+def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
+    """A Meta RM's training rows: the unhinted, readable trajectories, correct and incorrect (paper, section 6).
+
+    Unreadable critiques never vote, and need no score.
+
+    Args:
+        trajectories ([`~datasets.Dataset`]): What [`~trl_spct.RejectiveSampler.collect`] returns.
+        source (`str`, *optional*): Origin of the trajectories, for a column `source`.
+
+    Returns:
+        [`~datasets.Dataset`] with `query`, `responses`, `order` (`order[p]` is the response that the judge read as
+        number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with
+        which a held-out set can vote. Responses, scores and labels are in the order of the row.
+    """
+    origin = {} if source is None else {"source": source}
+
+    def to_meta(row: dict[str, Any]) -> dict[str, Any]:
+        label = meta_label(row["scores"], row["labels"])
+        return {"critique": row["completion"][-1]["content"], "label": label, **origin}
+
+    features = {name: trajectories.features[name] for name in _KEPT}
+    features |= {"critique": Value("string"), "label": Value("int64"), **dict.fromkeys(origin, Value("string"))}
+    trajectories = trajectories.with_format(None)
+    outcomes = _outcomes(trajectories)
+    return trajectories.select([i for i, outcome in enumerate(outcomes) if outcome in OUTCOMES[:2]]).map(
+        to_meta,
+        remove_columns=[name for name in trajectories.column_names if name not in _KEPT],
+        features=Features(features),
+        load_from_cache_file=False,
+    )
 
 
 def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float = 0.0, seed: int = 0) -> MetaData:
@@ -122,10 +124,7 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
             `{"rft": …, "fresh": …}`.
         held_out_share (`float`, *optional*, defaults to `0.0`):
             Share of the queries whose rows are held out. All rows of a query fall on one side, whatever their source.
-        seed (`int`, *optional*, defaults to `0`): Of the split.
-
-    Returns:
-        [`MetaData`]
+        seed (`int`, *optional*, defaults to `0`): Seed of the split.
 
     Raises:
         `ValueError`: if there are no trajectories, if columns are missing, or if no critique can be learned from.
@@ -133,33 +132,31 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
     if not trajectories:
         raise ValueError("Found no trajectories; expected at least one source, for instance those of stage 1.")
     for name, part in trajectories.items():
-        _check_columns(name, part)
-    counts = {name: _counts(part) for name, part in trajectories.items()}
-    if not any(found["correct"] + found["incorrect"] for found in counts.values()):
+        missing = [column for column in _TRAJECTORY if column not in part.column_names]
+        if missing:
+            raise ValueError(
+                f"The trajectories {name!r} have the columns {sorted(part.column_names)} and lack {missing}; expected "
+                "what `RejectiveSampler.collect` writes."
+            )
+    found = {name: Counter(_outcomes(part)) for name, part in trajectories.items()}
+    counts = {name: {outcome: of[outcome] for outcome in OUTCOMES} for name, of in found.items()}
+    if not any(of["correct"] + of["incorrect"] for of in counts.values()):
         raise ValueError(f"Found no unhinted readable critique ({counts}); expected at least one to learn from.")
     rows = concatenate_datasets(with_same_columns([meta_rows(part, name) for name, part in trajectories.items()]))
-    made = MetaData(*split_by_query(rows, held_out_share, seed), counts)
-    logger.info("Meta RM rows: %s", made)
-    return made
+    data = MetaData(*split_by_query(rows, held_out_share, seed), counts)
+    logger.info("Meta RM rows: %s", data)
+    return data
 
 
-def _check_columns(name: str, part: Dataset) -> None:
-    expected = ("query", "responses", "labels", "order", "completion", "hinted", "scores")
-    missing = [column for column in expected if column not in part.column_names]
-    if missing:
-        raise ValueError(
-            f"The trajectories {name!r} have the columns {sorted(part.column_names)} and lack {missing}; expected "
-            "what `RejectiveSampler.collect` writes."
-        )
+def _outcomes(trajectories: Dataset) -> list[str]:
+    """The outcome of each trajectory; hinted ones are not looked at further."""
+    rows = trajectories.select_columns(["hinted", "scores", "labels"]).with_format(None)
+    return [*map(_outcome, rows)]
 
 
-def _counts(part: Dataset) -> dict[str, int]:
-    counts = dict.fromkeys(OUTCOMES, 0)
-    for row in part.select_columns(["hinted", "scores", "labels"]):
-        if row["hinted"]:
-            counts["hinted"] += 1
-        elif row["scores"] is None:
-            counts["unreadable"] += 1
-        else:
-            counts["correct" if meta_label(row["scores"], row["labels"]) else "incorrect"] += 1
-    return counts
+def _outcome(row: Mapping[str, Any]) -> str:
+    if row["hinted"]:
+        return "hinted"
+    if row["scores"] is None:
+        return "unreadable"
+    return "correct" if meta_label(row["scores"], row["labels"]) else "incorrect"

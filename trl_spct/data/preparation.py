@@ -4,18 +4,17 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, List, Value
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from ..judge.outcomes import meta_label
 from ..judge.preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
 from ..judge.prompts import conversation_text, judge_messages, judge_template
-from ..judge.sampling import check_lengths, check_tokenizer, derive_seed, encode_prompts, special_tokens
+from ..judge.sampling import PromptTooLongError, check_tokenizer, derive_seed, encode_prompts, special_tokens
 from .reading import QUERIES, RowReader, plain_value
 from .sources import SOURCES, LeftOut, detect_source, get_source
 
@@ -110,37 +109,25 @@ def prepare_preferences(
         `ValueError`: if columns are missing or reserved, or if no row is left.
         `TypeError`: for a dataset without random access, for instance an `IterableDataset`.
     """
-    if invalid_rows not in ("error", "drop") or invalid_responses not in ("error", "drop"):
-        wrong = {"invalid_rows": invalid_rows, "invalid_responses": invalid_responses}
-        name, value = next((name, value) for name, value in wrong.items() if value not in ("error", "drop"))
-        raise ValueError(f"Found {name}={value!r}; expected 'error' or 'drop'.")
+    for option, value in (("invalid_rows", invalid_rows), ("invalid_responses", invalid_responses)):
+        if value not in ("error", "drop"):
+            raise ValueError(f"Found {option}={value!r}; expected 'error' or 'drop'.")
     if invalid_responses == "drop" and read_labels:
         raise ValueError("Found invalid_responses='drop' with labels; expected read_labels=False.")
     rows, columns = _checked_rows(dataset, name)
     if prompt_column is not None and prompt_column not in columns:
         raise ValueError(f"{name}: found the columns {sorted(columns)}; expected prompt_column={prompt_column!r}.")
-    source = _source_name(columns, source, prompt_column, read_labels, name)
+    if source is None and prompt_column is None:
+        source = _source_of(columns, read_labels, name)
     adapter = get_source(source, columns) if source else None
-    reader = RowReader(
-        adapter, require_labels and read_labels, read_labels, prompt_column, invalid_responses == "drop"
-    )
+    drop_responses = invalid_responses == "drop"
+    reader = RowReader(adapter, require_labels and read_labels, read_labels, prompt_column, drop_responses)
     survey = _survey(rows, reader, invalid_rows, name)
-    if not survey.row_numbers:
-        raise ValueError(
-            f"{name}: none of the {survey.num_read} rows is left; dropped {_counts(survey.dropped)}. Expected at "
-            f"least one row that can be used. {survey.first_fault}".rstrip()
-        )
     kept = [column for column in columns if column not in survey.consumed | survey.empty]
     _check_kept(kept, name)
-    prepared = PreparedPreferences(
-        _write(rows, survey, kept, name),
-        survey.num_read,
-        dict(survey.dropped),
-        name,
-        source,
-        tuple(survey.row_numbers),
-        survey.response_numbers,
-    )
+    written = _write(rows, reader, survey, kept, name)
+    numbers, without = tuple(survey.row_numbers), survey.response_numbers
+    prepared = PreparedPreferences(written, len(rows), dict(survey.dropped), name, source, numbers, without)
     logger.log(logging.WARNING if survey.dropped else logging.INFO, "%s", prepared)
     return prepared
 
@@ -153,7 +140,6 @@ def judge_rows(
     shuffle_responses: bool = True,
     max_completion_length: int = 1024,
     context_length: int | None = None,
-    hint: bool = False,
     invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
     row_numbers: Sequence[int] | None = None,
@@ -167,24 +153,18 @@ def judge_rows(
     | `order` | `order[place]` is the index in `responses` of the response that the judge reads in that place |
     | `query`, `responses`, `labels`, … | unchanged, in the order of the row |
 
+    A row's order depends on the seed and on its place in the dataset alone, so that all processes draw the same ones.
+
     Args:
         dataset ([`~datasets.Dataset`]): Rows with `query` and `responses`.
         processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
             The judge's, with a chat template and a pad token.
         template (`str`, *optional*, defaults to `"paper"`): See [`~trl_spct.judge.prompts.judge_template`].
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the orders. A row's order depends on the seed and on its place in the dataset alone, so that all
-            processes draw the same ones.
-        shuffle_responses (`bool`, *optional*, defaults to `True`): Whether the judge reads the responses shuffled.
+        seed (`int`, *optional*, defaults to `0`), shuffle_responses (`bool`, *optional*, defaults to `True`): Orders.
         max_completion_length (`int`, *optional*, defaults to `1024`): Longest critique, in tokens.
         context_length (`int`, *optional*): Positions of the judge. Prompts are not measured without it.
-        hint (`bool`, *optional*, defaults to `False`): Whether prompts name the best response (paper, section 2.3).
         invalid_rows (`str`, *optional*, defaults to `"error"`): `"drop"` skips rows whose prompt is too long.
-        name (`str`, *optional*, defaults to `"train_dataset"`): What messages call the dataset.
-        row_numbers (sequence of `int`, *optional*): Numbers of the rows in messages, if not 0, 1, …
-
-    Returns:
-        [`~datasets.Dataset`]
+        name (`str`), row_numbers (sequence of `int`, *optional*): Dataset and rows in messages.
 
     Raises:
         `ValueError`: if a prompt leaves no room for a critique (with the row and the numbers), if the tokenizer has no
@@ -202,7 +182,7 @@ def judge_rows(
             order = response_order(len(preference), seed, index) if shuffle_responses else range(len(preference))
             shown = preference.permuted(order)
             added["order"].append(list(order))
-            added["prompt"].append(judge_messages(shown, template, len(shown) == 1, hint, special))
+            added["prompt"].append(judge_messages(shown, template, len(shown) == 1, special_tokens=special))
         if context_length is not None:
             lengths.extend(map(len, encode_prompts(tokenizer, added["prompt"], chat_template_kwargs)))
         return added
@@ -211,9 +191,24 @@ def judge_rows(
     rows = dataset.with_format(None).map(
         render, with_indices=True, batched=True, batch_size=256, features=features, load_from_cache_file=False
     )
-    if invalid_rows == "drop" and context_length is not None:
-        return _without_long(rows, lengths, context_length - max_completion_length, name)
-    check_lengths(_by_row_number(lengths, row_numbers), max_completion_length, context_length, f"{name} row")
+    if context_length is None:
+        return rows
+    longest = context_length - max_completion_length
+    too_long = [index for index, length in enumerate(lengths) if length > longest]
+    if too_long and invalid_rows == "error":
+        first = too_long[0]
+        number = first if row_numbers is None else row_numbers[first]
+        raise PromptTooLongError(f"{name} row {number}", lengths[first], max_completion_length, context_length, number)
+    if too_long and len(too_long) == len(lengths):
+        raise ValueError(
+            f"{name}: all {len(lengths)} prompts are too long: the shortest has {min(lengths)} tokens, and {longest} "
+            "are left beside the critique. Lower the completion length, or take a shorter `template`."
+        )
+    if too_long:
+        logger.warning(
+            "%s: dropped %d of %d rows with prompts of more than %d tokens", name, len(too_long), len(lengths), longest
+        )
+        rows = rows.select(sorted({*range(len(rows))} - {*too_long}))
     return rows
 
 
@@ -225,21 +220,12 @@ def prepare_judge_rows(
     name: str = "train_dataset",
     **kwargs,
 ) -> PreparedPreferences:
-    """[`prepare_preferences`] with labels, then [`judge_rows`], with the rows that are too long counted as `"length"`.
-
-    Args:
-        dataset, source, invalid_rows, name: See [`prepare_preferences`].
-        processing_class, kwargs: See [`judge_rows`].
-    """
+    """[`prepare_preferences`], then [`judge_rows`] with `kwargs`; rows that are too long are counted as `"length"`."""
     _tokenizer_of(processing_class)
     prepared = prepare_preferences(dataset, source, invalid_rows, name)
+    numbers = prepared.row_numbers
     rows = judge_rows(
-        prepared.dataset,
-        processing_class,
-        invalid_rows=invalid_rows,
-        name=name,
-        row_numbers=prepared.row_numbers,
-        **kwargs,
+        prepared.dataset, processing_class, invalid_rows=invalid_rows, name=name, row_numbers=numbers, **kwargs
     )
     too_long = len(prepared.dataset) - len(rows)
     dropped = {**prepared.dropped, **({"length": too_long} if too_long else {})}
@@ -251,42 +237,6 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
     return Preference(row["query"], tuple(row["responses"]), *map(row.get, _OPTIONAL))
 
 
-def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
-    """A Meta RM's training rows: the unhinted, readable trajectories, correct and incorrect (paper, section 6).
-
-    Unreadable critiques never vote, and need no score.
-
-    Args:
-        trajectories ([`~datasets.Dataset`]): What [`~trl_spct.RejectiveSampler.collect`] returns.
-        source (`str`, *optional*): Origin of the trajectories, for a column `source`.
-
-    Returns:
-        [`~datasets.Dataset`] with `query`, `responses`, `order` (`order[p]` is the response that the judge read as
-        number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with
-        which a held-out set can vote. Responses, scores and labels are in the order of the row.
-    """
-    trajectories = trajectories.with_format(None)
-    used = [
-        i
-        for i, (hinted, scores) in enumerate(zip(trajectories["hinted"], trajectories["scores"], strict=True))
-        if not hinted and scores is not None
-    ]
-
-    def to_meta(row: dict[str, Any]) -> dict[str, Any]:
-        label = meta_label(row["scores"], row["labels"])
-        origin = {} if source is None else {"source": source}
-        return {"critique": row["completion"][-1]["content"], "label": label, **origin}
-
-    names = ["query", "responses", "scores", "labels", "order"]
-    features = Features({name: trajectories.features[name] for name in names})
-    features |= {"critique": Value("string"), "label": Value("int64")}
-    features |= {} if source is None else {"source": Value("string")}
-    removed = [name for name in trajectories.column_names if name not in names]
-    return trajectories.select(used).map(
-        to_meta, remove_columns=removed, features=Features(features), load_from_cache_file=False
-    )
-
-
 def split_by_query(rows: Dataset, held_out_share: float, seed: int = 0) -> tuple[Dataset, Dataset | None]:
     """(train, held out): all rows of a query are on the same side, drawn from the query and the seed alone.
 
@@ -295,16 +245,15 @@ def split_by_query(rows: Dataset, held_out_share: float, seed: int = 0) -> tuple
     if held_out_share <= 0:
         return rows, None
     threshold = held_out_share * 2**64
-    held_out = [
-        derive_seed(seed, "split", conversation_text(query)) < threshold for query in rows.with_format(None)["query"]
-    ]
-    if all(held_out) or not any(held_out):
+    sides: dict[bool, list[int]] = {False: [], True: []}
+    for number, query in enumerate(rows.with_format(None)["query"]):
+        sides[derive_seed(seed, "split", conversation_text(query)) < threshold].append(number)
+    if not all(sides.values()):
         raise ValueError(
             f"A held-out share of {held_out_share} leaves one side of {len(rows)} rows empty; expected more queries "
             "or another share."
         )
-    sides = [[i for i, out in enumerate(held_out) if out is side] for side in (False, True)]
-    return rows.select(sides[0]), rows.select(sides[1])
+    return rows.select(sides[False]), rows.select(sides[True])
 
 
 def response_order(num_responses: int, seed: int, *parts) -> tuple[int, ...]:
@@ -323,10 +272,7 @@ def score_range_of(num_responses: int, template: str = "paper") -> tuple[int, in
 class _Survey:
     """Result of the first pass over the rows, which checks them; the second one writes, with flat memory."""
 
-    reader: RowReader
-    num_read: int = 0
     dropped: Counter = field(default_factory=Counter)
-    first_fault: str = ""
     row_numbers: list[int] = field(default_factory=list)
     response_numbers: dict[int, tuple[int, ...]] = field(default_factory=dict)
     consumed: set[str] = field(default_factory=set)
@@ -336,81 +282,75 @@ class _Survey:
 
 
 def _survey(rows: Rows, reader: RowReader, invalid_rows: InvalidRows, name: str) -> _Survey:
-    survey = _Survey(reader)
+    survey, first_fault = _Survey(), ""
     for number, row in enumerate(rows):
-        survey.num_read += 1
         try:
-            read = reader.read(row)
+            read = reader(row)
         except InvalidPreference as error:
             fault = f"{name} row {number}: {error}"
             if invalid_rows == "error" and not isinstance(error, LeftOut):
                 advice = "" if "invalid_rows" in fault else " Repair it, or skip such rows with `invalid_rows='drop'`."
                 raise InvalidPreference(fault + advice, error.cause) from error
             survey.dropped[error.cause] += 1
-            survey.first_fault = survey.first_fault or fault
+            first_fault = first_fault or fault
             continue
-        for _, numbers in read:
-            if numbers is not None:
-                survey.response_numbers[len(survey.row_numbers)] = numbers
+        for preference, responses in read:
+            if responses is not None:
+                survey.response_numbers[len(survey.row_numbers)] = responses
             survey.row_numbers.append(number)
-        preferences = [preference for preference, _ in read]
+            survey.messages |= not isinstance(preference.query, str)
+            survey.own |= {column for column in _OPTIONAL if getattr(preference, column) is not None}
         survey.consumed |= reader.consumed(row)
         survey.empty -= {column for column in survey.empty if plain_value(row.get(column)) is not None}
-        survey.messages |= any(not isinstance(preference.query, str) for preference in preferences)
-        for column in _OPTIONAL:
-            if any(getattr(preference, column) is not None for preference in preferences):
-                survey.own.add(column)
+    if not survey.row_numbers:
+        raise ValueError(
+            f"{name}: none of the {len(rows)} rows is left; dropped {_counts(survey.dropped)}. Expected at least one "
+            f"row that can be used. {first_fault}".rstrip()
+        )
     return survey
 
 
-def _write(rows: Rows, survey: _Survey, kept: list[str], name: str) -> Dataset:
-    own = {"query": _MESSAGES if survey.messages else _TEXT}
+def _write(rows: Rows, reader: RowReader, survey: _Survey, kept: list[str], name: str) -> Dataset:
+    own = {"query": _MESSAGES if survey.messages else Value("string")}
     own |= {column: feature for column, feature in _OWN_FEATURES.items() if column in survey.own}
-    to_row = _row_writer(survey.messages, list(own))
     used = set(survey.row_numbers)
 
-    def expand(batch: Iterable[tuple[int, Mapping[str, Any]]]) -> Iterable[dict[str, Any]]:
-        for number, row in batch:
-            if number in used:
-                unknown = {column: row.get(column) for column in kept}
-                yield from ({**to_row(preference), **unknown} for preference in survey.reader(row))
+    def columns_of(numbered: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[str, list]:
+        columns: dict[str, list] = {column: [] for column in (*own, *kept)}
+        for number, row in numbered:
+            for preference, _ in reader(row) if number in used else ():
+                query: Any = preference.query
+                if survey.messages:
+                    query = [{"role": "user", "content": query}] if isinstance(query, str) else list(query)
+                columns["query"].append(query)
+                for column in [*own][1:]:
+                    columns[column].append(getattr(preference, column))
+                for column in kept:
+                    columns[column].append(row.get(column))
+        return columns
 
-    columns = [*own, *kept]
     if not isinstance(rows, Dataset):
-        written = list(expand(enumerate(rows)))
-        features = {**own, **{column: _common_feature(written, column, name) for column in kept}}
-        return Dataset.from_dict({c: [row[c] for row in written] for c in columns}, features=Features(features))
+        written = columns_of(enumerate(rows))
+        features = {**own, **{column: _common_feature(written[column], column, name) for column in kept}}
+        return Dataset.from_dict(written, features=Features(features))
 
     def write(batch: dict[str, list], numbers: list[int]) -> dict[str, list]:
-        batch_rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        written = list(expand(zip(numbers, batch_rows, strict=True)))
-        return {column: [row[column] for row in written] for column in columns}
+        batch_rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+        return columns_of(zip(numbers, batch_rows, strict=True))
 
-    features = Features({**own, **{column: rows.features[column] for column in kept}})
     return rows.map(
         write,
         with_indices=True,
         batched=True,
         batch_size=256,
         remove_columns=rows.column_names,
-        features=features,
+        features=Features({**own, **{column: rows.features[column] for column in kept}}),
         load_from_cache_file=False,
     )
 
 
-def _row_writer(messages: bool, columns: list[str]) -> Callable[[Preference], dict[str, Any]]:
-    def to_row(preference: Preference) -> dict[str, Any]:
-        query: Any = preference.query
-        if messages:
-            query = [{"role": "user", "content": query}] if isinstance(query, str) else list(query)
-        return {"query": query, **{column: getattr(preference, column) for column in columns if column != "query"}}
-
-    return to_row
-
-
-def _common_feature(rows: list[dict[str, Any]], column: str, name: str) -> Any:
+def _common_feature(values: list[Any], column: str, name: str) -> Any:
     """The Arrow type of a kept column of plain rows."""
-    values = [row[column] for row in rows]
     try:
         return Dataset.from_dict({column: values}).features[column]
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
@@ -428,11 +368,7 @@ def _checked_rows(dataset: Any, name: str) -> tuple[Rows, list[str]]:
         raise TypeError(
             f"{name} is a dict of the splits {sorted(dataset)}; expected one of them, as `dataset['train']`."
         )
-    if (
-        isinstance(dataset, IterableDataset)
-        or isinstance(dataset, (str, Mapping))
-        or not isinstance(dataset, Sequence)
-    ):
+    if isinstance(dataset, str) or not isinstance(dataset, Sequence):
         raise TypeError(
             f"{name} is {type(dataset).__name__}; expected a `datasets.Dataset` or a list of rows, since all rows are "
             "checked before training. Materialize a stream, for instance "
@@ -441,11 +377,12 @@ def _checked_rows(dataset: Any, name: str) -> tuple[Rows, list[str]]:
     return dataset, list(dict.fromkeys(column for row in dataset if isinstance(row, Mapping) for column in row))
 
 
-def _source_name(
-    columns: Sequence[str], source: str | None, prompt_column: str | None, read_labels: bool, name: str
-) -> str | None:
-    if source is not None or not columns or prompt_column or _is_own_shape(set(columns), read_labels):
-        return source
+def _source_of(columns: Sequence[str], read_labels: bool, name: str) -> str | None:
+    """The source of these columns; `None` for a shape of [`Preference.from_row`]."""
+    present = set(columns)
+    answered = "responses" in present or {"completion", *(["label"] if read_labels else [])} <= present
+    if not present or {"chosen", "rejected"} <= present or (answered and present.intersection(QUERIES)):
+        return None
     detected = detect_source(columns)
     if detected is None:
         raise InvalidPreference(
@@ -455,12 +392,6 @@ def _source_name(
             "shape",
         )
     return detected
-
-
-def _is_own_shape(columns: set[str], read_labels: bool) -> bool:
-    queried = bool(columns & QUERIES)
-    answered = "responses" in columns or {"completion", *(["label"] if read_labels else [])} <= columns
-    return (queried and answered) or {"chosen", "rejected"} <= columns
 
 
 def _check_kept(kept: Sequence[str], name: str) -> None:
@@ -496,35 +427,6 @@ def _tokenizer_of(processing_class: PreTrainedTokenizerBase | ProcessorMixin) ->
     tokenizer = processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
     check_tokenizer(tokenizer)
     return tokenizer
-
-
-def _without_long(rows: Dataset, lengths: Sequence[int], longest: int, name: str) -> Dataset:
-    kept = [index for index, length in enumerate(lengths) if length <= longest]
-    if not kept:
-        raise ValueError(
-            f"{name}: all {len(lengths)} prompts are too long: the shortest has {min(lengths, default=0)} tokens, and "
-            f"{longest} are left beside the critique. Lower the completion length, or take a shorter `template`."
-        )
-    if len(kept) == len(lengths):
-        return rows
-    logger.warning(
-        "%s: dropped %d of %d rows whose prompts exceed %d tokens",
-        name,
-        len(lengths) - len(kept),
-        len(lengths),
-        longest,
-    )
-    return rows.select(kept)
-
-
-def _by_row_number(lengths: Sequence[int], row_numbers: Sequence[int] | None) -> Sequence[int]:
-    """Length of the longest prompt of each row that was read."""
-    if row_numbers is None or not lengths:
-        return lengths
-    longest = [0] * (max(row_numbers) + 1)
-    for number, length in zip(row_numbers, lengths, strict=True):
-        longest[number] = max(longest[number], length)
-    return longest
 
 
 def _counts(dropped: Mapping[str, int]) -> str:

@@ -17,28 +17,22 @@ QUERIES = frozenset(("query", "prompt", "messages"))
 class RowReader:
     """From a row to its preferences, and the columns that these are read from."""
 
-    source: Source | None
-    require_labels: bool
-    read_labels: bool
-    prompt_column: str | None
-    drop_responses: bool
+    source: Source | None = None
+    require_labels: bool = True
+    read_labels: bool = True
+    prompt_column: str | None = None
+    drop_responses: bool = False
 
-    def __call__(self, row: Mapping[str, Any]) -> list[Preference]:
-        return [preference for preference, _ in self.read(row)]
-
-    def read(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
+    def __call__(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
         """Preferences, each with the numbers of its responses if some were dropped."""
-        shaped: Sequence[Any] = [row]
-        if isinstance(row, Mapping):
-            plain = self._plain(row)
-            self._check_label(plain)
-            shaped = self._shaped(plain)
-        numbers = [self._valid_responses(part) for part in shaped]
+        plain = self._plain(row) if isinstance(row, Mapping) else row
+        parts = [plain] if self.source is None else self._of_source(plain)
+        numbers = [self._valid_responses(part) for part in parts]
         preferences = [
             Preference.from_row(
                 part if kept is None else {**part, "responses": [part["responses"][i] for i in kept]}, self.read_labels
             )
-            for part, kept in zip(shaped, numbers, strict=True)
+            for part, kept in zip(parts, numbers, strict=True)
         ]
         if self.require_labels and any(preference.labels is None for preference in preferences):
             raise InvalidPreference(
@@ -48,13 +42,12 @@ class RowReader:
             )
         return list(zip(preferences, numbers, strict=True))
 
-    def _check_label(self, row: Mapping[str, Any]) -> None:
-        answered = [name for name in ("responses", "chosen", "completion") if row.get(name) is not None]
-        if self.read_labels and answered == ["completion"] and "label" in row and row["label"] is None:
-            raise InvalidPreference(
-                "Found a `completion` without a `label`; expected `label` true (correct) or false (incorrect).",
-                "labels",
-            )
+    def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
+        """Columns of a row that its preferences are read from."""
+        if self.source is not None:
+            return self.source.consumed_columns
+        columns = consumed_columns(self._plain(row))
+        return columns if self.prompt_column is None else columns - QUERIES | {self.prompt_column}
 
     def _plain(self, row: Mapping[str, Any]) -> dict[str, Any]:
         plain = {name: plain_value(value) for name, value in row.items()}
@@ -64,9 +57,8 @@ class RowReader:
             plain = {"prompt": prompt, **{name: value for name, value in plain.items() if name not in unread}}
         return plain
 
-    def _shaped(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-        if self.source is None:
-            return [row]
+    def _of_source(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        assert self.source is not None
         try:
             return self.source.read(row, self.read_labels)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -84,12 +76,6 @@ class RowReader:
         valid = tuple(number for number, response in enumerate(responses) if _has_text(response))
         return valid if 0 < len(valid) < len(responses) else None
 
-    def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
-        if self.source is not None:
-            return self.source.consumed_columns
-        columns = consumed_columns(self._plain(row))
-        return columns if self.prompt_column is None else columns - QUERIES | {self.prompt_column}
-
 
 def plain_value(value: Any) -> Any:
     """Arrays and tensors as lists and numbers; a NaN as `None`."""
@@ -101,23 +87,21 @@ def plain_value(value: Any) -> Any:
 
 
 def _has_text(response: Any) -> bool:
-    if isinstance(response, Mapping):
-        response = [response]
-    if isinstance(response, (list, tuple)):
-        messages = [message for message in response if isinstance(message, Mapping)]
-        return any(message.get("content") or message.get("tool_calls") for message in messages)
-    return isinstance(response, str) and bool(response.strip())
+    if isinstance(response, str):
+        return bool(response.strip())
+    messages = response if isinstance(response, (list, tuple)) else [response]
+    return any(
+        isinstance(message, Mapping) and (message.get("content") or message.get("tool_calls")) for message in messages
+    )
 
 
 def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:
     """Columns of a row that [`Preference.from_row`] reads, or would read if they had a value."""
-    given = {column for column, value in row.items() if value is not None}
-    query = next(({column} for column in ("query", "prompt", "messages") if column in given), set())
-    labels = next(({column} for column in ("labels", "scores", "best_index") if column in given), set())
-    if query and "responses" in given:
-        read = {"responses", "labels"} | labels
-    elif {"chosen", "rejected"} <= given:
-        read = {"chosen", "rejected"}
+    present = [column for column, value in row.items() if value is not None]
+    query = [column for column in ("query", "prompt", "messages") if column in present][:1]
+    if query and "responses" in present:
+        labels = [column for column in ("labels", "scores", "best_index") if column in present][:1]
+        read = ["responses", "labels", *labels]
     else:
-        read = {"completion", "label"}
-    return frozenset((query | read | {"reference", "principles"}) & row.keys())
+        read = ["chosen", "rejected"] if {"chosen", "rejected"} <= {*present} else ["completion", "label"]
+    return frozenset({*query, *read, "reference", "principles"} & row.keys())

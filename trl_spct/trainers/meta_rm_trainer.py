@@ -193,7 +193,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             raise ValueError(
                 f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
-                "trajectories with `trl_spct.data.preparation.meta_rows`."
+                "trajectories with `trl_spct.data.meta_rows.meta_rows`."
             )
         with global_then_local_main_first():
             encoded = dataset.map(
