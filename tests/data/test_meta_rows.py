@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from paths import RECIPES
 from tiny_models import save_tiny
 
-from trl_spct.data.meta_rows import prepare_meta_rows
+from trl_spct.data.meta_rows import meta_rows, prepare_meta_rows
 from trl_spct.data.preparation import split_by_query
 from trl_spct.evaluation.guidance import PLAIN
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
@@ -30,6 +30,7 @@ def trajectory(query, right=True, **changes):
         "labels": [1.0, 0.0],
         "order": [1, 0],
         "completion": [{"role": "assistant", "content": f"{query}: {right}"}],
+        "completion_ids": None,
         "hinted": False,
         "scores": [8, 3] if right else [3, 8],
         "outcome": "kept",
@@ -60,7 +61,7 @@ def test_rows_and_counts():
     }
     assert data.train[0] == {
         "query": "q0", "responses": ["b", "a"], "critique": "q0: True", "label": 1, "source": "rft",
-        "scores": [8, 3], "labels": [1.0, 0.0], "order": [1, 0],
+        "scores": [8, 3], "labels": [1.0, 0.0], "read_order": [1, 0],
     }  # fmt: skip
     assert data.train["label"][20] == 0, "a tie is incorrect"
     assert "41 rows to train on, 0 held out" in str(data) and "rft: 10 correct, 11 incorrect" in str(data)
@@ -89,6 +90,10 @@ def test_what_cannot_be_learned_from():
         prepare_meta_rows({})
     with pytest.raises(ValueError, match=r"'rft' have the columns .* lack \['order', 'scores'\]"):
         prepare_meta_rows({"rft": Dataset.from_list(FIRST).remove_columns(["order", "scores"])})
+    with pytest.raises(ValueError, match=r"lack \['completion_ids'\]; .* Collect them again"):
+        prepare_meta_rows({"rft": Dataset.from_list(FIRST).remove_columns("completion_ids")})
+    with pytest.raises(ValueError, match=r"'trajectories' have .* lack \['completion_ids'\]"):
+        meta_rows(Dataset.from_list(FIRST).remove_columns("completion_ids"))
     with pytest.raises(ValueError, match="no unhinted readable critique"):
         prepare_meta_rows({"rft": Dataset.from_list([trajectory("q", hinted=True)])})
     with pytest.raises(ValueError, match="held-out share"):

@@ -395,12 +395,21 @@ def test_metrics_take_columns_and_rows():
 @pytest.mark.parametrize("order", [[0, 0], [1], [0, 1, 2], [1, 2]])
 def test_an_order_that_does_not_fit_is_named(order, judge, tmp_path):
     with pytest.raises(ValueError, match=r"train row 0: Found the order \[.*\] for 2 responses"):
-        trainer_of(judge, tmp_path, rows(2, order=order))
+        trainer_of(judge, tmp_path, rows(2, read_order=order))
+
+
+def test_rows_of_an_earlier_version_are_refused(judge, tmp_path):
+    """Their responses were in the order that the judge read, and `order` would permute them once more."""
+    old = rows(2, order=[1, 0])
+    with pytest.raises(ValueError, match="The train dataset has the column `order`.*expected `read_order`"):
+        trainer_of(judge, tmp_path, old)
+    with pytest.raises(ValueError, match="The eval dataset has the column `order`"):
+        trainer_of(judge, tmp_path, eval=old)
 
 
 def test_the_meta_rm_reads_the_responses_in_the_order_that_the_judge_read(tmp_path):
     given = {**row(0), "responses": ["one", "two", "three"]}
-    shown = encode_row({**given, "order": [2, 0, 1]}, 0, tiny_tokenizer(), config(tmp_path))
+    shown = encode_row({**given, "read_order": [2, 0, 1]}, 0, tiny_tokenizer(), config(tmp_path))
     assert shown == encode_row({**given, "responses": ["three", "one", "two"]}, 0, tiny_tokenizer(), config(tmp_path))
     assert shown != encode_row(given, 0, tiny_tokenizer(), config(tmp_path))
 

@@ -23,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 OUTCOMES = ("correct", "incorrect", "hinted", "unreadable")
 _KEPT = ("query", "responses", "scores", "labels", "order")
-_TRAJECTORY = (*_KEPT, "completion", "hinted")
+# Trajectories of the version that wrote no `completion_ids` have their responses in the order that the judge read.
+_TRAJECTORY = (*_KEPT, "completion", "completion_ids", "hinted")
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,14 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
         source (`str`, *optional*): Origin of the trajectories, for a column `source`.
 
     Returns:
-        [`~datasets.Dataset`] with `query`, `responses`, `order` (`order[p]` is the response that the judge read as
-        number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with
-        which a held-out set can vote. Responses, scores and labels are in the order of the row.
+        [`~datasets.Dataset`] with `query`, `responses`, `read_order` (`read_order[p]` is the response that the judge
+        read as number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and
+        `labels`, with which a held-out set can vote. Responses, scores and labels are in the order of the row.
+
+    Raises:
+        `ValueError`: if columns are missing, for instance in trajectories of an earlier version.
     """
+    _check_columns(trajectories, source or "trajectories")
     origin = {} if source is None else {"source": source}
 
     def to_meta(row: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +110,15 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
     features |= {"critique": Value("string"), "label": Value("int64"), **dict.fromkeys(origin, Value("string"))}
     trajectories = trajectories.with_format(None)
     outcomes = _outcomes(trajectories)
-    return trajectories.select([i for i, outcome in enumerate(outcomes) if outcome in OUTCOMES[:2]]).map(
-        to_meta,
-        remove_columns=[name for name in trajectories.column_names if name not in _KEPT],
-        features=Features(features),
-        load_from_cache_file=False,
+    return (
+        trajectories.select([i for i, outcome in enumerate(outcomes) if outcome in OUTCOMES[:2]])
+        .map(
+            to_meta,
+            remove_columns=[name for name in trajectories.column_names if name not in _KEPT],
+            features=Features(features),
+            load_from_cache_file=False,
+        )
+        .rename_column("order", "read_order")
     )
 
 
@@ -132,12 +141,7 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
     if not trajectories:
         raise ValueError("Found no trajectories; expected at least one source, for instance those of stage 1.")
     for name, part in trajectories.items():
-        missing = [column for column in _TRAJECTORY if column not in part.column_names]
-        if missing:
-            raise ValueError(
-                f"The trajectories {name!r} have the columns {sorted(part.column_names)} and lack {missing}; expected "
-                "what `RejectiveSampler.collect` writes."
-            )
+        _check_columns(part, name)
     found = {name: Counter(_outcomes(part)) for name, part in trajectories.items()}
     counts = {name: {outcome: of[outcome] for outcome in OUTCOMES} for name, of in found.items()}
     if not any(of["correct"] + of["incorrect"] for of in counts.values()):
@@ -146,6 +150,15 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
     data = MetaData(*split_by_query(rows, held_out_share, seed), counts)
     logger.info("Meta RM rows: %s", data)
     return data
+
+
+def _check_columns(trajectories: Dataset, name: str) -> None:
+    missing = [column for column in _TRAJECTORY if column not in trajectories.column_names]
+    if missing:
+        raise ValueError(
+            f"The trajectories {name!r} have the columns {sorted(trajectories.column_names)} and lack {missing}; "
+            "expected what `RejectiveSampler.collect` writes. Collect them again if an earlier version wrote them."
+        )
 
 
 def _outcomes(trajectories: Dataset) -> list[str]:

@@ -92,8 +92,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
             - `query`: a text, or a list of messages;
             - `responses`: the responses;
-            - `order` (optional): `order[p]` is the response that the judge read as number p + 1, since critiques name
-              responses by number. Without it, `responses` are in the order that the judge read;
+            - `read_order` (optional): `read_order[p]` is the response that the judge read as number p + 1, since
+              critiques name responses by number. Without it, `responses` are in the order that the judge read;
             - `critique`: the judge's completion;
             - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.judge.outcomes.meta_label`]), else 0.
 
@@ -194,6 +194,12 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
                 f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
                 "trajectories with `trl_spct.data.meta_rows.meta_rows`."
+            )
+        if "order" in columns:
+            raise ValueError(
+                f"The {dataset_name} dataset has the column `order`, which an earlier version wrote beside responses, "
+                "scores and labels in the order that the judge read; expected `read_order`. Make the rows again from "
+                "trajectories, or rename the column if everything is in the order of the row."
             )
         with global_then_local_main_first():
             encoded = dataset.map(
@@ -298,12 +304,13 @@ def encode_row(
 def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
     """The preference in the order that the judge read, the critique and the label of a row."""
     preference = Preference(query=row["query"], responses=row["responses"])
-    if row.get("order") is not None:
+    order = row.get("read_order")
+    if order is not None:
         try:
-            preference = preference.permuted(row["order"])
+            preference = preference.permuted(order)
         except (TypeError, ValueError) as error:
             raise InvalidPreference(
-                f"Found the order {row['order']} for {len(preference)} responses; expected each index once: {error}",
+                f"Found the order {order} for {len(preference)} responses; expected each index once: {error}",
                 "order",
             ) from error
     critique, label = row["critique"], row["label"]
