@@ -78,6 +78,7 @@ class EvaluationArguments(ScriptArguments):
     rows_per_shard: int = helped(16, "Rows written at once.")
     seed: int = helped(0, "Seed of orders, samples and intervals.")
     source: str | None = helped(None, "Adapter for public data in its own schema. Known schemas are recognized.")
+    prompt_column: str | None = helped(None, "Column with the prompt, if not query, prompt or messages.")
     invalid_rows: str = helped(
         "error", "drop counts rows that cannot be read, do not fit or are refused, by cause.", ("error", "drop")
     )
@@ -306,12 +307,14 @@ def load_items(script_args, dataset_args) -> dict:
         if args.dataset_name and not dataset_args.datasets and not args.dataset_streaming:
             splits = load_splits(args.dataset_name, args.dataset_config)
         else:
-            splits = load_preferences(args, dataset_args, args.source, args.invalid_rows, args.seed)
+            options = (args.source, args.invalid_rows, args.seed)
+            splits = load_preferences(args, dataset_args, *options, prompt_column=args.prompt_column)
         rows = splits[args.dataset_test_split if args.dataset_test_split in splits else "train"]
         name = Path(args.dataset_name or ROWS).name
         benchmark = rows_benchmark(name, args.metric)
         source = None if dataset_args.datasets else args.source
-        loaded[ROWS] = load_rows(benchmark, rows, source, args.invalid_rows, args.group_column, where=name)
+        options = (source, args.invalid_rows, args.group_column, name, args.prompt_column)
+        loaded[ROWS] = load_rows(benchmark, rows, *options)
     return {name: items.sampled(args.max_rows, args.seed) for name, items in loaded.items()}
 
 

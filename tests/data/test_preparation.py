@@ -279,6 +279,40 @@ class TestReading:
         with pytest.raises(ValueError, match=r"found the columns \['article', .*expected prompt_column='text'"):
             prepare_preferences(dataset, prompt_column="text")
 
+    def test_prepared_rows_need_no_prompt_column(self, tokenizer):
+        rows = [{"article": "A cat sat.", "chosen": "Cat.", "rejected": "Dog."}]
+        made = prepare_judge_rows(rows, tokenizer, prompt_column="article", template="compact").dataset
+        assert "A cat sat." in made[0]["prompt"][0]["content"]
+        once = prepare_preferences(rows, prompt_column="article").dataset
+        assert list(prepare_preferences(once, prompt_column="article").dataset) == list(once)
+
+    @pytest.mark.parametrize("column", ["prompt", "query"])
+    def test_the_prompt_column_goes_before_the_known_ones(self, column):
+        rows = [{column: "Step 1:", "dialogue": "Hello?", "chosen": "Hi.", "rejected": "No."}]
+        made = prepare_preferences(rows, prompt_column="dialogue").dataset
+        assert made["query"] == ["Hello?"] and made["responses"] == [["Hi.", "No."]]
+
+    @pytest.mark.parametrize("as_dataset", [True, False], ids=["dataset", "list"])
+    def test_a_prompt_that_is_missing_in_one_row_is_not_made_of_shared_words(self, as_dataset):
+        turn = "\n\nHuman: Hi\n\nAssistant:"
+        rows = [
+            {"prompt": "Hello?", "chosen": "Hi you", "rejected": "Hi all"},
+            {"prompt": None, "chosen": turn + " Yes", "rejected": turn + " No"},
+            {"prompt": None, "chosen": "Hi you", "rejected": "Hi all"},
+        ]
+        rows = Dataset.from_list(rows) if as_dataset else rows
+        with pytest.raises(InvalidPreference, match="train_dataset row 2: Found no value in the column `prompt`"):
+            prepare_preferences(rows)
+        made = prepare_preferences(rows, invalid_rows="drop")
+        assert made.dataset["query"] == ["Hello?", turn] and made.dropped == {"query": 1}
+
+    def test_a_prompt_column_without_a_value_is_no_query(self):
+        rows = [
+            {"prompt": "x", "dialogue": value, "chosen": "Hi you", "rejected": "Hi all"} for value in ("Hello?", None)
+        ]
+        with pytest.raises(InvalidPreference, match="train_dataset row 1: "):
+            prepare_preferences(rows, prompt_column="dialogue")
+
     def test_identical_responses(self):
         rows = [PAIR, {"query": "q", "responses": ["a", "a", "b"], "labels": [2, 1, 0]}, SINGLE]
         with pytest.raises(

@@ -81,6 +81,13 @@ def test_wrong_source():
     assert detect_source(columns) is None
 
 
+@pytest.mark.parametrize("name", EXPECTED)
+def test_prepared_rows_of_a_source_are_prepared_again_as_they_are(name):
+    made = prepared(name, source=name).dataset
+    again = prepare_preferences(made, source=name)
+    assert list(again.dataset) == list(made) and again.dropped == {}
+
+
 def test_own_shapes_go_first():
     row = {"prompt": "q", "chosen": "a", "rejected": "b", "response_1": "", "response_2": "", "preference_strength": 1}
     assert prepare_preferences([row]).source is None

@@ -298,6 +298,33 @@ def test_a_meta_rm_needs_critiques(judge, tmp_path):
 # Reading data
 
 
+def test_a_prompt_in_another_column_is_read_by_every_recipe(judge, tmp_path, no_cache):
+    path, made = tmp_path / "rows.jsonl", [f"Text {i}." for i in range(3)]
+    rows = [{"article": text, "chosen": f"Good {i}", "rejected": f"Bad {i}"} for i, text in enumerate(made)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=r"train row 0: .* beside the columns \['article'\].*`prompt_column`"):
+        rft(judge, path, tmp_path / "rft", "--collect_only")
+    rft(judge, path, tmp_path / "rft", "--collect_only", "--hint", "none", "--prompt_column", "article")
+    assert set(load_named(str(tmp_path / "rft" / "trajectories"))["train"]["query"]) == set(made)
+    spct(judge, path, tmp_path / "spct", "--prompt_column", "article")
+    options = ["--dataset_name", str(path), "--prompt_column", "article"]
+    for name in ("label", "evaluate", "meta_rm"):
+        module = recipe(name)
+        parsed = module.make_parser().parse_args_and_config([*options, *(CPU if name == "meta_rm" else ())])
+        if name == "label":
+            assert [row.query for row in module.load_rows(parsed[0])] == made
+        elif name == "evaluate":
+            [loaded] = module.load_items(parsed[0], parsed[3]).values()
+            assert [item.rows[0].query for item in loaded.items] == made
+        else:
+            assert module.load_rows(parsed[0], parsed[1], parsed[3])["query"][:] == made
+
+
+def test_a_named_source_is_read_by_recipe_and_trainer(judge, tmp_path, no_cache):
+    rft(judge, DATA / "llmbar.jsonl", tmp_path / "rft", "--collect_only", "--hint", "none", "--source", "llmbar")
+    assert len(load_named(str(tmp_path / "rft" / "trajectories"))["train"]) == 8
+
+
 def preferences(name=None, parts=(), splits=("train",), invalid_rows="error", **mixture):
     return load_preferences(
         ScriptArguments(dataset_name=None if name is None else str(name)),

@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Loading of preference rows for the recipes, and the end of a training script."""
 
-import gzip
+import csv
 import hashlib
 import json
 import logging
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import fsspec
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.constants import ENDPOINT
@@ -135,35 +136,55 @@ def _load_files(name: str, builder: str) -> DatasetDict:
     if empty:
         raise ValueError(f"The file {empty[0]} is empty; expected at least one row.")
     options = {"keep_default_na": False, "na_values": [""]} if builder == "csv" else {}  # "NA" may be an answer
+    for file in files if builder == "csv" else ():
+        _check_csv(file)
     try:
         return load_dataset(builder, data_files=name, **options)
-    except ValueError as error:
-        if "no data" not in str(error):
-            raise
-        raise ValueError(f"The file {name} holds no rows; expected at least one.") from error
-    except DatasetGenerationError:
+    except (ValueError, EOFError, DatasetGenerationError) as error:
+        if "no data" in str(error):
+            raise ValueError(f"The file {name} holds no rows; expected at least one.") from error
         for file in files if builder == "json" else ():
             _read_json(file)
-        raise
+        if builder == "json":
+            raise
+        raise ValueError(f"{name} cannot be read as {builder}: {error.__cause__ or error}") from error
 
 
 def _read_json(name: str) -> list[Any]:
     """Rows of a file of JSON lines, or of one JSON list."""
-    with (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")
-    is_list = "".join(lines).lstrip().startswith("[")
+    try:
+        with fsspec.open(name, "rb", compression="infer") as file:
+            content = file.read()
+    except EOFError as error:
+        raise ValueError(f"The file {name} is cut off: {error}") from error
+    is_list = content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     rows = []
-    for number, text in enumerate(["\n".join(lines)] if is_list else lines, start=1):
+    for number, text in enumerate([content] if is_list else content.split(b"\n"), start=1):
         if not text.strip():
             continue
         try:
             rows.append(json.loads(text))
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{name} line {number + error.lineno - 1} is not JSON: {error.msg} at column {error.colno}; expected "
-                "one row a line, or a list of rows."
-            ) from None
+            number, reason = number + error.lineno - 1, f"JSON: {error.msg} at column {error.colno}"
+        except UnicodeDecodeError as error:
+            number, reason = number + text.count(b"\n", 0, error.start), f"UTF-8: {error.reason}"
+        else:
+            continue
+        raise ValueError(f"{name} line {number} is not {reason}; expected one row a line, or a list of rows.")
     return rows[0] if is_list else rows
+
+
+def _check_csv(name: str) -> None:
+    """Refuses rows of more cells than the header has, whose cells would be read into other columns."""
+    with fsspec.open(name, "rt", compression="infer", newline="", errors="replace") as file:
+        rows = csv.reader(file)
+        columns = len(next(rows, []))
+        for row in rows:
+            if len(row) > columns:
+                raise ValueError(
+                    f"{name} line {rows.line_num} has {len(row)} cells, and the header has {columns}; expected as "
+                    "many. Put texts with commas into quotes."
+                )
 
 
 def _cache_of(folder: Path) -> str:

@@ -153,7 +153,7 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
 
 
 def _check_columns(trajectories: Dataset, name: str) -> None:
-    missing = [column for column in _TRAJECTORY if column not in trajectories.column_names]
+    missing = sorted({*_TRAJECTORY}.difference(trajectories.column_names))
     if missing:
         raise ValueError(
             f"The trajectories {name!r} have the columns {sorted(trajectories.column_names)} and lack {missing}; "

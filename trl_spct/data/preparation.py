@@ -4,7 +4,7 @@
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -115,10 +115,7 @@ def prepare_preferences(
     if invalid_responses == "drop" and read_labels:
         raise ValueError("Found invalid_responses='drop' with labels; expected read_labels=False.")
     rows, columns = _checked_rows(dataset, name)
-    if prompt_column is not None and prompt_column not in columns:
-        raise ValueError(f"{name}: found the columns {sorted(columns)}; expected prompt_column={prompt_column!r}.")
-    if source is None and prompt_column is None:
-        source = _source_of(columns, read_labels, name)
+    source, prompt_column = _origin_of(columns, source, prompt_column, read_labels, name)
     adapter = get_source(source, columns) if source else None
     drop_responses = invalid_responses == "drop"
     reader = RowReader(adapter, require_labels and read_labels, read_labels, prompt_column, drop_responses)
@@ -218,11 +215,12 @@ def prepare_judge_rows(
     source: str | None = None,
     invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
+    prompt_column: str | None = None,
     **kwargs,
 ) -> PreparedPreferences:
     """[`prepare_preferences`], then [`judge_rows`] with `kwargs`; rows that are too long are counted as `"length"`."""
     _tokenizer_of(processing_class)
-    prepared = prepare_preferences(dataset, source, invalid_rows, name)
+    prepared = prepare_preferences(dataset, source, invalid_rows, name, prompt_column=prompt_column)
     numbers = prepared.row_numbers
     rows = judge_rows(
         prepared.dataset, processing_class, invalid_rows=invalid_rows, name=name, row_numbers=numbers, **kwargs
@@ -283,7 +281,7 @@ class _Survey:
 
 def _survey(rows: Rows, reader: RowReader, invalid_rows: InvalidRows, name: str) -> _Survey:
     survey, first_fault = _Survey(), ""
-    for number, row in enumerate(rows):
+    for number, row in _numbered(rows, name):
         try:
             read = reader(row)
         except InvalidPreference as error:
@@ -308,6 +306,18 @@ def _survey(rows: Rows, reader: RowReader, invalid_rows: InvalidRows, name: str)
             f"row that can be used. {first_fault}".rstrip()
         )
     return survey
+
+
+def _numbered(rows: Rows, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    number = -1
+    try:
+        for number, row in enumerate(rows):
+            yield number, row
+    except UnicodeDecodeError as error:  # Arrow holds bytes, which are decoded in batches of 10 rows
+        raise ValueError(
+            f"{name}: found a text that is not UTF-8 ({error.reason}) in one of the 10 rows after row {number}; "
+            "expected UTF-8. Decode the file again, or remove the row."
+        ) from error
 
 
 def _write(rows: Rows, reader: RowReader, survey: _Survey, kept: list[str], name: str) -> Dataset:
@@ -377,12 +387,25 @@ def _checked_rows(dataset: Any, name: str) -> tuple[Rows, list[str]]:
     return dataset, list(dict.fromkeys(column for row in dataset if isinstance(row, Mapping) for column in row))
 
 
-def _source_of(columns: Sequence[str], read_labels: bool, name: str) -> str | None:
-    """The source of these columns; `None` for a shape of [`Preference.from_row`]."""
+def _origin_of(
+    columns: Sequence[str], source: str | None, prompt_column: str | None, read_labels: bool, name: str
+) -> tuple[str | None, str | None]:
+    """The source adapter of these columns, `None` for a shape of [`Preference.from_row`], and the prompt column.
+
+    Prepared rows need neither: a recipe prepares rows with these options, and a trainer with the same ones once more.
+    """
     present = set(columns)
+    if {"query", "responses"} <= present:
+        if source in SOURCES and not SOURCES[source].signature <= present:
+            source = None
+        if prompt_column not in present:
+            prompt_column = None
+    if prompt_column is not None and prompt_column not in present:
+        raise ValueError(f"{name}: found the columns {sorted(columns)}; expected prompt_column={prompt_column!r}.")
     answered = "responses" in present or {"completion", *(["label"] if read_labels else [])} <= present
-    if not present or {"chosen", "rejected"} <= present or (answered and present.intersection(QUERIES)):
-        return None
+    is_shape = {"chosen", "rejected"} <= present or (answered and present & QUERIES)
+    if source is not None or prompt_column is not None or is_shape or not present:
+        return source, prompt_column
     detected = detect_source(columns)
     if detected is None:
         raise InvalidPreference(
@@ -391,7 +414,7 @@ def _source_of(columns: Sequence[str], read_labels: bool, name: str) -> str | No
             "the `prompt_column`.",
             "shape",
         )
-    return detected
+    return detected, None
 
 
 def _check_kept(kept: Sequence[str], name: str) -> None:

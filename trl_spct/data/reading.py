@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..judge.implicit_prompts import split_turn
 from ..judge.preferences import InvalidPreference, Preference
 from .sources import Source
 
@@ -34,6 +35,8 @@ class RowReader:
             )
             for part, kept in zip(parts, numbers, strict=True)
         ]
+        if self.source is None:
+            self._check_query(plain)
         if self.require_labels and any(preference.labels is None for preference in preferences):
             raise InvalidPreference(
                 f"Found no labels among the columns {sorted(row)}; expected `labels`, `scores` or `best_index` for "
@@ -56,6 +59,17 @@ class RowReader:
             unread = QUERIES | {self.prompt_column}
             plain = {"prompt": prompt, **{name: value for name, value in plain.items() if name not in unread}}
         return plain
+
+    def _check_query(self, row: Mapping[str, Any]) -> None:
+        """Refuses to make a query of the words that two texts share, where a column for it has no value."""
+        columns = sorted(QUERIES & row.keys())
+        if not columns or any(row[column] is not None for column in columns):
+            return
+        chosen, rejected = row.get("chosen"), row.get("rejected")
+        is_invented = isinstance(chosen, str) and isinstance(rejected, str) and split_turn(chosen, rejected) is None
+        if is_invented or self.prompt_column is not None:
+            name = self.prompt_column or columns[0]
+            raise InvalidPreference(f"Found no value in the column `{name}`; expected a prompt.", "query")
 
     def _of_source(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         assert self.source is not None

@@ -89,12 +89,13 @@ def load_rows(
     invalid_rows: InvalidRows = "error",
     group_column: str | None = None,
     where: str | None = None,
+    prompt_column: str | None = None,
 ) -> LoadedBenchmark:
     """Loads labeled user rows, in any shape that [`~trl_spct.data.preparation.prepare_preferences`] reads.
 
     `group_column` has the groups of the items; `where` names the source of the rows in the facts.
     """
-    prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name)
+    prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name, prompt_column=prompt_column)
     counts = {benchmark.name: prepared.num_read}
     facts: dict[str, Any] = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
     items = list(preference_items(prepared.dataset, prepared.row_numbers, group_column))
