@@ -16,6 +16,7 @@ from tiny_models import tiny_tokenizer
 
 from trl_spct.data.math_rows import AnswerCollector, VerifiedRows, read_problems, verified_rows
 from trl_spct.data.preparation import judge_rows, prepare_preferences
+from trl_spct.jobs import FolderInUseError, locked
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import Sample
 
@@ -180,6 +181,17 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path):
     changed = [{**problem, "answer": "3"} for problem in problems()]
     with pytest.raises(FileExistsError, match="data: "):
         AnswerCollector(changed, tmp_path, "policy", rows_per_shard=2, num_generations=4)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="is in use by process"):
+        list(collector(tmp_path).collect(Policy()))
+
+
+def test_a_run_that_sampled_nothing_leaves_the_folder_to_another_configuration(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        list(collector(tmp_path).collect(lambda *_, **__: 1 / 0))
+    assert len(list(collector(tmp_path, max_completion_length=99).collect(Policy()))) == 3
 
 
 KILLED = """

@@ -523,10 +523,16 @@ class TestJudgeRows:
     def test_long_prompts(self, tokenizer):
         rows = [PAIR, {**PAIR, "labels": [1, 1]}, {**PAIR, "query": "x" * 500}]
         settings = {"template": "compact", "max_completion_length": 50, "context_length": 600}
-        with pytest.raises(ValueError, match="row 1: the prompt has 8.. tokens, and with up to 50 .* context of 600"):
-            judge_rows(prepare_preferences([PAIR, rows[2]]).dataset, tokenizer, **settings)
+        with pytest.raises(
+            ValueError, match="row 1: the prompt has 8.. tokens, and with up to 50 .* context of 600"
+        ) as error:
+            prepare_judge_rows([PAIR, rows[2]], tokenizer, **settings)
+        assert "Its query begins 'User: xxx" in str(error.value) and error.value.row == 1
+        assert "invalid_rows='drop'" in str(error.value)
         prepared = prepare_judge_rows(rows, tokenizer, invalid_rows="drop", **settings)
         assert prepared.dropped == {"ties": 1, "length": 1} and prepared.dataset["query"] == [PAIR["query"]]
+        long_first = prepare_judge_rows([rows[2], rows[1], PAIR, PAIR], tokenizer, invalid_rows="drop", **settings)
+        assert long_first.row_numbers == (2, 3) and long_first.num_read == 4
         with pytest.raises(ValueError, match="eval row 1: the prompt has"):
             prepare_judge_rows([PAIR, rows[2]], tokenizer, name="eval", **settings)
         with pytest.raises(ValueError, match="all 1 prompts are too long: the shortest has 8.. tokens, and 550"):

@@ -135,12 +135,7 @@ def judge_rows(
     template: str = "paper",
     seed: int = 0,
     shuffle_responses: bool = True,
-    max_completion_length: int = 1024,
-    context_length: int | None = None,
-    invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
-    row_numbers: Sequence[int] | None = None,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Adds a judge's prompts to the rows of [`prepare_preferences`].
 
@@ -158,19 +153,10 @@ def judge_rows(
             The judge's, with a chat template and a pad token.
         template (`str`, *optional*, defaults to `"paper"`): See [`~trl_spct.judge.prompts.judge_template`].
         seed (`int`, *optional*, defaults to `0`), shuffle_responses (`bool`, *optional*, defaults to `True`): Orders.
-        max_completion_length (`int`, *optional*, defaults to `1024`): Longest critique, in tokens.
-        context_length (`int`, *optional*): Positions of the judge. Prompts are not measured without it.
-        invalid_rows (`str`, *optional*, defaults to `"error"`): `"drop"` skips rows whose prompt is too long.
-        name (`str`), row_numbers (sequence of `int`, *optional*): Dataset and rows in messages.
-
-    Raises:
-        `ValueError`: if a prompt leaves no room for a critique (with the row and the numbers), if the tokenizer has no
-            chat template or pad token, or if the columns `prompt` or `order` exist.
+        name (`str`, *optional*, defaults to `"train_dataset"`): Name of the dataset in messages.
     """
     _check_judgeable(dataset.column_names, name)
-    tokenizer = _tokenizer_of(processing_class)
-    special = special_tokens(tokenizer)
-    lengths: list[int] = []
+    special = special_tokens(_tokenizer_of(processing_class))
 
     def render(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         added: dict[str, list] = {"prompt": [], "order": []}
@@ -180,33 +166,12 @@ def judge_rows(
             shown = preference.permuted(order)
             added["order"].append(list(order))
             added["prompt"].append(judge_messages(shown, template, len(shown) == 1, special_tokens=special))
-        if context_length is not None:
-            lengths.extend(map(len, encode_prompts(tokenizer, added["prompt"], chat_template_kwargs)))
         return added
 
     features = Features({**dataset.features, "prompt": _MESSAGES, "order": List(Value("int64"))})
-    rows = dataset.with_format(None).map(
+    return dataset.with_format(None).map(
         render, with_indices=True, batched=True, batch_size=256, features=features, load_from_cache_file=False
     )
-    if context_length is None:
-        return rows
-    longest = context_length - max_completion_length
-    too_long = [index for index, length in enumerate(lengths) if length > longest]
-    if too_long and invalid_rows == "error":
-        first = too_long[0]
-        number = first if row_numbers is None else row_numbers[first]
-        raise PromptTooLongError(f"{name} row {number}", lengths[first], max_completion_length, context_length, number)
-    if too_long and len(too_long) == len(lengths):
-        raise ValueError(
-            f"{name}: all {len(lengths)} prompts are too long: the shortest has {min(lengths)} tokens, and {longest} "
-            "are left beside the critique. Lower the completion length, or take a shorter `template`."
-        )
-    if too_long:
-        logger.warning(
-            "%s: dropped %d of %d rows with prompts of more than %d tokens", name, len(too_long), len(lengths), longest
-        )
-        rows = rows.select(sorted({*range(len(rows))} - {*too_long}))
-    return rows
 
 
 def prepare_judge_rows(
@@ -216,18 +181,43 @@ def prepare_judge_rows(
     invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
     prompt_column: str | None = None,
+    max_completion_length: int = 1024,
+    context_length: int | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     **kwargs,
 ) -> PreparedPreferences:
-    """[`prepare_preferences`], then [`judge_rows`] with `kwargs`; rows that are too long are counted as `"length"`."""
-    _tokenizer_of(processing_class)
+    """[`prepare_preferences`], then [`judge_rows`] with `kwargs`.
+
+    With a `context_length`, rows whose prompts leave less than `max_completion_length` tokens are invalid, too, and
+    counted as `"length"`.
+    """
+    tokenizer = _tokenizer_of(processing_class)
     prepared = prepare_preferences(dataset, source, invalid_rows, name, prompt_column=prompt_column)
-    numbers = prepared.row_numbers
-    rows = judge_rows(
-        prepared.dataset, processing_class, invalid_rows=invalid_rows, name=name, row_numbers=numbers, **kwargs
-    )
-    too_long = len(prepared.dataset) - len(rows)
-    dropped = {**prepared.dropped, **({"length": too_long} if too_long else {})}
-    return replace(prepared, dataset=rows, dropped=dropped)
+    rows = judge_rows(prepared.dataset, processing_class, name=name, **kwargs)
+    if context_length is None:
+        return replace(prepared, dataset=rows)
+    lengths: list[int] = []
+    for batch in rows.select_columns("prompt").iter(batch_size=256):
+        lengths.extend(map(len, encode_prompts(tokenizer, batch["prompt"], chat_template_kwargs)))
+    longest = context_length - max_completion_length
+    kept = [index for index, length in enumerate(lengths) if length <= longest]
+    if len(kept) == len(rows):
+        return replace(prepared, dataset=rows)
+    if invalid_rows == "error":
+        first = next(index for index, length in enumerate(lengths) if length > longest)
+        number, query = prepared.row_numbers[first], conversation_text(rows[first]["query"])
+        advice = f"Its query begins {query!r:.60}. {PromptTooLongError.advice} `invalid_rows='drop'` skips such rows."
+        measured = (lengths[first], max_completion_length, context_length, number, advice)
+        raise PromptTooLongError(f"{name} row {number}", *measured)
+    if not kept:
+        raise ValueError(
+            f"{name}: all {len(lengths)} prompts are too long: the shortest has {min(lengths)} tokens, and {longest} "
+            "are left beside the critique. Lower the completion length, or take a shorter `template`."
+        )
+    dropped = {**prepared.dropped, "length": len(rows) - len(kept)}
+    logger.warning("%s: dropped %d rows with prompts of more than %d tokens", name, dropped["length"], longest)
+    numbers = tuple(prepared.row_numbers[index] for index in kept)
+    return replace(prepared, dataset=rows.select(kept), dropped=dropped, row_numbers=numbers)
 
 
 def preference_of(row: Mapping[str, Any]) -> Preference:

@@ -184,8 +184,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         else:
             prepared = rows_for(train_dataset, processing_class, args, config, "train_dataset")
             self.rows = prepared.dataset
-            # Rows that were dropped for their length are missing in the numbers.
-            self.row_numbers = prepared.row_numbers if len(prepared.row_numbers) == len(prepared.dataset) else None
+            self.row_numbers = prepared.row_numbers
         prompt = (self.rows or train_dataset)[0]["prompt"]
         # `SFTTrainer` prepares its data before it has a model; one row in the final format shows it the kind.
         placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
