@@ -286,11 +286,12 @@ class TestReading:
         once = prepare_preferences(rows, prompt_column="article").dataset
         assert list(prepare_preferences(once, prompt_column="article").dataset) == list(once)
 
-    @pytest.mark.parametrize("column", ["prompt", "query"])
-    def test_the_prompt_column_goes_before_the_known_ones(self, column):
-        rows = [{column: "Step 1:", "dialogue": "Hello?", "chosen": "Hi.", "rejected": "No."}]
+    def test_the_prompt_column_goes_before_the_known_ones(self):
+        rows = [{"prompt": "Step 1:", "dialogue": "Hello?", "chosen": "Hi.", "rejected": "No."}]
         made = prepare_preferences(rows, prompt_column="dialogue").dataset
         assert made["query"] == ["Hello?"] and made["responses"] == [["Hi.", "No."]]
+        with pytest.raises(ValueError, match=r"found the columns \['query'\] beside .* overwritten. Rename"):
+            prepare_preferences([{"query": "Step 1:", **rows[0]}], prompt_column="dialogue")
 
     @pytest.mark.parametrize("as_dataset", [True, False], ids=["dataset", "list"])
     def test_a_prompt_that_is_missing_in_one_row_is_not_made_of_shared_words(self, as_dataset):
@@ -338,6 +339,30 @@ class TestReading:
         assert made.response_numbers == {1: (0, 2)} and made.row_numbers == (0, 1) and sum(made.dropped.values()) == 1
         with pytest.raises(ValueError, match="expected read_labels=False"):
             prepare_preferences(rows, invalid_responses="drop")
+
+    @pytest.mark.parametrize(
+        ("changed", "number"),
+        [
+            (lambda rows: rows.filter(lambda row: row["number"] >= 50), 20),
+            (lambda rows: rows.select(range(99, -1, -1)), 29),
+            (lambda rows: rows.shuffle(seed=0), None),
+            (lambda rows: rows.train_test_split(0.9, seed=0)["test"], None),
+            (lambda rows: datasets.concatenate_datasets([rows.select(range(60)), rows.select(range(60, 100))]), 70),
+        ],
+        ids=["filter", "select", "shuffle", "split", "concatenate"],
+    )
+    def test_a_late_bad_row_has_its_number_in_the_data(self, changed, number, tokenizer):
+        rows = [{"query": f"q{i}", "responses": ["a", "b"], "labels": [1, i == 70], "number": i} for i in range(100)]
+        dataset = changed(Dataset.from_list(rows))
+        number = dataset["number"][:].index(70) if number is None else number
+        before = r" \(row 70 before rows were selected\)" if number != 70 else ""
+        with pytest.raises(
+            InvalidPreference, match=rf"^train_dataset row {number}{before}: Found the labels \[1, 1\]"
+        ):
+            prepare_preferences(dataset)
+        long = dataset.map(lambda row: {"query": "x" * (999 if row["number"] == 70 else 1), "labels": [1, 0]})
+        with pytest.raises(ValueError, match=rf"^train_dataset row {number}: the prompt has"):
+            prepare_judge_rows(long, tokenizer, template="compact", context_length=700, max_completion_length=9)
 
     def test_tool_calls_are_a_response(self):
         call = [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]

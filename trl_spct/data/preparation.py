@@ -208,7 +208,7 @@ def prepare_judge_rows(
         number, query = prepared.row_numbers[first], conversation_text(rows[first]["query"])
         advice = f"Its query begins {query!r:.60}. {PromptTooLongError.advice} `invalid_rows='drop'` skips such rows."
         measured = (lengths[first], max_completion_length, context_length, number, advice)
-        raise PromptTooLongError(f"{name} row {number}", *measured)
+        raise PromptTooLongError(_row_name(dataset, number, name), *measured)
     if not kept:
         raise ValueError(
             f"{name}: all {len(lengths)} prompts are too long: the shortest has {min(lengths)} tokens, and {longest} "
@@ -275,7 +275,7 @@ def _survey(rows: Rows, reader: RowReader, invalid_rows: InvalidRows, name: str)
         try:
             read = reader(row)
         except InvalidPreference as error:
-            fault = f"{name} row {number}: {error}"
+            fault = f"{_row_name(rows, number, name)}: {error}"
             if invalid_rows == "error" and not isinstance(error, LeftOut):
                 advice = "" if "invalid_rows" in fault else " Repair it, or skip such rows with `invalid_rows='drop'`."
                 raise InvalidPreference(fault + advice, error.cause) from error
@@ -296,6 +296,13 @@ def _survey(rows: Rows, reader: RowReader, invalid_rows: InvalidRows, name: str)
             f"row that can be used. {first_fault}".rstrip()
         )
     return survey
+
+
+def _row_name(rows: Rows, number: int, name: str) -> str:
+    """The number of a row, and the one that it had before `filter`, `select` or `shuffle`."""
+    indices = getattr(rows, "_indices", None)
+    before = number if indices is None else indices.column(0)[number].as_py()
+    return f"{name} row {number}" + (f" (row {before} before rows were selected)" if before != number else "")
 
 
 def _numbered(rows: Rows, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
