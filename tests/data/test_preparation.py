@@ -279,6 +279,18 @@ class TestReading:
         with pytest.raises(ValueError, match=r"found the columns \['article', .*expected prompt_column='text'"):
             prepare_preferences(dataset, prompt_column="text")
 
+    @pytest.mark.parametrize("as_dataset", [True, False], ids=["dataset", "list"])
+    def test_one_word_in_the_column_of_prompts_is_a_prompt_as_well(self, as_dataset):
+        rows = [{"question": text, "chosen": "It is.", "rejected": "It was."} for text in ("Why?", "Is it so?")]
+        rows = Dataset.from_list(rows) if as_dataset else rows
+        with pytest.raises(
+            InvalidPreference, match="row 0: Found no prompt; expected one, maybe in `question`.*prompt_column"
+        ):
+            prepare_preferences(rows)
+        with pytest.raises(ValueError, match="none of the 2 rows is left; dropped 2 .query 2."):
+            prepare_preferences(rows, invalid_rows="drop")
+        assert prepare_preferences(rows, prompt_column="question").dataset["query"] == ["Why?", "Is it so?"]
+
     def test_prepared_rows_need_no_prompt_column(self, tokenizer):
         rows = [{"article": "A cat sat.", "chosen": "Cat.", "rejected": "Dog."}]
         made = prepare_judge_rows(rows, tokenizer, prompt_column="article", template="compact").dataset
@@ -302,7 +314,9 @@ class TestReading:
             {"prompt": None, "chosen": "Hi you", "rejected": "Hi all"},
         ]
         rows = Dataset.from_list(rows) if as_dataset else rows
-        with pytest.raises(InvalidPreference, match="train_dataset row 2: Found no value in the column `prompt`"):
+        with pytest.raises(
+            InvalidPreference, match="train_dataset row 2: Found no prompt; expected one, maybe in `prompt`"
+        ):
             prepare_preferences(rows)
         made = prepare_preferences(rows, invalid_rows="drop")
         assert made.dataset["query"] == ["Hello?", turn] and made.dropped == {"query": 1}

@@ -12,6 +12,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDatasetDict, List, Value
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from ..judge.implicit_prompts import possible_prompts
 from ..judge.preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
 from ..judge.prompts import conversation_text, judge_messages, judge_template
 from ..judge.sampling import PromptTooLongError, check_tokenizer, derive_seed, encode_prompts, special_tokens
@@ -118,7 +119,8 @@ def prepare_preferences(
     source, prompt_column = _origin_of(columns, source, prompt_column, read_labels, name)
     adapter = get_source(source, columns) if source else None
     drop_responses = invalid_responses == "drop"
-    reader = RowReader(adapter, require_labels and read_labels, read_labels, prompt_column, drop_responses)
+    prompts = () if adapter or prompt_column or QUERIES & {*columns} else _possible_prompts(rows, columns)
+    reader = RowReader(adapter, require_labels and read_labels, read_labels, prompt_column, drop_responses, prompts)
     survey = _survey(rows, reader, invalid_rows, name)
     kept = [column for column in columns if column not in survey.consumed | survey.empty]
     _check_kept(kept, name)
@@ -412,6 +414,13 @@ def _origin_of(
             "shape",
         )
     return detected, None
+
+
+def _possible_prompts(rows: Rows, columns: Sequence[str]) -> tuple[str, ...]:
+    """Columns that may hold the prompts of texts in `chosen` and `rejected`, judged by all rows."""
+    if set(columns) <= {"chosen", "rejected"}:
+        return ()
+    return tuple(sorted({column for row in rows if isinstance(row, Mapping) for column in possible_prompts(row)}))
 
 
 def _check_kept(kept: Sequence[str], name: str) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..judge.implicit_prompts import split_turn
-from ..judge.preferences import InvalidPreference, Preference
+from ..judge.preferences import PROMPT_ADVICE, InvalidPreference, Preference
 from .sources import Source
 
 
@@ -23,6 +23,7 @@ class RowReader:
     read_labels: bool = True
     prompt_column: str | None = None
     drop_responses: bool = False
+    possible_prompts: tuple[str, ...] = ()
 
     def __call__(self, row: Mapping[str, Any]) -> list[tuple[Preference, tuple[int, ...] | None]]:
         """Preferences, each with the numbers of its responses if some were dropped."""
@@ -61,15 +62,15 @@ class RowReader:
         return plain
 
     def _check_query(self, row: Mapping[str, Any]) -> None:
-        """Refuses to make a query of the words that two texts share, where a column for it has no value."""
-        columns = sorted(QUERIES & row.keys())
-        if not columns or any(row[column] is not None for column in columns):
+        """Refuses to make a query of the words that two texts share, where another column may hold it."""
+        columns = sorted(QUERIES & row.keys()) or self.possible_prompts
+        if not columns or any(row.get(column) is not None for column in QUERIES):
             return
         chosen, rejected = row.get("chosen"), row.get("rejected")
         is_invented = isinstance(chosen, str) and isinstance(rejected, str) and split_turn(chosen, rejected) is None
         if is_invented or self.prompt_column is not None:
             name = self.prompt_column or columns[0]
-            raise InvalidPreference(f"Found no value in the column `{name}`; expected a prompt.", "query")
+            raise InvalidPreference(f"Found no prompt; expected one, maybe in `{name}`. {PROMPT_ADVICE}", "query")
 
     def _of_source(self, row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         assert self.source is not None
