@@ -366,7 +366,9 @@ class TestReading:
         ids=["filter", "select", "shuffle", "split", "concatenate"],
     )
     def test_a_late_bad_row_has_its_number_in_the_data(self, changed, number, tokenizer):
-        rows = [{"query": f"q{i}", "responses": ["a", "b"], "labels": [1, i == 70], "number": i} for i in range(100)]
+        rows = [
+            {"query": f"q{i}", "responses": ["a", "b"], "labels": [1, int(i == 70)], "number": i} for i in range(100)
+        ]
         dataset = changed(Dataset.from_list(rows))
         number = dataset["number"][:].index(70) if number is None else number
         before = r" \(row 70 before rows were selected\)" if number != 70 else ""

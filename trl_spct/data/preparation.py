@@ -31,10 +31,10 @@ RESERVED_COLUMNS = frozenset(
 )
 _TEXT, _MESSAGES = Value("string"), List({"role": Value("string"), "content": Value("string")})
 _OWN_FEATURES = {
-    "responses": List(Value("string")),
+    "responses": List(_TEXT),
     "labels": List(Value("float64")),
-    "reference": Value("string"),
-    "principles": Value("string"),
+    "reference": _TEXT,
+    "principles": _TEXT,
 }
 _OPTIONAL = ("labels", "reference", "principles")
 
@@ -320,7 +320,7 @@ def _numbered(rows: Rows, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _write(rows: Rows, reader: RowReader, survey: _Survey, kept: list[str], name: str) -> Dataset:
-    own = {"query": _MESSAGES if survey.messages else Value("string")}
+    own = {"query": _MESSAGES if survey.messages else _TEXT}
     own |= {column: feature for column, feature in _OWN_FEATURES.items() if column in survey.own}
     used = set(survey.row_numbers)
 
