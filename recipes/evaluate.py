@@ -313,8 +313,8 @@ def load_items(script_args, dataset_args) -> dict:
         name = Path(args.dataset_name or ROWS).name
         benchmark = rows_benchmark(name, args.metric)
         source = None if dataset_args.datasets else args.source
-        options = (source, args.invalid_rows, args.group_column, name, args.prompt_column)
-        loaded[ROWS] = load_rows(benchmark, rows, *options)
+        reading = (source, args.invalid_rows, args.group_column, name, args.prompt_column)
+        loaded[ROWS] = load_rows(benchmark, rows, *reading)
     return {name: items.sampled(args.max_rows, args.seed) for name, items in loaded.items()}
 
 

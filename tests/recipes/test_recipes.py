@@ -312,7 +312,7 @@ def test_a_prompt_in_another_column_is_read_by_every_recipe(judge, tmp_path, no_
         module = recipe(name)
         parsed = module.make_parser().parse_args_and_config([*options, *(CPU if name == "meta_rm" else ())])
         if name == "label":
-            assert [row.query for row in module.load_rows(parsed[0])] == made
+            assert [row.query for row in module.read_rows(parsed[0])] == made
         elif name == "evaluate":
             [loaded] = module.load_items(parsed[0], parsed[3]).values()
             assert [item.rows[0].query for item in loaded.items] == made
