@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from jinja2 import TemplateError
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -126,10 +125,7 @@ def prints_date(tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mappin
     """Whether prompts hold today's date, so that they change from day to day."""
     undated = _undated(tokenizer)
     render = partial(tokenizer.apply_chat_template, [_PROBE[0]], tokenize=False, **chat_template_kwargs)
-    try:
-        return bool(undated) and render() != render(**undated)
-    except (TemplateError, LookupError, TypeError, ValueError):  # is reported with the row whose prompt it is
-        return False
+    return bool(undated) and render() != render(**undated)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -202,11 +202,6 @@ class GRMRewardPipeline(Pipeline):
             meta_score = partial(meta_score, chat_template_kwargs=meta_variables)
         if guidance is not None and guidance.plain and chosen.guide is None and chosen.k_meta is None:
             guidance = None  # no vote needs meta scores, and none were asked for
-        if self.tokenizer is not None and prints_date(self.tokenizer, variables):
-            logger.warning_once(  # type: ignore[attr-defined]
-                "The judge's chat template prints today's date: tomorrow the same seed gives other judgments. Set the "
-                'date with `chat_template_kwargs`, for instance `{"date_string": "26 Jul 2024"}` for Llama 3.'
-            )
         temperature = chosen.temperature
         if temperature is None:
             temperature = VOTING_TEMPERATURE if chosen.k > 1 else 0.0
@@ -358,6 +353,11 @@ class GRMRewardPipeline(Pipeline):
         if judgment["scores"] is None and not self._has_warned:
             self._has_warned = True
             logger.warning("%s Logged once.", judging.explain(row, judgment))
+        if self.tokenizer is not None and prints_date(self.tokenizer, judging.chat_template_kwargs):
+            logger.warning_once(  # type: ignore[attr-defined]
+                "The judge's chat template prints today's date: tomorrow the same seed gives other judgments. Set the "
+                'date with `chat_template_kwargs`, for instance `{"date_string": "26 Jul 2024"}` for Llama 3.'
+            )
         return judgment
 
     def _sanitize_parameters(self, **options):
