@@ -175,7 +175,6 @@ def test_meta_rm_config_round_trips(tmp_path):
     config = MetaRMConfig(backbone_config=tiny_config("gemma2"), k_meta=4, template="0123456789ab")
     native = config.to_native()
     assert native.meta_rm == {"k_meta": 4, "template": "0123456789ab"}
-    assert MetaRMConfig.from_native(native).to_native().to_dict() == native.to_dict()
     register()
     register()
     config.save_pretrained(tmp_path)
@@ -429,9 +428,9 @@ def test_an_adapter_in_a_folder_of_a_whole_judge_stands_on_its_own_base(tmp_path
 def test_find_adapter_config_file_takes_the_hub_arguments():
     from transformers.utils import find_adapter_config_file
 
-    from trl_spct.judge.modeling_meta_rm import _HUB_KWARGS
+    from trl_spct.judge.repositories import HUB_KWARGS
 
-    assert set(_HUB_KWARGS) <= set(inspect.signature(find_adapter_config_file).parameters)
+    assert set(HUB_KWARGS) <= set(inspect.signature(find_adapter_config_file).parameters)
 
 
 # --- for inference a head is never made up ---
@@ -462,3 +461,41 @@ def test_an_adapter_without_a_head_is_refused_for_inference(tmp_path):
     get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match="Found no weights for"):
         MetaRMForSequenceClassification.load_trained(tmp_path / "headless")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_adapter_whose_head_is_not_in_its_file_is_refused(stored, tmp_path):
+    """Its config says that it replaces the head, whose weights would be those of the base or random."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors.torch import load_file, save_file
+
+    save_tiny(tmp_path / "causal", "llama")
+    base = MetaRMForSequenceClassification.from_pretrained(tmp_path / "causal", config=MetaRMConfig(k_meta=3))
+    base.save_pretrained(tmp_path / "base")
+    base = MetaRMForSequenceClassification.from_pretrained(tmp_path / "base")
+    get_peft_model(base, LoraConfig(r=2, task_type="SEQ_CLS")).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    assert any(name.endswith("score.weight") for name in weights)
+    if stored:
+        loaded = MetaRMForSequenceClassification.load_trained(tmp_path / "adapter", config=MetaRMConfig(guide="soft"))
+        assert isinstance(loaded, PeftModel) and loaded.config.meta_rm == {"k_meta": 3, "guide": "soft"}
+        assert any(parameter.requires_grad for parameter in loaded.parameters())
+    else:
+        save_file({name: value for name, value in weights.items() if "score" not in name}, file)
+        with pytest.raises(ValueError, match="Found no weights for"):
+            MetaRMForSequenceClassification.load_trained(tmp_path / "adapter")
+
+
+def test_lora_on_a_head_needs_the_head_of_its_base(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    save_tiny(tmp_path / "causal", "llama")
+    base = MetaRMForSequenceClassification.from_pretrained(tmp_path / "causal")
+    base.save_pretrained(tmp_path / "base")
+    for name in ("base", "causal"):
+        model = MetaRMForSequenceClassification.from_pretrained(tmp_path / name)
+        get_peft_model(model, LoraConfig(r=2, target_modules=["score"])).save_pretrained(tmp_path / f"on-{name}")
+    assert MetaRMForSequenceClassification.load_trained(tmp_path / "on-base").score.base_layer.weight.shape == (1, 32)
+    with pytest.raises(ValueError, match="Found no weights for"):
+        MetaRMForSequenceClassification.load_trained(tmp_path / "on-causal")

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from trl_spct import MetaRMForSequenceClassification
+from trl_spct.judge.modeling_meta_rm import EXTRAS_NAME
 from trl_spct.judge.repositories import describe_adapter, locate_meta_rm
 
 
@@ -167,6 +168,22 @@ def test_an_adapter_is_saved_with_its_meta_rm(kind, adapter, tmp_path):
     ]
     with pytest.raises(ValueError, match="merge_and_unload"):
         pipe.save_pretrained(tmp_path / "code", include_code=True)
+
+
+def test_an_adapter_of_a_meta_rm_comes_back_with_its_guidance(pipe, tmp_path):
+    """From its own folder, and from that of the judge which it is saved with."""
+    base = MetaRMForSequenceClassification.from_pretrained(save_meta(tmp_path / "base"))
+    lora = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", init_lora_weights=False))
+    lora.config.meta_rm = {"guide": "soft"}
+    lora.save_pretrained(tmp_path / "adapter")
+    describe_adapter(tmp_path / "adapter", lora.config.meta_rm, EXTRAS_NAME)
+    tiny_tokenizer(pad_is_eos=True).save_pretrained(tmp_path / "adapter")
+    scores = meta_scores(judge_of(pipe.model, tokenizer=pipe.tokenizer, meta_rm=lora.eval()))
+    judge = judge_of(pipe.model, tokenizer=pipe.tokenizer, meta_rm=str(tmp_path / "adapter"))
+    judge.save_pretrained(tmp_path / "judge")
+    assert not (tmp_path / "judge" / "meta_rm" / "config.json").exists()
+    for loaded in (judge, judge_of(str(tmp_path / "judge"))):
+        assert loaded.guidance.guide == "soft" and meta_scores(loaded) == scores
 
 
 def test_a_judge_in_four_bits_comes_back(tmp_path):

@@ -2,7 +2,6 @@
 """The Meta RM: a decoder with one logit, "is this critique correct?" (paper, sections 2.4 and 6)."""
 
 import functools
-import json
 import os
 from typing import Any
 
@@ -18,15 +17,15 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
-from transformers.utils import cached_file, can_return_tuple, find_adapter_config_file
+from transformers.utils import can_return_tuple
 
 from .compat import CACHE
 from .configuration_meta_rm import MetaRMConfig, native_config, require_one_label
+from .repositories import HUB_KWARGS, adapter_base, read_json, with_adapter
 
 
 EXTRAS_NAME = "meta_rm.json"
 """Beside an adapter, which is saved without a config: the content of `config.meta_rm`."""
-_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _WEIGHT_KWARGS = ("dtype", "torch_dtype", "quantization_config")
 
 
@@ -34,23 +33,16 @@ class MetaRMForSequenceClassification(PreTrainedModel):
     r"""
     A Meta RM over any decoder: one logit per conversation, trained with binary cross-entropy.
 
-    Building or loading one gives an instance of a subclass that is also the backbone's own
-    `XxxForSequenceClassification`, with its name and its parameter names. A checkpoint is therefore a plain native
-    one: it loads with `AutoModelForSequenceClassification`, PEFT and serving engines where this package is absent.
-    Backbones without such a class, for instance Granite, get one made of the same parts; their checkpoints load
-    through this class only.
+    An instance belongs to a subclass that is also the backbone's own `XxxForSequenceClassification`, with its name and
+    its parameter names, so that a checkpoint loads with `AutoModelForSequenceClassification`, PEFT and serving engines
+    where this package is absent. Backbones without such a class, for instance Granite, get one made of the same parts.
 
     Three things differ from the native class. The logit is pooled at the right-most *attended* token, so that left and
     right padding agree and a final end-of-sequence token counts even where it doubles as padding. The pooled state is
     cast to the dtype of the head, which quantized training keeps apart. The loss takes whole labels as well as floats.
 
     Args:
-        config (`PreTrainedConfig` or [`MetaRMConfig`]):
-            A decoder's config, with one label or with none set.
-
-    Raises:
-        `ValueError`: if the config asks for other than one label, or if the architecture is not a decoder with a
-            `score` head.
+        config (`PreTrainedConfig` or [`MetaRMConfig`]): A decoder's config, with one label or with none set.
 
     Example:
 
@@ -90,50 +82,68 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         **kwargs,
     ) -> "MetaRMForSequenceClassification":
         """
-        Loads a Meta RM from a native one-label checkpoint, from a causal LM (with a fresh head) or from an adapter.
+        Loads a Meta RM from a native one-label checkpoint, from a causal LM (with a fresh head), or from an adapter,
+        as a trainable `PeftModel`.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): A folder or a Hub id.
             config (`PreTrainedConfig` or `str`, *optional*):
                 Replaces the checkpoint's config. A [`MetaRMConfig`] without a backbone only adds its own values.
             **kwargs: As for [`~transformers.PreTrainedModel.from_pretrained`].
-
-        Raises:
-            `ValueError`: if `num_labels` is given or stored, and is not 1.
         """
+        path = pretrained_model_name_or_path
         if cls is not MetaRMForSequenceClassification:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+            return super().from_pretrained(path, *model_args, config=config, **kwargs)
         require_one_label(kwargs.pop("num_labels", 1))
-        if kwargs.get("subfolder") and os.path.isdir(pretrained_model_name_or_path):
+        if kwargs.get("subfolder") and os.path.isdir(path):
             # beside a whole judge transformers would take this one for the base of an adapter in a subfolder
-            pretrained_model_name_or_path = os.path.join(pretrained_model_name_or_path, kwargs.pop("subfolder"))
+            path = os.path.join(path, kwargs.pop("subfolder"))
+        hub = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+        base = adapter_base(path, **hub)
+        if base is not None:
+            return cls._from_adapter(path, base, hub, *model_args, config=config, **kwargs)
         extras: dict[str, Any] | None = None
         if isinstance(config, MetaRMConfig) and config.backbone is None and config.backbone_config is None:
             extras, config = config.extras, None
         if not isinstance(config, PreTrainedConfig):
-            path = config or pretrained_model_name_or_path
-            extras = {**_adapter_extras(path, kwargs), **(extras or {})} or None
-            config, kwargs = _load_config(path, kwargs)
+            weights = {name: kwargs.pop(name) for name in _WEIGHT_KWARGS if name in kwargs}
+            config, kwargs = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **kwargs)
+            kwargs = {**kwargs, **hub, **weights}
         config = native_config(config, extras)
-        return _class_for(config).from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+        return _class_for(config).from_pretrained(path, *model_args, config=config, **kwargs)
+
+    @classmethod
+    def _from_adapter(
+        cls,
+        path: str | os.PathLike,
+        base: str,
+        hub: dict[str, Any],
+        *model_args,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """The `PeftModel` over a base; the loading info is about both, so that it names a missing head."""
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+        config = kwargs["config"]
+        chosen = config.extras if isinstance(config, MetaRMConfig) else getattr(config, "meta_rm", None) or {}
+        model, info = cls.from_pretrained(base, *model_args, output_loading_info=True, **kwargs)
+        stored = read_json(path, EXTRAS_NAME, **hub) or {}
+        model.config.meta_rm = {**model.config.meta_rm, **stored, **chosen}
+        model, names = with_adapter(model, path, hub, is_trainable=True)
+        missing = set(info["missing_keys"])
+        if any(name.endswith("score.weight") for name in names):
+            missing.discard("score.weight")
+        return (model, {**info, "missing_keys": missing}) if output_loading_info else model
 
     @classmethod
     def load_trained(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
     ) -> "MetaRMForSequenceClassification":
         """
-        Loads a Meta RM for inference: as [`~MetaRMForSequenceClassification.from_pretrained`], but with a stored head.
-
-        Raises:
-            `ValueError`: if the checkpoint or its adapter has no weights of the `score` head, as a causal LM.
+        Loads a Meta RM for inference: as [`~MetaRMForSequenceClassification.from_pretrained`], but a checkpoint or an
+        adapter without weights of the `score` head, as a causal LM, is refused.
         """
         model, info = cls.from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        if hasattr(model.score, "modules_to_save"):  # an adapter's own copy of the head
-            return model
-        hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-        base = _adapter_base(pretrained_model_name_or_path, hub)
-        if base is not None and "score.weight" not in _stored_names(base):  # the info is about the adapter alone
-            info = {"missing_keys": ["score.weight"]}
         require_head(info, pretrained_model_name_or_path)
         return model
 
@@ -161,17 +171,15 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Padded left or right.
-            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*):
-                1 for tokens, 0 for padding. Without it every position counts as a token.
-            labels (`torch.Tensor` of shape `(B,)` or `(B, 1)`, *optional*):
-                1 if the critique is correct, else 0; whole numbers, floats or booleans.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for tokens, 0 for padding.
+            labels (`torch.Tensor` of shape `(B,)` or `(B, 1)`, *optional*): 1 if the critique is correct, else 0.
 
         Returns:
             [`~transformers.modeling_outputs.SequenceClassifierOutputWithPast`] with unbounded `logits` of shape
-            `(B, 1)` and, given labels, their binary cross-entropy as `loss`.
+            `(B, 1)` and, with labels, their binary cross-entropy as `loss`.
         """
         cache = kwargs.pop("past_key_values", cache)  # its name before transformers 5.24
-        given = {
+        inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
@@ -179,8 +187,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
         }
-        # Some decoders do not know every name, so that only what is given is passed on.
-        outputs = self.base_model(**{name: value for name, value in given.items() if value is not None}, **kwargs)
+        # Some decoders do not know every name, so that only those with a value are passed on.
+        outputs = self.base_model(**{name: value for name, value in inputs.items() if value is not None}, **kwargs)
         if cache is not None and attention_mask is not None:  # it covers the cached tokens, too
             attention_mask = attention_mask[:, -outputs.last_hidden_state.shape[1] :]
         pooled = last_attended(outputs.last_hidden_state, attention_mask)
@@ -195,16 +203,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
 
 def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
-    """
-    Refuses a classifier whose head was not in its checkpoint, which transformers draws at random.
-
-    Args:
-        loading_info (`dict`): The second value of `from_pretrained(…, output_loading_info=True)`.
-        name (`str` or `os.PathLike`): The checkpoint, for the message.
-
-    Raises:
-        `ValueError`: if weights of the head are missing.
-    """
+    """Refuses a classifier whose head was not in its checkpoint, which transformers draws at random, by the second
+    value of `from_pretrained(…, output_loading_info=True)`."""
     missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(("score.", "classifier.")))
     if missing:
         raise ValueError(
@@ -215,16 +215,7 @@ def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
 
 
 def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-    """
-    The state of each row's right-most attended token.
-
-    Args:
-        hidden_states (`torch.Tensor` of shape `(B, T, H)`): The decoder's output.
-        attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): Without it the last position is taken.
-
-    Returns:
-        `torch.Tensor` of shape `(B, H)`.
-    """
+    """The state of each row's right-most attended token, of shape `(B, H)`, from states of shape `(B, T, H)`."""
     if attention_mask is None:
         return hidden_states[:, -1]
     if attention_mask.shape != hidden_states.shape[:2]:
@@ -238,13 +229,9 @@ def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor | No
 
 
 def meta_loss(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float | None = None) -> torch.Tensor:
-    """
-    Binary cross-entropy on "is this critique correct" (paper, section 6), averaged over the batch, in float32.
+    """Binary cross-entropy on "is this critique correct" (paper, section 6), averaged over the batch, in float32.
 
-    Args:
-        logits (`torch.Tensor` of shape `(B, 1)` or `(B,)`): Unbounded.
-        labels (`torch.Tensor` of shape `(B, 1)` or `(B,)`): 0 or 1, of any dtype.
-        pos_weight (`float`, *optional*): How much more a correct critique weighs than an incorrect one.
+    `pos_weight` is how much more a correct critique weighs than an incorrect one.
     """
     logits, labels = logits.reshape(-1).float(), labels.reshape(-1).to(logits.device).float()
     if len(logits) != len(labels):
@@ -266,15 +253,9 @@ def _class_for(config: PreTrainedConfig) -> type[MetaRMForSequenceClassification
 
 
 def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
-    """
-    Turns a native classifier with one label into a Meta RM, in place and without copying weights.
+    """Turns a native classifier with one label into a Meta RM, in place and without copying weights.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]): An `XxxForSequenceClassification`, or a Meta RM, which stays as is.
-
-    Raises:
-        `TypeError`: if the model is another kind of model, or if its `forward` was replaced by hooks.
-        `ValueError`: if it has other than one label.
+    A model of another kind, or one whose `forward` was replaced by hooks, is refused.
     """
     if isinstance(model, MetaRMForSequenceClassification):
         return model
@@ -320,54 +301,3 @@ def _generated_class(decoder: type[PreTrainedModel]) -> type[PreTrainedModel]:
     name = f"{decoder.__name__.removesuffix('Model')}ForSequenceClassification"
     parent = next(base for base in decoder.__mro__[1:] if issubclass(base, PreTrainedModel))
     return type(name, (GenericForSequenceClassification, parent), {"__module__": __name__})
-
-
-def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
-    """The config at `path`, or that of an adapter's base model, and the kwargs that are left for the weights."""
-    hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-    weights = {name: kwargs[name] for name in _WEIGHT_KWARGS if name in kwargs}
-    rest = {name: value for name, value in kwargs.items() if name not in hub and name not in weights}
-    base = _adapter_base(path, hub)
-    if base is None:
-        config, rest = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **hub, **rest)
-    else:  # `revision` and `subfolder` are those of the adapter
-        own = {name: hub.pop(name) for name in ("revision", "subfolder") if name in hub}
-        config, rest = AutoConfig.from_pretrained(base, return_unused_kwargs=True, **hub, **rest)
-        rest["adapter_kwargs"] = {**own, **(rest.get("adapter_kwargs") or {})}
-    return config, {**rest, **hub, **weights}
-
-
-def _adapter_extras(path: str | os.PathLike, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What was stored of a Meta RM beside its adapter; empty for whole models, whose config holds it."""
-    hub = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
-    if _adapter_base(path, hub) is None:
-        return {}
-    file = cached_file(path, EXTRAS_NAME, _raise_exceptions_for_missing_entries=False, **hub)
-    if file is None:
-        return {}
-    with open(file, encoding="utf-8") as stored:
-        return json.load(stored)
-
-
-def _stored_names(path: str) -> set[str]:
-    """Names of the weights in a checkpoint's safetensors files."""
-    index = cached_file(path, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
-    if index is not None:
-        with open(index, encoding="utf-8") as file:
-            return set(json.load(file)["weight_map"])
-    weights = cached_file(path, "model.safetensors", _raise_exceptions_for_missing_entries=False)
-    if weights is None:
-        return set()
-    with open(weights, "rb") as file:  # a length of 8 bytes, then a JSON header
-        return set(json.loads(file.read(int.from_bytes(file.read(8), "little"))))
-
-
-def _adapter_base(path: str | os.PathLike, hub: dict[str, Any]) -> str | None:
-    """The base model that a PEFT adapter at `path` names; `None` if there is a whole model."""
-    if os.path.isfile(os.path.join(path, hub.get("subfolder") or "", "config.json")):
-        return None
-    adapter = find_adapter_config_file(str(path), **hub)
-    if adapter is None:
-        return None
-    with open(adapter, encoding="utf-8") as file:
-        return json.load(file)["base_model_name_or_path"]

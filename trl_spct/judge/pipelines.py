@@ -19,12 +19,13 @@ from .hub import pushing, upload
 from .judge_card import write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
 from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores, prints_date
+from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
 from .preferences import Messages, Preference
 from .prompts import judge_template, principle_messages
 from .repositories import (
     META_RM_FOLDER,
-    AutoModelForCausalLM,
+    JudgeForCausalLM,
     changed_config,
     describe_adapter,
     described,
@@ -468,12 +469,17 @@ class GRMRewardPipeline(Pipeline):
         with changed_config(self.model.config, grm=entry or None, custom_pipelines=None):
             if include_code:
                 super().save_pretrained(save_directory, **kwargs)
+                # transformers does not know the class that loads adapters, and code is saved with full models only
+                self.model.config.custom_pipelines[TASK]["pt"] = ("AutoModelForCausalLM",)
+                self.model.config.save_pretrained(save_directory)
             else:
                 self.model.save_pretrained(save_directory, **kwargs)
                 self.tokenizer.save_pretrained(save_directory)
         if self.meta_rm is not None:
             folder = os.path.join(save_directory, META_RM_FOLDER)
             self.meta_rm.save_pretrained(folder)
+            if hasattr(self.meta_rm, "peft_config"):
+                describe_adapter(folder, self.meta_rm.config.meta_rm, EXTRAS_NAME)
             self.meta_rm_tokenizer.save_pretrained(folder)
         if adapter:
             describe_adapter(save_directory, entry)
@@ -519,6 +525,4 @@ def register() -> None:
     """Registers the task `"grm-reward"`, which loads the released 16B judge if no model is named."""
     if TASK not in PIPELINE_REGISTRY.get_supported_tasks():
         default = {"model": DEFAULT_MODEL}
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK, GRMRewardPipeline, AutoModelForCausalLM, default=default, type="text"
-        )
+        PIPELINE_REGISTRY.register_pipeline(TASK, GRMRewardPipeline, JudgeForCausalLM, default=default, type="text")

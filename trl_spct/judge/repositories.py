@@ -1,7 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""What a judge's repository says about the judge: how to prompt it, and which Meta RM goes with it.
+"""Repositories of judges and Meta RMs: descriptions beside the weights, and adapters, which are loaded by PEFT.
 
-`config.grm` says it, and for an adapter, which has no config of its own, the file `grm.json` beside it:
+`config.grm` describes a judge, and for an adapter, which has no config of its own, the file `grm.json` beside it:
 
 - `template` (`str`): See [`~trl_spct.judge.prompts.judge_template`].
 - `chat_template_kwargs` (`dict`): Variables of the chat template.
@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file, find_adapter_config_file
 
 from .prompts import CARD, OFFICIAL
@@ -24,46 +23,54 @@ from .prompts import CARD, OFFICIAL
 ADAPTER_FILE = "grm.json"
 RELEASED_JUDGES = ("BBQGOD/DeepSeek-GRM-16B", "BBQGOD/DeepSeek-GRM-27B")
 META_RM_FOLDER = "./meta_rm"
-_HUB_KWARGS = ("cache_dir", "local_files_only", "revision", "token")
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
-class AutoModelForCausalLM(transformers.AutoModelForCausalLM):
-    """Loads full models as transformers does, and adapters as a `PeftModel` whose config holds `grm.json`.
-
-    Transformers loads adapters as well, but then saves them with the newest PEFT only. Saved pipelines refer to the
-    name of this class, which is that of its parent.
-    """
+class JudgeForCausalLM(AutoModelForCausalLM):
+    """Loads full models as transformers does, and adapters as a `PeftModel` whose config holds `grm.json`."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        hub = {name: kwargs[name] for name in _HUB_KWARGS if kwargs.get(name) is not None}
+        hub = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
         # A pipeline resolves the revision to a commit of the base; the adapter's is the one that was asked for.
         hub["revision"] = getattr(kwargs.get("revision"), "initial", kwargs.get("revision"))
         base = adapter_base(pretrained_model_name_or_path, **hub)
         if base is None:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        try:  # needed for adapters only; code on the Hub must not require it otherwise
-            from peft import PeftModel
-        except ImportError as error:
-            raise ImportError(
-                f"{pretrained_model_name_or_path} is an adapter, which needs PEFT: `pip install peft`"
-            ) from error
-
         model = super().from_pretrained(base, *model_args, **kwargs)
-        model = PeftModel.from_pretrained(model, pretrained_model_name_or_path, **hub)
-        _read_adapter(model, pretrained_model_name_or_path, hub)
+        model, _ = with_adapter(model, pretrained_model_name_or_path, hub)
+        entry = read_json(pretrained_model_name_or_path, ADAPTER_FILE, **hub)
+        if entry is not None:
+            model.config.grm = {**described(model.config), **entry}
+            model.judge_repository = (str(pretrained_model_name_or_path), hub["revision"])
         return model
 
 
 def adapter_base(home: str | os.PathLike, **hub: Any) -> str | None:
     """The base model that an adapter names; `None` for a full model."""
-    if os.path.isfile(os.path.join(home, "config.json")):
+    if os.path.isfile(os.path.join(home, hub.get("subfolder") or "", "config.json")):
         return None
     file = find_adapter_config_file(str(home), **hub)
     if file is None:
         return None
     with open(file, encoding="utf-8") as opened:
         return json.load(opened)["base_model_name_or_path"]
+
+
+def with_adapter(
+    model: PreTrainedModel, home: str | os.PathLike, hub: dict[str, Any], is_trainable: bool = False
+) -> tuple[Any, set[str]]:
+    """The model under the adapter of a folder or a repository, as a `PeftModel`, and the names of its weights."""
+    try:  # needed for adapters only; code on the Hub must not require it otherwise
+        from peft import PeftModel
+        from peft.utils import load_peft_weights
+    except ImportError as error:
+        raise ImportError(f"{home} is an adapter, which needs PEFT: `pip install peft`") from error
+    try:
+        model = PeftModel.from_pretrained(model, home, is_trainable=is_trainable, **hub)
+    except KeyError as error:
+        raise ValueError(f"Found no weights for {error} in the adapter {home}, which replaces them.") from error
+    return model, set(load_peft_weights(str(home), device="cpu", **hub))
 
 
 def described(config: PreTrainedConfig) -> dict[str, Any]:
@@ -78,8 +85,8 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
         return None
     if not name.startswith("./"):
         return name, {}
-    own = (model.config._name_or_path, getattr(model.config, "_commit_hash", None))
-    home, revision = getattr(model, "judge_repository", own)
+    default = (model.config._name_or_path, getattr(model.config, "_commit_hash", None))
+    home, revision = getattr(model, "judge_repository", default)
     if not home:
         raise ValueError(
             f"The judge's config names the Meta RM {name!r} of its own repository, but the judge was made in memory. "
@@ -91,21 +98,20 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
 def official_template(template: str, config: PreTrainedConfig) -> str:
     """The template `"official"` as the one on the judge's own card; every other template as it is.
 
-    Judges with a prompt on their cards are the released ones, and folders with a card that say nothing of a template:
-    a judge that was trained here has a card of ours, and read the released prompt.
+    Judges with a prompt on their cards are the released ones, and folders with a card whose config names no template.
     """
     home = str(getattr(config, "_name_or_path", None) or "")
-    own = home in RELEASED_JUDGES or (
+    has_prompt = home in RELEASED_JUDGES or (
         bool(home) and "template" not in described(config) and os.path.isfile(os.path.join(home, CARD))
     )
-    return f"{OFFICIAL}:{home}" if template == OFFICIAL and own else template
+    return f"{OFFICIAL}:{home}" if template == OFFICIAL and has_prompt else template
 
 
-def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any]) -> None:
-    """Writes what is to be known about a judge beside its adapter."""
-    with open(os.path.join(folder, ADAPTER_FILE), "w", encoding="utf-8") as file:
-        json.dump(entry, file, indent=2, sort_keys=True)
-        file.write("\n")
+def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any], file: str = ADAPTER_FILE) -> None:
+    """Writes the description of a judge or a Meta RM beside its adapter."""
+    with open(os.path.join(folder, file), "w", encoding="utf-8") as opened:
+        json.dump(entry, opened, indent=2, sort_keys=True)
+        opened.write("\n")
 
 
 def read_json(home: str | os.PathLike, name: str, **hub: Any) -> dict[str, Any] | None:
@@ -118,17 +124,10 @@ def read_json(home: str | os.PathLike, name: str, **hub: Any) -> dict[str, Any] 
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
 
 
-def _read_adapter(model: PreTrainedModel, home: str | os.PathLike, hub: dict[str, Any]) -> None:
-    entry = read_json(home, ADAPTER_FILE, **hub)
-    if entry is not None:
-        model.config.grm = {**described(model.config), **entry}
-        model.judge_repository = (str(home), hub.get("revision"))
-
-
 @contextmanager
 def changed_config(config: PreTrainedConfig, **entries):
     """Changes entries of a config while it is saved; `None` removes one. Other copies of the model do not change."""
-    before = {name: vars(config)[name] for name in entries if name in vars(config)}
+    before = vars(config).copy()
     for name, value in entries.items():
         vars(config).pop(name, None)
         if value is not None:
@@ -138,5 +137,5 @@ def changed_config(config: PreTrainedConfig, **entries):
     finally:
         for name in entries:
             vars(config).pop(name, None)
-        for name, value in before.items():
-            setattr(config, name, value)
+            if name in before:
+                setattr(config, name, before[name])

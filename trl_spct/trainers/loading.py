@@ -20,7 +20,7 @@ from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
-from ..judge.repositories import ADAPTER_FILE, AutoModelForCausalLM, adapter_base, described
+from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described
 from ..judge.sampling import context_length
 
 
@@ -91,7 +91,7 @@ def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, Pr
     tokenizer = load_tokenizer(model, load_config(model, args), args)
     if args.distributed_state.distributed_type != "NO":
         kwargs = {**kwargs, "device_map": {"": args.device}}
-    return create_model_from_path(model, AutoModelForCausalLM, **kwargs), tokenizer
+    return create_model_from_path(model, JudgeForCausalLM, **kwargs), tokenizer
 
 
 def checked_arguments(
