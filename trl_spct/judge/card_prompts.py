@@ -27,13 +27,7 @@ def template_of_card(card: str) -> JudgeTemplate:
 
     The prompt is the string with the paper's four headings: an f-string or one for `str.format`, with one field under
     the heading of the conversation and one under that of the responses. A response block is an f-string with
-    `Begin of Response` and `End of Response` in a loop over the responses.
-
-    Args:
-        card (`str`): The text of the card.
-
-    Raises:
-        `ValueError`: if the code has another form, with the part that differs.
+    `Begin of Response` and `End of Response` in a loop over the responses. Other forms are refused.
     """
     nodes = _nodes(card)
     before, conversation, between, _, after = _prompt(nodes)

@@ -14,24 +14,18 @@ CRITERIA, GIVEN, REFERENCE = "Evaluation Criteria", "Given Criteria", "Reference
 class Fence:
     """Rewrites delimiters, headings and special tokens in user text, so that they are not read as the prompt's own.
 
-    - The square brackets of a delimiter become round ones.
-    - The hashes around a heading are removed.
-    - A special token gets a space behind its first character.
-    - All signs of other `marks` are removed.
+    The square brackets of a delimiter become round ones, the hashes around a heading and the signs of other `marks`
+    are removed, and a special token gets a space behind its first character. Case, white space, punctuation between
+    words, invisible characters, accents and common look-alikes do not matter. All other text is unchanged. Fencing is
+    idempotent and takes time linear in the text.
 
-    Delimiters and headings match whatever their case, white space, punctuation between words, invisible characters,
-    accents, and common look-alikes of letters, brackets and hashes. All other text is unchanged. Fencing is idempotent
-    and takes time linear in the text.
-
-    Not fenced: instructions in plain words, scores and boxes (scores are read from the judge's completion alone), role
-    names without special tokens (`Assistant:`), special tokens of a single character, and marks without words or
-    without signs.
+    Not fenced: instructions in plain words, scores and boxes, role names without special tokens, special tokens of a
+    single character, and marks without words or without signs.
 
     Args:
         special_tokens (iterable of `str`, *optional*): The tokenizer's special tokens.
         marks (tuple of `str`, *optional*):
-            Structural lines of a template, see [`~trl_spct.judge.templates.JudgeTemplate.marks`]. Those of the paper's
-            template are always matched.
+            [`~trl_spct.judge.templates.JudgeTemplate.marks`]; those of the paper's template are always matched.
     """
 
     _GAP = r"[\W_]"
@@ -95,8 +89,7 @@ def _marks_pattern(marks: tuple[str, ...]) -> tuple[re.Pattern, frozenset[str]] 
 
 
 def _first_characters(tokens: list[str]) -> re.Pattern:
-    """A pattern of the first character of each occurrence, so that overlapping tokens all match. The set of first
-    characters keeps the search fast for vocabularies with a thousand special tokens."""
+    """The first character of each occurrence, so that overlapping tokens match; the set of these is a fast filter."""
     firsts = "".join(sorted({re.escape(token[0]) for token in tokens}))
     return re.compile(f"(?=[{firsts}])(?={'|'.join(map(re.escape, tokens))})(.)", re.DOTALL)
 
@@ -131,10 +124,7 @@ def _edited(text: str, edits_of: Callable[[str], dict[int, str]]) -> str:
     if not edits:
         return text
     places = [place for place, char in enumerate(text) if _FOLDING[ord(char)]]
-    edits = {places[i]: new for i, new in edits.items()}
-    pieces: list[str] = []
-    last = 0
-    for place in sorted(edits):
-        pieces += (text[last:place], edits[place])
-        last = place + 1
-    return "".join((*pieces, text[last:]))
+    chars = list(text)
+    for number, new in edits.items():
+        chars[places[number]] = new
+    return "".join(chars)

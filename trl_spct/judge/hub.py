@@ -69,13 +69,8 @@ def model_push_command(repo_id: str, args: Any) -> str:
 
 @contextmanager
 def pushing(repo_id: str, what: str, again: str) -> Iterator[None]:
-    """Turns errors of the Hub, the network and the disk into a [`PushError`].
-
-    Args:
-        repo_id (`str`): The repository.
-        what (`str`): What is pushed and where it remains, for the message.
-        again (`str`): A command or a call that pushes it again.
-    """
+    """Turns errors of the Hub, the network and the disk into a [`PushError`], which says what remains where and which
+    command or call pushes it again."""
     try:
         yield
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
@@ -97,7 +92,7 @@ def push_folder(
     token: str | None = None,
     exclude: Sequence[str] = (),
 ) -> str:
-    """Pushes a folder, whose card's snippets then name the repository, see [`rename_card`].
+    """Pushes a folder and returns the address of the commit; the snippets of its card then name the repository.
 
     Args:
         folder (`str` or path): What is pushed.
@@ -108,16 +103,13 @@ def push_folder(
         private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
         token (`str`, *optional*): Token; by default that of `hf auth login`.
 
-    Returns:
-        `str`: address of the commit.
-
     Raises:
         [`PushError`]: if it fails.
     """
     again = push_command(repo_id, folder, repo_type, include, exclude, private)
     patterns = {"allow_patterns": list(include) or None, "ignore_patterns": list(exclude) or None}
     with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
-        return upload(folder, repo_id, repo_type, message, private, token, partial(rename_card, folder), **patterns)
+        return upload(folder, repo_id, repo_type, message, private, token, partial(_rename_card, folder), **patterns)
 
 
 def upload(
@@ -142,8 +134,7 @@ def upload(
     return commit.commit_url
 
 
-def rename_card(folder: str | os.PathLike, repo_id: str) -> None:
-    """Renames the repository in the snippets of a folder's card, see [`renamed`]."""
+def _rename_card(folder: str | os.PathLike, repo_id: str) -> None:
     path = Path(folder, CARD)
     if path.is_file():
         path.write_text(renamed(path.read_text(encoding="utf-8"), repo_id), encoding="utf-8")

@@ -31,13 +31,8 @@ TEMPLATES = dict(BUILT_IN)
 
 
 def add_template(name: str, template: JudgeTemplate, binary: JudgeTemplate | None = None) -> None:
-    """Registers a template under a name, for every `template` argument in this process.
-
-    Args:
-        name (`str`): Its name, which a judge's config will hold.
-        template ([`JudgeTemplate`]): For scoring n responses; [`JudgeTemplate.from_text`] makes one from a prompt.
-        binary ([`JudgeTemplate`], *optional*): For 0 or 1 on a single response. Defaults to the paper's.
-    """
+    """Registers a template under a name, for every `template` argument in this process; `binary` is the one for 0 or 1
+    on a single response, by default the paper's."""
     pair = (template, BUILT_IN["paper"][1] if binary is None else binary)
     if TEMPLATES.setdefault(name, pair) != pair:
         raise ValueError(f"Found another template of the name {name!r}; expected a new name.")
@@ -55,10 +50,6 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
             - A name given to [`add_template`].
             - The path of a text file with a prompt, or that text itself, see [`JudgeTemplate.from_text`].
         binary (`bool`, *optional*, defaults to `False`): Whether to return the single-response training template.
-
-    Raises:
-        `ValueError`: for an unknown name, or a card or text without a prompt.
-        `OSError`: for a card that is not there, with the command that fetches it.
     """
     template = portable_template(template)
     if template not in TEMPLATES:
@@ -204,19 +195,12 @@ def _fenced(preference: Preference, fence: Fence, speaker: bool = True) -> tuple
 
 
 def read_card_template(card: str | os.PathLike, revision: str | None = None) -> JudgeTemplate:
-    """The template that the Python code on a judge's model card renders, to the character.
-
-    The prompt of the released DeepSeek-GRM checkpoints stands on their cards only. The code is parsed, not run, see
-    [`~trl_spct.judge.card_prompts.template_of_card`].
+    """The template that the Python code on a judge's model card renders, to the character. The code is not run.
 
     Args:
         card (`str` or `os.PathLike`):
             A repository on the Hub or in the cache, a folder with a checkpoint, or the text of a card.
         revision (`str`, *optional*): Branch, tag or commit of the repository.
-
-    Raises:
-        `ValueError`: if the code on the card has another form.
-        `OSError`: if there is no card, with the command that fetches it.
     """
     text, home = str(card), "the card"
     if "\n" not in text:
