@@ -107,6 +107,18 @@ def test_no_query_is_invented(name, value):
     assert possible_prompts(row) == [name]
 
 
+@pytest.mark.parametrize("head", ["\nAnswer:", "\n\nAssistant:", " "])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("question", "Why?"), ("article", "A cat sat."), ("Instruction", "Hi"), ("info", {"text": "Add two numbers."})],
+)
+def test_a_column_that_may_hold_the_prompt_forbids_every_split(name, value, head):
+    row = {"chosen": f"First I add.{head} 5", "rejected": f"First I add.{head} 6", "prompt_id": "a1", "model": "m"}
+    assert Preference.from_row(row).query == f"First I add.{head}".rstrip(" ")
+    with pytest.raises(InvalidPreference, match=rf"beside the columns \['{name}'\].*remove columns that hold none"):
+        Preference.from_row({**row, name: value})
+
+
 def test_texts_that_share_no_words():
     with pytest.raises(InvalidPreference, match="that share no words in front"):
         Preference.from_row({"chosen": "yes", "rejected": "yeah"})

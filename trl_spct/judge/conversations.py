@@ -10,8 +10,15 @@ from typing import Any
 Messages = Sequence[Mapping[str, Any]]
 
 ROLES = ("system", "developer", "tools", "user", "assistant", "tool", "function")
-_ROLE_LINE = re.compile(rf"^(?= *(?:{'|'.join(role.capitalize() for role in ROLES)})\b[^\n:]*:)", re.MULTILINE)
+_SPEAKER = "speaker"  # stands before the name of any other role
+_ROLE_LINE = re.compile(
+    rf"^(?= *(?:{'|'.join(role.capitalize() for role in (*ROLES, _SPEAKER))})\b[^\n:]*:)", re.MULTILINE
+)
+_NAME = r'(?:[\w./-]+|"(?:[^"\\]|\\.)*")'
+_TURN_ROLE = re.compile(rf"(?:{'|'.join(ROLES)}|{_SPEAKER} {_NAME})(?: calls)?(?: {_NAME})?(?: \(call \d+\))?")
 _CALLS = ("tool_calls", "function_call")
+# Keys of messages whose content no judge reads.
+_UNREAD = ("refusal", "audio", "image", "images", "video", "videos", "files", "attachments", "documents")
 
 
 class InvalidPreference(ValueError):
@@ -41,11 +48,12 @@ def turns_of(messages: Messages, cause: str = "query") -> tuple[dict[str, str], 
     """Messages as turns of `role` and `content` alone, both texts; turns are returned unchanged.
 
     A tool call becomes a turn of its own, `assistant calls NAME`, with its arguments as JSON; a tool's result is a
-    turn `tool NAME`. Calls with an id are numbered in the order in which the ids occur: `(call 1)`.
+    turn `tool NAME`. Calls with an id are numbered in the order in which the ids occur: `(call 1)`. A role beside
+    `ROLES` becomes `speaker ROLE`.
 
     Normalized away are: the case of the roles in `ROLES`, ids, thoughts beside the content (`reasoning_content`),
-    arguments as a JSON text or as a mapping, the order of their keys, keys that are `None`, the parts of a content,
-    and whether an assistant's text and calls stand in one message or in several.
+    arguments as a JSON object or as a mapping, the order of their keys, keys of a mapping that are `None`, the parts
+    of a content, and whether an assistant's text and calls stand in one message or in several.
 
     Args:
         messages (sequence of messages):
@@ -57,24 +65,27 @@ def turns_of(messages: Messages, cause: str = "query") -> tuple[dict[str, str], 
     numbers: dict[str, int] = {}
     names: dict[str, str] = {}
 
-    def label(role: str, name: Any, call: Any) -> str:
-        words = [role, *([name] if isinstance(name, str) and name else [])]
-        if isinstance(call, str) and call:
-            words.append(f"(call {numbers.setdefault(call, len(numbers) + 1)})")
-        return " ".join(" ".join(words).split())  # one line, which no name can leave to forge a turn
+    def label(role: str, name: Any, call_id: str) -> str:
+        number = [f"(call {numbers.setdefault(call_id, len(numbers) + 1)})"] if call_id else []
+        return " ".join((role, *([_word(name)] if name else []), *number))
 
     for message in messages:
-        role = message["role"].lower() if message["role"].lower() in ROLES else message["role"]
-        calls = [_call(call, cause) for call in _calls_of(message)]
-        call_id = message.get("tool_call_id")
-        name = message.get("name") or names.get(call_id or "")
+        if unread := [name for name in _UNREAD if message.get(name)]:
+            raise InvalidPreference(
+                f"Found a message with {unread}; expected all of it as text in `content`. Judges read text only: "
+                "describe other content in words, or drop the row.",
+                cause,
+            )
+        role, calls = _role(message["role"]), [_call(call, cause) for call in _calls_of(message)]
+        call_id = _id(message.get("tool_call_id"))
+        name = message.get("name") or names.get(call_id)
         text = message_text(message.get("content"), cause, optional=bool(calls))
         if text or not calls:
             turns.append({"role": label(role, name, call_id), "content": text})
-        for id_, called, arguments in calls:
-            if id_:
-                names[id_] = called
-            turns.append({"role": label(f"{role} calls", called, id_), "content": arguments})
+        for call_id, called, arguments in calls:
+            if call_id:
+                names[call_id] = called
+            turns.append({"role": label(f"{role} calls", called, call_id), "content": arguments})
     return tuple(turns)
 
 
@@ -89,7 +100,9 @@ def conversation_text(query: str | Messages, speaker: bool = True) -> str:
     turns = turns_of(query)
     if len(turns) == 1 and turns[0]["role"] == "user" and not speaker:
         return _ROLE_LINE.sub(" ", turns[0]["content"])
-    return "\n".join(f"{_title(turn['role'])}: {_ROLE_LINE.sub(' ', turn['content'])}" for turn in turns)
+    return "\n".join(
+        f"{turn['role'][:1].upper()}{turn['role'][1:]}: {_ROLE_LINE.sub(' ', turn['content'])}" for turn in turns
+    )
 
 
 def response_text(response: Any) -> Any:
@@ -117,10 +130,12 @@ def message_text(content: Any, cause: str = "query", optional: bool = False) -> 
         return content
     if content is None and optional:
         return ""
-    if isinstance(content, (list, tuple)) and all(_is_text_part(part) for part in content):
-        return "".join(part["text"] for part in content)
     kind = f"type {type(content).__name__}"
     if isinstance(content, (list, tuple)):
+        if all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+            content = [part.get("text") for part in content]
+            if all(isinstance(text, str) for text in content):
+                return "".join(content)
         kinds = {str(part.get("type")) if isinstance(part, Mapping) else type(part).__name__ for part in content}
         kind = f"parts {sorted(kinds)}"
     raise InvalidPreference(
@@ -131,16 +146,21 @@ def message_text(content: Any, cause: str = "query", optional: bool = False) -> 
 
 
 def tools_text(tools: Any) -> str:
-    """The `tools` column of a row as JSON."""
-    return _json(tools)
+    """The `tools` column of a row as JSON; its entries may be JSON texts."""
+    tools = _read_json(tools)
+    return _json([_read_json(tool) for tool in tools] if isinstance(tools, (list, tuple)) else tools)
 
 
-def _is_text_part(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+def _role(role: str) -> str:
+    if role.lower() in ROLES:
+        return role.lower()
+    return role if _TURN_ROLE.fullmatch(role) else f"{_SPEAKER} {_word(role)}"
 
 
-def _title(role: str) -> str:
-    return role[:1].upper() + role[1:]
+def _word(name: Any) -> str:
+    """A name in one word, between quotation marks if it has other signs."""
+    name = str(name)
+    return name if re.fullmatch(r"[\w./-]+", name) and name != "calls" else json.dumps(name, ensure_ascii=False)
 
 
 def _calls_of(message: Mapping[str, Any]) -> list[Any]:
@@ -150,7 +170,11 @@ def _calls_of(message: Mapping[str, Any]) -> list[Any]:
     return [*calls, *([message["function_call"]] if message.get("function_call") else [])]
 
 
-def _call(call: Any, cause: str) -> tuple[str | None, str, str]:
+def _id(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _call(call: Any, cause: str) -> tuple[str, str, str]:
     """(id, name, arguments) of a tool call."""
     function = call.get("function") or call if isinstance(call, Mapping) else {}
     name = function.get("name") if isinstance(function, Mapping) else None
@@ -158,32 +182,25 @@ def _call(call: Any, cause: str) -> tuple[str | None, str, str]:
         raise InvalidPreference(
             f"Found the tool call {call!r:.120}; expected a `name` and `arguments`, or them under `function`.", cause
         )
-    return call.get("id"), name, _json(function.get("arguments"))
+    return _id(call.get("id")), name, _json(_read_json(function.get("arguments")))
 
 
 def _json(value: Any) -> str:
-    """A canonical JSON text; a text that is JSON is read first."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            pass
-    return json.dumps(_without_none(value), ensure_ascii=False, sort_keys=True, default=str)
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _read_json(value: Any) -> Any:
+    """The object or list that a JSON text holds; a mapping or a list without the `None` with which datasets fill."""
+    if not isinstance(value, str):
+        return _without_none(value)
+    try:
+        read = json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return read if isinstance(read, (dict, list)) else value
 
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
-        return [json.loads(item) if _is_json_object(item) else _without_none(item) for item in value]
-    return value
-
-
-def _is_json_object(value: Any) -> bool:
-    """Whether a list of tools holds its entries as JSON texts."""
-    if not isinstance(value, str) or not value.lstrip().startswith("{"):
-        return False
-    try:
-        return isinstance(json.loads(value), dict)
-    except json.JSONDecodeError:
-        return False
+    return [_without_none(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -26,8 +26,15 @@ _UNSPACED = re.compile(
 )
 _BOUNDARY = re.compile(r"\s+(?=\S|$)")
 _UNSPACED_BOUNDARY = re.compile(r"\s+(?=\S|$)|(?<=[。！？；：，、…」』》）])")
-_READ = frozenset(("chosen", "rejected", "reference", "principles"))
-_METADATA = frozenset(("source", "domain", "category", "subset", "split", "dataset", "language", "license", "id"))
+_NO_PROMPTS = frozenset(
+    ("chosen", "rejected", "reference", "principles", "system", "system_prompt", "tools")
+    + ("source", "domain", "category", "subset", "split", "dataset", "language", "license", "id")
+)
+_PROMPT_NAME = re.compile(
+    r"^(?!.*id$).*(?:prompt|quer|question|instruction|input|problem|task|post|text|context|history|dialog|article|document|passage"
+    r"|conversation|message|request|title|topic|user|human|trajectory)",
+    re.IGNORECASE,
+)
 
 
 def split_turn(chosen: str, rejected: str) -> tuple[str, str, str] | None:
@@ -78,11 +85,15 @@ def without_prompt(prompt: str, chosen: str, rejected: str) -> tuple[str, str]:
 
 
 def possible_prompts(row: Mapping[str, Any]) -> list[str]:
-    """Columns of a row that may hold the prompt: messages, lists, and texts of more than one word."""
-    return sorted(name for name, value in row.items() if name not in _READ | _METADATA and _may_be_prompt(value))
+    """Columns of a row that may hold the prompt: messages, lists, and texts of more than one word, or of one in a
+    column with a name like `question`."""
+    columns = {str(name): value for name, value in row.items() if name not in _NO_PROMPTS}
+    return sorted(name for name, value in columns.items() if _may_be_prompt(value, bool(_PROMPT_NAME.search(name))))
 
 
-def _may_be_prompt(value: Any) -> bool:
+def _may_be_prompt(value: Any, named: bool) -> bool:
     if isinstance(value, str):
-        return len(value.split()) > 1 or bool(_UNSPACED.search(value))
-    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], (str, Mapping))
+        return len(value.split()) > (0 if named else 1) or bool(_UNSPACED.search(value))
+    if isinstance(value, Mapping):
+        return any(_may_be_prompt(item, named) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(isinstance(item, (str, Mapping)) for item in value)

@@ -21,7 +21,9 @@ from .implicit_prompts import possible_prompts, split_turn, split_words, without
 
 Score = TypeVar("Score")
 
-PROMPT_ADVICE = "Rename the column with the prompt to `prompt`, or name it as `prompt_column`."
+PROMPT_ADVICE = (
+    "Rename the column with the prompt to `prompt`, or name it as `prompt_column`; remove columns that hold none."
+)
 ACCEPTED_SHAPES = (
     "query + responses [+ labels]",
     "[prompt +] chosen + rejected",
@@ -102,7 +104,8 @@ class Preference:
         | `prompt` or `messages`, `responses`, `scores` or `best_index` or `labels` | ≥ 1 | as given |
 
         Each may have a `reference` and `principles`, and a `system` prompt and `tools`, which the judge reads before
-        the conversation. Columns that are `None` count as absent; other columns are ignored.
+        the conversation. Rows with `images` are refused. Columns that are `None` count as absent;
+        other columns are ignored.
 
         Args:
             row (mapping): The row.
@@ -121,7 +124,7 @@ class Preference:
             columns["label"] = True
         query, responses, labels = read_columns(columns)
         return cls(
-            query=_with_columns(query, columns.get("system"), columns.get("tools")),
+            query=_with_columns(query, columns),
             responses=tuple(map(response_text, responses)) if _is_list(responses) else responses,
             labels=labels if read_labels else None,
             reference=columns.get("reference"),
@@ -314,11 +317,9 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
 def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """A pair of texts without a prompt. It is split only where no other column may hold the prompt."""
     chosen, rejected = row["chosen"], row["rejected"]
-    parts = split_turn(chosen, rejected)
-    columns = [] if parts else possible_prompts(row)
-    if not parts and not columns:
-        parts = split_words(chosen, rejected)
-    if not parts:
+    columns = possible_prompts(row)
+    parts = None if columns else split_turn(chosen, rejected) or split_words(chosen, rejected)
+    if parts is None:
         raise InvalidPreference(
             "Found `chosen` and `rejected` as texts without a `prompt`"
             + (f", beside the columns {columns}" if columns else ", that share no words in front")
@@ -351,8 +352,13 @@ def _joined_prompt(prompt: Any, shared: Messages) -> Any:
     )
 
 
-def _with_columns(query: Any, system: Any, tools: Any) -> Any:
+def _with_columns(query: Any, columns: Mapping[str, Any]) -> Any:
     """The query behind the system prompt and the tools of a row's own columns."""
+    system, tools = columns.get("system"), columns.get("tools")
+    if columns.get("images"):
+        raise InvalidPreference(
+            "Found the column `images`; judges read text only. Drop the row or the column.", "query"
+        )
     if system is not None and not isinstance(system, str):
         raise InvalidPreference(
             f"Found the column `system` of type {type(system).__name__}; expected a text. Rename the column.", "query"
