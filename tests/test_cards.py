@@ -12,6 +12,7 @@ from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 
 from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer
 from trl_spct.cards import PAPER, PAPER_VALUES, template_path
+from trl_spct.judge.hub import LEFT_OUT, PushError, keep_private, push_command, pushing
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +291,25 @@ def test_the_card_of_a_meta_rm_says_what_it_is_worth_on_held_out_rows(judge, tmp
     found = trainer.evaluate()
     trainer.create_model_card()
     assert f"on held-out rows:\n\n- ROC-AUC: {found['eval_roc_auc']:.3f}\n- expected" in read(tmp_path / "out")[1]
+
+
+def test_no_token_gets_into_a_card_a_manifest_or_a_report(judge, tmp_path, monkeypatch):
+    """Only the pickled arguments hold it, which are never pushed."""
+    secret = "hf_" + "s3cret" * 5
+    for name in ("HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, secret)
+    trainer = trainer_of(
+        tmp_path / "out", judge, changes={"hub_token": secret, "model_init_kwargs": {"token": secret}}
+    )
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card(dataset_name="someone/rows")
+    keep_private(tmp_path / "out")
+    assert "training_args.bin" in (tmp_path / "out" / ".gitignore").read_text().splitlines()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"README.md", "manifest.json", "config.json"} <= {path.name for path in files}
+    assert {path.name for path in files if secret.encode() in path.read_bytes()} <= {"training_args.bin"}
+    command = push_command("me/judge", tmp_path / "out", exclude=LEFT_OUT, private=True)
+    with pytest.raises(PushError) as raised, pushing("me/judge", "all of it is here", command):
+        raise OSError("refused")
+    assert secret not in str(raised.value)

@@ -314,6 +314,7 @@ def test_a_draft_is_never_read(opens, closes):
     assert parse_critique(f"{draft}{closes}{answer}", prefilled=True).scores == (8, 3)
     assert parse_critique(f"{opens}{draft}{answer}").problem == "missing", "never closed"
     assert without_thoughts(f"{opens}{draft}") is None
+    assert without_thoughts(f"{opens}a{closes}b{opens}{draft}") is None, "opened again"
     assert opens_draft(f"…assistant\n{opens}\n") and not opens_draft(f"{opens}\n{closes}\n\n")
 
 

@@ -140,11 +140,13 @@ def without_thoughts(text: str, prefilled: bool = False) -> str | None:
 
     `prefilled` is whether the prompt ended with an open draft, see [`opens_draft`].
     """
-    ends = [match.end() for _, closes in _DRAFTS for match in closes.finditer(text)]
-    answer = text[max(ends, default=0) :]
-    if not ends and (prefilled or any(opens.search(text) for opens, _ in _DRAFTS)):
-        return None
-    return answer
+    end = 0
+    for opens, closes in _DRAFTS:
+        closed = max((match.end() for match in closes.finditer(text)), default=0)
+        if opens.search(text, closed):
+            return None
+        end = max(end, closed)
+    return None if prefilled and not end else text[end:]
 
 
 def is_draft_tag(text: str) -> bool:
