@@ -13,6 +13,7 @@ from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer
 from trl_spct.cards import PAPER, PAPER_VALUES, template_path
 from trl_spct.judge.hub import LEFT_OUT, PushError, keep_private, push_command, pushing
+from trl_spct.judge.prompts import judge_template
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +292,16 @@ def test_the_card_of_a_meta_rm_says_what_it_is_worth_on_held_out_rows(judge, tmp
     found = trainer.evaluate()
     trainer.create_model_card()
     assert f"on held-out rows:\n\n- ROC-AUC: {found['eval_roc_auc']:.3f}\n- expected" in read(tmp_path / "out")[1]
+
+
+def test_a_template_from_a_file_is_named_by_its_digest(judge, tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("Score.\n{conversation}\n{responses}\nScores: ")
+    trainer = trainer_of(tmp_path / "out", judge, changes={"template": str(file)})
+    trainer.create_model_card()
+    _, body = read(tmp_path / "out")
+    assert f"the template `text {judge_template(str(file)).digest}`" in body
+    assert str(tmp_path) not in body and "{conversation}" not in body
 
 
 def test_no_token_gets_into_a_card_a_manifest_or_a_report(judge, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from peft import PeftModel
 from .jobs import SHARDS
 from .judge.hub import CARD, LEFT_OUT, PushError, is_repo_id, keep_private, model_push_command, push_folder, pushing
 from .judge.judge_card import META_RM_SENTENCE, license_of, read_model_card
+from .judge.prompts import template_name
 from .judge.repositories import describe_adapter, described
 
 
@@ -178,7 +179,7 @@ class JudgeCards(_Trainer):
             datasets=None if is_local else dataset_name,
             dataset_name=Path(dataset_name).name if dataset_name and is_local else dataset_name,
             method=self._name,
-            template=getattr(self.args, "template", ""),
+            template=template_name(getattr(self.args, "template", None) or ""),
             facts=self.card_facts(),
             results=self.card_results(),
             arguments=_arguments(self),

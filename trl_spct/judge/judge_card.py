@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from yaml import YAMLError
 
 from .hub import CARD, is_repo_id, renamed
+from .prompts import template_name
 from .repositories import described
 
 
@@ -120,7 +121,7 @@ def _new_card(
         name=repo_id.rsplit("/", 1)[-1],
         base=f"[{base}](https://huggingface.co/{base})" if base else "a model",
         repo_id=repo_id,
-        template=described(model.config).get("template", "paper"),
+        template=template_name(described(model.config).get("template", "paper")),
         more=(f" {META_RM_SENTENCE}" if has_meta_rm else "") + (without_package if has_code else ""),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")

@@ -74,6 +74,12 @@ def portable_template(template: str) -> str:
     return _file_text(os.path.abspath(template))
 
 
+def template_name(template: str) -> str:
+    """A template's name on a card: a digest in place of a text, or of a file's path on this machine."""
+    text = portable_template(template)
+    return f"text {judge_template(text).digest}" if _is_text(text) else template
+
+
 def _is_text(template: str) -> bool:
     return "{conversation}" in template
 
