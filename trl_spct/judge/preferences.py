@@ -355,7 +355,7 @@ def _joined_prompt(prompt: Any, shared: Messages) -> Any:
 def _with_columns(query: Any, columns: Mapping[str, Any]) -> Any:
     """The query behind the system prompt and the tools of a row's own columns."""
     system, tools = columns.get("system"), columns.get("tools")
-    if columns.get("images"):
+    if _is_list(columns.get("images")) and columns["images"]:
         raise InvalidPreference(
             "Found the column `images`; judges read text only. Drop the row or the column.", "query"
         )
