@@ -284,7 +284,7 @@ class TestReading:
         rows = [{"question": text, "chosen": "It is.", "rejected": "It was."} for text in ("Why?", "Is it so?")]
         rows = Dataset.from_list(rows) if as_dataset else rows
         with pytest.raises(
-            InvalidPreference, match="row 0: Found no prompt; expected one, maybe in `question`.*prompt_column"
+            InvalidPreference, match=r"row 0: Found .* beside the columns \['question'\].*prompt_column"
         ):
             prepare_preferences(rows)
         with pytest.raises(ValueError, match="none of the 2 rows is left; dropped 2 .query 2."):
