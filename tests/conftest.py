@@ -20,8 +20,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 @pytest.fixture(autouse=True)
 def warnings_are_heard():
-    """The tiny job silences the package's loggers; what a test hears must not depend on the tests before it."""
+    """The tiny job silences the package's loggers, and a warning is given once a process; what a test hears must not
+    depend on the tests before it."""
     logging.getLogger("trl_spct").setLevel(logging.NOTSET)
+    warning_once = getattr(logging.Logger, "warning_once", None)  # from transformers, once it is imported
+    if warning_once is not None:
+        warning_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

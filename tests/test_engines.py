@@ -956,7 +956,6 @@ def test_a_server_judges_with_the_template_that_its_judge_was_trained_with(serve
         assert judge.find_template() == "compact" and judge.meta_rm is None
         assert pickle.loads(pickle.dumps(engine)).grm == judge.model.config.grm == engine.grm
     assert not caplog.records
-    logging.Logger.warning_once.cache_clear()
     for engine in (engine_of(server, tokenizer=bare), engine_of(server), engine_of(server, model="/no/such/judge")):
         assert GRMRewardPipeline(engine).find_template() == "paper"
     assert "does not name the template" in caplog.text

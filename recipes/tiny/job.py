@@ -399,6 +399,7 @@ def _common(seed: int) -> dict[str, Any]:
         "save_total_limit": 1,
         "report_to": "none",
         "disable_tqdm": False,
+        "ddp_find_unused_parameters": False,
     }
 
 

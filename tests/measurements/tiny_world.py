@@ -4,12 +4,13 @@ The main job for three seeds, and once without principles: does the paper's shap
 
 python tests/measurements/tiny_world.py --output outputs/tiny_world
 
-About four minutes a run on two cores; finished runs in the folder are read, not repeated.
+About seven minutes a run on two cores; finished runs in the folder are read, not repeated.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,22 +20,21 @@ from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.voting import Guidance
 
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
-
+RECIPE = Path(__file__).parents[2] / "recipes/spct.py"
 SEEDS = (0, 1, 2)
 STAGES = ("base", "rft", "spct")
 
 
 def run_all(folder: Path) -> dict[str, tuple[list[dict], dict]]:
     """(results, report) by run: `"0"`, `"1"`, `"2"` and `"no principles"`."""
-    from tiny.job import run
-
     runs = {str(seed): {"output_dir": str(folder / f"seed{seed}"), "seed": seed} for seed in SEEDS}
     runs["no principles"] = {"output_dir": str(folder / "no_principles"), "seed": 0, "principles": False}
     found = {}
     for name, options in runs.items():
-        results = run(**options)
-        found[name] = results, json.loads((Path(options["output_dir"]) / "report.json").read_text())
+        arguments = [part for key, value in options.items() for part in (f"--{key}", str(value).lower())]
+        subprocess.run([sys.executable, str(RECIPE), *arguments], check=True)  # two processes, as a user starts it
+        files = (Path(options["output_dir"]) / file for file in ("results.json", "report.json"))
+        found[name] = tuple(json.loads(file.read_text()) for file in files)
     return found
 
 
