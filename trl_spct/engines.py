@@ -236,8 +236,7 @@ class OpenAIEngine:
             `list[list[Sample]]`: k samples for each prompt, in order.
 
         Raises:
-            [`~trl_spct.judge.sampling.PromptTooLongError`]: before anything is sent, where the tokenizer and the
-                server's context are known.
+            [`~trl_spct.judge.sampling.PromptTooLongError`]: before anything is sent, if the context is known.
             [`~trl_spct.judge.sampling.PromptRefusedError`]: if the server refuses some of the prompts.
             [`~trl_spct.judge.sampling.EngineError`]: if the server refuses a request or does not answer.
         """

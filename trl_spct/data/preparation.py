@@ -97,8 +97,7 @@ def prepare_preferences(
         require_labels (`bool`, *optional*, defaults to `True`): Whether a row without labels is invalid.
         read_labels (`bool`, *optional*, defaults to `True`):
             `False` ignores labels, valid or not: no row is dropped for its labels, and sources give all responses.
-        prompt_column (`str`, *optional*): Column with the query, if it has another name than `query`, `prompt` or
-            `messages`.
+        prompt_column (`str`, *optional*): Column with the query, if not `query`, `prompt` or `messages`.
         invalid_responses (`str`, *optional*, defaults to `"error"`):
             `"drop"` removes empty or missing responses from rows that have others, without labels alone.
 

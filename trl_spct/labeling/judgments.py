@@ -63,27 +63,20 @@ def judge_dataset(
     """Judges rows and writes the judgments in shards. A restart with the same settings judges only missing rows.
 
     Args:
-        pipe ([`GRMRewardPipeline`]): The judge.
-        rows ([`LabelRows`]): From [`prepare_rows`].
-        k (`int`): Critiques per row.
-        folder (`str` or path): Folder of the shards, in parquet.
+        pipe, rows, k, folder: The judge, rows of [`prepare_rows`], critiques per row, and the folder of the shards.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
-            `"drop"` stores rows that do not fit into the judge's context, or that a server refuses, without scores and
-            with the cause.
+            `"drop"` stores rows that do not fit, or that a server refuses, without scores and with the cause.
         batch_size (`int`, *optional*):
             Rows judged together, which does not change the result. By default 256 critiques, in at least 8 batches.
-        binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
-        rows_per_shard, progress, process_index, num_processes, wait:
-            See [`~trl_spct.evaluation.judgments.record_judgments`].
+        binary, rows_per_shard, progress, process_index, num_processes, wait: As in [`record_judgments`].
         **parameters: Passed to the pipeline: `seed` (0 by default), `temperature`, `early_stopping` and others.
 
     Returns:
         [`~datasets.Dataset`] with [`JUDGMENT_FEATURES`]: one judgment per row, in the order of the rows.
 
     Raises:
-        [`~trl_spct.judge.sampling.PromptTooLongError`]: for a row that does not fit, before any row is judged, and
-        [`~trl_spct.judge.sampling.EngineError`]: for a row that a server refuses, with its number among those read.
-        `FileExistsError`: if the folder holds judgments of another judge, other rows or other settings.
+        [`PromptTooLongError`] before any row is judged, [`EngineError`] with the number of a refused row, and
+        `FileExistsError` if the folder holds judgments of another judge, other rows or other settings.
     """
     stops = {name: parameters.pop(name) for name in _STOPS if parameters.get(name)}
     batch_size = batch_size or max(1, min(256 // k, math.ceil(len(rows) / 8)))
