@@ -243,7 +243,7 @@ def test_a_truncated_completion_is_worth_nothing_whatever_it_says(ids, reward):
     assert outcome(completions=["\\boxed{2, 9}"], completion_ids=[ids], labels=[[0.0, 1.0]]) == [reward]
 
 
-# Opens a draft in the generation prompt, unless told otherwise.
+# Opens a draft in the generation prompt, unless a variable says no.
 OPENS = (
     "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% if enable_thinking is not defined or enable_thinking %}"

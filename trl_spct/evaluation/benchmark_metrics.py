@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..judge.outcomes import highest
+from ..judge.outcomes import check_counts, highest
 from ..judge.voting import Scores
 from .statistics import mean, roc_auc
 
@@ -44,7 +44,7 @@ def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
     """The share of right responses among those with the highest score; [`~trl_spct.judge.outcomes.credit`] for one."""
     if scores is None:
         return 0.0
-    _check_counts(scores, labels)
+    check_counts(scores, labels)
     best, winners = max(labels), highest(scores)
     return sum(labels[i] == best for i in winners) / len(winners)
 
@@ -99,15 +99,10 @@ def _gap_and_spread(scores: Scores, labels: Sequence[float]) -> tuple[float, flo
 
 def _split(scores: Sequence[float], labels: Sequence[float]) -> tuple[list[float], list[float]]:
     """Scores of the responses with the highest label, and of the others."""
-    _check_counts(scores, labels)
+    check_counts(scores, labels)
     best = max(labels)
     right = [score for score, label in zip(scores, labels, strict=True) if label == best]
     return right, [score for score, label in zip(scores, labels, strict=True) if label != best]
-
-
-def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
-    if len(scores) != len(labels):
-        raise ValueError(f"Found {len(scores)} scores for {len(labels)} labels; expected one score per label.")
 
 
 def accuracy(units: Units) -> dict[str, float]:

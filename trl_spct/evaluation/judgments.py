@@ -440,7 +440,7 @@ def credits_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> 
 def votes_at(judgment: Judgment, k: int, guidance: Guidance | None = None) -> list[Scores]:
     """The vote of each disjoint block of k critiques of a row, as mean scores, which compare among rows and blocks."""
     scores, meta_scores = judgment.scores, judgment.meta_scores
-    if k == 1:  # a critique is its own mean, whatever it weighs
+    if k == 1:  # the mean of a critique is itself, with any weight
         return [None if row is None else tuple(map(float, row)) for row in scores]
     blocks = [slice(first, first + k) for first in range(0, len(scores) - k + 1, k)]
     if guidance is None:

@@ -15,7 +15,7 @@ def is_correct(scores: Sequence[float] | None, labels: Sequence[float]) -> bool:
     labels = checked_labels(labels)
     if scores is None:
         return False
-    _check_counts(scores, labels)
+    check_counts(scores, labels)
     if len(labels) == 1:
         return bool(scores[0] == labels[0])
     best = labels.index(max(labels))
@@ -42,7 +42,7 @@ def credit(scores: Sequence[float] | None, labels: Sequence[float], votes: int =
     labels = checked_labels(labels)
     if scores is None:
         return 0.0
-    _check_counts(scores, labels)
+    check_counts(scores, labels)
     if len(labels) == 1:
         distance = abs(scores[0] / votes - labels[0])
         return 0.5 if distance == 0.5 else float(distance < 0.5)
@@ -58,6 +58,7 @@ def highest(scores: Sequence[float]) -> tuple[int, ...]:
     return tuple(i for i, score in enumerate(scores) if score == top)
 
 
-def _check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
+def check_counts(scores: Sequence[float], labels: Sequence[float]) -> None:
+    """Refuses scores and labels of different numbers of responses."""
     if len(scores) != len(labels):
         raise ValueError(f"Found {len(scores)} scores for {len(labels)} labels; expected one score per label.")

@@ -320,12 +320,15 @@ class GRMRewardPipeline(Pipeline):
         if returned_at_once:
             rows = iter(list(rows))  # all are checked before one is judged
         judged: dict[int, dict[str, Any]] = {}
-        while batch := list(islice(rows, batch_size)):
+        batches = iter(lambda: list(islice(rows, batch_size)), [])
+        for number, batch in enumerate(batches):
             try:
                 self.forward(batch, judging=judging)
             except Exception as error:
                 judged |= {row.number: judging.result(row) for row in batch if judging.finished(row)}
                 raise judging.with_completed(error, judged) from error.__cause__
+            if number == 0:  # a prompt was rendered; one that cannot be was reported with its row
+                self._warn_of_date(judging)
             for row in batch:
                 judgment = self.postprocess(row, judging=judging)
                 if returned_at_once:
@@ -354,12 +357,14 @@ class GRMRewardPipeline(Pipeline):
         if judgment["scores"] is None and not self._has_warned:
             self._has_warned = True
             logger.warning("%s Logged once.", judging.explain(row, judgment))
+        return judgment
+
+    def _warn_of_date(self, judging: Judging) -> None:
         if self.tokenizer is not None and prints_date(self.tokenizer, judging.chat_template_kwargs):
             logger.warning_once(  # type: ignore[attr-defined]
                 "The judge's chat template prints today's date: tomorrow the same seed gives other judgments. Set the "
                 'date with `chat_template_kwargs`, for instance `{"date_string": "26 Jul 2024"}` for Llama 3.'
             )
-        return judgment
 
     def _sanitize_parameters(self, **options):
         options = _given(options)

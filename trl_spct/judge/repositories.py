@@ -114,11 +114,16 @@ def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any], file: str
         opened.write("\n")
 
 
+def find_file(home: str | os.PathLike, name: str, **hub: Any) -> str | None:
+    """A file of a repository or folder; `None` if there is none, or it cannot be read from here."""
+    reasons = ("gated_repo", "missing_entries", "connection_errors")
+    return cached_file(home, name, **{f"_raise_exceptions_for_{reason}": False for reason in reasons}, **hub)
+
+
 def read_json(home: str | os.PathLike, name: str, **hub: Any) -> dict[str, Any] | None:
     """A JSON file of a repository or folder; `None` if there is none, or it cannot be read from here."""
-    reasons = ("gated_repo", "missing_entries", "connection_errors")
     try:
-        file = cached_file(home, name, **{f"_raise_exceptions_for_{reason}": False for reason in reasons}, **hub)
+        file = find_file(home, name, **hub)
     except OSError:  # neither a folder nor a repository
         return None
     return None if file is None else json.loads(Path(file).read_text(encoding="utf-8"))

@@ -15,12 +15,11 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
-from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described
+from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described, find_file
 from ..judge.sampling import context_length
 
 
@@ -39,7 +38,7 @@ def load_config(model: str | PreTrainedModel | PeftModel, args: Any = None) -> P
     base = _base_of(model, args)
     if base is None:
         return AutoConfig.from_pretrained(model, **hub)
-    file = _find(model, ADAPTER_FILE, hub.pop("revision", None))
+    file = find_file(model, ADAPTER_FILE, revision=hub.pop("revision", None))
     config = AutoConfig.from_pretrained(base, **hub)
     if file is not None:
         config.grm = {**described(config), **json.loads(Path(file).read_text(encoding="utf-8"))}
@@ -56,7 +55,8 @@ def load_tokenizer(
             "Found a model in memory without the path of a tokenizer; expected a tokenizer as `processing_class`."
         )
     hub = _hub_kwargs(args)
-    if _base_of(name, args) is not None and _find(name, "tokenizer_config.json", hub.get("revision")) is None:
+    revision = hub.get("revision")
+    if _base_of(name, args) is not None and find_file(name, "tokenizer_config.json", revision=revision) is None:
         name = config._name_or_path
         hub.pop("revision", None)
     tokenizer = AutoTokenizer.from_pretrained(name, **hub)
@@ -214,11 +214,6 @@ def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str 
 
 def _base_of(model: str, args: Any) -> str | None:
     return adapter_base(model, revision=_init_kwargs(args).get("revision"))
-
-
-def _find(home: str, file: str, revision: str | None) -> str | None:
-    quiet = [f"_raise_exceptions_for_{kind}" for kind in ("gated_repo", "missing_entries", "connection_errors")]
-    return cached_file(home, file, revision=revision, **dict.fromkeys(quiet, False))
 
 
 def _init_kwargs(args: Any) -> dict[str, Any]:
