@@ -55,10 +55,6 @@ class PolicyScriptArguments(ScriptArguments):
         None, "Meta RM that guides the votes. Default: that of the judge's repository; `none` votes without one."
     )
     k: int = helped(4, "Critiques of each group.")
-    principles: str = helped(
-        "own", "own: each critique writes its own; query: written once per query.", ("own", "query")
-    )
-    reward_scale: str = helped("raw", "Scale of the rewards, see JudgeReward.", ("raw", "rank"))
     judge_template: str | None = helped(None, TEMPLATE_HELP)
     judge_max_new_tokens: int | None = helped(None, "Longest critique in tokens. Default: that of the judge.")
     max_responses_per_prompt: int | None = helped(
@@ -77,8 +73,6 @@ def judge_reward(script_args: PolicyScriptArguments, training_args):
     options = {
         "meta_rm": {None: "auto", "none": None}.get(script_args.meta_rm, script_args.meta_rm),
         "k": script_args.k,
-        "principles": script_args.principles,
-        "scale": script_args.reward_scale,
         "seed": training_args.seed,
         "template": script_args.judge_template,
         "max_new_tokens": script_args.judge_max_new_tokens,

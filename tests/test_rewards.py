@@ -37,26 +37,21 @@ BLOCK = re.compile(r"\[The Begin of Response(?: \d+)?\]\n(.*?)\n\[The End of Res
 class Reader:
     """A judge as a sampler: scores each response by the number behind "worth", wherever it stands; 5 without one.
 
-    Asked for principles, it names the query. `author(responses, number)` may write something else.
+    `author(responses, number)` may write something else.
     """
 
     def __init__(self, author=None):
         self.author = author or (lambda responses, number: scores_of(responses))
-        self.judged, self.asked, self.seeds = [], [], []
+        self.judged, self.seeds = [], []
 
     def __call__(self, prompts, k, seed, **options):
         return [[self.sample(p[0]["content"], j, seed) for j in range(n)] for p, n in zip(prompts, k, strict=True)]
 
     def sample(self, prompt, number, seed):
         responses = tuple(BLOCK.findall(prompt))
-        if not responses:
-            self.asked.append(prompt)
-            query = re.search(r"User: (.*)", prompt)[1]
-            text = "" if "nothing" in query else f"Specific Criteria: {query} (weight 2)"
-        else:
-            self.judged.append((prompt, responses))
-            self.seeds.append(seed)
-            text = self.author(responses, number)
+        self.judged.append((prompt, responses))
+        self.seeds.append(seed)
+        text = self.author(responses, number)
         return text if isinstance(text, Sample) else Sample(text, 10, truncated=False)
 
 
@@ -251,19 +246,6 @@ def test_larger_groups_are_judged_in_blocks_with_an_anchor():
 # --- scores ---
 
 
-@pytest.mark.parametrize(
-    ("scale", "expected"),
-    [("raw", [3, 9, 5, 5]), ("rank", [0, 1, 0.5, 0.5])],
-)
-def test_scales(scale, expected):
-    assert JudgeReward(Reader(), k=3, scale=scale)(["q?"] * 4, worth(3, 9, 5, 5)) == expected
-
-
-def test_a_single_completion():
-    found = {scale: JudgeReward(Reader(), scale=scale)(["q?"], worth(7)) for scale in ("raw", "rank")}
-    assert found == {"raw": [7], "rank": [0.5]}
-
-
 def test_the_mean_is_over_critiques_that_can_be_read():
     """Critiques are written for two orders in turn; a critique without a box does not count as 0."""
     written = iter([box(4, 4), "no box", box(6, 6), box(11, 1)])
@@ -317,7 +299,6 @@ def test_what_cannot_be_read_is_no_reward():
     assert log["grm/unreadable"] == 0.5 and log["grm/problems/count"] == 0.5
     (column,) = shown.values()
     assert list(shown) == ["grm_critique"] and column[:2] == [box(1, 2, 3)] * 2 and column[2] == column[3]
-    assert JudgeReward(judge, scale="rank")(prompts, completions) == [None, None, 0, 1]
 
 
 def test_an_empty_completion_has_the_lowest_score():
@@ -325,8 +306,8 @@ def test_an_empty_completion_has_the_lowest_score():
     found, log = rewards(JudgeReward(judge, k=1), ["a?"] * 3 + ["b?"] * 2, ["", " \n", "worth 6", "", ""])
     assert found == [1, 1, 6, 1, 1] and [responses for _, responses in judge.judged] == [("worth 6",)]
     assert log["judge_reward/empty"] == 0.8 and log["judge_reward/duplicates"] == 0
-    found, log = rewards(JudgeReward(judge, scale="rank"), ["b?"], [""])
-    assert found == [0.5] and log == {"judge_reward/duplicates": 0, "judge_reward/empty": 1}
+    found, log = rewards(JudgeReward(judge), ["b?"], [""])
+    assert found == [1] and log == {"judge_reward/duplicates": 0, "judge_reward/empty": 1}
     assert JudgeReward(judge)([], []) == []
 
 
@@ -385,8 +366,6 @@ def test_what_a_server_refuses_is_no_reward_and_stops_nobody_else(batch_size):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"scale": "log"}, ValueError, "scale='log'; expected one of 'raw', 'rank'"),
-        ({"principles": "given"}, ValueError, "principles='given'; expected one of 'own', 'query'"),
         ({"thoughts": "both"}, ValueError, "thoughts='both'; expected one of 'hide', 'prefilled', 'show'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"k": 0}, ValueError, "k=0"),
@@ -466,38 +445,6 @@ def test_the_policys_randomness_is_left_alone(tmp_path):
     assert found[0] == found[1] != found[2] and None not in found[0]
 
 
-# --- principles for queries alone ---
-
-
-def queries_asked(judge):
-    return [re.search(r"User: (.*)", prompt)[1] for prompt in judge.asked]
-
-
-def test_principles_are_written_once_per_query():
-    judge = Reader()
-    reward = JudgeReward(judge, k=2, principles="query")
-    found, log = rewards(reward, ["a?", "a?", "b?", "b?"], worth(1, 2, 3, 4))
-    assert found == [1, 2, 3, 4] and log["judge_reward/principles_written"] == 2
-    assert log["judge_reward/principles_missing"] == 0
-    _, log = rewards(reward, ["b?", "b?", "nothing?", "nothing?"], worth(5, 6, 7, 8), trainer_state=at(1))
-    assert log["judge_reward/principles_written"] == 1 and log["judge_reward/principles_missing"] == 0.5
-    _, log = rewards(reward, ["nothing?"], ["x"], trainer_state=at(2))
-    assert log["judge_reward/principles_written"] == 0, "nor is a query asked again that has none"
-    assert queries_asked(judge) == ["a?", "b?", "nothing?"]
-    for prompt, _ in judge.judged:
-        query = re.search(r"User: (.*)", prompt)[1]
-        assert (f"\n{query} (weight 2)\n" in prompt) is (query != "nothing?")
-
-
-def test_a_rows_own_principles_go_before():
-    judge = Reader()
-    reward = JudgeReward(judge, principles="query")
-    _, log = rewards(reward, ["a?", "b?"], ["x", "y"], principles=["Be brief.", None])
-    assert queries_asked(judge) == ["b?"] and log["judge_reward/principles_written"] == 1
-    _, log = rewards(reward, ["a?"], ["x"], principles=["Be brief."])
-    assert log["judge_reward/principles_written"] == 0 and "judge_reward/principles_missing" not in log
-
-
 # --- as TRL's trainers take it ---
 
 
@@ -508,7 +455,7 @@ def test_names_and_kinds():
 
 
 def test_pickled_by_path(tmp_path):
-    options = {"k": 2, "max_new_tokens": 20, "template": "compact", "principles": "query", "scale": "rank"}
+    options = {"k": 2, "max_new_tokens": 20, "template": "compact"}
     reward = JudgeReward(save_writing(tmp_path), device="cpu", **options)
     found = reward(["q?"] * 2, ["x", "y"])
     data = pickle.dumps(reward)
@@ -568,7 +515,7 @@ def test_the_workers_of_trls_asynchronous_trainer(monkeypatch, tmp_path):
         engine = OpenAIEngine("judge", server.url, "secret", tokenizer=tiny_tokenizer(), dialect="openai")
         functions = [
             JudgeReward(engine, k=2, name="plain", **short),
-            AsyncJudgeReward(engine, k=2, scale="rank", name="awaited", **short),
+            AsyncJudgeReward(engine, k=2, name="awaited", **short),
             JudgeReward(GRMRewardPipeline(engine, **short), k=1, name="loaded"),
         ]
         make = partial(
@@ -586,8 +533,8 @@ def test_the_workers_of_trls_asynchronous_trainer(monkeypatch, tmp_path):
             metrics = [worker.rollout_buffer.get(timeout=120) for _ in range(3)]
         finally:
             worker.stop()
-    assert [entry["rewards/plain"] for entry in metrics] == [entry["rewards/loaded"] for entry in metrics] == [3, 9, 5]
-    assert [entry["rewards/awaited"] for entry in metrics] == [0, 1, 0.5]
+    for name in ("plain", "awaited", "loaded"):
+        assert [entry[f"rewards/{name}"] for entry in metrics] == [3, 9, 5]
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
 
 
@@ -595,10 +542,10 @@ def test_asynchronous_rewards_are_the_same():
     batch = (["a?", "a?", "b?"], worth(2, 4, 6))
 
     async def both():
-        first, second = AsyncJudgeReward(Reader(), k=2), AsyncJudgeReward(Reader(), scale="rank")
+        first, second = AsyncJudgeReward(Reader(), k=2), AsyncJudgeReward(Reader(), k=1)
         return await asyncio.gather(first(*batch), second(*batch, trainer_state=at(3)))
 
-    assert asyncio.run(both()) == [[2, 4, 6], [0, 1, 0.5]]
+    assert asyncio.run(both()) == [[2, 4, 6], [2, 4, 6]]
 
 
 def config(folder, **more):
@@ -709,15 +656,11 @@ PROCESS = """
     assert groups == [[{{frozenset(worth(1, 2, 3, 4))}}], [{{frozenset(worth(5, 6))}}]][state.process_index]
     assert all(shown["judge_reward_critique"]) and log["judge_reward/unreadable"] == 0
 
-    ranks = JudgeReward(judge, scale="rank")(prompts, completions)
-    assert ranks == [[0, 1 / 3, 2 / 3], [1, 0, 1]][state.process_index]
-
     async def both():
-        judges = [AsyncJudgeReward(Reader(), name=str(i), scale=scale) for i, scale in enumerate(("raw", "rank"))]
+        judges = [AsyncJudgeReward(Reader(), name=str(k), k=k) for k in (1, 2)]
         return await asyncio.gather(*(judge(prompts, completions, trainer_state=at(1)) for judge in judges))
 
-    raw, ranks = asyncio.run(both())
-    assert raw == own and ranks == [[0, 1 / 3, 2 / 3], [1, 0, 1]][state.process_index]
+    assert asyncio.run(both()) == [own, own]
 
     class Broken(Reader):
         def __call__(self, *args, **kwargs):

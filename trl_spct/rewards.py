@@ -25,7 +25,7 @@ from .judge.prompts import judge_template
 from .judge.sampling import TRUNCATED, PromptRefusedError, PromptTooLongError, Sampler, storable
 
 
-_CHOICES = {"scale": ("raw", "rank"), "thoughts": ("hide", "prefilled", "show"), "principles": ("own", "query")}
+_THOUGHTS = ("hide", "prefilled", "show")
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 
 
@@ -58,8 +58,7 @@ class JudgeReward:
 
     Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of unreadable critiques
     by cause; of groups for `too_long` and `refused`), `tokens` (of critiques, per group), `duplicates` and `empty`
-    (shares of completions), `principles_written` (queries) and `principles_missing` (share of groups). The table of
-    `log_completions` shows a critique of each group.
+    (shares of completions). The table of `log_completions` shows a critique of each group.
 
     Args:
         judge (`str`, [`GRMRewardPipeline`] or a sampler):
@@ -68,13 +67,6 @@ class JudgeReward:
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
             As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
         k (`int`, *optional*, defaults to `4`): Critiques per group.
-        principles (`str`, *optional*, defaults to `"own"`):
-            `"own"`: each critique begins with its own principles (paper). `"query"` (not in the paper; suggested in
-            its section 10): the judge writes principles for each query alone, once, and judges with them at every
-            later step. A row's own `principles` precede.
-        scale (`str`, *optional*, defaults to `"raw"`):
-            `"raw"`: the mean score. `"rank"`: the share of the group's other completions that it beats, ties half,
-            which matters where rewards are added.
         thoughts (`str`, *optional*, defaults to `"hide"`):
             `"hide"`: drafts (`<think>…</think>`) are cut off where a completion or the end of its prompt opens one; a
             draft that was never closed has no answer and counts as empty. `"prefilled"`: the policy's chat template
@@ -97,8 +89,6 @@ class JudgeReward:
         *,
         meta_rm: PreTrainedModel | str | bool | None = "auto",
         k: int = 4,
-        principles: str = "own",
-        scale: str = "raw",
         thoughts: str = "hide",
         seed: int = 0,
         batch_size: int | None = None,
@@ -106,20 +96,15 @@ class JudgeReward:
         name: str = "judge_reward",
         **options,
     ):
-        chosen = {"scale": scale, "thoughts": thoughts, "principles": principles}
-        for option, value in chosen.items():
-            if value not in _CHOICES[option]:
-                expected = ", ".join(map(repr, _CHOICES[option]))
-                raise ValueError(f"Found {option}={value!r}; expected one of {expected}.")
+        if thoughts not in _THOUGHTS:
+            raise ValueError(f"Found thoughts={thoughts!r}; expected one of {', '.join(map(repr, _THOUGHTS))}.")
         if isinstance(judge, GRMRewardPipeline) and meta_rm != "auto":
             raise ValueError("Found a loaded pipeline and a `meta_rm`; expected the Meta RM in the pipeline.")
         if batch_size is not None:
             check_whole("batch_size", batch_size, 1, "at least one group")
         self.__name__ = name
         self.source, self.meta_rm, self.device = judge, meta_rm, device
-        self.scale, self.thoughts, self.principles = scale, thoughts, principles
-        self.seed, self.batch_size = seed, batch_size
-        self._principles: dict[str, str | None] = {}
+        self.thoughts, self.seed, self.batch_size = thoughts, seed, batch_size
         self.options = {"k": k, **{option: value for option, value in options.items() if value is not None}}
         JudgingOptions.of(self.options)  # refuses wrong options before it loads a judge
         self.judge.judging(**self.options)  # and then those that do not fit the judge
@@ -178,9 +163,9 @@ class JudgeReward:
         critiques: list[str | None] = [*missing]
         for number, group in enumerate(groups):
             scores, critique = outcomes[number]
-            for (process, place), reward in zip(group.members, self._scaled(scores, group.texts), strict=True):
+            for (process, place), text in zip(group.members, group.texts, strict=True):
                 if process == rank:
-                    rewards[place], critiques[place] = reward, critique
+                    rewards[place], critiques[place] = None if scores is None else scores[text], critique
         if log_extra is not None:
             log_extra(f"{self.__name__}_critique", critiques)
         return rewards
@@ -193,51 +178,16 @@ class JudgeReward:
         rows = [replace(group.row, responses=group.distinct) for group in readable.values()]
         judge, seed = self.judge, derive_seed(self.seed, step) % 2**31
         size = self.batch_size or (8 if judge.engine is None else max(1, len(rows)))
-        metrics: dict[str, float] = {}
-        if self.principles == "query":
-            rows, metrics = self._with_principles(rows, size)
         options = {**self.options, "seed": seed, "batch_size": size}
         if judge.tokenizer is not None and judge.preset.get("max_responses_per_prompt") is None:
             options.setdefault("max_responses_per_prompt", "auto")
         results, failures = _accepted(lambda rows: judge(iter(rows), **options), rows)
         judgments = dict(zip(readable, results, strict=True))
         if log_metric is not None and groups:
-            for name, value in {**_shares(groups.values(), results, failures), **metrics}.items():
+            for name, value in _shares(groups.values(), results, failures).items():
                 log_metric(f"{self.__name__}/{name}", value)
         lowest = judge_template(judge.find_template(self.options.get("template"))).score_range[0]
         return {number: _outcome(group, judgments.get(number), lowest) for number, group in groups.items()}
-
-    def _scaled(self, scores: Mapping[str, float] | None, texts: Sequence[str]) -> Sequence[float | None]:
-        if scores is None:
-            return [None] * len(texts)
-        values = [scores[text] for text in texts]
-        if self.scale == "raw":
-            return values
-        if len(values) == 1:
-            return [0.5]
-        beaten = [sum(value > other for other in values) + (values.count(value) - 1) / 2 for value in values]
-        return [share / (len(values) - 1) for share in beaten]
-
-    def _with_principles(
-        self, rows: Sequence[Preference], batch_size: int
-    ) -> tuple[list[Preference], dict[str, float]]:
-        """The rows, those without principles with the ones for their query; and metrics."""
-        lacking = {conversation_text(row.query): row.query for row in rows if row.principles is None}
-        new = [text for text in lacking if text not in self._principles]
-        chosen = {**self.judge.preset, **self.options}
-        options: dict[str, Any] = {name: chosen.get(name) for name in ("template", "max_new_tokens")}
-        for start in range(0, len(new), batch_size):  # errors number the queries of a batch
-            batch = new[start : start + batch_size]
-            written, _ = _accepted(
-                lambda queries: [*(self.judge.principles(queries, batch_size=batch_size, **options) or ())],
-                [lacking[text] for text in batch],
-            )
-            self._principles.update(zip(batch, written, strict=True))
-        metrics: dict[str, float] = {"principles_written": len(new)}
-        principles = [row.principles or self._principles[conversation_text(row.query)] for row in rows]
-        if count := sum(row.principles is None for row in rows):
-            metrics["principles_missing"] = principles.count(None) / count
-        return [replace(row, principles=text) for row, text in zip(rows, principles, strict=True)], metrics
 
 
 class AsyncJudgeReward(JudgeReward):

@@ -51,7 +51,6 @@ class PolicyArguments:
     judge: str = helped("outputs/tiny/spct", "Judge in the output of recipes/spct.py.")
     control_judge: str | None = helped(None, "Another judge of that world, as a control.")
     k: int = helped(2, "Critiques per group.")
-    principles: str = helped("own", "See JudgeReward.", ("own", "query"))
     steps: int = helped(150, "Steps of GRPO, 64 completions each.")
     beta: float = helped(0.1, "KL coefficient, which keeps answers well-formed.")
     seeds: int = helped(3, "Policies of each arm.")
@@ -74,7 +73,7 @@ def run(**options: Any) -> list[dict[str, Any]]:
     world, control, output_dir = World(_world_seed(args.judge)), args.control_judge, args.output_dir
     if control is not None and _world_seed(control) != world.seed:
         raise ValueError(f"Found {control}, a judge of another world than {args.judge}; expected the same `--seed`.")
-    settings = {name: getattr(args, name) for name in ("judge", "control_judge", "k", "principles", "steps", "beta")}
+    settings = {name: getattr(args, name) for name in ("judge", "control_judge", "k", "steps", "beta")}
     sizes = {"sft": SFT_ROWS, "prompts": PROMPTS, "held_out": HELD_OUT}
     claim_folder(output_dir, {"kind": "tiny policy", **settings, **sizes})
     results = []
@@ -170,8 +169,7 @@ class PolicyRun:
         if arm == "random":
             return partial(random_reward, seed=self.seed)
         judge = self.settings.judge if arm == "judge" else self.settings.control_judge
-        options = {"k": self.settings.k, "principles": self.settings.principles, "seed": self.seed}
-        return JudgeReward(judge, meta_rm=None, batch_size=64, **options)
+        return JudgeReward(judge, meta_rm=None, k=self.settings.k, batch_size=64, seed=self.seed)
 
     def _measured(self, policy: str) -> tuple[dict[str, Any], list[float]]:
         """True quality on held-out queries with the judge's rewards, and the mean true quality per query."""

@@ -105,7 +105,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(prompts, tmp_path):
 
 def test_a_policy_learns_from_a_judge_in_this_process(policy, judge, prompts, tmp_path):
     out = tmp_path / "out"
-    run(*arguments(policy, prompts, out, "--judge", judge, "--principles", "query", "--reward_scale", "rank"))
+    run(*arguments(policy, prompts, out, "--judge", judge))
     assert (out / "model.safetensors").exists() and "GRPO" in (out / "README.md").read_text()
 
 
