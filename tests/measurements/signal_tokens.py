@@ -1,15 +1,14 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """
-How many generated tokens does GRPO need to a given accuracy, and what is saved by rows and groups that carry signal?
+How many generated tokens does GRPO need to a given accuracy, and what is saved by rows that carry signal?
 
 python tests/measurements/signal_tokens.py --runs outputs/tiny_world --output outputs/signal_tokens
 
-Goes on from the rejectively fine-tuned judges of finished runs of the tiny world (`tiny_world.py` makes them), in four
-ways: plain GRPO, without the rows that the judge gets right 3 of 3 times (the paper's filter, `easy_judge`, with the
-judge itself as judge), with groups of equal rewards replaced (`refill_groups`), and with both. Every token that is
-generated counts, those of the filter's own critiques and of groups that are thrown away too. Accuracy is that of
-single critiques of held-out rows at T = 0.5, the mean of four. Runs write as they go; finished ones are read, not
-repeated.
+Starts from the rejectively fine-tuned judges of finished runs of the tiny world (`tiny_world.py` makes them), in two
+ways: plain GRPO, and without the rows that the judge gets right 3 of 3 times (the paper's filter, `easy_judge`, with
+the judge itself as judge). Every token that is generated counts, those of the filter's own critiques too. Accuracy is
+that of single critiques of held-out rows at T = 0.5, the mean of four. Runs write as they go; finished ones are read,
+not repeated.
 """
 
 import argparse
@@ -24,8 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
 SEEDS = (0, 1, 2)
-VARIANTS = {"plain": (False, 0), "filter": (True, 0), "refill": (False, 4), "both": (True, 4)}
-"""Whether easy rows are removed, and how often groups are refilled."""
+VARIANTS = ("plain", "filter")
 TARGETS = (0.80, 0.85, 0.88, 0.90, 0.92)
 BUDGET, EVERY = 300_000, 30_000
 """Generated tokens of a run, and from one evaluation to the next."""
@@ -50,9 +48,8 @@ def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> lis
     job = Job(runs / f"seed{seed}", seed, True)
     judge = job.path("rft")
     rows, held_out = job.rows("spct"), job.rows("held_out")
-    filtered, rounds = VARIANTS[variant]
     spent = 0
-    if filtered:
+    if variant == "filter":
         kept, spent = hard_rows(rows, judge, output / f"seed{seed}-{repeat}-filter.json", seed + 1000 * repeat)
         rows = rows.select(kept)
 
@@ -65,7 +62,6 @@ def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> lis
         lr_scheduler_type="constant",
         per_device_train_batch_size=64,
         max_steps=100_000,
-        refill_groups=rounds,
         eval_votes=VOTES,
         **{**_common(seed + 1000 * repeat), "logging_strategy": "no", "disable_tqdm": True},
     )
@@ -163,19 +159,18 @@ def table(curves: Curves) -> str:
 
 def summary(curves: Curves) -> str:
     """Tokens and steps as a share of plain GRPO's, where both arrive: geometric mean, least and most over runs."""
-    lines = [f"| variant | of plain's | {_heads()} |", "|---" * (2 + len(TARGETS)) + "|"]
-    for variant in (name for name in VARIANTS if name != "plain"):
-        for axis in ("tokens", "steps"):
-            cells = []
-            for target in TARGETS:
-                shares = []
-                for (seed, repeat, name), curve in curves.items():
-                    own, plain = (reached(c, target, axis) for c in (curve, curves[seed, repeat, "plain"]))
-                    if name == variant and own and plain:
-                        shares.append(own / plain)
-                spread = f"({min(shares):.2f}–{max(shares):.2f}; {len(shares)})" if shares else ""
-                cells.append(f"{statistics.geometric_mean(shares):.2f} {spread}" if shares else "–")
-            lines.append(f"| {variant} | {axis} | {' | '.join(cells)} |")
+    lines = [f"| filter, of plain's | {_heads()} |", "|---" * (1 + len(TARGETS)) + "|"]
+    for axis in ("tokens", "steps"):
+        cells = []
+        for target in TARGETS:
+            shares = []
+            for (seed, repeat, name), curve in curves.items():
+                filtered, plain = (reached(c, target, axis) for c in (curve, curves[seed, repeat, "plain"]))
+                if name == "filter" and filtered and plain:
+                    shares.append(filtered / plain)
+            spread = f"({min(shares):.2f}–{max(shares):.2f}; {len(shares)})" if shares else ""
+            cells.append(f"{statistics.geometric_mean(shares):.2f} {spread}" if shares else "–")
+        lines.append(f"| {axis} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

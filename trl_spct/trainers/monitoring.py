@@ -123,7 +123,7 @@ ALARMS = {
     "frac_reward_zero_std": (
         lambda share: share >= 0.9,
         "{:.0%} of the groups have equal rewards and no advantages. Remove rows that the judge always gets right "
-        "(`easy_judge`), set `refill_groups`, or raise `num_generations` or `temperature`.",
+        "(`easy_judge`), or raise `num_generations` or `temperature`.",
     ),
 }
 """By name of a logged metric: whether a value is a sign of collapse, and what to change."""

@@ -28,11 +28,6 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
         easy_judge (`str`, *optional*):
             Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
             training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
-        refill_groups (`int`, *optional*, defaults to `0`):
-            How often, at most, groups of equal rewards are replaced by groups of other rows before a step: the dynamic
-            sampling of DAPO (arXiv 2503.14476), see [`refilling`]. It saves optimizer steps, not generated tokens. `0`
-            keeps them, as the paper does [?]. Logged as `spct/refilled`, the share of groups that were replaced, and
-            `spct/refill_rounds`; all other metrics but `num_tokens` stay those of the rows as they come.
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
@@ -70,30 +65,9 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
     easy_judge: str | None = field(
         default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed before training."}
     )
-    refill_groups: int = field(
-        default=0, metadata={"help": "How often groups of equal rewards are replaced by those of other rows (DAPO)."}
-    )
 
     def __post_init__(self):
         super().__post_init__()
         self.check("eval_votes", self.eval_votes >= 0, "0 for none, or how many critiques vote")
         if self.eval_meta_rm and not self.eval_votes:
             raise ValueError("Found `eval_meta_rm` without `eval_votes`; expected how many critiques it is to guide.")
-        self.check("refill_groups", self.refill_groups >= 0, "0 for none, or how often")
-        if self.refill_groups:
-            self._check_refill()
-
-    def _check_refill(self) -> None:
-        if self.scale_rewards == "batch" or self.multi_objective_aggregation != "sum_then_normalize":
-            raise ValueError(
-                f"Found refill_groups={self.refill_groups} with scale_rewards={self.scale_rewards!r} and "
-                f"multi_objective_aggregation={self.multi_objective_aggregation!r}; expected advantages that do not "
-                "depend on the other groups of a batch: `scale_rewards` 'group' or 'none', and 'sum_then_normalize'."
-            )
-        of_process = self.per_device_train_batch_size * self.steps_per_generation
-        if of_process % self.num_generations:
-            raise ValueError(
-                f"Found refill_groups={self.refill_groups} and {of_process} completions per process and generation; "
-                f"expected whole groups of {self.num_generations}. Change `per_device_train_batch_size` or "
-                "`steps_per_generation`."
-            )

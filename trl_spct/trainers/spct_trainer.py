@@ -33,7 +33,6 @@ from .loading import (
     store_template,
 )
 from .monitoring import CollapseAlarms, critique_metrics
-from .refilling import refill
 from .spct_config import SPCTConfig
 from .trl_internals import overrides_trl
 
@@ -144,41 +143,16 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
 
     @overrides_trl
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = self._batch_of(inputs)
-        return self._refilled(batch, inputs) if self.model.training and self.args.refill_groups else batch
-
-    def _batch_of(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training and self.args.shuffle_responses:
             seed, template = derive_seed(self.args.seed, "epochs", self.state.global_step), self.args.template
             assert template is not None  # since `__init__`
-            groups = [(reordered(row, seed, template, self._special_tokens), [*group]) for row, group in groupby(rows)]
-            rows = [dict(row) for row, group in groups for _ in group]
+            groups = [
+                (reordered(row, seed, template, self._special_tokens), [*group]) for row, group in groupby(inputs)
+            ]
+            inputs = [dict(row) for row, group in groups for _ in group]
         with warnings.catch_warnings():  # TRL calls what transformers 5.24 has renamed
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
-            return super()._generate_and_score_completions(rows)
-
-    def _refilled(self, batch: dict[str, Any], inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        metrics = self.metrics_of("train")
-        as_drawn = {name: list(values) for name, values in metrics.items()}
-        refilled = refill(
-            batch,
-            inputs,
-            self.train_dataset,
-            self._batch_of,
-            self.accelerator,
-            rounds=self.args.refill_groups,
-            num_generations=self.num_generations,
-            pad_token_id=self._tokenizer.pad_token_id,
-            seed=derive_seed(self.args.seed, "refill", self.state.global_step),
-        )
-        # What is logged stays that of the rows as they come, so that runs compare; all tokens are counted.
-        as_drawn["num_tokens"] = metrics["num_tokens"]
-        metrics.clear()
-        metrics.update(as_drawn)
-        groups = len(inputs) // self.num_generations * self.accelerator.num_processes
-        metrics["spct/refilled"].append(refilled.replaced / groups)
-        metrics["spct/refill_rounds"].append(refilled.rounds)
-        return refilled.batch
+            return super()._generate_and_score_completions(inputs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it.

@@ -19,9 +19,7 @@ class Override(NamedTuple):
 
 
 OVERRIDES = {
-    "_generate_and_score_completions": Override(
-        "Responses keep their order and no group is refilled", "self inputs", "_tokenizer"
-    ),
+    "_generate_and_score_completions": Override("Responses keep their order", "self inputs"),
     "_generate_single_turn": Override(
         "Critiques are generated as by TRL",
         "self prompt_ids images multimodal_fields num_generations has_tool_images",
