@@ -576,7 +576,7 @@ def test_early_stopping_under_a_meta_rm(monkeypatch):
     assert (result["drawn"], result["votes"], result["best"]) == (7, 4, 1), "half of k, not of what was drawn"
     assert pipe(row, k=8, seed=0, early_stopping="exact", k_meta=8)["drawn"] == 5
     assert pipe(row, k=32, seed=0, early_stopping=0.05, guide="soft")["drawn"] < 32
-    with pytest.raises(ValueError, match="picks the best critiques of all"):
+    with pytest.raises(ValueError, match="picks the best of all critiques"):
         pipe(row, k=8, early_stopping=0.05)
 
 

@@ -149,7 +149,7 @@ def test_refusals():
     for error in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="error="):
             decided([(1, 2)], 4, error=error)
-    with pytest.raises(ValueError, match="picks the best critiques of all 4"):
+    with pytest.raises(ValueError, match="picks the best of all critiques"):
         decided([(1, 2)], 4, error=0.1, meta_scores=[0.0], guidance=Guidance())
 
 

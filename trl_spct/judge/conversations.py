@@ -47,19 +47,12 @@ def is_conversation(side: Any) -> bool:
 def turns_of(messages: Messages, cause: str = "query") -> tuple[dict[str, str], ...]:
     """Messages as turns of `role` and `content` alone, both texts; turns are returned unchanged.
 
-    A tool call becomes a turn of its own, `assistant calls NAME`, with its arguments as JSON; a tool's result is a
-    turn `tool NAME`. Calls with an id are numbered in the order in which the ids occur: `(call 1)`. A role beside
-    `ROLES` becomes `speaker ROLE`.
+    `content` is a text, a list of text parts, or `None` beside `tool_calls` in OpenAI's form or as `{"name",
+    "arguments"}`. A tool call becomes a turn of its own, `assistant calls NAME`, with its arguments as JSON; a tool's
+    result is a turn `tool NAME`. Ids become numbers, `(call 1)`, and a role beside `ROLES` becomes `speaker ROLE`.
 
-    Normalized away are: the case of the roles in `ROLES`, ids, thoughts beside the content (`reasoning_content`),
-    arguments as a JSON object or as a mapping, the order of their keys, keys of a mapping that are `None`, the parts
-    of a content, and whether an assistant's text and calls stand in one message or in several.
-
-    Args:
-        messages (sequence of messages):
-            With `content` as a text, a list of text parts, or `None` beside `tool_calls` in OpenAI's form or the form
-            `{"name", "arguments"}`.
-        cause (`str`, *optional*): The cause of errors.
+    Normalized away are: the case of the roles in `ROLES`, thoughts beside the content (`reasoning_content`), the order
+    of keys in arguments, those that are `None`, and whether an assistant's text and calls share a message.
     """
     turns: list[dict[str, str]] = []
     numbers: dict[str, int] = {}

@@ -28,8 +28,8 @@ def derive_seed(seed: int, *parts) -> int:
 def row_seed(seed: int, row: Preference, occurrence: int = 0) -> int:
     """The seed of all draws about a row: its orders, blocks and tie-breaks.
 
-    Equal rows draw apart by `occurrence`, the number of equal rows before, see [`count_occurrences`]. If they shared
-    their draws, the vote of a judge that does not read them would be far from chance.
+    Equal rows draw apart by `occurrence`, see [`count_occurrences`]: with shared draws, the accuracy of a judge that
+    does not read them would be far from chance.
     """
     return derive_seed(seed, row_key(row), *([occurrence] if occurrence else []))
 
@@ -80,8 +80,8 @@ def draw_orders(n: int, k: int, kind: str, draw: random.Random) -> list[tuple[in
 def split_blocks(n: int, most: int, draw: random.Random) -> list[tuple[int, ...]]:
     """Splits n responses into the fewest blocks of at most `most`, of nearly the same size, that share one response.
 
-    Scores of different prompts do not compare, since a judge scores a response relative to the others. The shared
-    response, the anchor, stands first in each block and relates them: see [`align_blocks`].
+    This anchor is the first of each block. It relates their scores, which are relative within a prompt: see
+    [`align_blocks`].
     """
     if n <= most:
         return [tuple(range(n))]
@@ -93,11 +93,10 @@ def split_blocks(n: int, most: int, draw: random.Random) -> list[tuple[int, ...]
 
 
 def align_blocks(blocks: Sequence[Sequence[int]], means: Sequence[Sequence[float] | None]) -> tuple[float, ...] | None:
-    """Brings the mean scores of all blocks to one scale: each block is shifted so that the anchor gets its average
-    score.
+    """Mean scores of all responses on one scale: each block is shifted so that the anchor gets its average score.
 
     `means[b]` are in the order of `blocks[b]`. Rounded to 9 decimals so that equal scores tie; `None` if a block is
-    unreadable (`None`), since its responses have no scores.
+    unreadable (`None`).
     """
     readable = [block for block in means if block is not None]
     if len(readable) < len(means):

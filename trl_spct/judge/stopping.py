@@ -1,15 +1,14 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Early stopping: whether the first critiques of a row decide the vote of all k (not in the paper).
 
-With `error=0` a decision is a proof: one critique moves two responses apart by at most `high - low`, and the leader
-has won if its lead exceeds what the remaining critiques can make up.
+With `error=0` a decision is a proof: the leader has won if its lead exceeds what the remaining critiques can make up.
 
 With `error > 0` a betting martingale for sampling without replacement decides as well, as in risk-limiting audits
-(Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; Stark, "ALPHA", 2023).
-Against each other response a bet is placed on every critique that the full vote puts the leader ahead, and the leader
-has won when each bet has multiplied its stake by (n - 1) / error. However often this is checked, the full vote puts
-the named winner behind another response with probability `error` at most, provided that the critiques are
-exchangeable, as with random or fixed orders. Balanced orders are more evenly mixed and not covered by the bound.
+(Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; Stark, "ALPHA", 2023). Bets
+that the full vote puts the leader ahead run against each other response, and the leader has won when each of them has
+multiplied its stake by (n - 1) / error. However often this is checked, the full vote puts the named winner behind
+another response with probability `error` at most, if critiques are exchangeable: with random or fixed orders, while
+balanced orders are not covered by the bound.
 """
 
 import bisect
@@ -42,18 +41,16 @@ def decided(
 ) -> bool:
     """Whether the first critiques of k, in the sequence in which they were drawn, decide who wins the vote of all k.
 
-    `error` is the largest probability of naming a winner that the full vote does not name; 0 asks for a proof. Under a
-    guidance of `"top"` the remaining critiques may displace voters, and only proofs are possible.
-
-    A single response has a winner only with scores of 0 and 1: the majority. Its score from 1 to 10 needs all
-    critiques.
+    `error` is the largest probability of naming a winner that the full vote does not name; 0 asks for a proof, the
+    only decision under a guidance of `"top"`. A single response has a winner only with scores of 0 and 1: the
+    majority. Its score from 1 to 10 needs all critiques.
     """
     if not 0 <= error < 1:
         raise ValueError(f"Found error={error}; expected a probability from 0, a proof, to less than 1.")
     if error and guidance is not None and guidance.guide == "top":
         raise ValueError(
-            f"Found error={error} with a Meta RM that picks the best critiques of all {k}; expected `error=0`, since "
-            "which of the critiques drawn so far will vote is open until the last."
+            f"Found error={error} with a Meta RM that picks the best of all critiques; expected `error=0`, since which "
+            "of them will vote is open until the last."
         )
     left = k - len(rows)
     if left <= 0:
@@ -84,11 +81,9 @@ def critiques_to_go(
     low, high = score_range
     totals = vote(rows) or (0,) * num_responses
     leader = max(range(num_responses), key=totals.__getitem__)
-    favor: tuple[int, ...]
-    if num_responses == 1:
-        favor = (high if 2 * totals[0] >= sum(row is not None for row in rows) * (low + high) else low,)
-    else:
-        favor = tuple(high if i == leader else low for i in range(num_responses))
+    favor = tuple(high if i == leader else low for i in range(num_responses))
+    if num_responses == 1 and 2 * totals[0] < sum(row is not None for row in rows) * (low + high):
+        favor = (low,)
 
     def is_decided(more: int) -> bool:
         metas = None if meta_scores is None else [*meta_scores, *[math.inf] * more]
@@ -106,11 +101,8 @@ def next_round(
     meta_scores: Sequence[float | None] | None = None,
     guidance: Guidance | None = None,
 ) -> int:
-    """How many critiques to sample next: all that remain, or the least number that may decide the vote.
-
-    A round has at least a sixteenth of all critiques, since its prompts are read anew. An `error` of `None` means no
-    early stopping.
-    """
+    """How many critiques to sample next: all that remain if `error` is `None`, else the least number that may decide
+    the vote, but a sixteenth of all critiques, since each round reads its prompts anew."""
     left = k - len(rows)
     if not left or error is None:
         return left
@@ -119,8 +111,8 @@ def next_round(
 
 
 def _opponents(rows: Sequence[Scores], score_range: tuple[int, int]) -> tuple[list[Scores], float]:
-    """Score rows with at least two opponents, and how far one critique can part them. A score of 0 or 1 of a single
-    response is a vote for "incorrect" or "correct"."""
+    """Score rows with two or more opponents, and how far one critique can part them; 0 or 1 for a single response is a
+    vote for "incorrect" or "correct"."""
     low, high = score_range
     if any(row is not None and len(row) == 1 for row in rows):
         if (low, high) != (0, 1):

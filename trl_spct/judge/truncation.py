@@ -51,22 +51,17 @@ def fit_preference(
     length: Callable[[Preference], int],
     min_tokens: int = MIN_TOKENS,
 ) -> tuple[Preference, Cuts]:
-    """Shortens what is judged until its prompt fits; a preference that fits is returned as it is.
+    """Shortens texts until the prompt has at most `room` tokens by `length`; one that fits is returned as it is.
 
-    Responses are treated alike, whatever their order: all that are longer than a common cap are cut down to it, and
-    shorter ones stay whole, as water fills vessels to one level. The reference counts as one of them. The query gets a
-    quarter of the room for texts, and what the responses leave; of a conversation the oldest turns go first. Texts
-    lose their middle, since a judge needs both how a response begins and what it concludes, and say in its place how
-    many tokens are missing. The template and the principles are never cut.
-
-    `room` is how many tokens the prompt may have, `length` measures it; the cap is found by halving, in about
-    log2(`room`) calls. No text is cut to less than `min_tokens`, so that the prompt may still not fit. Texts that were
-    cut hold what the judge reads, in which its special tokens are broken up.
+    Responses and the reference are cut to a common length, shorter ones stay whole. The query gets a quarter of the
+    room for texts and what the others leave; of a conversation the oldest turns go first. Texts lose their middle and
+    say in its place how many tokens are missing. The template and the principles are never cut, and no text to less
+    than `min_tokens`, so that the prompt may still not fit. Texts that were cut are fenced.
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            f"Found {type(tokenizer).__name__}, which does not tell where in a text its tokens are; expected a fast "
-            "tokenizer. Shorten or drop the rows that are too long."
+            f"Found {type(tokenizer).__name__}, which has no character offsets; expected a fast tokenizer. Shorten or "
+            "drop the rows that are too long."
         )
     if length(preference) <= room:
         return preference, Cuts(0, (0,) * len(preference))

@@ -18,17 +18,10 @@ DEFAULT_SHARE = 0.5
 
 
 def vote(rows: Sequence[Scores]) -> tuple[float, ...] | None:
-    """Adds up the scores of k critiques, response by response: `S*_i = Σ_j S_ij`.
+    """Adds up the scores of k critiques, response by response: `S*_i = Σ_j S_ij`; `None` if none could be read.
 
-    Args:
-        rows (sequence of k score rows):
-            Each row holds n scores in the original response order, or is `None` for a critique that could not be read.
-            Such critiques do not vote and never count as zero.
-
-    Returns:
-        `tuple[float, ...]` of length n, or `None` if no critique could be read.
-
-    Example:
+    Each row holds n scores in the original response order, or is `None` for a critique that could not be read, which
+    has no vote.
 
     ```python
     >>> from trl_spct import vote
@@ -44,10 +37,8 @@ def guided_vote(
 ) -> tuple[float, ...] | None:
     """Adds up only the `k_meta` readable critiques that the Meta RM scores highest (paper, section 6).
 
-    Args:
-        rows (sequence of k score rows): As for [`vote`].
-        meta_scores (sequence of k `float`): The Meta RM's logits; those of unreadable critiques are ignored.
-        k_meta (`int` or `float`, *optional*): Defaults to `max(1, k // 2)`, see [`num_voters`].
+    `rows` are as for [`vote`], `meta_scores` the k logits of the Meta RM, of which those of unreadable critiques are
+    ignored. `k_meta` defaults to `max(1, k // 2)`, see [`num_voters`].
     """
     return vote([rows[j] for j in guided_selection(rows, meta_scores, k_meta)])
 
@@ -56,7 +47,7 @@ def weighted_vote(rows: Sequence[Scores], weights: Sequence[float]) -> tuple[flo
     """Adds up the scores of k critiques with weights: `S*_i = Σ_j w_j S_ij` (not in the paper).
 
     The sums are exact and rounded once, so that equal sums of other weights compare as equal. Weights are finite and
-    not negative: 0 is no vote, and whole weights keep sums whole.
+    not negative; whole weights keep sums whole.
     """
     votes = _votes(rows, weights)
     if not votes:
@@ -69,10 +60,7 @@ def weighted_vote(rows: Sequence[Scores], weights: Sequence[float]) -> tuple[flo
 
 
 def mean_scores(rows: Sequence[Scores], weights: Sequence[float] | None = None) -> tuple[float, ...] | None:
-    """Weighted mean score of each response, `Σ_j w_j S_ij / Σ_j w_j`, exact and rounded once.
-
-    Means of different rows compare: equal scores have equal means, whatever their critiques weigh.
-    """
+    """Weighted mean score of each response, `Σ_j w_j S_ij / Σ_j w_j`, exact and rounded once."""
     votes = _votes(rows, [1] * len(rows) if weights is None else weights)
     if not votes:
         return None
@@ -95,7 +83,7 @@ def _votes(rows: Sequence[Scores], weights: Sequence[float]) -> list[tuple[float
 def _exact_sums(votes: Sequence[tuple[float, Sequence[float]]]) -> tuple[list[int], int, int]:
     """Weighted sums of the scores as integers, how many of them make 1, and how many make the sum of the weights.
 
-    The quotient of two integers is rounded once, and integers are far faster than `Fraction`.
+    The quotient of two integers is rounded once; `Fraction` is far slower.
     """
     weights, unit = _integers([weight for weight, _ in votes])
     columns = [_integers(column) for column in zip(*(row for _, row in votes), strict=True)]
@@ -121,8 +109,8 @@ def guided_selection(
 
 
 def num_voters(k_meta: int | float | None, k: int) -> int:
-    """How many of k critiques, unreadable ones included, vote at most: `k_meta` itself, or `max(1, floor(k_meta * k))`
-    if it is a share (a `float` in (0, 1]). `None` is 0.5, the paper's k/2."""
+    """How many of k critiques vote at most: `k_meta`, or `max(1, floor(k_meta * k))` if it is a share (a `float` in
+    (0, 1]). `None` is 0.5, the paper's k/2."""
     if isinstance(k_meta, int) and not isinstance(k_meta, bool) and k_meta >= 1:
         return k_meta
     share = DEFAULT_SHARE if k_meta is None else k_meta
@@ -141,9 +129,8 @@ class Guidance:
         k_meta (`int` or `float`, *optional*):
             For `guide="top"`, see [`num_voters`]. With 1.0 all critiques vote, as without a Meta RM.
         guide (`str`, *optional*, defaults to `"top"`):
-            `"top"`: the `k_meta` critiques with the highest meta scores vote alike (paper, section 6). `"soft"`: each
-            readable critique counts by the Meta RM's own probability that it is correct, `w = sigmoid(meta score)`
-            (not in the paper).
+            `"top"`: the `k_meta` critiques with the highest meta scores vote alike (paper, section 6). `"soft"` (not
+            in the paper): each readable critique weighs `sigmoid(meta score)`, its probability of being correct.
     """
 
     k_meta: int | float | None = None
