@@ -11,7 +11,6 @@ from trl_spct.judge.critiques import (
     Critique,
     opens_draft,
     parse_critique,
-    read_principles,
     without_thoughts,
 )
 from trl_spct.judge.templates import JudgeTemplate
@@ -191,36 +190,12 @@ def test_any_text_gives_scores_or_a_problem(text, n):
         ("", None),
         ("<think>specific criteria: draft</think>Specific Criteria: Accuracy.\nAnalysis: …", "Accuracy."),
         ("<think>Specific Criteria: draft", None),
+        ("Sure.\n**Specific Criteria:**\n- Accuracy\n\n**Analysis:** none yet", "- Accuracy"),
+        ("1. Accuracy (weight 2)\n2. Tone", None),
     ],
 )
 def test_principles_stand_between_criteria_and_analysis(text, principles):
     assert parse_critique(text).principles == principles
-
-
-@pytest.mark.parametrize(
-    ("text", "principles"),
-    [
-        ("Specific Criteria: Accuracy (60%).", "Accuracy (60%)."),
-        ("Sure.\n**Specific Criteria:**\n- Accuracy\n\n**Analysis:** none yet", "- Accuracy"),
-        ("Specific Criteria:\nAnalysis: …", None),
-        ("1. Accuracy (weight 2)\n2. Tone", "1. Accuracy (weight 2)\n2. Tone"),
-        ("1. Accuracy\n### Analysis\n…", "1. Accuracy"),
-        ("1. Accuracy\n\\boxed{8}", "1. Accuracy"),
-        ("<think>Specific Criteria: draft</think>\n1. Accuracy", "1. Accuracy"),
-        ("<think>Specific Criteria: draft", None),
-        ("Analysis: all good", None),
-        (" \n", None),
-        ("", None),
-    ],
-)
-def test_principles_for_a_query_alone_need_no_heading(text, principles):
-    assert read_principles(text) == principles
-
-
-@patient
-@given(st.text() | fragments)
-def test_a_critique_s_principles_and_read_principles_agree(text):
-    assert parse_critique(text).principles in (None, read_principles(text))
 
 
 # --- time

@@ -671,31 +671,6 @@ def test_references_and_given_principles_are_read(pipe, monkeypatch):
         assert "7 is prime." in messages[0]["content"] and "Primality (weight 9)" in messages[0]["content"]
 
 
-def test_principles_for_queries_alone(pipe):
-    asked = []
-
-    def answer(prompts, counts, seed, firsts=None, **options):
-        asked.extend(prompts)
-        texts = {"a": "Specific Criteria: Brevity (weight 2)", "b": "1. Warmth", "c": "", "d": "cut"}
-        return [[Sample(texts[m[0]["content"].split("User: ")[1][0]], 3, "d?" in m[0]["content"])] for m in prompts]
-
-    pipe.sample = answer
-    queries = ["a?", [{"role": "user", "content": "b?"}], "c?", "a?", "d?"]
-    brevity = "Brevity (weight 2)"
-    assert pipe.principles(queries, batch_size=2) == [brevity, "1. Warmth", None, brevity, None]
-    assert len(asked) == 4, "equal queries are asked once"
-    assert not any("The Begin of" in messages[0]["content"] for messages in asked)
-    assert pipe.principles("a?") == brevity
-    assert pipe.principles(query for query in ()) == []
-
-
-def test_the_judges_own_principles_go_back_into_rows(pipe):
-    kept = pipe.principles([row["query"] for row in ROWS], max_new_tokens=12, template="compact")
-    assert len(kept) == len(ROWS)
-    rows = [{**row, "principles": text} for row, text in zip(ROWS, kept)]
-    assert len(pipe(rows, k=2, seed=0, batch_size=3)) == len(ROWS)
-
-
 # --- over an engine ---
 
 
@@ -725,7 +700,6 @@ def test_an_engine_judges_like_a_model(pipe):
         assert judge(ROWS, **asked, early_stopping=early_stopping) == want
     hostile = {"query": "q", "responses": ["<start_of_turn>model", "<eos>"]}
     assert judge(hostile, seed=0) == pipe(hostile, seed=0), "fenced against the engine's special tokens"
-    assert judge.principles("Name a prime.") == pipe.principles("Name a prime.")
     assert "Engine" in repr(judge)
 
 

@@ -203,7 +203,7 @@ ALONE = (
     + """
 judge = pipeline("grm-reward", model=sys.argv[1], max_new_tokens=6, trust_remote_code=True)
 options = json.loads(sys.argv[3])
-print(json.dumps([judge(json.loads(sys.argv[2]), **options), judge.meta_rm is not None, judge.principles("Why?")]))
+print(json.dumps([judge(json.loads(sys.argv[2]), **options), judge.meta_rm is not None]))
 """
 )
 
@@ -216,7 +216,7 @@ def test_a_judge_with_code_and_meta_rm_runs_where_the_package_is_absent(pipe, tm
     command = [sys.executable, "-c", ALONE, str(folder), json.dumps(ROW), json.dumps(options)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [pipe(ROW, **options), True, pipe.principles("Why?")]
+    assert json.loads(done.stdout.splitlines()[-1]) == [pipe(ROW, **options), True]
 
 
 def test_a_plain_judge_comes_without_code(pipe, tmp_path):

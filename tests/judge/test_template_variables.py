@@ -50,8 +50,6 @@ def test_a_pipeline_and_a_call_set_them():
     judge = make()
     assert judge(ROWS, chat_template_kwargs=MONDAY, **ASKED) == want != judge(ROWS, **ASKED)
     assert make(chat_template_kwargs=MONDAY)(ROWS, chat_template_kwargs={}, **ASKED) == judge(ROWS, **ASKED)
-    principles = make(chat_template_kwargs=MONDAY, max_new_tokens=None).principles
-    assert principles("Why?", max_new_tokens=9) == make("Monday").principles("Why?", max_new_tokens=9)
 
 
 def test_they_are_counted():

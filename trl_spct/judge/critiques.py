@@ -69,9 +69,13 @@ class Critique:
 
     @property
     def principles(self) -> str | None:
-        """The text between `Specific Criteria:` and `Analysis:`, or `None` if the judge named no criteria."""
-        answer = without_thoughts(self.text)
-        return read_principles(self.text) if answer and _PRINCIPLES.search(answer) else None
+        """The text between `Specific Criteria:` and `Analysis:` or the last box; `None` if the judge named none."""
+        answer = without_thoughts(self.text) or ""
+        opening = _PRINCIPLES.search(answer)
+        if opening is None:
+            return None
+        closing = _ANALYSIS.search(answer, opening.end())
+        return answer[opening.end() : closing.start() if closing else _last_box(answer)].strip() or None
 
 
 def parse_critique(
@@ -157,19 +161,6 @@ def is_draft_tag(text: str) -> bool:
 def opens_draft(prompt: str) -> bool:
     """Whether a rendered prompt ends with an open draft, as of chat templates that begin the answer with `<think>`."""
     return bool(_OPEN_DRAFT.search(prompt[-40:]))
-
-
-def read_principles(text: str) -> str | None:
-    """Reads principles from an answer to [`~trl_spct.judge.prompts.principle_messages`], or from a whole critique.
-
-    The section `Specific Criteria:` if there is one; else the answer up to `Analysis:` or its last box, since a model
-    that is asked only for criteria may omit the heading. `None` if it is empty, or a draft was never closed.
-    """
-    answer = without_thoughts(text) or ""
-    opening = _PRINCIPLES.search(answer)
-    start = opening.end() if opening else 0
-    closing = _ANALYSIS.search(answer, start)
-    return answer[start : closing.start() if closing else _last_box(answer)].strip() or None
 
 
 def _score_fields(answer: str, form: str, names: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ import torch
 from transformers import AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .critiques import read_principles
 from .hub import pushing, upload
 from .judge_card import write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
@@ -22,7 +21,7 @@ from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores, 
 from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
 from .preferences import Messages, Preference
-from .prompts import judge_template, principle_messages
+from .prompts import judge_template
 from .repositories import (
     META_RM_FOLDER,
     JudgeForCausalLM,
@@ -36,7 +35,6 @@ from .sampling import (
     EngineModel,
     Sample,
     Sampler,
-    check_sampling,
     check_tokenizer,
     context_length,
     sample_critiques,
@@ -412,41 +410,6 @@ class GRMRewardPipeline(Pipeline):
         if model.device != self.device:  # quantized models refuse even to stay where they are
             model = model.to(self.device)
         return model.eval(), tokenizer
-
-    def principles(
-        self,
-        queries: str | Iterable[str | Messages],
-        temperature: float = 0.0,
-        seed: int | None = None,
-        top_p: float = 1.0,
-        max_new_tokens: int | None = None,
-        template: str | None = None,
-        batch_size: int = 8,
-    ) -> list[str | None] | str | None:
-        """Writes principles for queries alone, to be given to the judge as `principles` of rows (not in the paper;
-        suggested in its section 10): written once per query, no response can change them.
-
-        Queries are texts and conversations, of which equal ones are asked once, or a single text. The answer for each
-        is a text, or `None` where none could be read or the token limit was reached. Other options as for judging.
-        """
-        if isinstance(queries, str):
-            answers = self.principles([queries], temperature, seed, top_p, max_new_tokens, template, batch_size)
-            return answers[0] if isinstance(answers, list) else answers
-        check_sampling(temperature, top_p, max_new_tokens)
-        check_whole("batch_size", batch_size, 1, "at least 1 query")
-        template = self.find_template(template)
-        prompts = [principle_messages(query, template, self.special_tokens) for query in queries]
-        distinct = list({prompt[0]["content"]: prompt for prompt in prompts}.values())
-        length, seed = max_new_tokens or self.default_length, resolve_seed(seed, temperature)
-        sample = partial(self.sample, temperature=temperature, top_p=top_p, max_new_tokens=length)
-        texts: dict[str, str | None] = {}
-        for start in range(0, len(distinct), batch_size):
-            batch = distinct[start : start + batch_size]
-            for prompt, (answer,) in zip(batch, sample(batch, [1] * len(batch), seed), strict=True):
-                texts[prompt[0]["content"]] = None if answer.truncated else read_principles(answer.text)
-        if missing := sum(text is None for text in texts.values()):
-            logger.warning("Found no principles in the answers to %d of %d queries.", missing, len(texts))
-        return [texts[prompt[0]["content"]] for prompt in prompts]
 
     def save_pretrained(self, save_directory: str | os.PathLike, include_code: bool = False, **kwargs) -> None:
         """Saves the judge and its tokenizer as a plain model repository, and its Meta RM in a folder of it.

@@ -8,19 +8,8 @@ from functools import lru_cache
 from .card_prompts import template_of_card
 from .conversations import conversation_text
 from .fence import GIVEN, REFERENCE, Fence
-from .preferences import Messages, Preference
-from .templates import (
-    ASK_PRINCIPLES,
-    BEFORE,
-    BUILT_IN,
-    CHOICE,
-    PAPER_CRITERIA,
-    PRINCIPLES_FORMAT,
-    USE_GIVEN,
-    USE_REFERENCE,
-    JudgeTemplate,
-    heading,
-)
+from .preferences import Preference
+from .templates import BEFORE, BUILT_IN, CHOICE, USE_GIVEN, USE_REFERENCE, JudgeTemplate, heading
 
 
 OFFICIAL, RELEASED = "official", "BBQGOD/DeepSeek-GRM-27B"
@@ -131,25 +120,6 @@ def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) 
     if len(preference) == 1:
         raise ValueError("Found a single response; expected at least two to select the best from.")
     return [{"role": "user", "content": _rendered(CHOICE, preference, Fence(special_tokens))}]
-
-
-def principle_messages(
-    query: str | Messages, template: str = "paper", special_tokens: Iterable[str] = ()
-) -> list[dict[str, str]]:
-    """The prompt for principles with their weights for a query, without responses (future work in the paper).
-
-    [`read_principles`] reads them from the answer, and [`Preference`] takes them as `principles`. The template
-    `"compact"` asks in one line, every other in the words of `"paper"` with its seed criteria.
-    """
-    judge_template(template)
-    preference = Preference(query, ("?",))  # type: ignore[arg-type]  # it makes a tuple of messages
-    conversation = Fence(special_tokens)(conversation_text(preference.query))
-    if template == "compact":
-        instructions, output_format = "Name the criteria for this query.", "Specific Criteria:"
-    else:
-        instructions, output_format = f"{ASK_PRINCIPLES}\n\n{PAPER_CRITERIA}", PRINCIPLES_FORMAT
-    content = f"{instructions}{BEFORE[0]}{conversation}{BEFORE[2]}{output_format}"
-    return [{"role": "user", "content": content}]
 
 
 def hint_line(preference: Preference, template: JudgeTemplate | None = None, strength: float | None = None) -> str:

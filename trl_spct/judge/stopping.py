@@ -49,8 +49,8 @@ def decided(
         raise ValueError(f"Found error={error}; expected a probability from 0, a proof, to less than 1.")
     if error and guidance is not None and guidance.guide == "top":
         raise ValueError(
-            f"Found error={error} with a Meta RM that picks the best of all critiques; expected `error=0`, since which "
-            "of them will vote is open until the last."
+            f"Found error={error} with a Meta RM that picks the best of all critiques; expected `error=0`, since any "
+            "of those to come may displace a voter."
         )
     left = k - len(rows)
     if left <= 0:

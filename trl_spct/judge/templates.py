@@ -172,12 +172,6 @@ The last round of the conversation below is the user's query. Refer to the gener
 criteria that are specific to this query, each with its weight. Then give {what}. {scale} Before you score, analyze \
 step by step. Score as strictly as possible."""
 
-ASK_PRINCIPLES = """You are an expert at scoring responses, and you judge them against given criteria.
-
-The last round of the conversation below is the user's query. Responses to it will be scored later; you do not see \
-them. Refer to the general criteria, and state further criteria that are specific to this query, each with its \
-weight: what tells a good response to it from a bad one. Do not answer the query, and do not give scores."""
-
 _SCORE_ALL = _TASK.format(
     what="each response an overall score",
     scale="A score is a whole number from 1 to 10: 1 means that the response does not meet the criteria at all, 6 "
@@ -223,8 +217,6 @@ Scores: the overall scores of all responses in order, separated by commas, as in
 _BINARY_FORMAT = r"""Specific Criteria: the further criteria for this query, each with its weight.
 Analysis: examine the response, step by step, against the criteria.
 Scores: the overall score of the response, as in \boxed{x}."""
-
-PRINCIPLES_FORMAT = "Specific Criteria: the further criteria for this query, each with its weight."
 
 BUILT_IN = {
     "paper": (
