@@ -22,7 +22,7 @@ paired by items. recipes/EVALUATION.md describes benchmarks, baselines and table
 """
 
 import argparse
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,15 +32,13 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from rich.console import Console
 from trl import ScriptArguments
 
-from trl_spct.data.loading import load_named, load_preferences, push_or_exit
+from trl_spct.data.loading import load_preferences, push_or_exit
 from trl_spct.data.loading import load_rows as load_splits
-from trl_spct.data.preparation import prepare_preferences
 from trl_spct.evaluation import reports
 from trl_spct.evaluation.baselines import CONTENT_BLIND, ChoiceJudge, ContentBlindJudge, ScalarJudge
 from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
 from trl_spct.evaluation.benchmark_results import benchmark_results, compare_judges, judge_benchmark
 from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
-from trl_spct.evaluation.contamination import find_overlaps
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
 from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
@@ -66,7 +64,6 @@ class EvaluationArguments(ScriptArguments):
     llm_judge: str | None = helped(None, "Model that selects the best response, by majority, to compare with.")
     baselines: bool = helped(True, "Compare with baselines that read no content.")
     compare_with: list[str] | None = helped(None, "Output folders of other judges' runs, to show and to test against.")
-    contamination_dataset: str | None = helped(None, "Training rows to search for among the evaluated rows.")
     k: list[int] = field(
         default_factory=lambda: [8],
         metadata={
@@ -209,20 +206,6 @@ class Evaluation:
         if comparisons:
             self.report.setdefault("comparison", {})[name] = comparisons
 
-    def check_contamination(self) -> None:
-        name = self.args.contamination_dataset
-        if name is None:
-            return
-        train = load_named(name)["train"]
-        rows = prepare_preferences(train, None, "drop", "contamination_dataset", require_labels=False)
-        for benchmark, items in self.loaded.items():
-            overlaps = [asdict(overlap) for overlap in find_overlaps(rows.dataset, items.items)]
-            for overlap in overlaps:
-                overlap["row"] = rows.row_numbers[overlap["row"]]
-            distinct = len({overlap["item"] for overlap in overlaps})
-            part = {"training_rows": rows.num_read, "items": distinct, "overlaps": overlaps}
-            self.report.setdefault("contamination", {})[benchmark] = part
-
     def write(self) -> None:
         for label, other in self.others.items():
             names = {items.benchmark.name for items in self.loaded.values()}
@@ -265,17 +248,14 @@ class Evaluation:
         """Prints the results of one benchmark."""
         console = Console()
         console.print(reports.results_table(results, results[0]["benchmark"]))
-        parts = {part: self.report.get(part, {}).get(name) for part in ("diagnosis", "comparison", "contamination")}
-        if parts["diagnosis"]:
-            console.print("\n".join(report_lines(parts["diagnosis"])), highlight=False)
-        for label, test in (parts["comparison"] or {}).items():
+        if diagnosis := self.report.get("diagnosis", {}).get(name):
+            console.print("\n".join(report_lines(diagnosis)), highlight=False)
+        for label, test in self.report.get("comparison", {}).get(name, {}).items():
             points = {
                 name: f"{100 * test[name]:+.1f}" for name in ("difference", "low", "high") if test[name] is not None
             }
             text = test.get("undefined") or "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}"
             console.print(f"against {label}: {text.format_map({**test, **points})}", highlight=False)
-        if parts["contamination"]:
-            console.print(f"items with a near duplicate among the training rows: {parts['contamination']['items']}")
 
 
 def read_others(script_args, loaded: dict) -> dict:
@@ -320,8 +300,6 @@ def load_items(script_args, dataset_args) -> dict:
 
 def main(script_args, judge_args, model_args, dataset_args):
     evaluation = Evaluation(script_args, judge_args, model_args, dataset_args)
-    if evaluation.state.is_main_process:
-        evaluation.check_contamination()
     if model_args.model_name_or_path is not None or judge_args.base_url is not None:
         evaluation.judge()
     evaluation.compare_llm_judge()

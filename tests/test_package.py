@@ -171,7 +171,7 @@ def test_dependencies_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[<>=~! ]", name)[0].replace("-", "_") for name in project["dependencies"]}
     brought = {"torch", "numpy", "tqdm", "pyarrow", "filelock", "fsspec"}  # by transformers, accelerate and datasets
-    optional = {"bitsandbytes", "datasketch", "math_verify", "openai", "pydantic", "requests", "yaml", "vllm"}
+    optional = {"bitsandbytes", "math_verify", "openai", "pydantic", "requests", "yaml", "vllm"}
     used = set().union(*map(absolute, MODULES)) - {"trl_spct"}
     assert {"trl", "transformers", "datasets"} <= used
     assert used <= declared | brought | optional, used - declared - brought - optional

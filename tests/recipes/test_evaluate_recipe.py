@@ -48,18 +48,15 @@ def read(folder, name):
 
 
 def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("datasketch")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
     rewardbench(tmp_path / "rb")
     realmistake(tmp_path / "rm")
-    train = tmp_path / "train.jsonl"
-    train.write_text(json.dumps({"query": SECRET, "responses": ["new", "worth 3"], "labels": [0, 1]}) + "\n")
     arguments = [
         *["--benchmarks", f"rewardbench={tmp_path / 'rb'}", f"realmistake={tmp_path / 'rm'}", "--allow_changed"],
         *["--model_name_or_path", models["judge"], "--template", "compact", "--max_new_tokens", "4", "--k", "1", "3"],
         *["--greedy", "--scalar_rm", models["rm"], "--llm_judge", models["judge"], "--max_rows", "4"],
-        *["--contamination_dataset", train, "--output_dir", tmp_path / "out"],
+        *["--output_dir", tmp_path / "out"],
     ]
     evaluate(*arguments)
     out = tmp_path / "out"
@@ -80,7 +77,6 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     assert protocol["model"] == "judge", "no place on this machine"
     assert report["diagnosis"]["rewardbench"]["unreadable"] == 1.0
     assert report["items"]["rewardbench"]["differences"]
-    assert report["contamination"]["realmistake"]["overlaps"][0]["row"] == 0
     (entry,) = read(out, "model-index.json")
     assert {found["dataset"]["name"] for found in entry["results"]} == {"rewardbench", "realmistake"}
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
