@@ -31,7 +31,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser
 
 from trl_spct.data.loading import load_rows, push_or_exit
 from trl_spct.judge.judging import JudgingOptions, check_whole
-from trl_spct.labeling.judgments import judge_dataset, judging_protocol
+from trl_spct.labeling.judgments import LabelingJudge, judge_dataset
 from trl_spct.labeling.labels import PAIRS, check_columns, check_pairs
 from trl_spct.labeling.reports import report_lines
 from trl_spct.labeling.rows import prepare_rows
@@ -100,28 +100,27 @@ def _number(text: str | None, kind: type) -> float | str | None:
 def main(script_args, judge_args, model_args):
     state = PartialState(cpu=not torch.accelerator.is_available())
     rows = read_rows(script_args)
-    judge = load_judge(judge_args, model_args, state.device)
+    pipe = load_judge(judge_args, model_args, state.device)
     options = {**script_args.options, **judge_args.options(), **judge_args.guidance}
     options = {name: value for name, value in options.items() if value is not None}
+    judge = LabelingJudge(pipe, batch_size=judge_args.batch_size, **options)
     judgments = judge_dataset(
         judge,
         rows,
-        folder=os.path.join(script_args.output_dir, JUDGMENTS),
+        os.path.join(script_args.output_dir, JUDGMENTS),
         invalid_rows=script_args.invalid_rows,
         rows_per_shard=script_args.rows_per_shard,
-        batch_size=judge_args.batch_size,
         progress="Judging" if state.is_main_process else None,
         process_index=state.process_index,
         num_processes=state.num_processes,
         wait=state.wait_for_everyone,
-        **options,
     )
     if state.is_main_process:
         output = script_args.output_dir
         repo_id = script_args.hub_dataset_id or os.path.basename(os.path.abspath(output))
         written = {name: getattr(script_args, name) for name in ("pairs", "min_margin", "seed", "messages", "prefix")}
         report = write_labels(rows, judgments, output, **written)
-        write_labels_card(output, report, judging_protocol(judge, **options), script_args.dataset_name, repo_id)
+        write_labels_card(output, report, judge.protocol, script_args.dataset_name, repo_id)
         lines = [*report_lines(report), f"Labels, card and judgments are in {os.path.abspath(output)}"]
         Console().print("\n".join(lines), highlight=False, soft_wrap=True)
     state.wait_for_everyone()

@@ -28,9 +28,8 @@ from trl_spct.jobs import FolderInUseError, locked
 from trl_spct.judge.pipelines import GRMRewardPipeline
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import EngineError, PromptRefusedError, PromptTooLongError
-from trl_spct.labeling import judgments as judging
 from trl_spct.labeling import writing
-from trl_spct.labeling.judgments import JUDGMENT_FEATURES, judge_dataset, judging_protocol
+from trl_spct.labeling.judgments import JUDGMENT_FEATURES, LabelingJudge, judge_dataset
 from trl_spct.labeling.labels import (
     COLUMNS,
     PAIRS,
@@ -361,7 +360,11 @@ def test_columns_that_are_there_are_refused():
 
 
 def collected(judge, rows, folder, k=2, **options):
-    return judge_dataset(judge, rows, k, folder, **{**SHORT, **options})
+    """Judgments, with options of the run beside those of the pipeline."""
+    options = {**SHORT, **options}
+    names = ("rows_per_shard", "invalid_rows", "process_index", "num_processes", "wait")
+    run = {name: options.pop(name) for name in names if name in options}
+    return judge_dataset(LabelingJudge(judge, k, **options), rows, folder, **run)
 
 
 def texts_of(judgments):
@@ -390,10 +393,15 @@ def test_nothing_is_judged_twice(judge, tmp_path, monkeypatch):
     assert shared["totals"] == whole["totals"]
     (tmp_path / "whole" / "shard-00001.parquet").unlink()
     judged = []
-    original = judging._Batch.judge
-    monkeypatch.setattr(judging._Batch, "judge", lambda *args: judged.extend(args[1]) or original(*args))
+    original = LabelingJudge.__call__
+
+    def noting(self, rows, occurrences=None):
+        judged.extend(row.query for row in rows)
+        return original(self, rows, occurrences)
+
+    monkeypatch.setattr(LabelingJudge, "__call__", noting)
     again = collected(judge, rows, tmp_path / "whole", rows_per_shard=2)
-    assert judged == [2, 3] and again["critiques"] == whole["critiques"]
+    assert judged == ["q2", "q3"] and again["critiques"] == whole["critiques"]
 
 
 @pytest.mark.parametrize(
@@ -444,7 +452,7 @@ def test_rows_in_blocks(judge, tmp_path):
     assert score_columns(rows, judgments)["confidence"] == [None] * 3
     report = write_labels(rows, judgments, tmp_path / "labels", pairs="all")
     assert report["places"] == {} and report["order_flips"] is None
-    assert judging_protocol(judge, 2, max_responses_per_prompt=2, **SHORT)["max_responses_per_prompt"] == 2
+    assert LabelingJudge(judge, 2, max_responses_per_prompt=2, **SHORT).protocol["max_responses_per_prompt"] == 2
 
 
 def test_stopped_early(judge, tmp_path):
@@ -506,22 +514,20 @@ def test_rows_that_a_server_refuses(tmp_path):
     given[0]["responses"] = ["", "b"]
     given[3]["prompt"], given[5]["prompt"] = "violent q3", "endless q5"
     rows = prepare_rows(given, invalid_rows="drop")
-    options = {"k": 2, "rows_per_shard": 1, "order": "fixed", **SHORT}
+    options = {"rows_per_shard": 1, "order": "fixed"}
     with serving(refusing({"violent": FILTERED, "endless": TOO_LONG})) as server:
         pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
         with pytest.raises(PromptRefusedError, match=r'Row 3: .*content policy.*shards are kept.*"drop"') as refused:
-            judge_dataset(pipe, rows, folder=tmp_path, **options)
+            collected(pipe, rows, tmp_path, **options)
         assert (refused.value.row, set(refused.value.refusals)) == (3, {3})
         assert len(list(tmp_path.glob("shard-*"))) == 2, "rows 1 and 2 of those read"
         before = len(server.bodies)
-        judgments = judge_dataset(pipe, rows, folder=tmp_path, invalid_rows="drop", **options)
+        judgments = collected(pipe, rows, tmp_path, invalid_rows="drop", **options)
         again = server.bodies[before:]
         assert not [body for body in again for word in ("q1", "q2") if word in body["messages"][0]["content"]]
         length = judgments["refused"][4]
         assert judgments["refused"] == [None, None, "content_filter", None, length] and "length" in length
-        batched = judge_dataset(
-            pipe, rows, folder=tmp_path / "b", invalid_rows="drop", **{**options, "rows_per_shard": 64}
-        )
+        batched = collected(pipe, rows, tmp_path / "b", invalid_rows="drop", order="fixed")
     assert batched["totals"] == judgments["totals"] == [[18.0, 4.0], [18.0, 4.0], None, [18.0, 4.0], None]
     report = write_labels(rows, judgments, tmp_path / "labels")
     assert report["unscored"] == {"content_filter": 1, length: 1} and report["problems"] == {}
@@ -534,7 +540,7 @@ def test_a_server_that_refuses_every_row(tmp_path):
     rows = prepare_rows([{"prompt": f"violent q{i}", "responses": ["a", "b"]} for i in range(3)])
     with serving(refusing({"violent": FILTERED})) as server:
         pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
-        judgments = judge_dataset(pipe, rows, 2, tmp_path, invalid_rows="drop", **SHORT)
+        judgments = collected(pipe, rows, tmp_path, invalid_rows="drop")
     with pytest.raises(NoScoresError, match=r"none of 3 rows.*content_filter 3.*content_filter: the server's"):
         write_labels(rows, judgments, tmp_path / "labels")
 
@@ -545,7 +551,7 @@ def test_a_server_that_fails_names_the_row(tmp_path):
     with serving(refusing({"broken": (401, {}, {"error": {"message": "Wrong key."}})})) as server:
         pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
         with pytest.raises(EngineError, match="Row 1: .*Wrong key.*shards are kept"):
-            judge_dataset(pipe, rows, 2, tmp_path, invalid_rows="drop", **SHORT)
+            collected(pipe, rows, tmp_path, invalid_rows="drop")
 
 
 # Empty responses
@@ -699,8 +705,8 @@ def test_the_best_of_tied_responses_is_spread(tmp_path):
     given = [{"prompt": f"Is {i} prime?", "responses": ["Yes", "No", "Maybe", "Who knows"]} for i in range(200)]
     with serving(all_equal) as server:
         pipe = GRMRewardPipeline(OpenAIEngine("judge", base_url=server.url), meta_rm=None)
-        judgments = judge_dataset(pipe, prepare_rows(given), 1, tmp_path, temperature=0.5, **SHORT)
-        again = judge_dataset(pipe, prepare_rows(given), 1, tmp_path / "again", temperature=0.5, **SHORT)
+        judgments = collected(pipe, prepare_rows(given), tmp_path, 1, temperature=0.5)
+        again = collected(pipe, prepare_rows(given), tmp_path / "again", 1, temperature=0.5)
     counts = Counter(judgments["best"])
     assert all(tied == [0, 1, 2, 3] for tied in judgments["tied"]) and judgments["best"] == again["best"]
     assert len(counts) == 4 and all(26 <= count <= 74 for count in counts.values()), counts
@@ -716,7 +722,7 @@ def labels(judge, tmp_path_factory):
     rows = prepare_rows(rows_of(12))
     judgments = collected(judge, rows, folder / "judgments")
     report = write_labels(rows, judgments, folder)
-    protocol = judging_protocol(judge, 2, **SHORT)
+    protocol = LabelingJudge(judge, 2, **SHORT).protocol
     write_labels_card(folder, report, protocol, "someone/prompts", "someone/labels")
     return folder, report
 
@@ -918,7 +924,7 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
     protocol = json.loads((tmp_path / "labels" / "README.md").read_text().split("```json\n")[1].split("```")[0])
     assert protocol["model"] == "writing" and protocol["k"] == 2 and protocol["template"] == "compact"
 
-    monkeypatch.setattr(judging._Batch, "judge", lambda *args: pytest.fail("judged again"))
+    monkeypatch.setattr(LabelingJudge, "__call__", lambda *args, **options: pytest.fail("judged again"))
     more = ["--invalid_rows", "drop", "--pairs", "all", "--min_margin", 1000, "--messages", "--prefix", "judge_"]
     label(*asked, *more)
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
@@ -1065,14 +1071,14 @@ def test_the_docstring_command_parses():
 
 NOTING = """
 import os, sys
-from trl_spct.labeling import judgments as judging
+from trl_spct.labeling.judgments import LabelingJudge
 from test_labels import label
-original = judging._Batch.judge
-def judge(batch, numbers):
+original = LabelingJudge.__call__
+def judge(self, rows, occurrences=None):
     with open(os.path.join(os.environ["NOTES"], os.environ.get("RANK", "alone")), "a") as notes:
-        notes.writelines(f"{number}\\n" for number in numbers)
-    return original(batch, numbers)
-judging._Batch.judge = judge
+        notes.writelines(f"{row.query[1:]}\\n" for row in rows)
+    return original(self, rows, occurrences)
+LabelingJudge.__call__ = judge
 label(*sys.argv[1:])
 """
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 import transformers
-from datasets import Features, List, Value
+from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
 from ..data.preparation import InvalidRows
@@ -35,6 +35,7 @@ from .statistics import bootstrap_interval, mean
 HASHED = "blake2b:"
 """Prefix of the texts of private rows, of which only a hash is stored."""
 
+_DROP = 'With `invalid_rows="drop"` such rows are counted by cause.'
 
 CRITIQUE_FEATURES = {
     "text": Value("string"),
@@ -63,8 +64,7 @@ JUDGMENT_FEATURES = Features(
 @dataclass(frozen=True)
 class Judgment:
     """The critiques of one row, scores in the order of the row, and its labels (empty from a [`Judge`]): its `id`,
-    whether it was cut to fit into the judge's context, and its share of the `seconds` that its batch took, which is
-    not compared."""
+    whether it was cut to fit into the judge's context, and its share of the `seconds` of its shard, not compared."""
 
     labels: tuple[float, ...]
     critiques: tuple[Critique, ...]
@@ -88,7 +88,7 @@ class Judgment:
         return all(critique.meta_score is not None for critique in self.critiques if critique.scores is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-like values, as they are stored."""
+        """The fields as JSON-like values."""
         return {**vars(self), "labels": list(self.labels), "critiques": [c.to_dict() for c in self.critiques]}
 
     @classmethod
@@ -99,8 +99,8 @@ class Judgment:
 
 
 class Judge:
-    """Base class of judges: a [`PipelineJudge`], or a baseline to compare it with. `settings` (JSON-like) determines
-    the judgments and is compared when a run is resumed; `k` is the number of critiques per row."""
+    """A [`PipelineJudge`], or a baseline to compare it with. `settings` (JSON-like) determines the judgments and is
+    compared when a run is resumed; `k` is the number of critiques per row."""
 
     settings: Mapping[str, Any]
     k: int = 1
@@ -108,9 +108,9 @@ class Judge:
     def check(self, row: Preference) -> None:
         """Refuses a row that cannot be judged, or exceeds the context, before the first one is judged."""
 
-    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
-        """Judges rows; the judgments have neither labels nor ids. `occurrences` are the numbers of equal rows before
-        each in the dataset, of which `rows` may be a part; counted among the rows by default."""
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Any]:
+        """Judges rows; a [`Judgment`] has neither labels nor an id here. `occurrences` are the numbers of equal rows
+        before each in the dataset, of which `rows` may be a part; counted among the rows by default."""
         raise NotImplementedError
 
 
@@ -183,16 +183,16 @@ class PipelineJudge(Judge):
     def check(self, row: Preference) -> None:
         self.judging.prepare(0, row)
 
-    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
+    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Any]:
         options = {"batch_size": self.batch_size, **self.options}
         try:
-            return list(map(self._judgment, self.pipe(list(rows), occurrences=occurrences, **options)))
+            return list(map(self.judgment, self.pipe(list(rows), occurrences=occurrences, **options)))
         except (EngineError, PromptTooLongError) as error:
-            error.completed = {n: self._judgment(output) for n, output in error.completed.items()}
+            error.completed = {n: self.judgment(output) for n, output in error.completed.items()}
             raise
 
-    @staticmethod
-    def _judgment(output: Mapping[str, Any]) -> Judgment:
+    def judgment(self, output: Mapping[str, Any]) -> Any:
+        """The [`Judgment`] in an output of the pipeline."""
         critiques = tuple(map(Critique.from_dict, output["critiques"]))
         return Judgment((), critiques, truncated=output["truncated"] is not None)
 
@@ -233,66 +233,88 @@ def record_judgments(
     labels: Iterable[Sequence[float]] | None = None,
     ids: Iterable[str] | None = None,
     private: bool = False,
-    invalid_rows: InvalidRows = "error",
     rows_per_shard: int = 64,
-    progress: str | None = None,
-    process_index: int = 0,
-    num_processes: int = 1,
-    wait: Callable[[], None] | None = None,
+    **options: Any,
 ) -> list[Judgment]:
     """Judges rows and writes shards as it goes. A restart with the same settings judges the missing shards only.
 
     Args:
-        judge ([`Judge`]): The judge.
-        rows (iterable of [`Preference`]): Rows to judge.
-        folder (`str` or path): Output folder of parquet shards.
+        judge, rows, folder: The judge, rows to judge, and output folder of parquet shards.
         labels, ids (iterables, *optional*): Ground truth, by default that of the rows, and names, by default numbers.
         private (`bool`, *optional*, defaults to `False`):
             Store hashes instead of critiques, for rows that must not be published: critiques quote them.
-        invalid_rows (`str`, *optional*, defaults to `"error"`):
-            `"drop"` stores rows that do not fit into the context, or that a server refuses, with critiques without
-            scores, whose problem is the cause. They are worth 0.
-        rows_per_shard, progress, process_index, num_processes, wait:
-            Rows that a kill loses at most, title of a progress bar, share of this process, barrier among processes.
+        rows_per_shard (`int`, *optional*, defaults to `64`): Rows that a kill loses at most.
+        **options: Passed to [`judge_in_shards`]. Rows left out have critiques without scores and are worth 0.
     """
-    rows, drop = list(rows), invalid_rows == "drop"
+    rows = list(rows)
     ids = list(map(str, range(len(rows))) if ids is None else ids)
-    truth = _checked_labels([row.labels for row in rows] if labels is None else labels, ids)
-    occurrences = count_occurrences(rows)
+    truth = [tuple(values or ()) for values in ([row.labels for row in rows] if labels is None else labels)]
+    if missing := [id for id, values in zip(ids, truth, strict=True) if not values]:
+        raise ValueError(f"Row {missing[0]} has no labels; expected ground truth to compare the judge with.")
     named = zip(rows, truth, ids, strict=True)
     digest = rows_digest((r.query, r.responses, labels, r.reference, r.principles, id) for r, labels, id in named)
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
-    missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not (drop or path.exists()))
+
+    def to_record(number: int, judgment: Judgment | None, cause: str | None, seconds: float) -> dict[str, Any]:
+        judgment = judgment or Judgment((), (Critique("", problem=cause),) * judge.k)
+        judgment = replace(judgment, labels=truth[number], id=ids[number], seconds=seconds)
+        return {"row": number, **(_hashed(judgment) if private else judgment).to_dict()}
+
+    return list(map(Judgment.from_dict, judge_in_shards(job, judge, rows, ids, to_record, private=private, **options)))
+
+
+def judge_in_shards(
+    job: ShardedJob,
+    judge: Judge,
+    rows: Any,
+    names: Sequence[Any],
+    to_record: Callable[[int, Any, str | None, float], dict[str, Any]],
+    private: bool = False,
+    invalid_rows: InvalidRows = "error",
+    progress: str | None = None,
+    process_index: int = 0,
+    num_processes: int = 1,
+    wait: Callable[[], None] | None = None,
+) -> Dataset:
+    """Judges the rows of the missing shards of a job, and reads the records of all.
+
+    Args:
+        job, judge, rows, names: The job, the judge, a sequence of [`Preference`], and what errors call each row.
+        to_record (callable): Makes a record from (number, judgment or `None`, cause or `None`, seconds).
+        private (`bool`, *optional*, defaults to `False`): Errors of a server do not quote rows.
+        invalid_rows (`str`, *optional*, defaults to `"error"`):
+            `"drop"` leaves out rows that do not fit into the context, or that a server refuses, with the cause.
+        progress, process_index, num_processes, wait:
+            Title of a progress bar, share of this process, barrier among processes.
+    """
+    drop, occurrences, too_long = invalid_rows == "drop", count_occurrences(rows), set()
+    missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not path.exists())
     for number in chain.from_iterable(missing):
-        with _naming_rows([number], ids, private):
-            judge.check(rows[number])
+        try:
+            with _naming_rows([number], names, private):
+                judge.check(rows[number])
+        except PromptTooLongError:
+            if not drop:
+                raise
+            too_long.add(number)
 
     def work(numbers: range) -> list[dict[str, Any]]:
         started = time.perf_counter()
-        with _naming_rows(numbers, ids, private):
-            judged, causes = judge_all(judge, [rows[n] for n in numbers], [occurrences[n] for n in numbers], drop)
+        fitting = [number for number in numbers if number not in too_long]
+        with _naming_rows(fitting, names, private):
+            judged, causes = judge_all(judge, [rows[n] for n in fitting], [occurrences[n] for n in fitting], drop)
         seconds = (time.perf_counter() - started) / len(numbers)
-        judged |= {place: Judgment((), (Critique("", problem=cause),) * judge.k) for place, cause in causes.items()}
-        records = []
-        for place, number in enumerate(numbers):
-            judgment = replace(judged[place], labels=truth[number], id=ids[number], seconds=seconds)
-            records.append({"row": number, **(_hashed(judgment) if private else judgment).to_dict()})
-        return records
+        judgments = {fitting[place]: judgment for place, judgment in judged.items()}
+        refused = dict.fromkeys(too_long, "length") | {fitting[place]: cause for place, cause in causes.items()}
+        return [to_record(number, judgments.get(number), refused.get(number), seconds) for number in numbers]
 
     with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="row") as bar:
         for numbers in job.run(work, process_index, num_processes):
             bar.update(len(numbers) * num_processes)
     if wait is not None:
         wait()
-    return [Judgment.from_dict(record) for record in job.read()]
-
-
-def _checked_labels(labels: Iterable[Sequence[float] | None], ids: Sequence[str]) -> list[tuple[float, ...]]:
-    truth = [tuple(row or ()) for row in labels]
-    if missing := [id for id, row in zip(ids, truth, strict=True) if not row]:
-        raise ValueError(f"Row {missing[0]} has no labels; expected ground truth to compare the judge with.")
-    return truth
+    return job.read()
 
 
 def judge_all(
@@ -300,8 +322,8 @@ def judge_all(
 ) -> tuple[dict[int, Any], dict[int, str]]:
     """Judges rows, with `drop` all but those that do not fit into the context or that a server refuses.
 
-    `judge` is a [`Judge`], or a pipeline with its options bound. Returns judgments, and causes of rows left out
-    (`"length"`, or that of a [`~trl_spct.judge.sampling.Refusal`]), by position.
+    Returns judgments, and causes of rows left out (`"length"`, or that of a
+    [`~trl_spct.judge.sampling.Refusal`]), by position.
     """
     judged: dict[int, Any] = {}
     causes: dict[int, str] = {}
@@ -319,28 +341,28 @@ def judge_all(
 
 
 @contextmanager
-def _naming_rows(numbers: Sequence[int], ids: Sequence[str], private: bool) -> Iterator[None]:
-    """Errors name the row by its id; those of a server do not quote private rows."""
+def _naming_rows(numbers: Sequence[int], names: Sequence[Any], private: bool) -> Iterator[None]:
+    """Errors name the row; those of a server do not quote private rows."""
     try:
         yield
     except PromptTooLongError as error:
         number = numbers[error.row]
-        raise PromptTooLongError(f"Row {ids[number]}", *error.lengths, number, error.advice) from None
+        advice = f"{error.advice} {_DROP}"
+        raise PromptTooLongError(f"Row {names[number]}", *error.lengths, number, advice) from None
     except EngineError as error:
         reason, note = error.reason, "Judged shards are kept: start again to judge the others."
         if isinstance(error, PromptRefusedError):
-            note += ' With `invalid_rows="drop"` refused rows are counted by cause.'
+            note += f" {_DROP}"
         if private:
             reason, note = f"status {error.status}. The answer is left out, since it may quote private rows.", ""
         if error.row is None:
-            reason = f"Rows {ids[numbers[0]]} to {ids[numbers[-1]]}: {reason}"
+            reason = f"Rows {names[numbers[0]]} to {names[numbers[-1]]}: {reason}"
         failure = replace(error, reason=reason, refusals={} if private else error.refusals)
-        names: Any = [ids[number] for number in numbers]  # where others have numbers
-        raise failure.renumbered(names, {}, note) from (None if private else error)
+        raise failure.renumbered([names[n] for n in numbers], {}, note) from (None if private else error)
     except ValueError as error:
         if len(numbers) > 1:
             raise
-        raise ValueError(f"Row {ids[numbers[0]]}: {error.__cause__ or error}") from error
+        raise ValueError(f"Row {names[numbers[0]]}: {error.__cause__ or error}") from error
 
 
 def _hashed(judgment: Judgment) -> Judgment:

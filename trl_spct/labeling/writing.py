@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from huggingface_hub import DatasetCardData
 from ..cards import dataset_card
 from ..jobs import SHARDS, in_one_step, write_json
 from ..judge.hub import push_folder
-from .judgments import batches
 from .labels import best_of_n, check_columns, preference_pairs, score_columns
 from .reports import causes_text, check_scores, label_report
 from .rows import LabelRows
@@ -93,7 +93,8 @@ def _write(
     folder.mkdir(parents=True, exist_ok=True)
     count, total, schema = 0, 0.0, features.arrow_schema
     with in_one_step(folder / "data.parquet") as path, pq.ParquetWriter(path, schema) as writer:
-        for batch in batches(records, 1000):
+        records = iter(records)
+        while batch := list(islice(records, 1000)):
             writer.write_table(Dataset.from_list(batch, features).with_format("arrow")[:].cast(schema))
             count += len(batch)
             total += sum(record[scores[-1]] for record in batch)
@@ -112,7 +113,7 @@ def write_labels_card(
     Args:
         folder (`str` or path): Output folder of [`write_labels`]. Judgments in `judgments/` are part of the card.
         report (mapping): From [`write_labels`].
-        protocol (mapping): How the critiques were sampled, see [`judging_protocol`].
+        protocol (mapping): How the critiques were sampled, see [`LabelingJudge`].
         dataset_name (`str`, *optional*): Dataset that was labeled.
         repo_id (`str`, *optional*): Repository of the labels; the folder's name by default.
     """
