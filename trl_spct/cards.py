@@ -252,15 +252,10 @@ def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetC
     return DatasetCard.from_template(data, template_path=str(template_path(template)), **_OF_PAPER, **facts)
 
 
-def write_trajectories_card(
-    folder: Path,
-    report: Mapping[str, Any],
-    groups: Mapping[str, Mapping[str, Any]],
-    settings: Mapping[str, Any],
-) -> None:
+def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Writes the card of a folder of trajectories, with which `load_dataset(folder)` reads the parquet files alone.
 
-    `report` and `groups` are made by `trl_spct.trainers.rejection_report`, `settings` are those of the sampling.
+    `report` is made by `trl_spct.trainers.rejection_report`, `settings` are those of the sampling.
     """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
@@ -271,7 +266,6 @@ def write_trajectories_card(
             configs=[{"config_name": "default", "data_files": SHARDS}],
         ),
         report=report,
-        groups=groups,
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
         versions=_versions(),
         sampler=sampler,

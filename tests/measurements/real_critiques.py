@@ -79,7 +79,7 @@ def main() -> None:
         options.output.mkdir(parents=True, exist_ok=True)
         trajectories.to_parquet(options.output / "shard-00000.parquet")
         (options.output / "rejection.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    shown = ("trajectories", "outcomes", "problems", "shares", "by_domain", "tokens")
+    shown = ("trajectories", "outcomes", "problems", "accuracy")
     sys.stdout.write(json.dumps({name: report[name] for name in shown}, indent=2) + "\n")
 
 

@@ -526,6 +526,17 @@ def test_private_hooks_are_still_called():
         assert f"self.{attribute} =" in source
 
 
+@pytest.mark.parametrize("name", ["_prepare_dataset", "_set_signature_columns_if_needed"])
+def test_another_version_of_trl_is_refused(name, judge, tmp_path, monkeypatch):
+    """Its own method reads pairs alone."""
+    stock = getattr(RewardTrainer, name)
+    monkeypatch.setattr(RewardTrainer, name, lambda self, *args, new_option=None: stock(self, *args))
+    with pytest.raises(
+        RuntimeError, match=f"critiques cannot be .*: this version of TRL has other parameters of `{name}`"
+    ):
+        trainer_of(judge, tmp_path).train()
+
+
 def test_private_helpers_are_still_there():
     from trl.trainer.reward_trainer import suppress_seqcls_warning
     from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first

@@ -57,8 +57,9 @@ class GroupedGRPOTrainer(GRPOTrainer):
         self._packing_works: bool | None = None
         self._recomputing = ExitStack()
         super().__init__(*args, **kwargs)
-        for name in [name for name in OVERRIDES if not hasattr(GRPOTrainer, name)]:  # which TRL will never call
-            self._say_once(f"{OVERRIDES[name].effect}: {changed(name)}.", logging.WARNING)
+        for name, override in OVERRIDES.items():
+            if override.trainer is GRPOTrainer and not hasattr(GRPOTrainer, name):  # which TRL will never call
+                self._say_once(f"{override.effect}: {changed(name)}.", logging.WARNING)
 
     def _say_once(self, message: str, level: int = logging.INFO) -> None:
         if message not in self._said and self.accelerator.is_main_process:

@@ -38,6 +38,7 @@ from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
 from .loading import check_output_dir, each_set, load_config, load_tokenizer, read_chat_template
 from .meta_rm_config import MetaRMTrainingConfig
+from .trl_internals import overrides_trl
 
 
 logger = get_logger(__name__)
@@ -182,6 +183,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         self.label_names = ["labels"]
         self._report_balance()
 
+    @overrides_trl
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         if not isinstance(dataset, Dataset):
             raise TypeError(f"The {dataset_name} dataset is {type(dataset).__name__}; expected a `datasets.Dataset`.")
@@ -229,6 +231,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             f"nothing: collect more of the rare class{weight}."
         )
 
+    @overrides_trl
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:
             self._signature_columns = ["input_ids", "label"]

@@ -54,13 +54,7 @@ from .loading import (
     store_template,
 )
 from .rejection import Outcome, cap_hinted
-from .rejection_report import (
-    Report,
-    rejection_metrics,
-    rejection_report,
-    rejection_summary,
-    trajectory_groups,
-)
+from .rejection_report import Report, rejection_metrics, rejection_report, rejection_summary
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TrajectoryCollector, check_sampler, count_refused, name_of
 
@@ -416,7 +410,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             logger.warning(f"The sampler refused {_counts(refused)} prompts.", main_process_only=True)
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
-            write_trajectories_card(folder, self.report, trajectory_groups(self.report), settings)
+            write_trajectories_card(folder, self.report, settings)
             if self.args.trajectories_hub_repo is not None:
                 with self.tolerating_push_errors():
                     push_trajectories(

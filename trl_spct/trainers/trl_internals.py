@@ -1,5 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Guards for overrides of private methods of [`~trl.GRPOTrainer`]: where TRL has changed them, its own run."""
+"""Guards for overrides of private methods of TRL's trainers: where TRL has changed them, its own run.
+
+[`~trl.RewardTrainer`]'s read pairs alone; a Meta RM is then not trained.
+"""
 
 import inspect
 import logging
@@ -7,7 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RewardTrainer
 
 
 class Override(NamedTuple):
@@ -16,6 +19,7 @@ class Override(NamedTuple):
     effect: str
     parameters: str
     attributes: str = ""
+    trainer: type = GRPOTrainer
 
 
 OVERRIDES = {
@@ -37,13 +41,19 @@ OVERRIDES = {
         "self generation_batch",
         "_buffered_inputs _step _entropy_bonus_enabled loss_type top_entropy_quantile",
     ),
+    "_prepare_dataset": Override(
+        "Rows of critiques cannot be read", "self dataset processing_class args dataset_name", trainer=RewardTrainer
+    ),
+    "_set_signature_columns_if_needed": Override(
+        "Columns of critiques cannot be named", "self", "_signature_columns", RewardTrainer
+    ),
 }
 
 
 def changed(name: str, trainer: Any = None) -> str | None:
     """How TRL's method differs from what its override, or the attributes of a trainer given, rely on; else `None`."""
-    _, parameters, attributes = OVERRIDES[name]
-    method = getattr(GRPOTrainer, name, None)
+    _, parameters, attributes, owner = OVERRIDES[name]
+    method = getattr(owner, name, None)
     if method is None:
         return f"this version of TRL has no `{name}`"
     if list(inspect.signature(method).parameters) != parameters.split():
@@ -53,15 +63,21 @@ def changed(name: str, trainer: Any = None) -> str | None:
 
 
 def overrides_trl(override: Callable) -> Callable:
-    """Decorates the override of a method in `OVERRIDES`: where that has changed, TRL's own runs, as is logged once."""
+    """Decorates the override of a method in `OVERRIDES`: where that has changed, TRL's own runs, as is logged once.
+
+    Raises a `RuntimeError` in place of [`~trl.RewardTrainer`]'s.
+    """
     name = override.__name__
+    effect, owner = OVERRIDES[name].effect, OVERRIDES[name].trainer
 
     @wraps(override)
     def method(self, *args, **kwargs):
         reason = changed(name, self)
         if reason is None:
             return override(self, *args, **kwargs)
-        self._say_once(f"{OVERRIDES[name].effect}: {reason}.", logging.WARNING)
-        return getattr(GRPOTrainer, name)(self, *args, **kwargs)
+        if owner is RewardTrainer:
+            raise RuntimeError(f"{effect}: {reason}; expected that of trl 1.16.")
+        self._say_once(f"{effect}: {reason}.", logging.WARNING)
+        return getattr(owner, name)(self, *args, **kwargs)
 
     return method
