@@ -89,8 +89,8 @@ def _check_splits(name: str, loaded: Mapping[str, Any], splits: Sequence[str] | 
     missing = sorted(set(splits or ()) - set(loaded))
     if missing:
         raise ValueError(
-            f"{name} has the splits {sorted(loaded)}; expected {missing} among them. `dataset_train_split` and "
-            "`dataset_test_split` name them; `test_split_size` cuts one from a mixture."
+            f"{name} has the splits {sorted(loaded)}; expected {missing} among them. Name another split, "
+            "or cut one from a mixture (`test_split_size`)."
         )
 
 
