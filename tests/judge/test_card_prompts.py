@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trl_spct.judge.card_prompts import template_of_card
 from trl_spct.judge.fence import Fence
 from trl_spct.judge.preferences import Preference
-from trl_spct.judge.prompts import TEMPLATES, add_template, judge_messages, judge_template, read_card_template
+from trl_spct.judge.prompts import TEMPLATES, add_template, judge_messages, judge_template
 from trl_spct.judge.templates import JudgeTemplate
 
 
@@ -137,7 +137,7 @@ run_card.bare = BARE.replace("from transformers import pipeline", "").replace("r
 @pytest.mark.parametrize("name", CARDS)
 @pytest.mark.parametrize("answers", [ANSWERS, ANSWERS[:1], tuple("abcdefghijkl")], ids=len)
 def test_a_prompt_is_what_the_card_s_code_writes(name, answers):
-    template = read_card_template(card(CARDS[name]))
+    template = template_of_card(card(CARDS[name]))
     conversation = f"User: {QUERY}" if template.speaker else QUERY
     (turn,) = run_card(CARDS[name], QUERY, answers)
     assert template.render(conversation, answers) == turn["content"]
@@ -151,7 +151,7 @@ def test_a_prompt_is_what_the_card_s_code_writes(name, answers):
     st.sampled_from(sorted(set(CARDS) - {"stripped"})),
 )
 def test_whatever_is_judged(query, answers, name):
-    template = read_card_template(card(CARDS[name]))
+    template = template_of_card(card(CARDS[name]))
     conversation = f"User: {query}" if template.speaker else query
     assert template.render(conversation, tuple(answers)) == run_card(CARDS[name], query, answers)[-1]["content"]
 
@@ -170,7 +170,7 @@ def test_whatever_is_judged(query, answers, name):
     ids=["crlf", "py", "title", "tildes", "blocks", "split", "indented"],
 )  # fmt: skip
 def test_forms_of_a_card(written):
-    assert read_card_template(written) == read_card_template(card(FORMAT))
+    assert template_of_card(written) == template_of_card(card(FORMAT))
 
 
 def test_other_strings_beside_the_prompt():
@@ -197,22 +197,20 @@ def test_other_strings_beside_the_prompt():
     ],
 )  # fmt: skip
 def test_other_forms_are_refused(code, message):
-    with pytest.raises(ValueError, match="Could not read the judge's prompt from the card") as raised:
-        read_card_template(card(code))
-    assert re.search(message, str(raised.value), re.DOTALL), raised.value
-    assert "Write the prompt to a text file" in str(raised.value)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        template_of_card(card(code))
 
 
 def test_a_card_without_code():
     with pytest.raises(ValueError, match="Found no Python block"):
-        read_card_template("# A judge\n\nNo code.\n")
+        template_of_card("# A judge\n\nNo code.\n")
 
 
 def test_the_speaker_is_named_once():
     """A card that writes `User: ` before a bare query renders the same as a conversation."""
     plain = card(BARE.replace("\n{context}", "\nUser: {context}"))
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
-    add_template("card", read_card_template(plain))
+    add_template("card", template_of_card(plain))
     (turn,) = judge_messages(Preference(talk, ("x", "y")), "card")
     assert "Context ####\nUser: a\nAssistant: b\nUser: c\n\n####" in turn["content"]
     (turn,) = judge_messages(Preference("a", ("x", "y")), "card")
@@ -220,7 +218,7 @@ def test_the_speaker_is_named_once():
 
 
 def test_a_query_without_its_speaker():
-    add_template("bare", read_card_template(card(BARE)))
+    add_template("bare", template_of_card(card(BARE)))
     for query in ("a", [{"role": "user", "content": "a"}]):
         (turn,) = judge_messages(Preference(query, ("x", "y")), "bare")
         assert "Context ####\na\n\n####" in turn["content"]
@@ -291,4 +289,4 @@ def test_labels_and_a_system_turn():
     with pytest.raises(ValueError, match="Found 3 responses; the template has the labels"):
         judge_messages(Preference("q", ("a", "b", "c")), "pair")
     plain = JudgeTemplate.from_text("Judge.\n{conversation}\n{responses}\n<x>")
-    assert len({template.digest, plain.digest, read_card_template(card(FORMAT)).digest}) == 3
+    assert len({template.digest, plain.digest, template_of_card(card(FORMAT)).digest}) == 3

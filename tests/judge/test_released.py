@@ -99,9 +99,6 @@ def test_by_id_from_the_cache(hub, meta, tmp_path, monkeypatch):
     wanted = {run_card(FORMAT, ROW["query"], ["Green.", "Black (The End of Response 1)", "None."])[0]["content"]}
     assert {"".join(sorted(text)) for text in seen} == {"".join(sorted(text)) for text in wanted}
     assert judge_template("official") == read_card_template(RELEASED) == judge_template(f"official:{RELEASED}")
-    assert read_card_template(RELEASED, revision=COMMIT) == judge_template("official")
-    with pytest.raises(OSError, match=f"README.md of '{RELEASED}' at {'1' * 40}"):
-        read_card_template(RELEASED, revision="1" * 40)
 
 
 def test_whose_card_it_is(hub, tmp_path):
@@ -153,5 +150,8 @@ def test_without_a_card(hub, tmp_path):
         judge_template(f"official:{folder}")
     with open(os.path.join(folder, "README.md"), "w") as file:
         file.write("# No code\n")
-    with pytest.raises(ValueError, match=f"from README.md of {folder}: Found no Python block.*to a text file"):
+    with pytest.raises(
+        ValueError,
+        match=f"judge's prompt from README.md of {folder}: Found no Python block.*to a text file",
+    ):
         pipeline("grm-reward", model=folder, template="official")

@@ -12,8 +12,7 @@ from typing import Any
 from .preferences import restore_order
 
 
-MISSING, COUNT, RANGE, VALUE = "missing", "count", "range", "value"
-PROBLEMS = (MISSING, COUNT, RANGE, VALUE)
+PROBLEMS = MISSING, COUNT, RANGE, VALUE = ("missing", "count", "range", "value")
 
 BOX = r"\boxed{{scores}}"
 """The form of the scores in the paper. A box may have white space before its brace."""
@@ -34,9 +33,9 @@ class Critique:
         scores (`tuple[int, ...]`, *optional*):
             One score per response, in the order of the row (from [`parse_critique`], in the order that was read).
         problem (`str`, *optional*):
-            Why there are no scores: `"missing"` (no closed, filled last box, or an unclosed draft), `"count"` (not one
-            score per response), `"range"` (a number outside of the score range), `"value"` (not a whole number), or
-            `"truncated"` (the completion reached the token limit).
+            Why there are no scores: `"missing"` (no closed, filled last box, or an open draft), `"count"` (not one per
+            response), `"range"` (outside of the score range), `"value"` (not a whole number), or `"truncated"` (the
+            token limit was reached).
         order (`tuple[int, ...]`, *optional*): `order[p]` is the response that the judge read as number p + 1.
         meta_score (`float`, *optional*): The Meta RM's logit; `None` if it did not score the critique.
         counted (`bool`, *optional*, defaults to `False`): Whether the critique votes.
@@ -74,8 +73,8 @@ class Critique:
         opening = _PRINCIPLES.search(answer)
         if opening is None:
             return None
-        closing = _ANALYSIS.search(answer, opening.end())
-        return answer[opening.end() : closing.start() if closing else _last_box(answer)].strip() or None
+        closing = _ANALYSIS.search(answer, opening.end()) or _last_box(answer)
+        return answer[opening.end() : closing.start() if closing else None].strip() or None
 
 
 def parse_critique(
@@ -93,19 +92,13 @@ def parse_critique(
     as their plain forms. Where there are no scores, `problem` says why.
 
     Args:
-        text (`str`): The judge's completion, without the prompt.
-        num_responses (`int`, *optional*, defaults to `2`): n.
-        score_range (`tuple[int, int]`, *optional*, defaults to `(1, 10)`):
-            Lowest and highest score. `(0, 1)` for the single-response training template.
+        score_range (`tuple[int, int]`, *optional*, defaults to `(1, 10)`): Lowest and highest score.
         score_form (`str`, *optional*, defaults to the last `\boxed{…}`):
             The text around the scores, see [`~trl_spct.judge.templates.JudgeTemplate`].
         names (sequence of `str`, *optional*): The names of the responses in `score_form`; `"1"`, `"2"`, … by default.
         prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft.
 
-    Example:
-
     ```python
-    >>> from trl_spct import parse_critique
     >>> parse_critique(r"Scores: \boxed{8, 3}").scores
     (8, 3)
     >>> parse_critique(r"Scores: \boxed{8/10, 3}").problem
@@ -139,11 +132,8 @@ _OPEN_DRAFT = re.compile(rf"(?:{'|'.join(opens.pattern for opens, _ in _DRAFTS)}
 
 
 def without_thoughts(text: str, prefilled: bool = False) -> str | None:
-    """The text behind the last draft (`<think>…</think>`, `<thinking>`, `[THINK]`, `◁think▷` and the like), the whole
-    text if there is none, or `None` if a draft was opened and never closed.
-
-    `prefilled` is whether the prompt ended with an open draft, see [`opens_draft`].
-    """
+    """The text behind the last draft (`<think>…</think>`, `[THINK]…` and others), the whole text if there is none, or
+    `None` if a draft was opened, or the prompt ended with an open one (`prefilled`), and it was never closed."""
     end = 0
     for opens, closes in _DRAFTS:
         closed = max((match.end() for match in closes.finditer(text)), default=0)
@@ -165,35 +155,23 @@ def opens_draft(prompt: str) -> bool:
 
 def _score_fields(answer: str, form: str, names: Sequence[str]) -> list[str]:
     """The texts of the scores, from the last occurrence of the form; no text for a form that is not closed."""
-    if form == BOX:
-        opened = _BOX_OPENS.match(answer, _last_box(answer))
-        return _numbers(_between(answer, opened.end() if opened else -1, "}"))
     opening, closing = re.split(r"\{scores?\}", form)
+    if form == BOX:
+        box = _last_box(answer)
+        return _between(answer, box[0], closing).split(",") if box else []
     if "{scores}" in form:
-        return _numbers(_between(answer, _behind(answer, opening), closing))
-    sides = [(opening.replace("{i}", name), closing.replace("{i}", name)) for name in names]
-    fields = [_between(answer, _behind(answer, begin), end).translate(_FULL_WIDTH) for begin, end in sides]
+        return _between(answer, opening, closing).split(",")
+    fields = [_between(answer, opening.replace("{i}", name), closing.replace("{i}", name)) for name in names]
     return fields if all(fields) else []
 
 
-def _numbers(text: str) -> list[str]:
-    return text.translate(_FULL_WIDTH).split(",")
+def _between(text: str, opening: str, closing: str) -> str:
+    """The text behind the last `opening`, up to `closing`, or to the end of the line for an empty one."""
+    _, opened, behind = text.rpartition(opening)
+    inside, closed, _ = behind.partition(closing or "\n")
+    return inside.translate(_FULL_WIDTH) if opened and (closed or not closing) else ""
 
 
-def _behind(text: str, opening: str) -> int:
-    """The position behind the last occurrence, or −1."""
-    start = text.rfind(opening)
-    return start + len(opening) if start >= 0 else -1
-
-
-def _between(text: str, start: int, closing: str) -> str:
-    """The text from `start` to `closing`, or to the end of the line for an empty one; none if `start` is −1."""
-    if start < 0:
-        return ""
-    end = text.find(closing or "\n", start)
-    return text[start:end] if end >= 0 else text[start:] if not closing else ""
-
-
-def _last_box(text: str) -> int:
-    """Where the last opened box begins, or the text's length if there is none."""
-    return max((match.start() for match in _BOX_OPENS.finditer(text)), default=len(text))
+def _last_box(text: str) -> re.Match | None:
+    """The opening of the last box."""
+    return max(_BOX_OPENS.finditer(text), key=re.Match.start, default=None)

@@ -26,10 +26,6 @@ from .truncation import Cuts, fit_preference, prompt_length
 from .voting import Guidance, Scores, mean_scores, weighted_vote
 
 
-_SHORTEN = "Shorten or drop the row, lower `max_new_tokens`, or use a shorter `template`"
-_TOO_LONG = f"{_SHORTEN}, or cut the texts with `truncation='fair'`."
-_TOO_LONG_CUT = f"The texts are cut already (`truncation='fair'`). {_SHORTEN}, or set `max_responses_per_prompt`."
-
 NEXT_STEPS = {
     "missing": r"no closed `\boxed{…}`: check that `template` is the one the judge was trained with",
     "count": "not one score per response: check `template`, or lower `max_responses_per_prompt`",
@@ -37,7 +33,7 @@ NEXT_STEPS = {
     "value": "a score that is not a whole number: check `template`",
     "truncated": "the token limit was reached: raise `max_new_tokens`",
 }
-"""For each cause why a critique could not be read, what it means and what to do."""
+"""What each problem of a critique means and what to do."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +114,7 @@ def resolve_seed(seed: int | None, temperature: float) -> int:
 class Block:
     """What one prompt holds of a row, all of its responses or some, with the critiques drawn so far.
 
-    `members` are numbers in the row; orders and critiques are in numbers of the block. `preference` is what the judge
-    reads, from which `cuts` were made.
+    `members` are numbers in the row; orders and critiques are in numbers of the block. The judge reads `preference`.
     """
 
     members: tuple[int, ...]
@@ -140,8 +135,8 @@ class Block:
 
 @dataclass
 class JudgedRow:
-    """A row while it is judged: its place in the call, the number of equal rows before it, its [`row_seed`], and one
-    block, unless its responses are judged in several."""
+    """A row while it is judged: its place in the call, the number of equal rows before it, its [`row_seed`], and its
+    blocks, usually one."""
 
     number: int
     occurrence: int
@@ -166,8 +161,7 @@ class Judging:
     """How a call judges: its options with all defaults resolved, and the models behind them.
 
     `sample(prompts, counts, seed, firsts)` returns samples of each prompt, `meta_score(conversations)` the Meta RM's
-    logits; prompts of either are fenced against their special tokens. `guidance` is `None` if all readable critiques
-    vote alike, `tokenizer` for some engines, `context` if unknown.
+    logits. `guidance` is `None` if all readable critiques vote alike, `context` if unknown.
     """
 
     options: JudgingOptions
@@ -176,7 +170,7 @@ class Judging:
     temperature: float
     max_new_tokens: int
     guidance: Guidance | None
-    tokenizer: PreTrainedTokenizerBase | None
+    tokenizer: Any  # None for some engines
     special_tokens: tuple[str, ...]
     context: int | None
     chat_template_kwargs: Mapping[str, Any]
@@ -231,7 +225,6 @@ class Judging:
     def _block(self, row: JudgedRow, place: int, members: tuple[int, ...], preference: Preference) -> Block:
         cuts = None
         if self.options.truncation and self.context is not None:
-            assert self.tokenizer is not None  # see __post_init__
             room = self.context - self.max_new_tokens
             preference, cuts = fit_preference(preference, self.tokenizer, room, self._length)
         if not self._fits(preference):
@@ -245,40 +238,34 @@ class Judging:
         return self.options.binary and len(preference) == 1
 
     def _fits(self, preference: Preference) -> bool:
-        """Whether the prompt leaves room for a critique. It is rendered even where the context is unknown, so that a
-        chat template that refuses it does so before any row is judged."""
-        if self.tokenizer is None:
-            return True
-        length = self._length(preference)
-        return self.context is None or length + self.max_new_tokens <= self.context
+        """Whether the prompt leaves room for a critique; always rendered, since a chat template may refuse it."""
+        length = 0 if self.tokenizer is None else self._length(preference)
+        return self.tokenizer is None or self.context is None or length + self.max_new_tokens <= self.context
 
     def _length(self, preference: Preference) -> int:
-        assert self.tokenizer is not None
+        binary = self._binary(preference)
         try:
-            binary, variables = self._binary(preference), self.chat_template_kwargs
-            return prompt_length(preference, self.tokenizer, self.template, binary, variables)
+            return prompt_length(preference, self.tokenizer, self.template, binary, self.chat_template_kwargs)
         except Exception as error:
-            advice = ""
-            if judge_template(self.template, self._binary(preference)).system is not None:
-                advice = (
+            message = f"the judge's tokenizer cannot render the prompt ({type(error).__name__}: {error})."
+            if judge_template(self.template, binary).system is not None:
+                message += (
                     f" The template {self.template!r} begins with a system turn: use a template without one, or a "
                     "judge whose chat template accepts system turns."
                 )
-            raise ValueError(
-                f"the judge's tokenizer cannot render the prompt ({type(error).__name__}: {error}).{advice}"
-            ) from error
+            raise ValueError(message) from error
 
     def _too_long(self, number: int, length: int, max_new_tokens: int, limit: int) -> PromptTooLongError:
-        advice = _TOO_LONG_CUT if self.options.truncation else _TOO_LONG
+        cut, further = "", "cut the texts with `truncation='fair'`"
+        if self.options.truncation:
+            cut, further = "The texts are cut already (`truncation='fair'`). ", "set `max_responses_per_prompt`"
+        advice = f"{cut}Shorten or drop the row, lower `max_new_tokens`, use a shorter `template`, or {further}."
         return PromptTooLongError(f"Row {number}", length, max_new_tokens, limit, number, advice)
 
     # --- rounds ---
 
     def judge(self, rows: Sequence[JudgedRow]) -> None:
-        """Draws the critiques of a batch of rows, in rounds where rows may stop early.
-
-        After an error, rows that are [`Judging.finished`] can be counted all the same.
-        """
+        """Draws the critiques of a batch of rows, in rounds where rows may stop early."""
         while requests := [request for row in rows for block in row.blocks for request in self._requests(row, block)]:
             self._draw(requests)
 
@@ -287,8 +274,7 @@ class Judging:
         return not any(self._requests(row, block) for block in row.blocks)
 
     def _requests(self, row: JudgedRow, block: Block) -> list[Request]:
-        """The next critiques of a block, those that read it in the same order together, see [`next_round`]. Rows in
-        blocks never stop early."""
+        """The next critiques of a block by order, see [`next_round`]. Rows in blocks never stop early."""
         error = stopping_error(self.options.early_stopping) if len(row.blocks) == 1 else None
         score_range = judge_template(self.template, block.binary).score_range
         metas = None if self.guidance is None else block.meta_scores
@@ -299,12 +285,10 @@ class Judging:
 
     def _draw(self, requests: Sequence[Request]) -> None:
         """Samples, reads and scores one round. If the sampler fails, what it completed is kept."""
-        prompts = [
-            judge_messages(
-                block.preference.permuted(order), self.template, block.binary, special_tokens=self.special_tokens
-            )
-            for block, order in ((request.block, request.order) for request in requests)
-        ]
+        prompts = []
+        for block, order in ((request.block, request.order) for request in requests):
+            read = block.preference.permuted(order)
+            prompts.append(judge_messages(read, self.template, block.binary, special_tokens=self.special_tokens))
         counts = [request.count for request in requests]
         firsts = [request.row.occurrence * SAMPLES_PER_ROW + request.past for request in requests]
         try:
@@ -319,8 +303,7 @@ class Judging:
         self._read(requests, samples)
 
     def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
-        """Adds the critiques of a round to their blocks, in the order drawn; a block of which a sample is missing gets
-        none of them."""
+        """Adds the critiques of a round to their blocks, in the order drawn; none to a block with a sample missing."""
         new: list[tuple[Block, Critique]] = []
         for _, of_block in groupby(zip(requests, samples, strict=True), key=lambda pair: id(pair[0].block)):
             pairs = list(of_block)
@@ -436,8 +419,7 @@ def _critiques(block: Block, weights: Sequence[float], n: int) -> list[dict[str,
 
 
 def _truncated(row: JudgedRow) -> dict[str, Any] | None:
-    """Tokens that were cut from the row, for a text in several blocks the most; and different responses that the judge
-    read as the same text."""
+    """Tokens cut from the row, for a text in several blocks the most, and responses that the cuts made equal."""
     cut_blocks = [(block, block.cuts) for block in row.blocks if block.cuts]
     if not cut_blocks:
         return None

@@ -54,17 +54,13 @@ class GRMRewardPipeline(Pipeline):
     """Generative reward model: scores any number of responses to a query by the vote of k critiques.
 
     ```python
-    >>> import trl_spct
-    >>> from transformers import pipeline
-
     >>> judge = pipeline("grm-reward", model="path/or/id")
     >>> judgment = judge({"query": "Name a prime.", "responses": ["4", "7"]}, k=8, seed=0)
     >>> judgment["scores"], judgment["best"]
     ([11, 71], 1)
     ```
 
-    All options but those of the first group can be set for the pipeline and for each call of it; see
-    [`GRMRewardPipeline.__call__`] for what it takes and returns.
+    All options but the models can be set for the pipeline and for each call of it.
 
     Args:
         > Models
@@ -75,8 +71,7 @@ class GRMRewardPipeline(Pipeline):
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
             A Meta RM, or its path or id. `"auto"`: the one that the judge's repository names, if any. `None`: none.
         meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Of the Meta RM, if not beside it.
-        batch_size (`int`, *optional*, defaults to `1`):
-            Rows judged together; `batch_size * k` critiques are decoded at once. Does not change results.
+        batch_size (`int`, *optional*, defaults to `1`): Rows judged together. Does not change results.
 
         > Sampling of critiques
 
@@ -85,9 +80,9 @@ class GRMRewardPipeline(Pipeline):
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
         max_new_tokens (`int`, *optional*):
             Longest critique. Defaults to the generation config's, else to 1024 or half of the context, if less.
-        seed (`int`, *optional*): Makes all draws repeatable, whatever the batch. 0 under greedy decoding, else random.
+        seed (`int`, *optional*): Makes all draws repeatable, in any batch. 0 under greedy decoding, else random.
         early_stopping (`str` or `float`, *optional*):
-            Stop when the winner is certain (`"exact"`), or wrong with at most this probability (a `float`), see
+            Stop when the winner is certain (`"exact"`), or wrong with at most this probability, see
             [`~trl_spct.judge.stopping.decided`]. Not for rows in blocks, or single responses without `binary`.
 
         > Voting
@@ -96,25 +91,24 @@ class GRMRewardPipeline(Pipeline):
             `"top"`: the `k_meta` critiques that the Meta RM scores best vote. `"soft"` (not in the paper): all vote,
             weighted by the probability that they are correct. Defaults to the Meta RM's config, else to `"top"`.
         k_meta (`int` or `float`, *optional*):
-            Number of critiques that vote, or their share of k. Defaults to the Meta RM's config, else to
-            `max(1, k // 2)` (paper). Where the config says 1.0, critiques have no meta scores unless this is set.
+            Critiques that vote, or their share of k. Defaults to the Meta RM's config, else to `max(1, k // 2)`
+            (paper). Where the config says 1.0, critiques have no meta scores unless this is set.
 
         > Prompt
 
-        template (`str`, *optional*):
-            Prompt template, see [`judge_template`]. Defaults to the one in the judge's config, else to `"paper"`.
+        template (`str`, *optional*): See [`judge_template`]. Defaults to the judge's config, else to `"paper"`.
             `"official"`: the prompt on the judge's model card, or else on that of `BBQGOD/DeepSeek-GRM-27B`.
         chat_template_kwargs (`dict`, *optional*):
-            Variables of the chat template, such as `{"enable_thinking": False}`; saved with the judge. Defaults to
-            those in the judge's config. A Meta RM without its own reads them too; an engine has its own.
+            Variables of the chat template, such as `{"enable_thinking": False}`, saved with the judge. Defaults to its
+            config. A Meta RM without its own reads them too; an engine has its own.
         order (`str`, *optional*, defaults to `"balanced"`):
-            Order in which each critique reads the responses: rotations of a random order in turn (`"balanced"`, not in
-            the paper), a fresh one each (`"random"`, paper), or the row's (`"fixed"`).
+            How each critique reads the responses: in rotations of a random order (`"balanced"`, not in the paper), in
+            a random order of its own (`"random"`, paper), or in that of the row (`"fixed"`).
         binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 for single responses, as in training.
         max_responses_per_prompt (`int` or `str`, *optional*):
             Judge rows with more responses in blocks that share one (not in the paper); `"auto"`: as many as fit.
         truncation (`str`, *optional*):
-            `"fair"` cuts the texts of rows that exceed the judge's context, all responses alike, see
+            `"fair"` cuts the texts of rows that exceed the judge's context, see
             [`~trl_spct.judge.truncation.fit_preference`]. By default these rows are refused.
     """
 
@@ -225,13 +219,13 @@ class GRMRewardPipeline(Pipeline):
         )
 
     def find_template(self, name: str | None = None) -> str:
-        """The name of the template: this one, else the pipeline's, else the one that the judge was trained with."""
+        """The name of the template: this one, else the pipeline's, else the judge's."""
         name = name or self.preset.get("template")
         stored = described(self.model.config)
         if self.engine is not None and name is None and "template" not in stored:
             logger.warning_once(  # type: ignore[attr-defined]  # transformers adds it to all loggers
-                "Judging with template 'paper', since a server does not name the template of its judge. Pass "
-                "`template=` if the judge was trained with another one."
+                "Judging with template 'paper', since the server names none. Pass `template=` if the judge was "
+                "trained with another one."
             )
         template = official_template(name or stored.get("template", "paper"), self.model.config)
         digests = [judge_template(template, binary).digest for binary in (False, True)]
@@ -257,7 +251,7 @@ class GRMRewardPipeline(Pipeline):
         firsts: Sequence[int] | None = None,
         **sampling,
     ) -> list[list[Sample]]:
-        """Samples of prompts, `counts` of each from the numbers `firsts` on, by the model or the engine."""
+        """Samples of prompts, `counts` of each from the numbers `firsts` on."""
         if firsts is not None and any(firsts):
             sampling["first"] = firsts
         if self.engine is not None:
@@ -279,11 +273,10 @@ class GRMRewardPipeline(Pipeline):
             inputs (mapping, [`Preference`] or rows):
                 A row in any shape that [`Preference.from_row`] reads; the judge never sees labels. A list of rows is
                 checked before the first is judged; an iterator or a `datasets.Dataset` gives an iterator.
-            batch_size (`int`, *optional*): As for the pipeline.
             occurrences (iterable of `int`, *optional*):
-                For each row, the number of equal rows before it, from [`~trl_spct.judge.orders.count_occurrences`], if
-                the call holds a part of a dataset.
-            **options: Options of judging, which precede those of the pipeline.
+                The number of equal rows before each row, see [`~trl_spct.judge.orders.count_occurrences`], if the call
+                holds a part of a dataset.
+            batch_size, **options: As for the pipeline, whose options they precede.
 
         Returns:
             For each row a `dict`:
@@ -297,7 +290,7 @@ class GRMRewardPipeline(Pipeline):
               the score is `None` for responses outside of the block.
             - `truncated` (`dict` or `None`): tokens cut from the `query`, each of the `responses` and the `reference`,
               and the groups of different responses that were `made_equal` by it.
-            - `blocks` (`dict` or `None`): the `responses` of each block, the `anchor` in all of them, and its mean
+            - `blocks` (`dict` or `None`): the `responses` of each block, the `anchor` that all share, and its mean
               score in each (`anchor_scores`).
 
         Raises:
@@ -414,8 +407,8 @@ class GRMRewardPipeline(Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, include_code: bool = False, **kwargs) -> None:
         """Saves the judge and its tokenizer as a plain model repository, and its Meta RM in a folder of it.
 
-        With `include_code` the code of the pipeline is copied as well, so that `pipeline("grm-reward", …,
-        trust_remote_code=True)` works without this package. `kwargs` are for the model's `save_pretrained`.
+        With `include_code` the pipeline's code is copied too, for `pipeline("grm-reward", …, trust_remote_code=True)`
+        without this package. `kwargs` are for the model's `save_pretrained`.
         """
         if self.engine is not None:
             raise ValueError("Found an engine, whose model is not in this process; there is nothing to save.")
@@ -464,12 +457,10 @@ class GRMRewardPipeline(Pipeline):
         tags: Sequence[str] = (),
         **options,
     ) -> str:
-        """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub, with a model card, and returns the URL
-        of the commit.
+        """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub, with a model card, see
+        [`~trl_spct.judge.judge_card.write_judge_card`], and returns the URL of the commit.
 
-        The card is the one in the repository, if it has one, else the one of the judge's source, if it is a judge's,
-        else a short one, see [`~trl_spct.judge.judge_card.write_judge_card`]. Arguments are as for
-        [`~transformers.utils.PushToHubMixin.push_to_hub`]; other `options` are for
+        Arguments are as for [`~transformers.utils.PushToHubMixin.push_to_hub`]; other `options` are for
         [`~huggingface_hub.HfApi.upload_folder`].
         """
         with tempfile.TemporaryDirectory() as folder:

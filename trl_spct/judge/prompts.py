@@ -57,14 +57,14 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
 
 
 def portable_template(template: str) -> str:
-    """What a judge's config holds of its template: the text in place of a file's path, any other name as it is."""
+    """A template's name as a judge's config holds it: the text in place of a file's path."""
     if template in TEMPLATES or _is_text(template) or not os.path.isfile(template):
         return template
     return _file_text(os.path.abspath(template))
 
 
 def template_name(template: str) -> str:
-    """A template's name on a card: a digest in place of a text, or of a file's path on this machine."""
+    """A template's name on a card: a digest in place of a text or of a file's path."""
     text = portable_template(template)
     return f"text {judge_template(text).digest}" if _is_text(text) else template
 
@@ -88,16 +88,14 @@ def judge_messages(
 ) -> list[dict[str, str]]:
     """The judge's prompt: one user turn, without a system turn (paper, section 2.1) unless the template has one.
 
+    Responses are in the order of the preference. Principles and reference follow the conversation, each under its
+    heading (not in the paper).
+
     Args:
-        preference ([`Preference`]):
-            The responses are rendered in its order. Principles and reference follow the conversation, each under its
-            heading (not in the paper).
         template (`str`, *optional*, defaults to `"paper"`): See [`judge_template`].
-        binary (`bool`, *optional*, defaults to `False`):
-            Ask for 0 or 1 on a single response, as in training (section 2.2), instead of a score from 1 to 10.
+        binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 on a single response (section 2.2).
         hint (`bool`, *optional*, defaults to `False`): Append [`hint_line`] (section 2.3).
-        special_tokens (iterable of `str`, *optional*):
-            The tokenizer's special tokens, which are broken up where user text spells them.
+        special_tokens (iterable of `str`, *optional*): The tokenizer's, which are broken up in user text.
     """
     if binary and len(preference) != 1:
         raise ValueError(f"Found `binary=True` with {len(preference)} responses; expected a single one.")
@@ -125,12 +123,8 @@ def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) 
 def hint_line(preference: Preference, template: JudgeTemplate | None = None, strength: float | None = None) -> str:
     """The line that names the best response by its number, or the label of a single one (paper, section 2.3).
 
-    Args:
-        preference ([`Preference`]): With labels; the number is the one in its order.
-        template ([`JudgeTemplate`], *optional*): The template of the prompt, for its labels.
-        strength (`float`, *optional*):
-            The `preference_strength` of HelpSteer2-Preference, from -3 to 3, which the paper adds to the hint; its
-            wording is not stated **[?]**.
+    `strength` is the `preference_strength` of HelpSteer2-Preference, from -3 to 3, which the paper adds to the hint
+    in words that it does not state **[?]**.
     """
     if preference.labels is None:
         raise ValueError("A hint needs labels; this preference has none.")
@@ -170,37 +164,26 @@ def _fenced(preference: Preference, fence: Fence, speaker: bool = True) -> tuple
     return conversation, tuple(fence(response) for response in preference.responses)
 
 
-def read_card_template(card: str | os.PathLike, revision: str | None = None) -> JudgeTemplate:
+def read_card_template(repository: str | os.PathLike) -> JudgeTemplate:
     """The template that the Python code on a judge's model card renders, to the character. The code is not run.
 
-    Args:
-        card (`str` or `os.PathLike`):
-            A repository on the Hub or in the cache, a folder with a checkpoint, or the text of a card.
-        revision (`str`, *optional*): Branch, tag or commit of the repository.
+    `repository` is on the Hub or in the cache, or a folder with a checkpoint.
     """
-    text, home = str(card), "the card"
-    if "\n" not in text:
-        text, home = _read_card(text, revision), f"{CARD} of {text}"
-    try:
-        return template_of_card(text)
-    except ValueError as error:
-        raise ValueError(
-            f"Could not read the judge's prompt from {home}: {error} Write the prompt to a text file, with "
-            "{conversation} and {responses} in their places, and pass its path as `template`."
-        ) from error
-
-
-def _read_card(repository: str, revision: str | None) -> str:
     from transformers.utils import cached_file  # the rest of this module needs the standard library only
 
     try:
-        file = cached_file(repository, CARD, revision=revision)
+        file = cached_file(repository, CARD)
     except (OSError, ValueError) as error:  # the latter for an invalid name
-        at = f" at {revision}" if revision else ""
         raise OSError(
-            f"Could not read {CARD} of {repository!r}{at}, the model card with the judge's prompt: {error} Fetch it "
-            f"once with `hf download {repository} {CARD}`, or name a folder or a repository that holds it: "
+            f"Could not read {CARD} of {repository!r}, the model card with the judge's prompt: {error} Fetch it once "
+            f"with `hf download {repository} {CARD}`, or name a folder or a repository that holds it: "
             f'`template="{OFFICIAL}:FOLDER"`.'
         ) from error
-    with open(file, encoding="utf-8") as opened:
-        return opened.read()
+    try:
+        with open(file, encoding="utf-8") as opened:
+            return template_of_card(opened.read())
+    except ValueError as error:
+        raise ValueError(
+            f"Could not read the judge's prompt from {CARD} of {repository}: {error} Write the prompt to a text file, "
+            "with {conversation} and {responses} in their places, and pass its path as `template`."
+        ) from error

@@ -30,8 +30,7 @@ class JudgeTemplate:
     """The fixed text around a preference, and the form in which the judge writes its scores.
 
     Args:
-        instructions (`str`): Everything before the conversation.
-        output_format (`str`): Everything after the responses.
+        instructions, output_format (`str`): Everything before the conversation, and behind the responses.
         score_range (`tuple[int, int]`): Lowest and highest score.
         numbered (`bool`): Whether response blocks carry their number.
         before (`tuple[str, str, str]`): The text before the conversation, the responses and the output format.
@@ -68,25 +67,19 @@ class JudgeTemplate:
     def from_text(cls, text: str, **options) -> "JudgeTemplate":
         """A template from a whole prompt with the places `{conversation}` and `{responses}`.
 
-        All other text is literal, braces included. Options may precede the prompt between two lines `---`, one a line
-        as `name: value`, with a value in JSON or as plain text:
+        All other text is literal, braces included. Arguments may precede the prompt between two lines `---`, one a
+        line, with a value in JSON or as plain text; `options` override them:
 
-        ```python
-        >>> template = JudgeTemplate.from_text(
-        ...     '''---
-        ... labels: ["A", "B"]
-        ... score_form: <scores>{scores}</scores>
-        ... ---
-        ... Score both.
-        ... {conversation}
-        ... {responses}
-        ... Answer in tags.'''
-        ... )
+        ```text
+        ---
+        labels: ["A", "B"]
+        score_form: <scores>{scores}</scores>
+        ---
+        Score both.
+        {conversation}
+        {responses}
+        Answer in tags.
         ```
-
-        Args:
-            text (`str`): The prompt.
-            **options: Arguments of the template; they override those in the text.
         """
         if text.startswith(_OPTIONS):
             header, _, text = text.removeprefix(_OPTIONS).partition("\n" + _OPTIONS)
