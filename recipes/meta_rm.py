@@ -35,7 +35,7 @@ from trl_spct.data.loading import (
     load_preferences,
     set_model_init_kwargs,
 )
-from trl_spct.data.meta_rows import prepare_meta_rows, push_meta_rows
+from trl_spct.data.meta_rows import prepare_meta_rows
 from trl_spct.data.preparation import split_by_query
 from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
 from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
@@ -68,9 +68,6 @@ class MetaRMScriptArguments(ScriptArguments):
         32, "Critiques per held-out row, at T = 0.5, that choose the guidance. 0 keeps the paper's k/2."
     )
     choose_rows: int = helped(512, "Largest number of held-out rows that are judged for the choice.")
-    rows_hub_repo: str | None = helped(
-        None, "Dataset repository to push the rows to, with their card. They are written to rows/ in any case."
-    )
 
 
 def main(script_args, training_args, model_args, dataset_args):
@@ -96,10 +93,7 @@ def main(script_args, training_args, model_args, dataset_args):
     )
     trainer.accelerator.print(data)
     if trainer.accelerator.is_main_process:
-        rows, repo_id = data.save(os.path.join(training_args.output_dir, "rows")), script_args.rows_hub_repo
-        if repo_id:
-            with trainer.tolerating_push_errors():
-                push_meta_rows(rows, repo_id, training_args.hub_private_repo, training_args.hub_token)
+        data.save(os.path.join(training_args.output_dir, "rows"))
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     if data.held_out is not None:
         trainer.evaluate()

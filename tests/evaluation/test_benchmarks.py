@@ -459,6 +459,12 @@ def test_rows_of_ones_own(tmp_path):
         rows_benchmark("mine", "f1")
 
 
+def test_an_id_of_zero_is_an_id():
+    rows = [{**ROWS[0], "id": 7}, {**ROWS[0], "id": 0}, {**ROWS[0], "id": None}]
+    loaded = load_rows(rows_benchmark("mine"), rows)
+    assert [item.id for item in loaded.items] == ["7", "0", "2"]
+
+
 def test_rows_keep_the_numbers_of_the_users_file():
     rows = [ROWS[0], {"query": "no responses"}, {**ROWS[2], "id": None}]
     loaded = load_rows(rows_benchmark("mine"), rows, invalid_rows="drop")

@@ -97,7 +97,7 @@ def client_push_all(folder):
         SPCTTrainer,
     )
     from trl_spct.data.loading import finish
-    from trl_spct.data.meta_rows import prepare_meta_rows, push_meta_rows
+    from trl_spct.data.meta_rows import prepare_meta_rows
 
     pushed = {**CPU, "push_to_hub": True}
     judging = {"template": "compact", "max_completion_length": 8, "gradient_checkpointing": False}
@@ -115,11 +115,10 @@ def client_push_all(folder):
     finish(spct, f"{USER}/preferences")
 
     data = prepare_meta_rows({"rft": rft.trajectories}, 0.5)
-    push_meta_rows(data.save(f"{folder}/meta-rows"), "meta-rows")
     args = MetaRMTrainingConfig(f"{folder}/meta", template="compact", **pushed)
     meta = MetaRMTrainer(f"{USER}/base", args=args, train_dataset=data.train, eval_dataset=data.held_out)
     meta.train()
-    finish(meta, f"{USER}/meta-rows")
+    finish(meta, f"{USER}/preferences")
 
     judge = pipeline("grm-reward", model=f"{USER}/rft", meta_rm=f"{USER}/meta", max_new_tokens=4)
     judge.push_to_hub("guided")
@@ -166,8 +165,6 @@ def test_datasets_are_pushed_with_cards_and_without_manifests(hub, pushed):
         "shard-00000.parquet",
     }
     assert found.private
-    rows = hub.repository(f"{USER}/meta-rows", "dataset")
-    assert {"README.md", "train.parquet", "test.parquet"} == set(rows.files) - {".gitattributes"}
 
 
 def test_nothing_that_is_pushed_names_a_place_on_this_machine(hub, pushed):
@@ -191,7 +188,6 @@ def client_read_all():
     return {
         "meta": [type(meta).__name__, meta.config.num_labels, meta.config.meta_rm],
         "trajectories": load_dataset(f"{USER}/trajectories")["train"].num_rows,
-        "meta-rows": {name: rows.num_rows for name, rows in load_dataset(f"{USER}/meta-rows").items()},
         "guided": guided(ROW, **options)["critiques"],
         "lora": [lora.model.config.grm["template"], len(lora(ROW, **options)["critiques"])],
     }
@@ -214,7 +210,7 @@ def stranger(hub, pushed, tmp_path_factory):
 def test_all_of_it_is_read_back(pushed, stranger):
     found = stranger[1]["read"]
     assert found["meta"][:2] == ["LlamaForSequenceClassification", 1] and "tokenizer" in found["meta"][2]
-    assert found["trajectories"] == 16 and sum(found["meta-rows"].values()) > 0
+    assert found["trajectories"] == 16
     assert found["guided"] == pushed[1], "the same judge and the same Meta RM"
     assert found["lora"] == ["compact", 2]
 
@@ -234,7 +230,7 @@ def test_cards_of_models_name_what_they_were_made_from(name, hub, pushed):
     head, text = card(hub, name)
     assert head["base_model"] == f"{USER}/base" and head["license"] == "apache-2.0"
     assert f"License: `apache-2.0`, as that of {USER}/base." in text
-    assert head["datasets"] in ([f"{USER}/preferences"], f"{USER}/preferences", f"{USER}/meta-rows")
+    assert head["datasets"] in ([f"{USER}/preferences"], f"{USER}/preferences")
 
 
 @pytest.mark.parametrize("name", ["guided", "with-code"])
@@ -273,7 +269,6 @@ def test_the_snippets_of_a_card_run(stranger):
         ("lora", "model", 0, 2),
         ("guided", "model", 0, 2),
         ("rft", "model", 1, 1),
-        ("meta-rows", "dataset", 1, 1),
     ],
 )
 def test_the_snippets_of_cards_run(name, kind, trains, count, hub, pushed, tmp_path):
@@ -446,16 +441,14 @@ def client_refused(folder):
     """Trajectories that cannot be pushed do not keep the judge from being trained, and are told of at the end."""
     from trl_spct import RejectiveSampler, RejectiveSamplerConfig
     from trl_spct.data.loading import finish
-    from trl_spct.data.meta_rows import prepare_meta_rows, push_meta_rows
-    from trl_spct.judge.hub import PushError
+    from trl_spct.judge.hub import PushError, push_folder
 
     pushed = {"push_to_hub": True, "hub_model_id": "refused", "trajectories_hub_repo": "refused-rows"}
     args = RejectiveSamplerConfig(folder, template="compact", max_completion_length=8, **pushed, **CPU)
     trainer = RejectiveSampler(f"{USER}/base", args=args, train_dataset=preference_rows(), sampler=told)
     trainer.train()
     try:
-        rows = prepare_meta_rows({"rft": trainer.trajectories}, 0.5).save(f"{folder}/rows")
-        push_meta_rows(rows, "refused")
+        push_folder(f"{folder}/trajectories", "refused")
     except PushError as error:
         said = str(error)
     try:

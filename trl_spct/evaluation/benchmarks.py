@@ -382,4 +382,5 @@ def preference_items(rows: Iterable[Row], numbers: Iterable[int], group_column: 
         if group_column is not None and group_column not in row:
             raise ValueError(f"Row {number} has no column `{group_column}`; found {sorted(row)}.")
         group = "rows" if group_column is None else str(row[group_column])
-        yield Item(str(row.get("id") or number), group, (replace(preference, labels=None),), (preference.labels,))
+        identity = number if row.get("id") in (None, "") else row["id"]
+        yield Item(str(identity), group, (replace(preference, labels=None),), (preference.labels,))
