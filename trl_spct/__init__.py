@@ -18,8 +18,7 @@ _EXPORTS = {
     "evaluation.guidance": ["choose_guidance", "store_guidance"],
     "trainers.meta_rm_config": ["MetaRMTrainingConfig"],
     "trainers.meta_rm_trainer": ["MetaRMTrainer"],
-    "judge.configuration_meta_rm": ["MetaRMConfig"],
-    "judge.modeling_meta_rm": ["MetaRMForSequenceClassification"],
+    "judge.modeling_meta_rm": ["MetaRMConfig", "MetaRMForSequenceClassification"],
     "judge.outcomes": ["is_correct", "meta_label", "outcome_reward"],
     "judge.pipelines": ["GRMRewardPipeline"],
     "judge.preferences": ["Preference"],
@@ -50,10 +49,9 @@ def __dir__():
 
 
 def register() -> None:
-    """Registers the pipeline task `"grm-reward"` and the Meta RM's Auto classes with transformers."""
-    from .judge import modeling_meta_rm, pipelines
+    """Registers the pipeline task `"grm-reward"` with transformers."""
+    from .judge import pipelines
 
-    modeling_meta_rm.register()
     pipelines.register()
 
 

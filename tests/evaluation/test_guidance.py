@@ -23,8 +23,7 @@ from trl_spct.evaluation.guidance import (
     store_guidance,
 )
 from trl_spct.evaluation.judgments import scaling_results
-from trl_spct.judge.configuration_meta_rm import MetaRMConfig
-from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
+from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, native_config
 from trl_spct.judge.voting import Guidance
 
 
@@ -177,7 +176,7 @@ def test_names_and_the_printed_table():
 
 def tiny_meta(initializer_range=0.3, **entry):
     torch.manual_seed(0)
-    config = MetaRMConfig(backbone_config=tiny_config("llama", initializer_range=initializer_range), **entry)
+    config = native_config(tiny_config("llama", initializer_range=initializer_range), entry)
     return MetaRMForSequenceClassification(config).eval()
 
 

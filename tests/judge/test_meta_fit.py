@@ -7,9 +7,8 @@ from tiny_models import CHAT_TEMPLATE, tiny_causal_lm, tiny_config, tiny_tokeniz
 from transformers import pipeline
 
 import trl_spct  # noqa: F401  registers the pipeline
-from trl_spct.judge.configuration_meta_rm import MetaRMConfig
 from trl_spct.judge.meta_scoring import check_fit, check_template, tokenizer_digest
-from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
+from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, native_config
 from trl_spct.judge.prompts import judge_template
 
 
@@ -20,7 +19,7 @@ ROW = {"query": "Name a prime.", "responses": ["4", "7"]}
 
 def meta_rm(vocab_size=262, **entry):
     torch.manual_seed(0)
-    config = MetaRMConfig(backbone_config=tiny_config("llama", vocab_size=vocab_size), **entry)
+    config = native_config(tiny_config("llama", vocab_size=vocab_size), entry)
     return MetaRMForSequenceClassification(config).eval()
 
 

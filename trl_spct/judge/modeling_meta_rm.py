@@ -1,8 +1,10 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """The Meta RM: a decoder with one logit, "is this critique correct?" (paper, sections 2.4 and 6)."""
 
+import copy
 import functools
 import os
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,7 +13,6 @@ from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -20,13 +21,73 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .compat import CACHE
-from .configuration_meta_rm import MetaRMConfig, native_config, require_one_label
 from .repositories import HUB_KWARGS, adapter_base, read_json, with_adapter
+from .voting import Guidance
 
 
 EXTRAS_NAME = "meta_rm.json"
 """Beside an adapter, which is saved without a config: the content of `config.meta_rm`."""
+_LABEL = "correct"
 _WEIGHT_KWARGS = ("dtype", "torch_dtype", "quantization_config")
+
+
+@dataclass
+class MetaRMConfig:
+    """
+    What `config.meta_rm` of a Meta RM says beside the decoder's own config.
+
+    Args:
+        k_meta (`int` or `float`, *optional*):
+            How many critiques vote, or which share of all k, see [`num_voters`]. `None` stands for `max(1, k // 2)`,
+            the paper's k/2 **[P]**. [`choose_guidance`] finds the best one.
+        guide (`str`, *optional*): `"top"`, the default, or `"soft"`, see [`~trl_spct.judge.voting.Guidance`].
+        template (`str`, *optional*):
+            [`JudgeTemplate.digest`] of the prompt whose critiques this Meta RM learned from.
+        tokenizer (`str`, *optional*): Digest of the tokenizer and chat template that it was trained with.
+    """
+
+    k_meta: int | float | None = None
+    guide: str | None = None
+    template: str | None = None
+    tokenizer: str | None = None
+
+    def __post_init__(self):
+        Guidance(self.k_meta, self.guide or "top")
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """The values that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def native_config(config: PreTrainedConfig, extras: dict[str, Any] | None = None) -> PreTrainedConfig:
+    """
+    A copy of a decoder's config with one label, binary cross-entropy and a `meta_rm` entry, in which `extras` win.
+
+    A config that has them comes back as it is. Two labels without a classification architecture are what every config
+    starts with, and count as unset; any other number is refused.
+    """
+    if not isinstance(config, PreTrainedConfig):
+        raise TypeError(f"Found a config of type {type(config).__name__}; expected a `PreTrainedConfig`.")
+    stored, problem = getattr(config, "meta_rm", None), "multi_label_classification"
+    if extras is None and isinstance(stored, dict) and (config.num_labels, config.problem_type) == (1, problem):
+        return config
+    config = copy.deepcopy(config)
+    classifies = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if config.num_labels == 2 and not classifies:
+        config.id2label, config.label2id = {0: _LABEL}, {_LABEL: 0}
+    _require_one_label(config.num_labels)
+    config.problem_type = problem
+    config.meta_rm = {**(stored or {}), **(extras or {})}
+    return config
+
+
+def _require_one_label(num_labels: int) -> None:
+    if num_labels != 1:
+        raise ValueError(
+            f"Found num_labels={num_labels}; expected 1: a Meta RM gives one logit per critique. Start from a causal "
+            "LM or from a checkpoint with one label, and leave `num_labels` out."
+        )
 
 
 class MetaRMForSequenceClassification(PreTrainedModel):
@@ -42,7 +103,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
     cast to the dtype of the head, which quantized training keeps apart. The loss takes whole labels as well as floats.
 
     Args:
-        config (`PreTrainedConfig` or [`MetaRMConfig`]): A decoder's config, with one label or with none set.
+        config (`PreTrainedConfig`): A decoder's config, with one label or with none set.
 
     Example:
 
@@ -55,14 +116,13 @@ class MetaRMForSequenceClassification(PreTrainedModel):
     ```
     """
 
-    config_class = MetaRMConfig
     # `Trainer` divides the loss by the accumulation steps only for models that say so.
     accepts_loss_kwargs = False
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
 
     def __new__(cls, config: PreTrainedConfig | None = None, *args, **kwargs):
         if cls is MetaRMForSequenceClassification:
-            cls = _class_for(native_config(config))
+            cls = meta_rm_class(type(native_config(config)))  # type: ignore[arg-type]
         return super().__new__(cls)
 
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
@@ -78,7 +138,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         cls,
         pretrained_model_name_or_path: str | os.PathLike,
         *model_args,
-        config: PreTrainedConfig | str | os.PathLike | None = None,
+        config: PreTrainedConfig | MetaRMConfig | str | os.PathLike | None = None,
         **kwargs,
     ) -> "MetaRMForSequenceClassification":
         """
@@ -87,14 +147,14 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`): A folder or a Hub id.
-            config (`PreTrainedConfig` or `str`, *optional*):
-                Replaces the checkpoint's config. A [`MetaRMConfig`] without a backbone only adds its own values.
+            config (`PreTrainedConfig`, `str` or [`MetaRMConfig`], *optional*):
+                Replaces the checkpoint's config; a [`MetaRMConfig`] adds its values to it.
             **kwargs: As for [`~transformers.PreTrainedModel.from_pretrained`].
         """
         path = pretrained_model_name_or_path
         if cls is not MetaRMForSequenceClassification:
             return super().from_pretrained(path, *model_args, config=config, **kwargs)
-        require_one_label(kwargs.pop("num_labels", 1))
+        _require_one_label(kwargs.pop("num_labels", 1))
         if kwargs.get("subfolder") and os.path.isdir(path):
             # beside a whole judge transformers would take this one for the base of an adapter in a subfolder
             path = os.path.join(path, kwargs.pop("subfolder"))
@@ -102,15 +162,15 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         base = adapter_base(path, **hub)
         if base is not None:
             return cls._from_adapter(path, base, hub, *model_args, config=config, **kwargs)
-        extras: dict[str, Any] | None = None
-        if isinstance(config, MetaRMConfig) and config.backbone is None and config.backbone_config is None:
+        extras = None
+        if isinstance(config, MetaRMConfig):
             extras, config = config.extras, None
         if not isinstance(config, PreTrainedConfig):
             weights = {name: kwargs.pop(name) for name in _WEIGHT_KWARGS if name in kwargs}
             config, kwargs = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **kwargs)
             kwargs = {**kwargs, **hub, **weights}
         config = native_config(config, extras)
-        return _class_for(config).from_pretrained(path, *model_args, config=config, **kwargs)
+        return meta_rm_class(type(config)).from_pretrained(path, *model_args, config=config, **kwargs)  # type: ignore[arg-type]
 
     @classmethod
     def _from_adapter(
@@ -147,23 +207,12 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         require_head(info, pretrained_model_name_or_path)
         return model
 
-    @classmethod
-    def _from_config(cls, config: PreTrainedConfig, **kwargs):
-        if cls is not MetaRMForSequenceClassification:
-            return super()._from_config(config, **kwargs)
-        config = native_config(config)
-        return _class_for(config)._from_config(config, **kwargs)
-
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        cache: Any | None = None,
-        inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
         r"""
@@ -173,23 +222,16 @@ class MetaRMForSequenceClassification(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Padded left or right.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for tokens, 0 for padding.
             labels (`torch.Tensor` of shape `(B,)` or `(B, 1)`, *optional*): 1 if the critique is correct, else 0.
+            **kwargs: For the decoder.
 
         Returns:
             [`~transformers.modeling_outputs.SequenceClassifierOutputWithPast`] with unbounded `logits` of shape
             `(B, 1)` and, with labels, their binary cross-entropy as `loss`.
         """
-        cache = kwargs.pop("past_key_values", cache)  # its name before transformers 5.24
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            CACHE: cache,
-            "inputs_embeds": inputs_embeds,
-            "use_cache": use_cache,
-        }
         # Some decoders do not know every name, so that only those with a value are passed on.
-        outputs = self.base_model(**{name: value for name, value in inputs.items() if value is not None}, **kwargs)
-        if cache is not None and attention_mask is not None:  # it covers the cached tokens, too
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        outputs = self.base_model(**{name: value for name, value in inputs.items() if value is not None})
+        if kwargs.get(CACHE) is not None and attention_mask is not None:  # it covers the cached tokens, too
             attention_mask = attention_mask[:, -outputs.last_hidden_state.shape[1] :]
         pooled = last_attended(outputs.last_hidden_state, attention_mask)
         logits = self.score(pooled.to(self.score.weight.dtype))
@@ -248,10 +290,6 @@ def meta_rm_class(config_class: type[PreTrainedConfig]) -> type[MetaRMForSequenc
     return type(native.__name__, (MetaRMForSequenceClassification, native), body)
 
 
-def _class_for(config: PreTrainedConfig) -> type[MetaRMForSequenceClassification]:
-    return meta_rm_class(type(config))  # type: ignore[arg-type]  # classes are hashable
-
-
 def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
     """Turns a native classifier with one label into a Meta RM, in place and without copying weights.
 
@@ -260,27 +298,16 @@ def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
     if isinstance(model, MetaRMForSequenceClassification):
         return model
     native = _native_class(type(model.config))
-    if type(model) is not native:
+    if type(model) is not native or "forward" in vars(model):
         raise TypeError(
-            f"Found a {type(model).__name__}; expected a {native.__name__} with one label. Load the checkpoint with "
-            "`MetaRMForSequenceClassification.from_pretrained`."
+            f"Found a {type(model).__name__}; expected a {native.__name__} with one label and without hooks "
+            "(`device_map`). Load the checkpoint with `MetaRMForSequenceClassification.from_pretrained`."
         )
-    if "forward" in vars(model):
-        raise TypeError(
-            f"Found a {type(model).__name__} whose `forward` was replaced by hooks (`device_map`); expected a plain "
-            "one. Load the checkpoint with `MetaRMForSequenceClassification.from_pretrained(…, device_map=…)`."
-        )
-    require_one_label(model.config.num_labels)
+    _require_one_label(model.config.num_labels)
     model.config.problem_type = "multi_label_classification"
     model.config.meta_rm = getattr(model.config, "meta_rm", None) or {}
-    model.__class__ = _class_for(model.config)
+    model.__class__ = meta_rm_class(type(model.config))  # type: ignore[arg-type]  # classes are hashable
     return model
-
-
-def register() -> None:
-    """Makes the Auto classes know [`MetaRMConfig`] and [`MetaRMForSequenceClassification`]. May be called twice."""
-    AutoConfig.register(MetaRMConfig.model_type, MetaRMConfig, exist_ok=True)
-    AutoModelForSequenceClassification.register(MetaRMConfig, MetaRMForSequenceClassification, exist_ok=True)
 
 
 def _native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
