@@ -19,17 +19,12 @@ if CHECKPOINTING not in inspect.signature(TrainingArguments).parameters:
 class JudgeArguments:
     """Mixin for configurations of TRL."""
 
-    template: str | None = field(
-        default=None,
-        metadata={"help": "Prompt template: `paper`, `compact` or `official`; the judge's own by default."},
-    )
+    template: str | None = field(default=None, metadata={"help": "Prompt template; the judge's own by default."})
     invalid_rows: str = field(
-        default="error",
-        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+        default="error", metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]}
     )
     chat_template_kwargs: dict | str | None = field(
-        default=None,
-        metadata={"help": "Variables of the chat template, as JSON in a string; the judge's own by default."},
+        default=None, metadata={"help": "Variables of the chat template as JSON; the judge's own by default."}
     )
 
     def __post_init__(self):
@@ -61,25 +56,23 @@ class PreferenceArguments(JudgeArguments):
 
     Args:
         template (`str`, *optional*):
-            Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one that the judge was
-            trained with, as its configuration says, or `"paper"`.
+            Prompt template, see [`~trl_spct.judge.prompts.judge_template`]. By default the one in the judge's
+            configuration, or `"paper"`.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             What to do with rows that cannot be used, or that a server refuses to complete: `"error"` names the first
             one, `"drop"` counts them by cause.
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, such as `{"enable_thinking": False}`, stored with the judge for all later
-            prompts. By default those that the judge was trained with. An engine that samples has its own.
+            prompts. By default those in its configuration. An engine that samples has its own.
         max_context_length (`int`, *optional*):
             Longest prompt and critique together, in tokens; the model's own context by default. [?]
         shuffle_responses (`bool`, *optional*, defaults to `True`):
-            Whether the responses are put into a random order, recorded as `order` and drawn from `seed` and the row;
-            in [`SPCTTrainer`] a fresh one each time a row is read in training. [I]
+            Whether the responses are put into a random order, drawn from `seed` and the row; in [`SPCTTrainer`] a
+            fresh one each time a row is read in training. [I]
         source (`str`, *optional*):
             Adapter for public data in its own schema, see [`~trl_spct.data.sources`]. Known schemas are recognized.
     """
 
-    max_context_length: int | None = field(
-        default=None, metadata={"help": "Longest prompt and critique together; the model's context by default."}
-    )
+    max_context_length: int | None = field(default=None, metadata={"help": "Longest prompt and critique together."})
     shuffle_responses: bool = field(default=True, metadata={"help": "Put responses into a random order."})
     source: str | None = field(default=None, metadata={"help": "Adapter for public data in its own schema."})

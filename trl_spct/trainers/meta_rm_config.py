@@ -18,39 +18,30 @@ class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
     Args:
         max_length (`int`, *optional*, defaults to `8192`):
             Longest conversation in tokens: query, responses and critique. Longer rows are invalid, and never
-            truncated, since the scores come last. The default is Gemma-2's context. `None` for no limit. [?]
+            truncated, since the scores come last. The default is Gemma-2's context; `None` for no limit. [?]
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             What happens to rows that cannot be used, or are too long: `"error"` names the first ones, `"drop"` counts
             them by cause.
         pos_weight (`float`, *optional*):
-            How much more a correct critique weighs in the loss than an incorrect one. Incorrect over correct rows
-            balances the classes: the ranking gains where one is rare, but the logits are no longer
-            probabilities, on which soft voting relies. `None` weighs all alike. [?]
+            Weight of a correct critique in the loss, relative to an incorrect one. Incorrect over correct rows
+            balances the classes, but then the logits are no probabilities, on which soft voting relies. [?]
         template (`str`, *optional*):
-            Name of the judge template whose critiques these are; by default the one of the judge that the Meta RM
-            starts from, if it is one. Its digest is stored with the model, and the pipeline refuses a judge that reads
-            another template.
+            Template of the judge whose critiques these are; by default that of the judge that the Meta RM starts from.
+            Its digest is stored with the model, and the pipeline refuses a judge that reads another one.
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, stored with the model. By default those of the judge that it starts from.
 
     Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?].
 
-    The paper's batch size of 512 [P] is a global figure: `per_device_train_batch_size` × `gradient_accumulation_steps`
-    × processes. The default is [`~transformers.TrainingArguments`]'s 8 per device.
+    The paper's batch size of 512 [P] is `per_device_train_batch_size` × `gradient_accumulation_steps` × processes.
     """
 
     _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]
 
-    learning_rate: float = field(
-        default=1e-5, metadata={"help": "Initial learning rate. The paper's value is 1e-5 at batch size 512."}
-    )
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data; the paper does not say."})
-    max_length: int | None = field(
-        default=8192, metadata={"help": "Longest conversation in tokens. Longer rows are invalid, never truncated."}
-    )
-    pos_weight: float | None = field(
-        default=None, metadata={"help": "Weight of a correct critique in the loss, relative to an incorrect one."}
-    )
+    learning_rate: float = field(default=1e-5, metadata={"help": "Initial learning rate (paper: 1e-5, batch 512)."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the data."})
+    max_length: int | None = field(default=8192, metadata={"help": "Longest conversation in tokens."})
+    pos_weight: float | None = field(default=None, metadata={"help": "Weight of a correct critique in the loss."})
 
     def __post_init__(self):
         super().__post_init__()

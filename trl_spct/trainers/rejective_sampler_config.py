@@ -18,12 +18,11 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
         num_generations (`int`, *optional*, defaults to `3`):
             Unhinted trajectories per row, N_RFT. [P]
         hint (`str`, *optional*, defaults to `"all"`):
-            Which rows are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (rows without a
-            correct unhinted trajectory) or `"none"`. One per item is the paper's number [P]; whether all items had one
-            is not stated [?].
+            Rows that are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (those without a
+            correct unhinted trajectory) or `"none"`. The paper has one per item [P], maybe not of all items [?].
         max_hinted_share (`float`, *optional*, defaults to `1.0`):
-            Cap on the share of hinted trajectories among those that are fine-tuned on, see [`cap_hinted`]: they may
-            take short cuts. The paper has no cap. [?]
+            Cap on the share of hinted trajectories, which may take short cuts, among those that are fine-tuned on.
+            The paper has no cap. [?]
         reject_too_easy (`bool`, *optional*, defaults to `True`):
             Whether rows whose unhinted trajectories are all correct are rejected. [P]
         temperature, top_p (`float`, *optional*, defaults to `1.0`):
@@ -33,52 +32,34 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
         sampling_batch_size (`int`, *optional*, defaults to `64`):
             Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):
-            Rows whose trajectories are written at once. A restart repeats at most one unfinished shard per process.
-            Processes wait for each other for the time of one shard at most, which `ddp_timeout` must allow.
+            Rows whose trajectories are written at once; a restart repeats at most one shard per process. Processes
+            wait for each other for the time of one shard, which `ddp_timeout` must allow.
         trajectories_dir (`str`, *optional*):
             Where trajectories are written. Defaults to `trajectories` in `output_dir`.
         trajectories_hub_repo (`str`, *optional*):
-            Dataset repository on the Hub, such as `"username/reponame"`, that `collect()` pushes the trajectories to
-            with their card. Private if `hub_private_repo` says so.
+            Dataset repository on the Hub that `collect()` pushes the trajectories to; `hub_private_repo` applies.
         general_ratio (`float`, *optional*, defaults to `5.75`):
-            Rows of `general_dataset` per trajectory that is trained on, at most. The paper's ratio is 1070K to 186K.
-            [P]
+            Rows of `general_dataset` per trajectory that is trained on, at most (paper: 1070K to 186K). [P]
     """
 
     _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]
 
-    learning_rate: float = field(
-        default=5e-6, metadata={"help": "Initial learning rate. The paper's value is 5e-6 at batch size 1024."}
-    )
-    max_length: int | None = field(
-        default=None,
-        metadata={"help": "Never truncates by default: a critique without its scores teaches nothing."},
-    )
+    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate (paper: 5e-6, batch 1024)."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest sequence; critiques need their ends."})
     num_generations: int = field(default=3, metadata={"help": "Unhinted trajectories per row (paper: 3)."})
     hint: str = field(
-        default="all",
-        metadata={"help": "Rows sampled once more with a hint.", "choices": ["all", "failed", "none"]},
+        default="all", metadata={"help": "Rows sampled once more with a hint.", "choices": ["all", "failed", "none"]}
     )
-    max_hinted_share: float = field(
-        default=1.0, metadata={"help": "Cap on the share of hinted trajectories among those that are trained on."}
-    )
-    reject_too_easy: bool = field(
-        default=True, metadata={"help": "Reject rows whose unhinted trajectories are all correct."}
-    )
+    max_hinted_share: float = field(default=1.0, metadata={"help": "Cap on the share of hinted trajectories."})
+    reject_too_easy: bool = field(default=True, metadata={"help": "Reject rows that are always judged correctly."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
     sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
     rows_per_shard: int = field(default=256, metadata={"help": "Rows whose trajectories are written at once."})
-    trajectories_dir: str | None = field(
-        default=None, metadata={"help": "Where trajectories are written; `{output_dir}/trajectories` by default."}
-    )
-    trajectories_hub_repo: str | None = field(
-        default=None, metadata={"help": "Dataset repository on the Hub that `collect()` pushes the trajectories to."}
-    )
-    general_ratio: float = field(
-        default=5.75, metadata={"help": "Rows of general data per kept trajectory, at most (paper: 1070K / 186K)."}
-    )
+    trajectories_dir: str | None = field(default=None, metadata={"help": "Default: `{output_dir}/trajectories`."})
+    trajectories_hub_repo: str | None = field(default=None, metadata={"help": "Dataset repository to push to."})
+    general_ratio: float = field(default=5.75, metadata={"help": "Rows of general data per kept trajectory, at most."})
 
     def __post_init__(self):
         super().__post_init__()

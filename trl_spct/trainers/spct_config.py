@@ -17,12 +17,11 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
 
     Args, beside those of [`PreferenceArguments`]:
         share_prompts (`bool`, *optional*, defaults to `True`):
-            Whether a prompt is read once for all critiques of its group, in generation and in training, wherever that
-            is possible and gains; see [`GroupedGRPOTrainer`]. `False` takes TRL's own path.
+            Whether a prompt is read once for all critiques of its group where that is possible and gains, see
+            [`GroupedGRPOTrainer`]. `False` takes TRL's own path.
         eval_votes (`int`, *optional*, defaults to `0`):
-            Critiques per row that vote at each evaluation, at T = 0.5 and in fresh orders (paper, section 6), beside
-            the `num_generations_eval` that the loss is computed on; `0` for none. Logged for every power of two up to
-            it, as `eval_spct/vote@8`.
+            Critiques per row that vote at each evaluation, at T = 0.5 and in fresh orders (paper, section 6); `0` for
+            none. Logged for every power of two up to it, as `eval_spct/vote@8`.
         eval_meta_rm (`str`, *optional*):
             Path or id of a Meta RM that guides the votes, logged as `eval_spct/guided@8`.
         easy_judge (`str`, *optional*):
@@ -36,35 +35,21 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
     `temperature=1.0` [?].
     """
 
-    learning_rate: float = field(
-        default=4e-7, metadata={"help": "Initial learning rate. The paper's value is 4e-7 at batch size 512."}
-    )
-    beta: float = field(
-        default=0.08, metadata={"help": "KL coefficient. Paper: 0.08 for 27B (smaller ones collapse), 0.002 for 16B."}
-    )
+    learning_rate: float = field(default=4e-7, metadata={"help": "Initial learning rate (paper: 4e-7, batch 512)."})
+    beta: float = field(default=0.08, metadata={"help": "KL coefficient (paper: 0.08 for 27B, 0.002 for 16B)."})
     num_generations: int | None = field(default=4, metadata={"help": "Critiques per row, G (paper: 4)."})
-    loss_type: str = field(
-        default="grpo", metadata={"help": "Original GRPO: mean over sequences of per-sequence token means."}
-    )
-    scale_rewards: str = field(
-        default="group", metadata={"help": "Advantage (r - mean) / std within the group, as in the original GRPO."}
-    )
-    use_bias_correction_kl: bool = field(
-        default=False, metadata={"help": "The original GRPO adds the plain k3 estimator to the token loss."}
-    )
-    top_k: int = field(default=0, metadata={"help": "No top-k: critiques are sampled from the whole distribution."})
+    loss_type: str = field(default="grpo", metadata={"help": "Loss; the original GRPO by default."})
+    scale_rewards: str = field(default="group", metadata={"help": "Scale of advantages; as in the original GRPO."})
+    use_bias_correction_kl: bool = field(default=False, metadata={"help": "Not part of the original GRPO."})
+    top_k: int = field(default=0, metadata={"help": "Top-k sampling; none by default."})
     max_completion_length: int | None = field(default=1024, metadata={"help": "Longest critique in tokens."})
     vllm_importance_sampling_correction: bool = field(
         default=False, metadata={"help": "Not part of the original GRPO; only matters with vLLM."}
     )
-    share_prompts: bool = field(
-        default=True, metadata={"help": "Read a prompt once for all critiques of its group where that gains."}
-    )
+    share_prompts: bool = field(default=True, metadata={"help": "Read a prompt once for its group where that gains."})
     eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
     eval_meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes."})
-    easy_judge: str | None = field(
-        default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed before training."}
-    )
+    easy_judge: str | None = field(default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed."})
 
     def __post_init__(self):
         super().__post_init__()
