@@ -3,7 +3,7 @@
 
 import asyncio
 from collections import ChainMap, Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,8 +32,7 @@ _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they j
 class JudgeReward:
     r"""Reward function for [`~trl.GRPOTrainer`]: a judge reads each group of completions in one prompt, k times.
 
-    A generative judge compares: its score of a response depends on the responses beside it. All completions of a
-    prompt therefore form one judgment of n = G responses, and the mean score per vote is the reward.
+    All completions of a prompt form one judgment of n = G responses, and the mean score per vote is the reward.
 
     ```python
     >>> from trl import GRPOTrainer
@@ -45,16 +44,14 @@ class JudgeReward:
     - **Groups.** Completions with equal prompt, `reference` and `principles` (columns of the dataset) are judged
       together; equal ones are read once and share their score. Groups that exceed the judge's context are judged in
       blocks with a shared anchor (`max_responses_per_prompt`).
-    - **Several processes.** The process with the first completion of a group judges all of it, once, and every process
-      gets the rewards of its own slice.
+    - **Processes.** The process with the first completion of a group judges all of it.
     - **Agents.** Tool calls with their arguments, results and further turns of a completion are shown to the judge.
     - **Failures.** A group without a readable critique, too long for the judge even two by two, or refused by its
       server has the reward `None`, which TRL leaves out. An empty completion gets the lowest score unread. Other
       errors of a server end the run.
-    - **Other processes.** Over an engine the function can be pickled, for TRL's `AsyncGRPOTrainer`, whose workers see
-      no GPU. A judge in this process cannot, unless it has a path and a `device` to load it to there.
-    - **Seeds.** Orders and critiques depend on `seed`, the trainer's step and the group alone: the policy's sampling
-      is not affected, and a resumed run judges as it would have.
+    - **Pickling.** Over an engine the function can be pickled, for TRL's `AsyncGRPOTrainer`, whose workers see no GPU.
+      A judge in this process cannot, unless it has a path and a `device` to load it to there.
+    - **Seeds.** Orders and critiques depend on `seed`, the trainer's step and the group alone.
 
     Logged under `{name}/`: `unreadable` (share of groups without a score), `problems/…` (share of unreadable critiques
     by cause; of groups for `too_long` and `refused`), `tokens` (of critiques, per group), `duplicates` and `empty`
@@ -70,7 +67,7 @@ class JudgeReward:
         thoughts (`str`, *optional*, defaults to `"hide"`):
             `"hide"`: drafts (`<think>…</think>`) are cut off where a completion or the end of its prompt opens one; a
             draft that was never closed has no answer and counts as empty. `"prefilled"`: the policy's chat template
-            opens the draft, so that a completion without its end has no answer. `"show"`: drafts are judged as well.
+            opens the draft. `"show"`: drafts are judged as well.
         seed (`int`, *optional*, defaults to `0`): Seed of all draws.
         batch_size (`int`, *optional*): Groups judged together. Defaults to 8, and to all of them for an engine.
         device (`str` or [`torch.device`], *optional*): Device of the judge. Defaults to the one of the process.
@@ -181,7 +178,7 @@ class JudgeReward:
         options = {**self.options, "seed": seed, "batch_size": size}
         if judge.tokenizer is not None and judge.preset.get("max_responses_per_prompt") is None:
             options.setdefault("max_responses_per_prompt", "auto")
-        results, failures = _accepted(lambda rows: judge(iter(rows), **options), rows)
+        results, failures = _accepted(partial(judge, **options), rows)
         judgments = dict(zip(readable, results, strict=True))
         if log_metric is not None and groups:
             for name, value in _shares(groups.values(), results, failures).items():
@@ -237,11 +234,10 @@ def _read(columns: tuple[Sequence[Any], ...], thoughts: str) -> list[tuple[Prefe
     for number, (query, reference, principles, completion) in enumerate(zip(*columns, strict=True)):
         try:
             preference = Preference(query, ("?",), reference=reference, principles=principles)
-            asked = preference.query
-            last = {"role": "assistant", "content": asked} if isinstance(asked, str) else asked[-1]
+            query = preference.query
+            last = {"role": "assistant", "content": query} if isinstance(query, str) else query[-1]
             opened = last["role"] == "assistant" and opens_draft(last["content"])
-            prefilled = thoughts == "prefilled" or opened
-            read.append((preference, _text(completion, thoughts == "show", prefilled)))
+            read.append((preference, _text(completion, thoughts == "show", thoughts == "prefilled" or opened)))
         except InvalidPreference as error:
             raise InvalidPreference(f"Completion {number}: {error}", error.cause) from None
     return read
@@ -296,13 +292,13 @@ def _from_all(make: Callable[[], Any]) -> list[Any]:
     return values
 
 
-def _accepted(judge: Callable[[list], Iterable], items: Sequence[Any]) -> tuple[list[Any], Counter[str]]:
-    """Results of items, `None` for those that are too long for the judge or refused by its server; their causes."""
+def _accepted(judge: Callable[[Iterator], Iterable], rows: Sequence[Preference]) -> tuple[list[Any], Counter[str]]:
+    """Judgments of rows, `None` for those that are too long for the judge or refused by its server; their causes."""
     results: dict[int, Any] = {}
     causes: Counter[str] = Counter()
-    while waiting := [place for place in range(len(items)) if place not in results]:
+    while waiting := [place for place in range(len(rows)) if place not in results]:
         try:
-            for place, result in zip(waiting, judge([items[place] for place in waiting]), strict=True):
+            for place, result in zip(waiting, judge(iter([rows[place] for place in waiting])), strict=True):
                 results[place] = result
         except PromptTooLongError as error:
             results[waiting[error.row]] = None
@@ -314,7 +310,7 @@ def _accepted(judge: Callable[[list], Iterable], items: Sequence[Any]) -> tuple[
             for number, refusal in error.refusals.items():
                 results[waiting[number]] = None
                 causes["too_long" if refusal.cause == "context_length" else "refused"] += 1
-    return [results[place] for place in range(len(items))], causes
+    return [results[place] for place in range(len(rows))], causes
 
 
 def _shares(
