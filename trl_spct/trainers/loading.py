@@ -30,8 +30,7 @@ _FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def load_config(model: str | PreTrainedModel | PeftModel, args: Any = None) -> PreTrainedConfig:
-    """Configuration of a judge, without its weights if it is a path or id; for an adapter, that of its base with what
-    is stored beside the adapter."""
+    """Configuration of a judge, without loading it; for an adapter, its base's with what is stored beside it."""
     if not isinstance(model, str):
         return model.config
     hub = _hub_kwargs(args)
@@ -68,19 +67,26 @@ def load_tokenizer(
 def load_adapter(
     model: str | PreTrainedModel | PeftModel, args: Any, kwargs: dict[str, Any]
 ) -> str | PreTrainedModel | PeftModel:
-    """Loads the path or id of an adapter as a trainable `PeftModel`, since TRL's trainers load full models only; any
-    other model is returned as it is. A `quantization_config` is taken from the trainer's keyword arguments."""
+    """Loads the path or id of an adapter as a trainable `PeftModel`, which TRL's trainers do not; returns any other
+    model as it is. `kwargs` as for [`model_kwargs`]."""
     base = _base_of(model, args) if isinstance(model, str) else None
     if base is None:
         return model
-    init_kwargs = _init_kwargs(args)
+    init_kwargs = model_kwargs(args, kwargs)
     revision = init_kwargs.pop("revision", None)
+    loaded = create_model_from_path(base, **init_kwargs)
+    return PeftModel.from_pretrained(loaded, model, is_trainable=True, revision=revision)
+
+
+def model_kwargs(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that load a model by the rules of TRL's trainers. `kwargs`, the trainer's keyword arguments, lose a
+    `quantization_config`."""
+    init_kwargs = _init_kwargs(args)
     if kwargs.get("quantization_config") is not None:
         init_kwargs["quantization_config"] = kwargs.pop("quantization_config")
     if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
         init_kwargs["device_map"] = None
-    loaded = create_model_from_path(base, **init_kwargs)
-    return PeftModel.from_pretrained(loaded, model, is_trainable=True, revision=revision)
+    return init_kwargs
 
 
 def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
@@ -97,21 +103,18 @@ def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, Pr
 def checked_arguments(
     model: str | PreTrainedModel | PeftModel, args: Any, kind: type, name: str, peft_config: Any
 ) -> tuple[Any, PreTrainedConfig]:
-    """A copy of a trainer's arguments [`with_template`], and the judge's configuration, before the judge is loaded."""
+    """A copy of a trainer's arguments, and the configuration of its model, before the model is loaded."""
     config = load_config(model, args)
     if args is None:
-        args = kind(f"{config._name_or_path.split('/')[-1]}-{name}")
+        args = kind(f"{config._name_or_path.rstrip('/').split('/')[-1]}-{name}")
     if not isinstance(args, kind):  # a configuration of TRL lacks the fields and defaults of this package
         raise TypeError(f"`args` is {type(args).__name__}; expected {kind.__name__}.")
-    check_output_dir(model, args, peft_config)
-    return with_template(args, config), config
+    _check_output_dir(model, args, peft_config)
+    return copy.copy(args), config
 
 
-def check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_config: Any = None) -> None:
-    """Refuses an output folder with weights of the other kind, adapter or full model, that this run would not replace.
-
-    A folder with both is loaded as the new full model with the old adapter on top.
-    """
+def _check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_config: Any) -> None:
+    """Refuses an output folder with weights of the other kind, adapter or full model, which would be loaded, too."""
     base = _base_of(model, args) if isinstance(model, str) else None
     is_adapter = peft_config is not None or base is not None or isinstance(model, PeftModel)
     folder = Path(args.output_dir)
@@ -197,8 +200,7 @@ def dated_template(tokenizer: PreTrainedTokenizerBase, day: str) -> dict[str, st
 
 
 def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:
-    """Hash of blocks of the weight files in a model's local folder, which changes when the judge is trained further
-    there; `None` for anything else."""
+    """Hash of blocks of the weight files in a model's local folder; `None` for anything else."""
     path = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", None)
     files = sorted(Path(path).glob("*.safetensors")) if path and os.path.isdir(path) else []
     state = hashlib.blake2b(digest_size=8)

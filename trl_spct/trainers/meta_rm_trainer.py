@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Stage 3 of SPCT: a Meta RM, trained on critiques with known correctness (paper, section 6)."""
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers import (
 )
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
-from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
+from trl.trainer.utils import create_model_from_path, global_then_local_main_first
 
 from ..cards import PAPER, JudgeCards
 from ..evaluation.guidance import describe
@@ -36,7 +35,7 @@ from ..judge.prompts import judge_template, meta_messages
 from ..judge.repositories import described
 from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
-from .loading import check_output_dir, each_set, load_config, load_tokenizer, read_chat_template
+from .loading import checked_arguments, each_set, load_tokenizer, model_kwargs, read_chat_template
 from .meta_rm_config import MetaRMTrainingConfig
 from .trl_internals import overrides_trl
 
@@ -46,10 +45,7 @@ logger = get_logger(__name__)
 COLUMNS = ("query", "responses", "critique", "label")
 RARE = 0.1
 """Share of a class below which a warning is logged."""
-EVALUATED = {
-    "roc_auc": "ROC-AUC",
-    "ece": "expected calibration error",
-}
+EVALUATED = {"roc_auc": "ROC-AUC", "ece": "expected calibration error"}
 """Metrics on the model card."""
 FEATURES = Features(
     {
@@ -133,13 +129,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         **kwargs,
     ):
-        if args is None:
-            name = model if isinstance(model, str) else get_config_model_id(model.config)
-            args = MetaRMTrainingConfig(f"{name.rstrip('/').split('/')[-1]}-MetaRM")
-        check_output_dir(model, args, kwargs.get("peft_config"))
+        args, config = checked_arguments(model, args, MetaRMTrainingConfig, "MetaRM", kwargs.get("peft_config"))
         _check_head_is_trained(kwargs.get("peft_config"))
-        args, init_kwargs = copy.copy(args), args.model_init_kwargs
-        config = load_config(model, args)
+        init_kwargs = args.model_init_kwargs
         if args.chat_template_kwargs is None:
             stored = {**described(config), **(getattr(config, "meta_rm", None) or {})}
             args.chat_template_kwargs = stored.get("chat_template_kwargs")
@@ -155,7 +147,10 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
 
                 train_dataset = each_set(train_dataset, prepare, "train")
                 eval_dataset = each_set(eval_dataset, prepare, "eval")
-            model = _load(model, args, kwargs)
+            set_seed(args.seed)  # the head is random
+            options: Any = model_kwargs(args, kwargs)
+            with suppress_seqcls_warning():
+                model = create_model_from_path(model, MetaRMForSequenceClassification, **options)
             args.model_init_kwargs = None  # `RewardTrainer` would warn that they are ignored
         base = as_meta_rm(unwrapped(model))
         keep_trainable(base)
@@ -224,12 +219,12 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         counts = f"Found {correct} correct and {incorrect} incorrect critiques"
         if self.args.pos_weight is not None or min(correct, incorrect) >= RARE * (correct + incorrect):
             logger.info(f"{counts}; pos_weight={self.args.pos_weight}.")
-            return
-        weight = f", or set `pos_weight={incorrect / correct:.3g}`" if correct and incorrect else ""
-        logger.warning(
-            f"{counts}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks "
-            f"nothing: collect more of the rare class{weight}."
-        )
+        else:
+            weight = f", or set `pos_weight={incorrect / correct:.3g}`" if correct and incorrect else ""
+            logger.warning(
+                f"{counts}; expected at least {RARE:.0%} of each. A Meta RM that learns only the common class ranks "
+                f"nothing: collect more of the rare class{weight}."
+            )
 
     @overrides_trl
     def _set_signature_columns_if_needed(self):
@@ -288,11 +283,8 @@ def encode_row(
     problem, cause, ids, label = "", "", [], 0.0
     try:
         preference, critique, label = read_row(row)
-        ids = encode_meta(
-            tokenizer,
-            meta_messages(preference, critique, special_tokens(tokenizer)),
-            **args.variables,
-        )
+        messages = meta_messages(preference, critique, special_tokens(tokenizer))
+        ids = encode_meta(tokenizer, messages, **args.variables)
         if args.max_length is not None and len(ids) > args.max_length:
             raise InvalidPreference(
                 f"Found {len(ids)} tokens; expected at most max_length={args.max_length}. Raise it, or shorten the "
@@ -352,18 +344,6 @@ def _check_head_is_trained(peft_config: Any | None) -> None:
             f"Found a `peft_config` with task_type={peft_config.task_type!r}; expected 'SEQ_CLS', without which the "
             "head stays random and is not saved. Set task_type='SEQ_CLS', or modules_to_save=['score']."
         )
-
-
-def _load(path: str, args: MetaRMTrainingConfig, kwargs: dict[str, Any]) -> PreTrainedModel:
-    """Loads a Meta RM by the rules of [`~trl.RewardTrainer`] for quantization, device map and seed."""
-    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-    if kwargs.get("quantization_config") is not None:
-        options["quantization_config"] = kwargs.pop("quantization_config")
-    if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-        options["device_map"] = None
-    set_seed(args.seed)  # the head is random
-    with suppress_seqcls_warning():
-        return create_model_from_path(path, MetaRMForSequenceClassification, **options)  # type: ignore[arg-type]
 
 
 def _without_problems(dataset: Dataset, invalid_rows: str, dataset_name: str) -> Dataset:

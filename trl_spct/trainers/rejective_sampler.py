@@ -52,6 +52,7 @@ from .loading import (
     rows_for,
     saved_weights_digest,
     store_template,
+    with_template,
 )
 from .rejection import Outcome, cap_hinted
 from .rejection_report import Report, rejection_metrics, rejection_report, rejection_summary
@@ -154,6 +155,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if train_dataset is None:
             raise ValueError("`train_dataset` is required: preference rows, or trajectories from `collect()`.")
         args, config = checked_arguments(model, args, RejectiveSamplerConfig, self._name, kwargs.get("peft_config"))
+        args = with_template(args, config)
         assert args.template is not None
         processing_class = processing_class or load_tokenizer(model, config, args)
         read_chat_template(processing_class, args.chat_template_path)

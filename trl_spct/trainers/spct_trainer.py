@@ -31,6 +31,7 @@ from .loading import (
     load_tokenizer,
     rows_for,
     store_template,
+    with_template,
 )
 from .monitoring import CollapseAlarms, critique_metrics
 from .spct_config import SPCTConfig
@@ -93,6 +94,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         **kwargs,
     ):
         args, config = checked_arguments(model, args, SPCTConfig, self._name, kwargs.get("peft_config"))
+        args = with_template(args, config)
         assert args.template is not None
         in_memory = isinstance(model, PreTrainedModel) and not config._name_or_path
         if in_memory and args.beta != 0 and kwargs.get("peft_config") is None:
