@@ -20,7 +20,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from trl import GRPOConfig, RichProgressCallback
 
 from trl_spct import (
-    MetaRMForSequenceClassification,
     RejectiveSampler,
     RejectiveSamplerConfig,
     SPCTConfig,
@@ -30,7 +29,6 @@ from trl_spct import (
 )
 from trl_spct.data.preparation import prepare_judge_rows
 from trl_spct.jobs import FolderInUseError, locked
-from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import Sample, special_tokens
 from trl_spct.trainers.arguments import CHECKPOINTING
 from trl_spct.trainers.spct_trainer import OutcomeReward, reordered
@@ -302,18 +300,6 @@ def test_two_runs_do_not_train_into_one_folder(judge, tmp_path):
     with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
         trainer.train()
     trainer.train()
-
-
-def test_a_meta_rm_is_checked_before_training(judge, tmp_path):
-    changes = {"eval_votes": 1, "eval_meta_rm": str(tmp_path / "none")}
-    with pytest.raises(OSError, match="Could not load the Meta RM"):
-        trainer_of(tmp_path / "a", judge, changes)
-    meta = MetaRMForSequenceClassification.from_pretrained(judge, num_labels=1)
-    meta.config.meta_rm = {"template": judge_template("paper").digest}
-    meta.save_pretrained(tmp_path / "none")
-    tiny_tokenizer().save_pretrained(tmp_path / "none")
-    with pytest.raises(ValueError, match="Found a judge that reads the template 'compact'"):
-        trainer_of(tmp_path / "b", judge, {**changes, "template": "compact"})
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -664,17 +650,6 @@ def test_the_judge_votes_at_evaluation(adapter, judge, tmp_path):
     trainer.train()
     assert any(votes.keys() <= entry.keys() for entry in trainer.state.log_history)
     assert trainer.state.best_metric is not None
-
-
-def test_votes_may_be_guided(judge, tmp_path):
-    meta = MetaRMForSequenceClassification.from_pretrained(judge, num_labels=1)
-    meta.save_pretrained(tmp_path / "meta")
-    tiny_tokenizer().save_pretrained(tmp_path / "meta")
-    changes = {"eval_votes": 2, "eval_meta_rm": str(tmp_path / "meta")}
-    trainer = trainer_of(tmp_path / "run", judge, changes, eval_dataset=preference_rows(2))
-    assert {"eval_spct/vote@2", "eval_spct/guided@1", "eval_spct/guided@2"} <= set(trainer.evaluate())
-    with pytest.raises(ValueError, match="without `eval_votes`"):
-        config(tmp_path, eval_meta_rm="somewhere")
     with pytest.raises(ValueError, match="eval_votes=-1"):
         config(tmp_path, eval_votes=-1)
 

@@ -22,8 +22,6 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
         eval_votes (`int`, *optional*, defaults to `0`):
             Critiques per row that vote at each evaluation, at T = 0.5 and in fresh orders (paper, section 6); `0` for
             none. Logged for every power of two up to it, as `eval_spct/vote@8`.
-        eval_meta_rm (`str`, *optional*):
-            Path or id of a Meta RM that guides the votes, logged as `eval_spct/guided@8`.
         easy_judge (`str`, *optional*):
             Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
             training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
@@ -48,11 +46,8 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
     )
     share_prompts: bool = field(default=True, metadata={"help": "Read a prompt once for its group where that gains."})
     eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
-    eval_meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that guides the votes."})
     easy_judge: str | None = field(default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed."})
 
     def __post_init__(self):
         super().__post_init__()
         self.check("eval_votes", self.eval_votes >= 0, "0 for none, or how many critiques vote")
-        if self.eval_meta_rm and not self.eval_votes:
-            raise ValueError("Found `eval_meta_rm` without `eval_votes`; expected how many critiques it is to guide.")

@@ -9,15 +9,14 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order
 from ..evaluation.judgments import PipelineJudge, scaling_results
 from ..jobs import locked
-from ..judge.critiques import Critique, opens_draft
+from ..judge.critiques import opens_draft
 from ..judge.generation import keep_trainable
-from ..judge.meta_scoring import check_fit, load_meta_rm
 from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
 from ..judge.pipelines import GRMRewardPipeline
@@ -42,9 +41,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     """
     Trainer for the rule-based reinforcement learning of Self-Principled Critique Tuning (SPCT).
 
-    It is [`~trl.GRPOTrainer`] with three things set: preference rows become judge prompts, the reward is +1 if the
-    critique's scores put the labeled best strictly first (for a single response: equal its label) and −1 otherwise
-    (Eq. 11 of the paper), and [`SPCTConfig`] asks for the original GRPO.
+    It is [`~trl.GRPOTrainer`] on preference rows, with the original GRPO. The reward is +1 if the critique's scores
+    put the labeled best strictly first (for a single response: equal its label), else −1 (Eq. 11 of the paper).
 
     ```python
     >>> from trl_spct import SPCTConfig, SPCTTrainer
@@ -127,17 +125,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         store_template(self.model.config, args)
         self._special_tokens = special_tokens(self._tokenizer)
         self._voting_judge: PipelineJudge | None = None
-        self._meta_rm = self._load_meta_rm()
         self.add_callback(CollapseAlarms())
-
-    def _load_meta_rm(self) -> dict[str, Any]:
-        """The Meta RM that guides votes, as arguments of the pipeline, checked before training."""
-        name = self.args.eval_meta_rm
-        if name is None:
-            return {"meta_rm": None}
-        model, tokenizer = load_meta_rm(name, self.model.dtype, {}), AutoTokenizer.from_pretrained(name)
-        check_fit(model, tokenizer, self.outcome.template)
-        return {"meta_rm": model, "meta_rm_tokenizer": tokenizer}
 
     def train(self, *args, **kwargs):
         with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
@@ -159,8 +147,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it.
 
-        With `args.eval_votes` the judge also votes on each set: `eval_spct/vote@{k}` and, with `args.eval_meta_rm`,
-        `eval_spct/guided@{k}` for every power of two k up to it, from one sampling.
+        With `args.eval_votes` the judge also votes on each set: `eval_spct/vote@{k}` for powers of two k up to it.
         """
         self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -173,25 +160,15 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     def _vote(self, rows: Dataset) -> dict[str, float]:
         """Accuracy of the vote of k critiques, the responses in a fresh order for each (paper, section 6)."""
         if self._voting_judge is None:
-            pipe = GRMRewardPipeline(
-                model=self.accelerator.unwrap_model(self.model),
-                tokenizer=self._tokenizer,
-                device=self.accelerator.device,
-                **self._meta_rm,
-            )
-            self._voting_judge = PipelineJudge(
-                pipe,
-                self.args.eval_votes,
-                seed=self.args.seed,
-                template=self.args.template,
-                max_new_tokens=self.max_completion_length,
-            )
+            model, device = self.accelerator.unwrap_model(self.model), self.accelerator.device
+            pipe = GRMRewardPipeline(model=model, tokenizer=self._tokenizer, device=device, meta_rm=None)
+            options = {"template": self.args.template, "max_new_tokens": self.max_completion_length}
+            self._voting_judge = PipelineJudge(pipe, self.args.eval_votes, seed=self.args.seed, **options)
         with self.accelerator.split_between_processes([preference_of(row) for row in rows]) as part:
             judged = self._voting_judge(part) if part else []
         judgments = [replace(judgment, labels=row.labels) for judgment, row in zip(judged, part, strict=True)]
-        guidance = self._voting_judge.pipe.guidance
-        results = scaling_results(gather_object(judgments), seed=self.args.seed, guidance=guidance)
-        return {f"{'guided' if r['guided'] else 'vote'}@{r['k']}": r["accuracy"] for r in results}
+        results = scaling_results(gather_object(judgments), seed=self.args.seed)
+        return {f"vote@{result['k']}": result["accuracy"] for result in results}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         metrics = self.metrics_of("train" if self.model.training else "eval")
@@ -210,7 +187,7 @@ def reordered(row: Mapping[str, Any], seed: int, template: str, fences: Sequence
     """
 
     def prompt(order: Sequence[int]) -> list[dict[str, str]]:
-        return judge_messages(preference.permuted(order), template, len(preference) == 1, False, fences)
+        return judge_messages(preference.permuted(order), template, special_tokens=fences)
 
     preference = preference_of(row)
     if len(preference) == 1 or prompt(row["order"]) != row["prompt"]:
@@ -229,8 +206,8 @@ class OutcomeReward:
         template (`str`): Prompt template of the judge; it says which scores are in range.
         end_tokens (set of `int`, *optional*): A completion that ends on none of them was truncated, and is worth −1.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The judge's. With it, completions are read from their ids as the pipeline reads them, since TRL leaves out
-            drafts, or their tags, and prompts say whether the chat template opens a draft.
+            The judge's. With it, completions are read from their ids, since TRL leaves out drafts, or their tags, and
+            prompts say whether the chat template opens a draft.
         chat_template_kwargs (mapping, *optional*): Variables of the chat template.
     """
 
@@ -262,7 +239,10 @@ class OutcomeReward:
     ) -> list[float]:
         orders = [range(len(row)) for row in labels] if order is None else order
         samples = self._samples(completions, completion_ids, prompts)
-        critiques = [*map(self._read, samples, orders)]
+        critiques = [
+            read_sample(sample, len(shown), judge_template(self.template, len(shown) == 1)).in_row_order(shown)
+            for sample, shown in zip(samples, orders, strict=True)
+        ]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
             for name, value in critique_metrics(critiques, labels, domain).items():
@@ -294,7 +274,3 @@ class OutcomeReward:
         assert self.tokenizer is not None
         options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
         return opens_draft(self.tokenizer.apply_chat_template(prompt, **options))
-
-    def _read(self, sample: Sample, order: Sequence[int]) -> Critique:
-        template = judge_template(self.template, binary=len(order) == 1)
-        return read_sample(sample, len(order), template).in_row_order(order)
