@@ -18,9 +18,8 @@ from trl_spct.trainers.shared_prefix import (
     attending,
     pack,
     packed_log_probs,
-    packing_obstacle,
-    prefix_obstacle,
     relative_work,
+    sharing_obstacle,
 )
 
 
@@ -248,10 +247,10 @@ def test_masks_by_hand():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_which_models_may(arch):
     model = tiny_causal_lm(arch)
-    assert packing_obstacle(model) is None
+    assert sharing_obstacle(model, packed=True) is None
     model.config._attn_implementation = "flash_attention_2"
-    assert "'flash_attention_2' is not one of sdpa, eager" in packing_obstacle(model)
-    assert prefix_obstacle(model) is None
+    assert "'flash_attention_2' is not one of sdpa, eager" in sharing_obstacle(model, packed=True)
+    assert sharing_obstacle(model) is None
 
 
 def test_which_models_may_not():
@@ -263,5 +262,5 @@ def test_which_models_may_not():
     )
     for config in (chunked, recurrent):
         model = AutoModelForCausalLM.from_config(config)
-        assert packing_obstacle(model) is not None
-        assert "layers that are no plain attention" in prefix_obstacle(model)
+        assert sharing_obstacle(model, packed=True) is not None
+        assert "layers that are no plain attention" in sharing_obstacle(model)

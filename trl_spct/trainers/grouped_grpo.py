@@ -14,15 +14,7 @@ from trl.models.utils import unwrap_model_for_generation
 
 from ..judge.generation import Decoder, base_model, evaluating, random_streams
 from ..judge.orders import derive_seed
-from .shared_prefix import (
-    UnusedLayout,
-    attending,
-    pack,
-    packed_log_probs,
-    packing_obstacle,
-    prefix_obstacle,
-    relative_work,
-)
+from .shared_prefix import UnusedLayout, attending, pack, packed_log_probs, relative_work, sharing_obstacle
 from .trl_internals import OVERRIDES, changed, overrides_trl
 
 
@@ -45,8 +37,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
     [`~trl.GRPOTrainer`] that computes a prompt once per group, with TRL's losses.
 
     Prompts are prefilled once per group, and sample j of a prompt has a random stream of its own, so that completions
-    depend neither on the number of processes nor on their neighbors, and a resumed run draws what an unbroken one
-    would. Log-probabilities of the completions of a group come from one forward pass over the prompt and all of them.
+    depend neither on the number of processes nor on their neighbors. Log-probabilities of the completions of a group
+    come from one forward pass over the prompt and all of them.
 
     TRL's own path is taken, and the log says so once, where a model, an option, the shape of a batch or the version of
     TRL does not allow it or does not gain by it, and always with `args.share_prompts=False`.
@@ -87,16 +79,13 @@ class GroupedGRPOTrainer(GRPOTrainer):
     def _may_pack(self, model: torch.nn.Module) -> bool:
         if not self.args.share_prompts or self._packing_works is False:
             return False
-        reason = (
-            changed("_get_per_token_logps_and_entropies")
-            or self._setup_obstacle()
-            or packing_obstacle(self._causal_lm(model))
-        )
+        reason = changed("_get_per_token_logps_and_entropies") or self._obstacle(model, packed=True)
         if reason is not None:
             self._say_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
         return reason is None
 
-    def _setup_obstacle(self) -> str | None:
+    def _obstacle(self, model: torch.nn.Module, packed: bool) -> str | None:
+        """Why a prompt cannot be read once for its group."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return "the model is sharded"
         if self.args.torch_compile:
@@ -104,7 +93,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         config = getattr(self.accelerator.unwrap_model(self.model), "active_peft_config", None)
         if config is not None and config.is_prompt_learning:
             return f"{config.peft_type} learns a prompt"
-        return None
+        return sharing_obstacle(self._causal_lm(model), packed)
 
     def _causal_lm(self, model: torch.nn.Module) -> PreTrainedModel:
         return base_model(self.accelerator.unwrap_model(model))
@@ -194,7 +183,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return f"`{'`, `'.join(names)}` is set"
         if not self.args.share_prompts or self.temperature == 0:
             return "`share_prompts=False` or `temperature=0`"
-        return self._setup_obstacle() or prefix_obstacle(self._causal_lm(self.model))
+        return self._obstacle(self.model, packed=False)
 
     def _generate_groups(self, prompt_ids: Sequence[Sequence[int]], num_generations: int) -> list[list[int]]:
         training = self.model.training

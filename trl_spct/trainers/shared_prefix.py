@@ -2,9 +2,8 @@
 """Log-probabilities of a group's completions in one forward pass, where GRPO makes G (paper, section 5).
 
 The tokens of a batch are packed into one row, in which every prompt occurs once and its completions follow. A
-registered attention function lets the prompt see itself, and each completion see the prompt and itself; it calls the
-model's own attention for both. All other layers work token by token, so that log-probabilities and gradients are those
-of the unpacked batch.
+registered attention function lets the prompt see itself, and each completion see the prompt and itself. All other
+layers work token by token, so that log-probabilities and gradients are those of the unpacked batch.
 """
 
 import sys
@@ -53,9 +52,9 @@ class Layout:
     _masks: dict = field(default_factory=dict, repr=False)
 
     def mask(self, group: Group, of_prefix: bool, window: int | None, query: torch.Tensor) -> torch.Tensor | None:
-        """What the tokens of a prefix, or of a segment behind it, may see; `None` where `"sdpa"` needs no mask.
+        """Mask of a prefix, or of a segment behind it, of shape `(1, 1, queries, keys)`; `None` if none is needed.
 
-        Shape `(1, 1, queries, keys)`; boolean for `"sdpa"`, added to the scores for `"eager"`.
+        Boolean for `"sdpa"`, added to the scores for `"eager"`.
         """
         keys = group.prefix if of_prefix else group.prefix + group.length
         queries = group.prefix if of_prefix else group.length
@@ -129,23 +128,16 @@ def attending(config: PreTrainedConfig) -> Iterator[str]:
         config._attn_implementation = inner
 
 
-def packing_obstacle(model: PreTrainedModel) -> str | None:
-    """Why a model cannot read a packed row, or `None` if it can."""
-    implementation = model.config._attn_implementation
-    if implementation not in INNER_IMPLEMENTATIONS:
+def sharing_obstacle(model: PreTrainedModel, packed: bool = False) -> str | None:
+    """Why completions cannot continue one reading of a prompt, or with `packed` one packed row; `None` if they can."""
+    implementation, name = model.config._attn_implementation, type(model).__name__
+    if packed and implementation not in INNER_IMPLEMENTATIONS:
         return f"the attention implementation {implementation!r} is not one of {', '.join(INNER_IMPLEMENTATIONS)}"
-    if not model._supports_attention_backend:
-        return f"{type(model).__name__} does not call transformers' attention interface"
-    return prefix_obstacle(model)
-
-
-def prefix_obstacle(model: PreTrainedModel) -> str | None:
-    """Why several completions cannot continue one reading of a prompt, or `None` if they can."""
+    if packed and not model._supports_attention_backend:
+        return f"{name} does not call transformers' attention interface"
     if model.config.get_text_config() is not model.config:
-        return f"{type(model).__name__} is not a language model alone"
-    if not can_share(model.config):
-        return f"{type(model).__name__} has layers that are no plain attention"
-    return None
+        return f"{name} is not a language model alone"
+    return None if can_share(model.config) else f"{name} has layers that are no plain attention"
 
 
 @dataclass(frozen=True)
@@ -193,11 +185,10 @@ def pack(
 
 
 def relative_work(packed: Sequence[PackedRow], attention_mask: torch.Tensor, hidden_size: int) -> float:
-    """What packed rows cost to read, as a share of what the batch itself costs.
+    """Operations to read packed rows, as a share of those for the batch itself.
 
-    By the usual estimate of a transformer's operations: for each layer 24 h² for a token and 4 h for a pair of tokens
-    of which one attends to the other. A batch without padding is read causally, which computes half of its pairs; a
-    segment needs a mask, and with it all of them.
+    A layer takes 24 h² for a token and 4 h for a pair of tokens that attend. A batch without padding is read causally,
+    which computes half of its pairs; a segment needs a mask, and with it all of them.
     """
     rows, length = attention_mask.shape
     pairs = rows * length**2 // (2 if attention_mask.all() else 1)
