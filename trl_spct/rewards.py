@@ -3,7 +3,7 @@
 
 import asyncio
 from collections import ChainMap, Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedModel, pipeline
 
+from .evaluation.judgments import judge_all
 from .judge.conversations import conversation_text, message_text, response_text
 from .judge.critiques import PROBLEMS, opens_draft, without_thoughts
 from .judge.judging import JudgingOptions, check_whole
@@ -22,7 +23,7 @@ from .judge.orders import derive_seed
 from .judge.pipelines import TASK, GRMRewardPipeline
 from .judge.preferences import InvalidPreference, Messages, Preference
 from .judge.prompts import judge_template
-from .judge.sampling import TRUNCATED, PromptRefusedError, PromptTooLongError, Sampler, storable
+from .judge.sampling import TRUNCATED, Sampler, storable
 
 
 _THOUGHTS = ("hide", "prefilled", "show")
@@ -178,10 +179,11 @@ class JudgeReward:
         options = {**self.options, "seed": seed, "batch_size": size}
         if judge.tokenizer is not None and judge.preset.get("max_responses_per_prompt") is None:
             options.setdefault("max_responses_per_prompt", "auto")
-        results, failures = _accepted(partial(judge, **options), rows)
-        judgments = dict(zip(readable, results, strict=True))
+        call: Any = partial(judge, **options)  # a list for a list
+        results, causes = judge_all(call, rows, [0] * len(rows), drop=True)
+        judgments = {number: results.get(place) for place, number in enumerate(readable)}
         if log_metric is not None and groups:
-            for name, value in _shares(groups.values(), results, failures).items():
+            for name, value in _shares(groups.values(), list(results.values()), list(causes.values())).items():
                 log_metric(f"{self.__name__}/{name}", value)
         lowest = judge_template(judge.find_template(self.options.get("template"))).score_range[0]
         return {number: _outcome(group, judgments.get(number), lowest) for number, group in groups.items()}
@@ -292,45 +294,23 @@ def _from_all(make: Callable[[], Any]) -> list[Any]:
     return values
 
 
-def _accepted(judge: Callable[[Iterator], Iterable], rows: Sequence[Preference]) -> tuple[list[Any], Counter[str]]:
-    """Judgments of rows, `None` for those that are too long for the judge or refused by its server; their causes."""
-    results: dict[int, Any] = {}
-    causes: Counter[str] = Counter()
-    while waiting := [place for place in range(len(rows)) if place not in results]:
-        try:
-            for place, result in zip(waiting, judge(iter([rows[place] for place in waiting])), strict=True):
-                results[place] = result
-        except PromptTooLongError as error:
-            results[waiting[error.row]] = None
-            causes["too_long"] += 1
-        except PromptRefusedError as error:
-            if not error.refusals:
-                raise
-            results |= {waiting[number]: result for number, result in error.completed.items()}
-            for number, refusal in error.refusals.items():
-                results[waiting[number]] = None
-                causes["too_long" if refusal.cause == "context_length" else "refused"] += 1
-    return [results[place] for place in range(len(rows))], causes
-
-
 def _shares(
-    groups: Collection[_Group], judgments: Sequence[dict[str, Any] | None], failures: Mapping[str, int]
+    groups: Collection[_Group], judgments: Sequence[dict[str, Any]], causes: Sequence[str]
 ) -> dict[str, float]:
-    """Metrics of groups and of their judgments."""
+    """Metrics of groups, of their judgments, and of the causes of those that have none."""
     texts = [text for group in groups for text in group.texts]
     empty = sum(not text.strip() for text in texts)
     distinct = sum(len(group.distinct) for group in groups)
     shares = {"duplicates": (len(texts) - empty - distinct) / len(texts), "empty": empty / len(texts)}
-    if not judgments:
+    total = len(judgments) + len(causes)
+    if not total:
         return shares
-    read = [judgment for judgment in judgments if judgment is not None]
-    critiques = [critique for judgment in read for critique in judgment["critiques"]]
+    critiques = [critique for judgment in judgments for critique in judgment["critiques"]]
     problems = Counter(critique["problem"] for critique in critiques)
     for cause in (*PROBLEMS, TRUNCATED):
         shares[f"problems/{cause}"] = problems[cause] / max(1, len(critiques))
-    for cause in ("too_long", "refused"):
-        shares[f"problems/{cause}"] = failures.get(cause, 0) / len(judgments)
-    readable = sum(judgment["scores"] is not None for judgment in read)
-    shares["unreadable"] = (len(judgments) - readable) / len(judgments)
-    shares["tokens"] = sum(critique["num_tokens"] for critique in critiques) / len(judgments)
+    too_long = sum(cause in ("length", "context_length") for cause in causes)
+    shares["problems/too_long"], shares["problems/refused"] = too_long / total, (len(causes) - too_long) / total
+    shares["unreadable"] = (total - sum(judgment["scores"] is not None for judgment in judgments)) / total
+    shares["tokens"] = sum(critique["num_tokens"] for critique in critiques) / total
     return shares
