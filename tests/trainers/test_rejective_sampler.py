@@ -1288,7 +1288,8 @@ def test_a_summary_is_logged(given, collected, judge, tmp_path, caplog):
         trainer_of(tmp_path, judge, rows=collected[0] if given else None).train()
     assert "Fine-tuned on 5 trajectories, 3 hinted, 0 general of 16 trajectories of 4 rows" in caplog.text
     assert "16 trajectories of 4 rows" in caplog.text
-    assert re.search(r"kept +2 +3\n", caplog.text) and "unreadable by cause: 3 missing, 1 truncated" in caplog.text
+    assert "unhinted: 2 kept, 3 incorrect, 4 unreadable, 3 too_easy; hinted: 3 kept, 1 incorrect, 0 un" in caplog.text
+    assert "unreadable, by cause: 3 missing, 1 truncated" in caplog.text
 
 
 def test_the_judges_own_template_is_the_default(judge, tmp_path):

@@ -2,6 +2,7 @@
 """Rows that carry signal: those that a judge does not get right every time (paper, section 5)."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from ..judge.prompts import judge_template
-from ..judge.sampling import Sampler, derive_seed, read_sample, sample_critiques
+from ..judge.sampling import Sample, derive_seed, read_sample, sample_critiques
 from .loading import load_sampler, rows_for, with_template
 from .rejection import Outcome, Trajectory, select_trajectories
 
@@ -25,21 +26,19 @@ _NUMBER = "row_number"
 
 def without_too_easy(
     rows: Dataset,
-    sampler: Sampler,
+    sampler: Callable[..., list[list[Sample]]],
     k: int = SAMPLES,
     template: str = "paper",
     seed: int = 0,
     name: str = "rows",
-    **sampling,
 ) -> Dataset:
     """Removes the rows whose k critiques are all correct, by the rule of [`~trl_spct.select_trajectories`].
 
-    A group whose rewards are all +1 has no advantages: it costs generation and teaches nothing. Rows that are never
-    right stay.
+    A group whose rewards are all +1 has no advantages. Rows that are never right stay.
 
     Args:
         rows ([`~datasets.Dataset`]): With `prompt`, `labels` and `order`, as [`judge_rows`] makes them.
-        sampler ([`~trl_spct.judge.sampling.Sampler`]): The paper takes a weak model. It gets `sampling`.
+        sampler ([`~trl_spct.judge.sampling.Sampler`]): The paper takes a weak model.
         k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
         template (`str`, *optional*, defaults to `"paper"`): Of the prompts; says which scores are in range.
     """
@@ -47,7 +46,7 @@ def without_too_easy(
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
     with PartialState().split_between_processes(list(range(len(rows)))) as numbers:
         part = rows.select(numbers)
-        drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal"), **sampling) if numbers else []
+        drawn = sampler(list(part["prompt"]), k, derive_seed(seed, "signal")) if numbers else []
         trajectories: list[Trajectory] = []
         for number, samples, labels, order in zip(numbers, drawn, part["labels"], part["order"], strict=True):
             reader = judge_template(template, binary=len(labels) == 1)
@@ -67,10 +66,8 @@ def without_too_easy(
     return rows.select(kept)
 
 
-def without_easy_for(
-    dataset: Dataset, judge: str, args: Any, k: int = SAMPLES, name: str = "train_dataset"
-) -> Dataset:
-    """Removes the preference rows that another judge gets right every time, sampled as in training.
+def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
+    """Removes the preference rows that another judge gets right 3 of 3 times, sampled as in training.
 
     Args:
         dataset ([`~datasets.Dataset`]): Preference rows in any accepted shape, one preference each.
@@ -80,7 +77,7 @@ def without_easy_for(
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)
     numbered = dataset.add_column(_NUMBER, list(range(len(dataset))))
-    rows = rows_for(numbered, tokenizer, args, model.config, name).dataset
+    rows = rows_for(numbered, tokenizer, args, model.config, "train_dataset").dataset
     sampler = partial(
         sample_critiques,
         model.to(args.device) if not getattr(model, "is_quantized", False) else model,
@@ -91,5 +88,5 @@ def without_easy_for(
         chat_template_kwargs=args.variables,
         progress="Rows without signal",
     )
-    kept = without_too_easy(rows, sampler, k, args.template, args.seed, name)
+    kept = without_too_easy(rows, sampler, template=args.template, seed=args.seed, name="train_dataset")
     return dataset.select(kept[_NUMBER])

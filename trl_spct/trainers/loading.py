@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Dataset
 from peft import PeftModel
@@ -19,7 +19,7 @@ from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
-from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described, find_file
+from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described, find_file, read_json
 from ..judge.sampling import context_length
 
 
@@ -29,24 +29,25 @@ _ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
 _FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
-def load_config(model: str | PreTrainedModel | PeftModel, args: Any = None) -> PreTrainedConfig:
+Judge: TypeAlias = str | PreTrainedModel | PeftModel
+"""A path or id, or a model."""
+
+
+def load_config(model: Judge, args: Any = None) -> PreTrainedConfig:
     """Configuration of a judge, without loading it; for an adapter, its base's with what is stored beside it."""
     if not isinstance(model, str):
         return model.config
-    hub = _hub_kwargs(args)
-    base = _base_of(model, args)
+    hub, base = _hub_kwargs(args), _base_of(model, args)
     if base is None:
         return AutoConfig.from_pretrained(model, **hub)
-    file = find_file(model, ADAPTER_FILE, revision=hub.pop("revision", None))
+    entry = read_json(model, ADAPTER_FILE, revision=hub.pop("revision", None))
     config = AutoConfig.from_pretrained(base, **hub)
-    if file is not None:
-        config.grm = {**described(config), **json.loads(Path(file).read_text(encoding="utf-8"))}
+    if entry is not None:
+        config.grm = {**described(config), **entry}
     return config
 
 
-def load_tokenizer(
-    model: str | PreTrainedModel | PeftModel, config: PreTrainedConfig, args: Any = None
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: Judge, config: PreTrainedConfig, args: Any = None) -> PreTrainedTokenizerBase:
     """Tokenizer of a judge: the one beside it, or beside the base of an adapter without one."""
     name = model if isinstance(model, str) else config._name_or_path
     if not name:
@@ -64,12 +65,10 @@ def load_tokenizer(
     return tokenizer
 
 
-def load_adapter(
-    model: str | PreTrainedModel | PeftModel, args: Any, kwargs: dict[str, Any]
-) -> str | PreTrainedModel | PeftModel:
+def load_adapter(model: Judge, args: Any, kwargs: dict[str, Any]) -> Judge:
     """Loads the path or id of an adapter as a trainable `PeftModel`, which TRL's trainers do not; returns any other
     model as it is. `kwargs` as for [`model_kwargs`]."""
-    base = _base_of(model, args) if isinstance(model, str) else None
+    base = _base_of(model, args)
     if base is None:
         return model
     init_kwargs = model_kwargs(args, kwargs)
@@ -79,8 +78,7 @@ def load_adapter(
 
 
 def model_kwargs(args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that load a model by the rules of TRL's trainers. `kwargs`, the trainer's keyword arguments, lose a
-    `quantization_config`."""
+    """Arguments of `from_pretrained`, by the rules of TRL's trainers; removes `quantization_config` from `kwargs`."""
     init_kwargs = _init_kwargs(args)
     if kwargs.get("quantization_config") is not None:
         init_kwargs["quantization_config"] = kwargs.pop("quantization_config")
@@ -101,7 +99,7 @@ def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, Pr
 
 
 def checked_arguments(
-    model: str | PreTrainedModel | PeftModel, args: Any, kind: type, name: str, peft_config: Any
+    model: Judge, args: Any, kind: type, name: str, peft_config: Any
 ) -> tuple[Any, PreTrainedConfig]:
     """A copy of a trainer's arguments, and the configuration of its model, before the model is loaded."""
     config = load_config(model, args)
@@ -113,10 +111,9 @@ def checked_arguments(
     return copy.copy(args), config
 
 
-def _check_output_dir(model: str | PreTrainedModel | PeftModel, args: Any, peft_config: Any) -> None:
+def _check_output_dir(model: Judge, args: Any, peft_config: Any) -> None:
     """Refuses an output folder with weights of the other kind, adapter or full model, which would be loaded, too."""
-    base = _base_of(model, args) if isinstance(model, str) else None
-    is_adapter = peft_config is not None or base is not None or isinstance(model, PeftModel)
+    is_adapter = peft_config is not None or isinstance(model, PeftModel) or _base_of(model, args) is not None
     folder = Path(args.output_dir)
     for pattern in _FULL_WEIGHTS if is_adapter else _ADAPTER_WEIGHTS:
         for path in sorted([*folder.glob(pattern), *folder.glob(f"checkpoint-*/{pattern}")]):
@@ -214,8 +211,9 @@ def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str 
     return state.hexdigest() if files else None
 
 
-def _base_of(model: str, args: Any) -> str | None:
-    return adapter_base(model, revision=_init_kwargs(args).get("revision"))
+def _base_of(model: Judge, args: Any) -> str | None:
+    revision = _init_kwargs(args).get("revision")
+    return adapter_base(model, revision=revision) if isinstance(model, str) else None
 
 
 def _init_kwargs(args: Any) -> dict[str, Any]:

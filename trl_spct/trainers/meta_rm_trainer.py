@@ -47,14 +47,8 @@ RARE = 0.1
 """Share of a class below which a warning is logged."""
 EVALUATED = {"roc_auc": "ROC-AUC", "ece": "expected calibration error"}
 """Metrics on the model card."""
-FEATURES = Features(
-    {
-        "input_ids": List(Value("int32")),
-        "label": Value("float32"),
-        "problem": Value("string"),
-        "cause": Value("string"),
-    }
-)
+_TEXT = Value("string")
+FEATURES = Features(input_ids=List(Value("int32")), label=Value("float32"), problem=_TEXT, cause=_TEXT)
 
 
 class MetaRMTrainer(JudgeCards, RewardTrainer):
@@ -84,7 +78,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             Configuration.
         data_collator ([`~transformers.DataCollator`], *optional*):
             Collator of rows with `input_ids` and `label`. [`~transformers.DataCollatorWithPadding`] by default.
-        train_dataset ([`~datasets.Dataset`]):
+        train_dataset, eval_dataset ([`~datasets.Dataset`], or `dict` of them for evaluation):
             Rows with the columns
 
             - `query`: a text, or a list of messages;
@@ -95,15 +89,12 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             - `label`: 1 if the critique is correct (Eq. 10, [`~trl_spct.judge.outcomes.meta_label`]), else 0.
 
             Rows with `input_ids` and `label` are used as they are.
-        eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
-            Rows with the same columns.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer, with a chat template. Loaded from the model's path by default.
         compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
             Replaces the evaluation metrics.
         **kwargs:
-            Passed to [`~trl.RewardTrainer`]. A `peft_config` needs `task_type="SEQ_CLS"`, so that the head is trained
-            and saved, too.
+            Passed to [`~trl.RewardTrainer`]. A `peft_config` needs `task_type="SEQ_CLS"`, to train the head.
 
     Raises:
         `ValueError`: for invalid rows, with their numbers; for an adapter that leaves the head random.

@@ -47,7 +47,9 @@ def critique_metrics(
         "tie": sum(margin == 0 for margin in margins) / total,
         **{f"unreadable_{problem}": problems[problem] / total for problem in (*PROBLEMS, TRUNCATED)},
         **_means("accuracy_n", [len(row) for row in labels], correct),
-        **_means("accuracy_place", [_best(row) + 1 for _, row, _ in compared], [right for _, _, right in compared]),
+        **_means(
+            "accuracy_place", [highest(row)[0] + 1 for _, row, _ in compared], [right for _, _, right in compared]
+        ),
         **_means("accuracy_", domains or [None] * total, correct),
     }
     if compared:
@@ -72,12 +74,8 @@ def _means(prefix: str, keys: Sequence[Any], values: Sequence[float]) -> dict[st
     return {f"{prefix}{key}": mean(group) for key, group in sorted(groups.items())}
 
 
-def _best(labels: Sequence[float]) -> int:
-    return max(range(len(labels)), key=labels.__getitem__)
-
-
 def _margin(scores: Sequence[float], labels: Sequence[float]) -> float:
-    best = _best(labels)
+    best = highest(labels)[0]
     return scores[best] - max(score for i, score in enumerate(scores) if i != best)
 
 

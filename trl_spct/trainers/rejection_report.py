@@ -2,6 +2,7 @@
 """Report on the trajectories of rejective sampling: outcomes, accuracy and pass rates."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from datasets import Dataset
@@ -54,16 +55,16 @@ def rejection_metrics(report: Report) -> dict[str, float]:
 
 
 def rejection_summary(report: Report) -> str:
-    """A table of the trajectories by outcome, unhinted and hinted, with the causes of unreadable ones."""
-    lines = [
-        f"{report['trajectories']} trajectories of {report['rows']} rows",
-        f"{'':12}{'unhinted':>12}{'hinted':>12}",
-    ]
-    for name, count in report["outcomes"].items():
-        lines.append(f"{name:12}{count:>12}{report['hinted_outcomes'][name]:>12}")
-    if report["problems"]:
-        lines.append("unreadable by cause: " + ", ".join(f"{n} {name}" for name, n in report["problems"].items()))
-    return "\n".join(lines)
+    """The counts in one line."""
+    counts = {name: counts_text(report[name]) for name in ("outcomes", "hinted_outcomes", "problems")}
+    return (
+        f"{report['trajectories']} trajectories of {report['rows']} rows; unhinted: {counts['outcomes']}; hinted: "
+        f"{counts['hinted_outcomes']}; unreadable, by cause: {counts['problems'] or 'none'}"
+    )
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _shares(report: Report) -> dict[str, float]:

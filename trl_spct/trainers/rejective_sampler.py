@@ -55,7 +55,7 @@ from .loading import (
     with_template,
 )
 from .rejection import Outcome, cap_hinted
-from .rejection_report import Report, rejection_metrics, rejection_report, rejection_summary
+from .rejection_report import Report, counts_text, rejection_metrics, rejection_report, rejection_summary
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TrajectoryCollector, check_sampler, count_refused, name_of
 
@@ -89,8 +89,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     [`~RejectiveSampler.collect`] samples `num_generations` critiques per row, and one more with the ground truth as a
     hint, and rejects those that are unreadable or incorrect, and the rows that are too easy.
     [`~RejectiveSampler.train`] collects if that has not been done, and fine-tunes on the kept critiques with the
-    unhinted prompts and completion-only loss. Everything else is [`~trl.SFTTrainer`]. Two jobs do what one does: what
-    `collect()` left in its folder, read by [`~datasets.load_dataset`], is a `train_dataset` for `train()`.
+    unhinted prompts and completion-only loss. Everything else is [`~trl.SFTTrainer`].
 
     ```python
     >>> from trl_spct import RejectiveSampler, RejectiveSamplerConfig
@@ -103,8 +102,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     >>> trainer.train()
     ```
 
-    A trained judge can sample for itself in further rounds, each with another `output_dir` and `seed`.
-
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
             The judge to fine-tune, as for [`~trl.SFTTrainer`].
@@ -112,21 +109,20 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             Configuration.
         train_dataset ([`~datasets.Dataset`]):
             Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads, or trajectories that an earlier
-            `collect()` returned.
+            `collect()` returned or left in its folder.
         eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
             Trajectories of held-out rows, whose kept ones give the evaluation loss.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             Tokenizer with a chat template and a pad token. Loaded from the model's path by default.
         sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
             Who samples; the model itself by default, in the paper a stronger one. The path or id of another model,
-            which is loaded with its own tokenizer for the time of sampling; another model that shares the tokenizer;
-            an [`~trl_spct.engines.OpenAIEngine`]; or any callable
+            with its own tokenizer; another model that shares the tokenizer; an [`~trl_spct.engines.OpenAIEngine`]; or
+            any [`~trl_spct.judge.sampling.Sampler`]
 
                 sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]
 
-            that returns k [`~trl_spct.judge.sampling.Sample`]s for each of the prompts, which are message lists. If it
-            raises a `RuntimeError` with samples of complete prompts by number (`completed`), these are kept; see also
-            [`~trl_spct.judge.sampling.PromptRefusedError`].
+            If it raises a `RuntimeError` with samples of complete prompts by number (`completed`), these are kept; see
+            also [`~trl_spct.judge.sampling.PromptRefusedError`].
         general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
             trajectory that is trained on. Without general data the paper loses 5 points.
@@ -203,9 +199,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
         Returns:
             [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
-            `scores` in the order of the row; `hinted`; `outcome` (`"kept"`, `"incorrect"`, `"unreadable"` or
-            `"too_easy"`); `problem` (why there are no scores); `row`, `sample`, `num_tokens`; and the columns of the
-            preference rows. Errors of a push to `trajectories_hub_repo` are logged and collected in `push_errors`.
+            `scores` in the order of the row; `hinted`; `outcome`, see [`~trl_spct.trainers.rejection.Outcome`];
+            `problem` (why there are no scores); `row`, `sample`, `num_tokens`; and the columns of the preference rows.
 
         Raises:
             `FileExistsError`: if the folder holds trajectories of another configuration.
@@ -242,7 +237,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             output = super().train(*args, **kwargs)
         self.report = self.report or rejection_report(trajectories)
         logger.info(
-            f"Fine-tuned on {_counts(self.mixture)} of {rejection_summary(self.report)}", main_process_only=True
+            f"Fine-tuned on {counts_text(self.mixture)} of {rejection_summary(self.report)}", main_process_only=True
         )
         return output
 
@@ -254,9 +249,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
             **({} if self.rows is None else {"sampled by": _public_name(self._samples_with)}),
-            "unhinted, by outcome": _counts(report["outcomes"]),
-            "hinted, by outcome": _counts(report["hinted_outcomes"]),
-            "unreadable, by cause": _counts(report["problems"]) or "none",
+            "unhinted, by outcome": counts_text(report["outcomes"]),
+            "hinted, by outcome": counts_text(report["hinted_outcomes"]),
+            "unreadable, by cause": counts_text(report["problems"]) or "none",
             **{f"fine-tuned on, {name}": count for name, count in self.mixture.items()},
         }
 
@@ -352,10 +347,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         )
 
     def _tokenized(self, trajectories: Dataset) -> Dataset:
-        """The sampled tokens behind the sampled prompt, with loss on the completion.
+        """The sampled tokens behind the sampled prompt, and what the chat template writes after a turn.
 
-        A chat template need not render a finished turn as it was sampled: some strip thoughts, or move them. So the
-        completion is not rendered; it is followed by what the template writes after a turn.
+        The template does not render the completion, since some templates strip thoughts, or move them.
         """
         tokenizer, end = self.judge_tokenizer, self._turn_end(trajectories[0]["prompt"])
 
@@ -409,7 +403,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         logger.info(rejection_summary(self.report), main_process_only=True)
         if refused := count_refused(folder):
             self.report["refused"] = refused
-            logger.warning(f"The sampler refused {_counts(refused)} prompts.", main_process_only=True)
+            logger.warning(f"The sampler refused {counts_text(refused)} prompts.", main_process_only=True)
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
             write_trajectories_card(folder, self.report, settings)
@@ -439,10 +433,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             limit = min(len(general), round(self.args.general_ratio * len(kept)))
             general = general.shuffle(seed=self.args.seed).select(range(limit)) if limit else None
         return trajectories.select(kept), general
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _assistant(text: str) -> list[dict[str, str]]:
@@ -483,8 +473,7 @@ def _kept(trajectories: Dataset, name: str) -> Dataset:
 
 
 def _check_draft(row: int, text: str, prefilled: bool) -> None:
-    """Refuses a critique behind whose prompt, which opens a draft if `prefilled`, a judge would learn drafts that are
-    opened twice or never closed."""
+    """Refuses a critique from which a judge would learn drafts that are opened twice or never closed."""
     tags = [tag for tag in _TAG.findall(text) if is_draft_tag(tag)]
     if without_thoughts(text, prefilled) is None:
         difference = "never closes it" if prefilled else "opens one that it never closes"

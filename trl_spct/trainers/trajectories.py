@@ -47,11 +47,8 @@ class TrajectoryCollector:
         row_numbers: Sequence[int] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
-        self.rows = rows
-        self.args = args
-        self.tokenizer = tokenizer or judge_tokenizer
-        self.context_length = context_length
-        self.chat_template_kwargs = chat_template_kwargs
+        self.rows, self.args, self.context_length = rows, args, context_length
+        self.tokenizer, self.chat_template_kwargs = tokenizer or judge_tokenizer, chat_template_kwargs
         self.row_numbers = range(len(rows)) if row_numbers is None else row_numbers
         self.sampler = partial(
             sampler, temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_completion_length
