@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,7 +63,6 @@ def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> lis
         lr_scheduler_type="constant",
         per_device_train_batch_size=64,
         max_steps=100_000,
-        eval_votes=VOTES,
         **{**_common(seed + 1000 * repeat), "logging_strategy": "no", "disable_tqdm": True},
     )
 
@@ -74,7 +74,7 @@ def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> lis
             self.tokens += sum(map(len, made[0]))
             return made
 
-    trainer = Counting(judge, args=args, train_dataset=rows, eval_dataset=held_out)
+    trainer = Counting(judge, args=args, train_dataset=rows)
 
     class Curve(TrainerCallback):
         due = 0
@@ -84,7 +84,7 @@ def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> lis
 
         def on_step_end(self, args, state, control, **kwargs):
             if trainer.tokens >= self.due:
-                votes = trainer._vote(trainer.eval_dataset)
+                votes = accuracies(trainer, held_out)
                 point = {"tokens": trainer.tokens, "steps": state.global_step, "rows": len(rows), **votes}
                 with path.open("a") as file:
                     file.write(json.dumps(point) + "\n")
@@ -95,6 +95,20 @@ def train(runs: Path, output: Path, seed: int, repeat: int, variant: str) -> lis
     trainer.add_callback(Curve())
     trainer.train()
     return read_curve(path)
+
+
+def accuracies(trainer, rows) -> dict[str, float]:
+    """Accuracy of the votes of k critiques, by `"vote@k"`."""
+    from tiny.job import MAX_CRITIQUE, TEMPLATE
+
+    from trl_spct import GRMRewardPipeline, Preference
+    from trl_spct.evaluation.judgments import PipelineJudge, scaling_results
+
+    pipe = GRMRewardPipeline(trainer.model, trainer.processing_class, meta_rm=None)
+    judge = PipelineJudge(pipe, VOTES, seed=trainer.args.seed, template=TEMPLATE, max_new_tokens=MAX_CRITIQUE)
+    preferences = [Preference.from_row(row) for row in rows]
+    judgments = [replace(j, labels=p.labels) for j, p in zip(judge(preferences), preferences, strict=True)]
+    return {f"vote@{result['k']}": result["accuracy"] for result in scaling_results(judgments, seed=trainer.args.seed)}
 
 
 def hard_rows(rows, judge: str, path: Path, seed: int) -> tuple[list[int], int]:

@@ -282,7 +282,7 @@ def test_a_draft_is_not_read_in_training_either(text, thinking, reward, special)
 def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = OPENS
-    changes = {"chat_template_kwargs": {"enable_thinking": False}, "eval_votes": 1}
+    changes = {"chat_template_kwargs": {"enable_thinking": False}}
     trainer = trainer_of(tmp_path / "a", judge, changes, eval_dataset=preference_rows(2), processing_class=tokenizer)
     prompt = trainer.train_dataset[0]["prompt"]
     assert not trainer.outcome._opens_draft(prompt)
@@ -631,27 +631,6 @@ def test_the_loss_is_the_papers(judge, tmp_path):
         "ref_per_token_logps": reference,
     }
     assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
-def test_the_judge_votes_at_evaluation(adapter, judge, tmp_path):
-    peft_config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]) if adapter else None
-    changes = {"eval_votes": 4, "metric_for_best_model": "eval_spct/vote@4", "max_steps": 1}
-    changes |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best"}
-    trainer = trainer_of(tmp_path, judge, changes, eval_dataset=preference_rows(4), peft_config=peft_config)
-    before = trainer.model.generation_config.to_dict()
-    first = trainer.evaluate()
-    votes = {name: value for name, value in first.items() if "vote@" in name}
-    assert set(votes) == {"eval_spct/vote@1", "eval_spct/vote@2", "eval_spct/vote@4"}
-    assert all(value * 4 % 0.125 == 0 for value in votes.values())
-    assert trainer.model.generation_config.to_dict() == before
-    again = trainer.evaluate()
-    assert {name: again[name] for name in votes} == votes
-    trainer.train()
-    assert any(votes.keys() <= entry.keys() for entry in trainer.state.log_history)
-    assert trainer.state.best_metric is not None
-    with pytest.raises(ValueError, match="eval_votes=-1"):
-        config(tmp_path, eval_votes=-1)
 
 
 class Display(RichProgressCallback):

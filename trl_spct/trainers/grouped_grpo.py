@@ -2,7 +2,7 @@
 """GRPO that reads a prompt once per group: in generation, for the reference, and for the policy's gradient."""
 
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -57,10 +57,6 @@ class GroupedGRPOTrainer(GRPOTrainer):
         if message not in self._said and self.accelerator.is_main_process:
             logger.log(level, message)
         self._said.add(message)
-
-    def metrics_of(self, mode: str) -> dict[str, list]:
-        """TRL's metrics of `"train"` or `"eval"` until the next log; a dictionary that is dropped if it keeps none."""
-        return getattr(self, "_metrics", defaultdict(lambda: defaultdict(list)))[mode]
 
     @overrides_trl
     def _get_per_token_logps_and_entropies(

@@ -19,9 +19,6 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
         share_prompts (`bool`, *optional*, defaults to `True`):
             Whether a prompt is read once for all critiques of its group where that is possible and gains, see
             [`GroupedGRPOTrainer`]. `False` takes TRL's own path.
-        eval_votes (`int`, *optional*, defaults to `0`):
-            Critiques per row that vote at each evaluation, at T = 0.5 and in fresh orders (paper, section 6); `0` for
-            none. Logged for every power of two up to it, as `eval_spct/vote@8`.
         easy_judge (`str`, *optional*):
             Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
             training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
@@ -45,9 +42,4 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
         default=False, metadata={"help": "Not part of the original GRPO; only matters with vLLM."}
     )
     share_prompts: bool = field(default=True, metadata={"help": "Read a prompt once for its group where that gains."})
-    eval_votes: int = field(default=0, metadata={"help": "Critiques per row that vote at each evaluation."})
     easy_judge: str | None = field(default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.check("eval_votes", self.eval_votes >= 0, "0 for none, or how many critiques vote")

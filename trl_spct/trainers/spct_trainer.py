@@ -3,23 +3,19 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order
-from ..evaluation.judgments import PipelineJudge, scaling_results
 from ..jobs import locked
 from ..judge.critiques import opens_draft
 from ..judge.generation import keep_trainable
 from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
-from ..judge.pipelines import GRMRewardPipeline
 from ..judge.prompts import judge_messages, judge_template
 from ..judge.sampling import Sample, decode_completions, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
@@ -124,7 +120,6 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         keep_trainable(self.model)
         store_template(self.model.config, args)
         self._special_tokens = special_tokens(self._tokenizer)
-        self._voting_judge: PipelineJudge | None = None
         self.add_callback(CollapseAlarms())
 
     def train(self, *args, **kwargs):
@@ -145,35 +140,14 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             return super()._generate_and_score_completions(inputs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it.
-
-        With `args.eval_votes` the judge also votes on each set: `eval_spct/vote@{k}` for powers of two k up to it.
-        """
+        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it."""
         self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
-        if self.args.eval_votes and isinstance(rows, Dataset):
-            for name, value in self._vote(rows).items():
-                self.metrics_of("eval")[f"spct/{name}"].append(value)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
-    def _vote(self, rows: Dataset) -> dict[str, float]:
-        """Accuracy of the vote of k critiques, the responses in a fresh order for each (paper, section 6)."""
-        if self._voting_judge is None:
-            model, device = self.accelerator.unwrap_model(self.model), self.accelerator.device
-            pipe = GRMRewardPipeline(model=model, tokenizer=self._tokenizer, device=device, meta_rm=None)
-            options = {"template": self.args.template, "max_new_tokens": self.max_completion_length}
-            self._voting_judge = PipelineJudge(pipe, self.args.eval_votes, seed=self.args.seed, **options)
-        with self.accelerator.split_between_processes([preference_of(row) for row in rows]) as part:
-            judged = self._voting_judge(part) if part else []
-        judgments = [replace(judgment, labels=row.labels) for judgment, row in zip(judged, part, strict=True)]
-        results = scaling_results(gather_object(judgments), seed=self.args.seed)
-        return {f"vote@{result['k']}": result["accuracy"] for result in results}
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        metrics = self.metrics_of("train" if self.model.training else "eval")
         # TRL logs the metrics of all evaluation sets as `eval_…`, where the last one overwrites the others.
         if not self.model.training and self._evaluated:
+            metrics = getattr(self, "_metrics", {"eval": {}})["eval"]
             renamed = {f"{self._evaluated}_{name}": values for name, values in metrics.items()}
             metrics.clear()
             metrics.update(renamed)
@@ -206,8 +180,7 @@ class OutcomeReward:
         template (`str`): Prompt template of the judge; it says which scores are in range.
         end_tokens (set of `int`, *optional*): A completion that ends on none of them was truncated, and is worth −1.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The judge's. With it, completions are read from their ids, since TRL leaves out drafts, or their tags, and
-            prompts say whether the chat template opens a draft.
+            The judge's, which reads completions from their ids, since TRL leaves out drafts, or their tags.
         chat_template_kwargs (mapping, *optional*): Variables of the chat template.
     """
 
@@ -220,10 +193,8 @@ class OutcomeReward:
         tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
-        self.template = template
-        self.end_tokens = end_tokens
-        self.tokenizer = tokenizer
-        self.chat_template_kwargs = chat_template_kwargs or {}
+        self.template, self.end_tokens = template, end_tokens
+        self.tokenizer, self.chat_template_kwargs = tokenizer, chat_template_kwargs or {}
 
     def __call__(
         self,
