@@ -56,7 +56,7 @@ class Grouped(GroupedGRPOTrainer):
         return drawn(self, prompt_ids)
 
     def _packed(self, model, packed, *args):
-        self.tokens += sum(row.num_tokens for row in packed)
+        self.tokens += sum(len(row.rows) for row in packed)
         return super()._packed(model, packed, *args)
 
 

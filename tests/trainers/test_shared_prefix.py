@@ -117,7 +117,7 @@ def test_groups_are_packed_within_the_tokens_of_a_batch(batch_size):
     ids, mask = batch()
     rows = pack(ids, mask, WIDTH, batch_size)
     assert len(rows) > 1
-    assert all(row.num_tokens <= batch_size * ids.shape[1] or len(row.groups) == 1 for row in rows)
+    assert all(len(row.rows) <= batch_size * ids.shape[1] or len(row.groups) == 1 for row in rows)
     assert sum(group.completions for row in rows for group in row.groups) == len(ids)
     assert_equal_to_trl(judge("llama"), ids, mask, batch_size)
 
@@ -126,7 +126,7 @@ def test_a_prompt_stands_once():
     (row,) = pack(*batch(shuffle=False), WIDTH)
     # The last token of a prompt begins each of its segments, unless there is but one.
     assert row.groups == (Group(89, 3, 13), Group(69, 2, 13), Group(0, 1, 40))
-    assert row.num_tokens == 89 + 39 + 69 + 26 + 40
+    assert len(row.rows) == 89 + 39 + 69 + 26 + 40
 
 
 def test_the_work_by_hand():

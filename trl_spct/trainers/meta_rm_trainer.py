@@ -2,7 +2,7 @@
 """Stage 3 of SPCT: a Meta RM, trained on critiques with known correctness (paper, section 6)."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, Features, List, Value
-from transformers import (
-    DataCollator,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path, global_then_local_main_first
@@ -76,8 +69,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             unless `args.model_init_kwargs` says otherwise), or a model with one label, which becomes a Meta RM.
         args ([`MetaRMTrainingConfig`], *optional*):
             Configuration.
-        data_collator ([`~transformers.DataCollator`], *optional*):
-            Collator of rows with `input_ids` and `label`. [`~transformers.DataCollatorWithPadding`] by default.
         train_dataset, eval_dataset ([`~datasets.Dataset`], or `dict` of them for evaluation):
             Rows with the columns
 
@@ -91,10 +82,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             Rows with `input_ids` and `label` are used as they are.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
             The model's tokenizer, with a chat template. Loaded from the model's path by default.
-        compute_metrics (`Callable`, *optional*, defaults to [`classification_metrics`]):
-            Replaces the evaluation metrics.
         **kwargs:
-            Passed to [`~trl.RewardTrainer`]. A `peft_config` needs `task_type="SEQ_CLS"`, to train the head.
+            Passed to [`~trl.RewardTrainer`]. Defaults: [`classification_metrics`] as `compute_metrics`, and
+            [`~transformers.DataCollatorWithPadding`]. A `peft_config` needs `task_type="SEQ_CLS"` to train the head.
 
     Raises:
         `ValueError`: for invalid rows, with their numbers; for an adapter that leaves the head random.
@@ -113,11 +103,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         self,
         model: str | PreTrainedModel,
         args: MetaRMTrainingConfig | None = None,
-        data_collator: DataCollator | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
         **kwargs,
     ):
         args, config = checked_arguments(model, args, MetaRMTrainingConfig, "MetaRM", kwargs.get("peft_config"))
@@ -148,15 +136,13 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=compute_metrics or classification_metrics,
-            **kwargs,
+            **{**kwargs, "compute_metrics": kwargs.get("compute_metrics") or classification_metrics},
         )
         args.model_init_kwargs = init_kwargs
-        if data_collator is None:
+        if kwargs.get("data_collator") is None:
             self.data_collator = DataCollatorWithPadding(
                 self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
             )

@@ -27,29 +27,26 @@ def critique_metrics(
     """Shares and means over a batch of critiques, whose scores are in the order of the labels.
 
     `accuracy` (Eq. 10), also by number of responses, domain, and place in which the judge read the best response;
-    shares of `tie` and `unreadable` critiques, also by problem. Over readable critiques of n ≥ 2: `margin`, the best
-    response's score minus the highest other one; `score_entropy` in nats, of the distribution of all scores;
-    `same_scores` and `same_place`, the share of the most frequent row of scores, and of the place that most often has
-    the single highest score, per n. Metrics of no critiques are left out.
+    shares of `tie` and `unreadable` critiques. Over readable critiques of n ≥ 2: `margin` of the best response to the
+    highest other one; `score_entropy` in nats; `same_scores` and `same_place`, the share of the most frequent row of
+    scores, and of the place that most often has the single highest score, per n. Metrics of no critiques are left out.
     """
     total = len(critiques)
     correct = [is_correct(critique.scores, row) for critique, row in zip(critiques, labels, strict=True)]
     problems = Counter(critique.problem for critique in critiques if critique.problem)
     compared = [
-        (_as_read(critique.scores, critique.order), _as_read(row, critique.order), right)
+        (_as_read(critique.scores, critique.order), highest(_as_read(row, critique.order))[0], right)
         for critique, row, right in zip(critiques, labels, correct, strict=True)
         if critique.scores is not None and len(row) > 1
     ]
-    margins = [_margin(scores, row) for scores, row, _ in compared]
+    margins = [scores[best] - max(scores[:best] + scores[best + 1 :]) for scores, best, _ in compared]
     metrics = {
         "accuracy": sum(correct) / total,
         "unreadable": sum(problems.values()) / total,
         "tie": sum(margin == 0 for margin in margins) / total,
         **{f"unreadable_{problem}": problems[problem] / total for problem in (*PROBLEMS, TRUNCATED)},
         **_means("accuracy_n", [len(row) for row in labels], correct),
-        **_means(
-            "accuracy_place", [highest(row)[0] + 1 for _, row, _ in compared], [right for _, _, right in compared]
-        ),
+        **_means("accuracy_place", [best + 1 for _, best, _ in compared], [right for *_, right in compared]),
         **_means("accuracy_", domains or [None] * total, correct),
     }
     if compared:
@@ -72,11 +69,6 @@ def _means(prefix: str, keys: Sequence[Any], values: Sequence[float]) -> dict[st
         if key is not None:
             groups.setdefault(key, []).append(value)
     return {f"{prefix}{key}": mean(group) for key, group in sorted(groups.items())}
-
-
-def _margin(scores: Sequence[float], labels: Sequence[float]) -> float:
-    best = highest(labels)[0]
-    return scores[best] - max(score for i, score in enumerate(scores) if i != best)
 
 
 def _entropy(values: Iterable[float]) -> float:

@@ -50,17 +50,10 @@ class Selection:
 
 
 def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: bool = True) -> Selection:
-    """Applies the rejection rule of rejective fine-tuning.
+    """Applies the rejection rule of rejective fine-tuning to all samples of all rows, in any order.
 
-    A trajectory is rejected if it cannot be read or is incorrect (Eq. 10). If all *unhinted* trajectories of a row are
-    correct, the row is too easy and they are rejected, too; hinted trajectories are exempt from this second rule.
-
-    Args:
-        trajectories (iterable of [`Trajectory`]): All samples of all rows, in any order.
-        reject_too_easy (`bool`, *optional*, defaults to `True`): Whether to apply the second rule.
-
-    Returns:
-        [`Selection`]: one [`Outcome`] per trajectory.
+    A trajectory is rejected if it cannot be read or is incorrect (Eq. 10). With `reject_too_easy`, the *unhinted*
+    trajectories of a row are rejected, too, if all of them are correct.
     """
     trajectories = list(trajectories)
     correct = [is_correct(trajectory.scores, trajectory.labels) for trajectory in trajectories]
@@ -81,11 +74,10 @@ def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: boo
 def cap_hinted(
     rows: Sequence[Hashable], hinted: Sequence[bool], outcomes: Sequence[str], max_share: float, seed: int = 0
 ) -> list[int]:
-    """Indices of the kept trajectories, in order, with a cap on the share of hinted ones.
+    """Indices of the kept trajectories, in order, with a cap on the share of hinted ones; `1` is no cap.
 
-    A judge that is given the best response may take short cuts, which the paper observed mostly on reasoning. Hinted
-    trajectories of rows that were also solved without a hint are dropped first, since other rows have nothing else;
-    ties are broken at random. `max_share` is from 0 (no hinted trajectory) to 1 (no cap).
+    Hinted trajectories of rows that were also solved without a hint are dropped first, since other rows have nothing
+    else; ties are broken at random.
     """
     kept = [i for i, outcome in enumerate(outcomes) if outcome == Outcome.KEPT]
     kept_hinted = [i for i in kept if hinted[i]]

@@ -152,10 +152,6 @@ class PackedRow:
     columns: torch.Tensor
     scored: torch.Tensor
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.rows)
-
 
 def pack(
     input_ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int, batch_size: int | None = None
