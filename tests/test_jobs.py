@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from datetime import date
 
 import pytest
 from datasets import Features, List, Value
@@ -35,7 +36,11 @@ def test_a_folder_is_claimed_and_found_again(tmp_path):
     settings = {"model": "judge-é", "k": 8, "orders": (1, 2), "nothing": None}
     folder = claim_folder(tmp_path / "a" / "b", settings)
     assert folder == tmp_path / "a" / "b"
-    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == {**settings, "orders": [1, 2]}
+    assert json.loads((folder / MANIFEST).read_text(encoding="utf-8")) == {
+        **settings,
+        "orders": [1, 2],
+        "started_on": date.today().isoformat(),
+    }
     before = (folder / MANIFEST).stat().st_mtime_ns
     assert claim_folder(str(folder), dict(reversed(settings.items()))) == folder
     assert (folder / MANIFEST).stat().st_mtime_ns == before, "a restart writes nothing"

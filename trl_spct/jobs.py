@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
 
+from .judge.dates import on_day
+
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+STARTED = "started_on"
 SHARDS = "shard-*.parquet"
 _CACHE = os.path.join(".cache", "huggingface")  # `upload_folder` ignores this folder
 
@@ -112,7 +115,8 @@ def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool
         return False
     present = json.loads(manifest.read_text(encoding="utf-8"))
     settings = json.loads(json.dumps(settings))
-    differing = [name for name in {**present, **settings} if present.get(name) != settings.get(name)]
+    names = {**present, **settings}.keys() - {STARTED}
+    differing = [name for name in names if present.get(name) != settings.get(name)]
     if not differing:
         return True
     if all(path.name == MANIFEST or path.name.startswith(".") for path in manifest.parent.iterdir()):
@@ -125,10 +129,11 @@ def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool
 
 
 def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
-    """Creates a folder with the manifest of a run, or resumes the one that it holds; raises as [`check_folder`]."""
+    """Creates a folder with the manifest of a run and its day, or resumes the one that it holds; raises as
+    [`check_folder`]."""
     if not check_folder(folder, settings):
         os.makedirs(folder, exist_ok=True)
-        write_json(Path(folder, MANIFEST), dict(settings))
+        write_json(Path(folder, MANIFEST), {**settings, STARTED: date.today().isoformat()})
     return Path(folder)
 
 
@@ -161,6 +166,12 @@ class ShardedJob:
         """Number of shards that are not written yet."""
         return sum(not path.exists() for path, _ in self.shards)
 
+    @property
+    def day(self) -> date:
+        """The day of the first start."""
+        manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+        return date.fromisoformat(manifest.get(STARTED) or date.today().isoformat())
+
     def path_of(self, rows: range) -> Path:
         """Path of the shard of these rows. Files `{stem}.*.partial` beside it are deleted when it is written."""
         return self.shards[rows.start // self.settings["rows_per_shard"]][0]
@@ -175,7 +186,8 @@ class ShardedJob:
         """Writes this process's missing shards, and yields the rows of each of its shards once it is written.
 
         `work` makes the records of a range of rows, for `concurrency` shards at once, in threads. If one fails, no
-        further one begins, and those in work are still written. Raises as [`locked`] and [`check_folder`].
+        further one begins, and those in work are still written. Prompts have the date of the first start. Raises as
+        [`locked`] and [`check_folder`].
         """
         stopping = threading.Event()
 
@@ -185,7 +197,9 @@ class ShardedJob:
             if stopping.is_set():
                 return None
             try:
-                _write(path, work(rows), self.features)
+                with on_day(self.day):
+                    records = work(rows)
+                _write(path, records, self.features)
             except BaseException:
                 stopping.set()
                 raise

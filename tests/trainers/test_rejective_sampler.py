@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationCon
 from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig, parse_critique
-from trl_spct.jobs import FolderInUseError, locked
+from trl_spct.jobs import FolderInUseError, locked, write_json
 from trl_spct.judge.sampling import Sample, encode_prompts, sample_critiques
 from trl_spct.trainers import rejective_sampler
 from trl_spct.trainers.rejection import Outcome
@@ -1218,9 +1218,12 @@ def test_a_resumed_run_goes_on_with_the_date_it_began_with(judge, tmp_path, monk
     today = datetime.now().strftime("%d %b %Y")
     assert len(shown) == 8 and all(text.startswith(f"Today: {today}\n") for text in shown)
     folder = tmp_path / "trajectories"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    write_json(folder / "manifest.json", {**manifest, "started_on": "2020-02-03"})
     first = pq.read_table(folder / "shard-00000.parquet")
-    place = first.column_names.index("sampled_on")
-    earlier = first.set_column(place, "sampled_on", pa.array(["2020-02-03"] * len(first)))
+    earlier = first.set_column(
+        first.column_names.index("sampled_on"), "sampled_on", pa.array(["2020-02-03"] * len(first))
+    )
     pq.write_table(earlier.cast(first.schema), folder / "shard-00000.parquet")
     (folder / "shard-00001.parquet").unlink()
     shown.clear()

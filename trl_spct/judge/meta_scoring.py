@@ -4,13 +4,13 @@
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .dates import dated_template, undated_template
 from .generation import evaluating
 from .modeling_meta_rm import MetaRMForSequenceClassification
 from .prompts import TEMPLATES, judge_template
@@ -41,8 +41,9 @@ def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **te
             "Found a tokenizer without a chat template; expected one, since a Meta RM reads a user and an assistant "
             "turn. Set `tokenizer.chat_template`, or `chat_template_path` when training."
         )
+    options = {**dated_template(tokenizer), **template_kwargs}
     ids = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, add_generation_prompt=False, return_dict=False, **template_kwargs
+        list(messages), tokenize=True, add_generation_prompt=False, return_dict=False, **options
     )
     return cast(list[int], ids)
 
@@ -114,24 +115,10 @@ _PROBE = (
 )
 
 
-def _undated(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """The `chat_template` that prints formats in place of today's date, as Llama 3.2's; empty if none is printed."""
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
-    formats = "{%- macro strftime_now(format) -%}{{ format }}{%- endmacro -%}"
-    return {"chat_template": formats + template} if "strftime_now" in template else {}
-
-
-def prints_date(tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: Mapping[str, Any]) -> bool:
-    """Whether prompts hold today's date, so that they change from day to day."""
-    undated = _undated(tokenizer)
-    render = partial(tokenizer.apply_chat_template, [_PROBE[0]], tokenize=False, **chat_template_kwargs)
-    return bool(undated) and render() != render(**undated)
-
-
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     """A short hash of what a Meta RM reads of a fixed conversation, without variables and today's date: of the
     vocabulary and of the chat template."""
-    tokens = encode_meta(tokenizer, _PROBE, **_undated(tokenizer))
+    tokens = encode_meta(tokenizer, _PROBE, **undated_template(tokenizer))
     return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 
 

@@ -14,10 +14,11 @@ import torch
 from transformers import AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .dates import prints_date
 from .hub import pushing, upload
 from .judge_card import write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
-from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores, prints_date
+from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores
 from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
 from .preferences import Messages, Preference

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .critiques import Critique, is_draft_tag, opens_draft
+from .dates import dated_template
 from .generation import Decoder, evaluating, generating, random_streams
 from .orders import derive_seed
 from .preferences import Messages
@@ -160,7 +161,7 @@ def encode_prompts(
         tokenize=True,
         add_generation_prompt=True,
         return_dict=False,
-        **(chat_template_kwargs or {}),
+        **{**dated_template(tokenizer), **(chat_template_kwargs or {})},
         tokenizer_kwargs={"verbose": False},  # no warning about `model_max_length`: the model's context is checked
     )
 

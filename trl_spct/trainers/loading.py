@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -182,18 +180,6 @@ def read_chat_template(tokenizer: Any, path: str | None) -> None:
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
     elif path is not None:
         tokenizer.chat_template = AutoTokenizer.from_pretrained(path).get_chat_template()
-
-
-def dated_template(tokenizer: PreTrainedTokenizerBase, day: str) -> dict[str, str]:
-    """The `chat_template` with a day, as `2025-04-03`, in place of today; nothing for templates without a date."""
-    template = tokenizer.get_chat_template()
-    formats = {text for _, text in re.findall(r"""strftime_now\(\s*(["'])(.*?)\1""", template)}
-    if not formats:
-        return {}
-    dates = json.dumps({text: datetime.fromisoformat(day).strftime(text) for text in formats}, ensure_ascii=False)
-    return {
-        "chat_template": f"{{%- macro strftime_now(format) -%}}{{{{ {dates}[format] }}}}{{%- endmacro %}}{template}"
-    }
 
 
 def saved_weights_digest(model: Any, blocks: int = 64, size: int = 4096) -> str | None:

@@ -14,10 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -28,8 +26,9 @@ from ..cards import PAPER, JudgeCards, is_repo_id, push_trajectories, write_traj
 from ..data.instructions import instruction_rows
 from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
-from ..jobs import SHARDS, ShardedJob, locked, rows_digest, write_json
+from ..jobs import ShardedJob, locked, rows_digest, write_json
 from ..judge.critiques import is_draft_tag, opens_draft, without_thoughts
+from ..judge.dates import on_day
 from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
 from ..judge.sampling import (
@@ -42,7 +41,6 @@ from ..judge.sampling import (
 )
 from .loading import (
     checked_arguments,
-    dated_template,
     each_set,
     load_adapter,
     load_config,
@@ -276,16 +274,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **({"sampler_chat_template_kwargs": variables} if variables else {}),
         }
 
-    def _day(self, folder: Path) -> str:
-        """The day for chat templates that print it: that of the shards in the folder, or today."""
-        tables = (pq.read_table(path, columns=["sampled_on"]) for path in sorted(folder.glob(SHARDS)))
-        days = [next((table["sampled_on"][0].as_py() for table in tables if len(table)), date.today().isoformat())]
-        return broadcast_object_list(days)[0]
-
-    def _variables(self, tokenizer: PreTrainedTokenizerBase, day: str | None = None) -> dict[str, Any]:
-        """Variables of a chat template: the configured ones, and the template itself with a day in place of today."""
-        return {**self.args.variables, **(dated_template(tokenizer, day) if day else {})}
-
     def _sampler_config(self) -> PreTrainedConfig | None:
         if isinstance(self.sampler, str):
             return load_config(self.sampler, SimpleNamespace(trust_remote_code=self.args.trust_remote_code))
@@ -304,8 +292,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         elif sampler is None:
             self._check_whole()
             sampler = accelerator.unwrap_model(self.model)
-        day = self._day(job.folder)
-        variables = self._variables(tokenizer or self.judge_tokenizer, day)
+        variables = self.args.variables
         if isinstance(sampler, torch.nn.Module):
             model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
             options: Any = {"batch_size": self.args.sampling_batch_size, "chat_template_kwargs": variables}
@@ -317,6 +304,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             collector.check_rows()
 
         def work(rows: range) -> list[dict[str, Any]]:
+            day = job.day.isoformat()
             return [{**record, "sampled_on": day} for record in collector(rows, job.path_of(rows))]
 
         with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
@@ -363,10 +351,11 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 [*(ids[:-1] if ids and text == decoded_text else retokenized), *end]
                 for text, ids, decoded_text, retokenized in zip(texts, known, decoded, encoded, strict=True)
             ]
-            days = batch.get("sampled_on") or [None] * len(texts)
+            days = batch.get("sampled_on") or [date.today().isoformat()] * len(texts)
             prompts: list[list[int]] = []
             for day, group in groupby(zip(days, batch["prompt"], strict=True), key=itemgetter(0)):
-                prompts += encode_prompts(tokenizer, [prompt for _, prompt in group], self._variables(tokenizer, day))
+                with on_day(date.fromisoformat(day)):
+                    prompts += encode_prompts(tokenizer, [prompt for _, prompt in group], self.args.variables)
             for row, prompt, text in zip(batch["row"], prompts, texts, strict=True):
                 _check_draft(row, text, ends_in_draft(tokenizer, prompt))
             masked = [[-100] * len(prompt) if self.completion_only_loss else prompt for prompt in prompts]
@@ -387,7 +376,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def _turn_end(self, prompt: list[dict[str, str]]) -> list[int]:
         """What the chat template writes after a turn, if it ends the generation, else the end-of-sequence token."""
         tokenizer, config = self.judge_tokenizer, self.model.generation_config
-        turns, variables = [[*prompt, *_assistant(text)] for text in ("a", "b")], self._variables(tokenizer)
+        turns, variables = [[*prompt, *_assistant(text)] for text in ("a", "b")], self.args.variables
         one, other = (tokenizer.apply_chat_template(turn, return_dict=False, **variables) for turn in turns)
         if one == other:  # a small vocabulary that holds neither letter
             texts = [tokenizer.apply_chat_template(turn, tokenize=False, **variables)[::-1] for turn in turns]
