@@ -18,6 +18,23 @@ import os
 import sys
 from dataclasses import dataclass
 
+
+def in_two_processes() -> None:
+    """Replaces this process by two of one thread each, the fastest for tiny models, unless several were launched.
+
+    Two on every machine: the batches, and so the results, depend on the number of processes.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--local-addr=localhost", "--nproc-per-node=2")
+        os.execv(sys.executable, [sys.executable, *launcher, __file__, *sys.argv[1:]])
+    if os.environ["RANK"] != "0":
+        os.environ["TQDM_DISABLE"] = "1"
+
+
+if __name__ == "__main__" and not sys.argv[1:]:
+    in_two_processes()  # before the imports, which take seconds
+
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 from trl_spct import SPCTConfig, SPCTTrainer
@@ -56,19 +73,6 @@ def main(script_args, training_args, model_args, dataset_args):
 
 def make_parser():
     return TrlParser((SPCTScriptArguments, SPCTConfig, ModelConfig, DatasetMixtureConfig))
-
-
-def in_two_processes() -> None:
-    """Replaces this process by two of one thread each, the fastest for tiny models, unless several were launched.
-
-    Two on every machine: the batches, and so the results, depend on the number of processes.
-    """
-    if "WORLD_SIZE" not in os.environ:
-        os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
-        launcher = ("-m", "torch.distributed.run", "--standalone", "--local-addr=localhost", "--nproc-per-node=2")
-        os.execv(sys.executable, [sys.executable, *launcher, __file__, *sys.argv[1:]])
-    if os.environ["RANK"] != "0":
-        os.environ["TQDM_DISABLE"] = "1"
 
 
 if __name__ == "__main__":

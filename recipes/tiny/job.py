@@ -13,8 +13,9 @@ import random
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ from trl_spct.judge.sampling import encode_prompts
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.trainers.arguments import CHECKPOINTING
 
-from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer
+from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer, pieces_of
 from .world import REFLECTION, Row, World, named_principle
 
 
@@ -164,8 +165,7 @@ class Job:
     def build_base(self) -> None:
         """The stand-in for a pretrained model: it can read and write critiques, with all the faults of its corpus."""
         first, second = self._curriculum()
-        texts = [text for conversation in first + second for text in _texts(conversation)]
-        tokenizer = build_tokenizer(texts)
+        tokenizer = build_tokenizer(self._shared(_pieces, first + second))
         model = build_judge(tokenizer)
         for number, conversations in enumerate((first, second)):
             folder = self.folder / "base" / f"phase-{number}"
@@ -182,7 +182,8 @@ class Job:
                 num_train_epochs=1,
                 **_common(self.seed),
             )
-            dataset = _tokenized(tokenizer, conversations, by_length=0.6 if number == 0 else 0.0, seed=self.seed)
+            rows = self._shared(partial(_tokenized, tokenizer), conversations)
+            dataset = _in_curriculum_order(rows, by_length=0.6 if number == 0 else 0.0, seed=self.seed)
             padded = DataCollatorForSeq2Seq(tokenizer)
             # the stand-in for pretraining, for which TRL's loss over a large vocabulary in chunks is slower
             _trained(Trainer(model, args, padded, dataset, processing_class=tokenizer)).save_model()
@@ -194,6 +195,11 @@ class Job:
             tokenizer.save_pretrained(self.path("base"))
             for folder in (self.folder / "base").glob("phase-*"):
                 shutil.rmtree(folder)
+
+    def _shared(self, work: Callable[[list], list], items: list) -> list:
+        """`work(items)`, each process with a part of them."""
+        with self.state.split_between_processes(items) as part:
+            return gather_object(work(part))
 
     def _share(self, batch_size: int) -> int:
         """This process's part of a batch."""
@@ -260,6 +266,7 @@ class Job:
             learning_rate=1e-3,
             lr_scheduler_type="cosine",
             per_device_train_batch_size=self._share(32),
+            train_sampling_strategy="group_by_length",  # rows have one to four responses
             num_train_epochs=2,
             **_common(self.seed),
         )
@@ -318,7 +325,7 @@ class Job:
         accuracies = {}
         for name, attribute in (("wanted", "principle"), ("unwanted", "unwanted")):
             credits = _continued_credits(model, tokenizer, rows[share], attribute)
-            accuracies[f"accuracy_told_the_{name}_principle"] = _mean(gather_object(credits))
+            accuracies[f"accuracy_given_the_{name}_principle"] = _mean(gather_object(credits))
         return accuracies
 
     def _judge(
@@ -443,25 +450,25 @@ def _judged(row: Row, critique: str, hint: bool = False) -> list[dict[str, str]]
     return [*judge_messages(preference, TEMPLATE, len(preference) == 1, hint), _assistant(critique)]
 
 
-def _texts(conversation: Iterable[dict[str, str]]) -> list[str]:
-    return [message["content"] for message in conversation]
+def _pieces(conversations: list) -> list[str]:
+    return sorted(pieces_of(message["content"] for conversation in conversations for message in conversation))
 
 
-def _tokenized(tokenizer, conversations: list, by_length: float, seed: int) -> Dataset:
-    """Rows with `input_ids` and `labels` on the answer alone, batches of like length, the shorter ones first.
-
-    A share `by_length` of the batches goes from short to long, which is faster learned.
-    """
+def _tokenized(tokenizer, conversations: list) -> list[dict[str, list[int]]]:
+    """Rows with `input_ids` and `labels` on the answer alone."""
     prompts = encode_prompts(tokenizer, [conversation[:-1] for conversation in conversations])
     ends = [conversation[-1]["content"] + tokenizer.eos_token for conversation in conversations]
     answers = tokenizer(ends, add_special_tokens=False)["input_ids"]
-    order = _curriculum_order([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], by_length, seed)
-    return Dataset.from_dict(
-        {
-            "input_ids": [prompts[i] + answers[i] for i in order],
-            "labels": [[-100] * len(prompts[i]) + answers[i] for i in order],
-        }
-    )
+    return [
+        {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def _in_curriculum_order(rows: list[dict[str, list[int]]], by_length: float, seed: int) -> Dataset:
+    """Batches of like length; a share `by_length` of them goes from short to long, which is faster learned."""
+    order = _curriculum_order([len(row["input_ids"]) for row in rows], by_length, seed)
+    return Dataset.from_list([rows[i] for i in order])
 
 
 def _curriculum_order(lengths: list[int], by_length: float, seed: int, batch: int = 32) -> list[int]:

@@ -38,17 +38,25 @@ def fixed_phrases() -> list[str]:
     return sorted(set(phrases), key=len, reverse=True)
 
 
-def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer with exact decoding: a token is a word or sign with the space before it."""
+def _splitter() -> pre_tokenizers.PreTokenizer:
     words = r"\\boxed\{|\n+| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]|\s"
-    split = pre_tokenizers.Split(Regex("|".join([*map(re.escape, fixed_phrases()), words])), "isolated")
-    pieces = {piece for text in set(texts) for piece, _ in split.pre_tokenize_str(text)}
-    pieces.update(fixed_phrases(), (f"{space}{number}" for space in ("", " ") for number in range(11)))
+    return pre_tokenizers.Split(Regex("|".join([*map(re.escape, fixed_phrases()), words])), "isolated")
+
+
+def pieces_of(texts: Iterable[str]) -> set[str]:
+    """The words and signs of texts, with the space before them."""
+    splitter = _splitter()
+    return {piece for text in set(texts) for piece, _ in splitter.pre_tokenize_str(text)}
+
+
+def build_tokenizer(pieces: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer with exact decoding: a token is a word or sign with the space before it."""
+    pieces = {*pieces, *fixed_phrases(), *(f"{space}{number}" for space in ("", " ") for number in range(11))}
     special = [PAD, EOS, UNK, USER, JUDGE]
     backend = Tokenizer(
         models.WordLevel({piece: i for i, piece in enumerate([*special, *sorted(pieces)])}, unk_token=UNK)
     )
-    backend.pre_tokenizer = split
+    backend.pre_tokenizer = _splitter()
     backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -16,7 +16,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
-from tiny.judge import TEMPLATE, build_tokenizer  # noqa: E402
+from tiny.judge import TEMPLATE, build_tokenizer, pieces_of  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, pipeline  # noqa: E402
 
 from trl_spct import Preference, judge_messages  # noqa: E402
@@ -97,7 +97,7 @@ def train_judge(kind: str, seed: int = 0, batch_size: int = 32):
     texts += [
         f"\n\n#### {FORMAT} ####\n{line(i)}\n(The End of Response {i + 1})\n {verdict([1, 10])}" for i in range(4)
     ]
-    tokenizer = build_tokenizer([*texts, " ".join(WORDS), *WORDS, "< judge>< user>< eos>"])
+    tokenizer = build_tokenizer(pieces_of([*texts, " ".join(WORDS), *WORDS, "< judge>< user>< eos>"]))
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

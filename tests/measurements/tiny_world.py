@@ -57,10 +57,12 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
             cells.append(_interval(result(results, stage, 32, guided=True)))
             said = report[stage]
             cells += [describe(Guidance.of(said["guided"]["chosen"])), _gain(said["guided"]["chosen"])]
-            if "accuracy_told_the_wanted_principle" in said:
+            if "accuracy_given_the_wanted_principle" in said:
                 cells.append(_percent(said["names_the_wanted_principle"]))
                 cells.append(_pair(said, "accuracy_with_wanted_principle", "accuracy_with_another_principle"))
-                cells.append(_pair(said, "accuracy_told_the_wanted_principle", "accuracy_told_the_unwanted_principle"))
+                cells.append(
+                    _pair(said, "accuracy_given_the_wanted_principle", "accuracy_told_the_unwanted_principle")
+                )
             else:
                 cells += ["–"] * 3
             lines.append(f"| {name} | {stage} | {' | '.join(cells)} |")

@@ -69,8 +69,8 @@ def test_principles_are_load_bearing_before_and_after_training(found, seed, stag
     assert report["accuracy_with_wanted_principle"] > 0.8
     if report["names_the_wanted_principle"] < 1:
         assert report["accuracy_with_another_principle"] < 0.3
-    assert report["accuracy_told_the_wanted_principle"] > 0.8
-    assert report["accuracy_told_the_unwanted_principle"] < 0.3
+    assert report["accuracy_given_the_wanted_principle"] > 0.8
+    assert report["accuracy_given_the_unwanted_principle"] < 0.3
 
 
 @pytest.mark.parametrize("stage", STAGES)

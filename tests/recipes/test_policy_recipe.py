@@ -185,10 +185,10 @@ def test_a_judge_that_is_not_there(tiny, tmp_path):
 @pytest.fixture
 def untrained_judge(tiny, tmp_path):
     """A folder as `recipes/spct.py` leaves it, with a judge that has learned nothing."""
-    from tiny.judge import build_judge, build_tokenizer
+    from tiny.judge import build_judge, build_tokenizer, pieces_of
 
     rows = tiny.World(0).rows(400, sizes=(4,))
-    tokenizer = build_tokenizer(text for row in rows for text in (row.query, *row.responses))
+    tokenizer = build_tokenizer(pieces_of(text for row in rows for text in (row.query, *row.responses)))
     model = build_judge(tokenizer)
     model.config.grm = {"template": "compact"}
     model.generation_config.max_new_tokens = 4
