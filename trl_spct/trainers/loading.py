@@ -3,7 +3,6 @@
 
 import copy
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
