@@ -19,7 +19,9 @@ if CHECKPOINTING not in inspect.signature(TrainingArguments).parameters:
 class JudgeArguments:
     """Mixin for configurations of TRL."""
 
-    template: str | None = field(default=None, metadata={"help": "Prompt template; the judge's own by default."})
+    template: str | None = field(
+        default=None, metadata={"help": "Template: `paper`, `compact` or `official`; the judge's own by default."}
+    )
     invalid_rows: str = field(
         default="error", metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]}
     )
