@@ -933,7 +933,10 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
     assert "judge_scores" in columns and "scores" not in columns
 
 
-def test_a_judge_on_a_server(judges, tmp_path, no_cache):
+KEY = "sk-s3cret"
+
+
+def test_a_judge_on_a_server(judges, tmp_path, no_cache, caplog):
     """It prefers what it reads first: the orders are balanced, so that all rows tie and none makes a pair."""
 
     def answer(path, body, number):
@@ -955,6 +958,7 @@ def test_a_judge_on_a_server(judges, tmp_path, no_cache):
                 "--k",
                 4,
             ],
+            *["--api_key", KEY],
             *[
                 "--template",
                 "compact",
@@ -975,6 +979,10 @@ def test_a_judge_on_a_server(judges, tmp_path, no_cache):
     assert report["places"] == {"2": [1.0, 0.0]} and report["order_flips"]["flips"] == 1
     card = (tmp_path / "out" / "README.md").read_text()
     assert server.url not in card and '"engine": "OpenAIEngine"' in card and "100.0 %, 0.0 %" in card
+    assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    written_files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written_files) > 5 and not [path for path in written_files if KEY.encode() in path.read_bytes()]
+    assert KEY not in caplog.text
 
 
 def test_a_judge_on_a_server_reads_the_prompt_that_it_was_trained_with(tmp_path, no_cache, caplog):
@@ -993,7 +1001,7 @@ def test_a_judge_on_a_server_reads_the_prompt_that_it_was_trained_with(tmp_path,
         label(*asked, "--output_dir", tmp_path / "unnamed")
         prompts = [body["messages"][0]["content"] for body in server.bodies]
     assert [prompt.startswith("Name the criteria") for prompt in prompts] == [True, False]
-    assert "does not name the template" in caplog.text
+    assert "since the server names none" in caplog.text
 
 
 def test_prompts_of_ones_own(judges, tmp_path, no_cache):

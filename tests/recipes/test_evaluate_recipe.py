@@ -118,7 +118,7 @@ def test_without_a_model(tmp_path, monkeypatch):
     assert not (tmp_path / "own" / "scaling.png").exists()
 
 
-def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
+def test_a_judge_on_a_server(models, tmp_path, monkeypatch, caplog):
     """Without a model here: its name is the server's, and the address stays out of what is written."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
@@ -135,12 +135,17 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch):
         evaluate(
             *["--dataset_name", rows, "--base_url", server.url, "--tokenizer_name_or_path", models["judge"]],
             *["--template", "compact", "--max_new_tokens", "16", "--k", "4", "--output_dir", tmp_path / "out"],
+            *["--api_key", "sk-s3cret"],
         )
         server.shutdown()
         asked = server.bodies
     report = read(tmp_path / "out", "report.json")
     protocol = report["protocol"]["rows"]
     assert (protocol["model"], protocol["engine"], protocol["context"]) == ("judge", "OpenAIEngine", 2048)
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-s3cret"}
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) > 3 and not [path for path in files if b"sk-s3cret" in path.read_bytes()]
+    assert "sk-s3cret" not in caplog.text
     assert server.url not in json.dumps(report) and sum(body["n"] for body in asked) == 16
     assert all(isinstance(body["prompt"][0], int) for body in asked), "prompts go as token ids"
     judged = [result for result in read(tmp_path / "out", "results.json") if result["stage"] == "judge"]
