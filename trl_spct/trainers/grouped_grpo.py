@@ -45,18 +45,18 @@ class GroupedGRPOTrainer(GRPOTrainer):
     """
 
     def __init__(self, *args, **kwargs):
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._packing_works: bool | None = None
         self._recomputing = ExitStack()
         super().__init__(*args, **kwargs)
         for name, override in OVERRIDES.items():
             if override.trainer is GRPOTrainer and not hasattr(GRPOTrainer, name):  # which TRL will never call
-                self._say_once(f"{override.effect}: {changed(name)}.", logging.WARNING)
+                self._log_once(f"{override.effect}: {changed(name)}.", logging.WARNING)
 
-    def _say_once(self, message: str, level: int = logging.INFO) -> None:
-        if message not in self._said and self.accelerator.is_main_process:
+    def _log_once(self, message: str, level: int = logging.INFO) -> None:
+        if message not in self._logged and self.accelerator.is_main_process:
             logger.log(level, message)
-        self._said.add(message)
+        self._logged.add(message)
 
     @overrides_trl
     def _get_per_token_logps_and_entropies(
@@ -77,7 +77,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
             return False
         reason = changed("_get_per_token_logps_and_entropies") or self._obstacle(model, packed=True)
         if reason is not None:
-            self._say_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
+            self._log_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
         return reason is None
 
     def _obstacle(self, model: torch.nn.Module, packed: bool) -> str | None:
@@ -129,9 +129,9 @@ class GroupedGRPOTrainer(GRPOTrainer):
             single = expected.dtype == torch.float32 and not torch.is_autocast_enabled(input_ids.device.type)
             self._packing_works = difference <= (1e-4 if single and self.model.dtype == torch.float32 else 3e-2)
             if self._packing_works:
-                self._say_once("Prompts are read once per group in training.")
+                self._log_once("Prompts are read once per group in training.")
             else:
-                self._say_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
+                self._log_once(f"{_AS_TRL}: {reason}.", logging.WARNING)
         return self._packing_works
 
     @overrides_trl
@@ -164,10 +164,10 @@ class GroupedGRPOTrainer(GRPOTrainer):
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
         reason = self._generation_obstacle()
         if reason is None and images is None and not multimodal_fields:
-            self._say_once("Prompts are prefilled once per group in generation.")
+            self._log_once("Prompts are prefilled once per group in generation.")
             return self._generate_groups(prompt_ids, num_generations), None
         if reason is not None and self.args.share_prompts:
-            self._say_once(f"{OVERRIDES['_generate_single_turn'].effect}: {reason}.")
+            self._log_once(f"{OVERRIDES['_generate_single_turn'].effect}: {reason}.")
         return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, has_tool_images)
 
     def _generation_obstacle(self) -> str | None:

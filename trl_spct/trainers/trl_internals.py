@@ -51,7 +51,7 @@ OVERRIDES = {
 
 
 def changed(name: str, trainer: Any = None) -> str | None:
-    """How TRL's method differs from what its override, or the attributes of a trainer given, rely on; else `None`."""
+    """How TRL's method, or a trainer's attributes, differ from what the override relies on; `None` if they do not."""
     _, parameters, attributes, owner = OVERRIDES[name]
     method = getattr(owner, name, None)
     if method is None:
@@ -77,7 +77,7 @@ def overrides_trl(override: Callable) -> Callable:
             return override(self, *args, **kwargs)
         if owner is RewardTrainer:
             raise RuntimeError(f"{effect}: {reason}; expected that of trl 1.16.")
-        self._say_once(f"{effect}: {reason}.", logging.WARNING)
+        self._log_once(f"{effect}: {reason}.", logging.WARNING)
         return getattr(owner, name)(self, *args, **kwargs)
 
     return method
