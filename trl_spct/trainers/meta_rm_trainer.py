@@ -67,8 +67,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             A path or id, loaded with [`MetaRMForSequenceClassification`] (with a new head on a causal LM; in float32
             unless `args.model_init_kwargs` says otherwise), or a model with one label, which becomes a Meta RM.
-        args ([`MetaRMTrainingConfig`], *optional*):
-            Configuration.
+        args ([`MetaRMTrainingConfig`], *optional*): Configuration.
         train_dataset, eval_dataset ([`~datasets.Dataset`], or `dict` of them for evaluation):
             Rows with the columns
 

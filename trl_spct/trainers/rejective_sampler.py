@@ -103,8 +103,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or `PeftModel`):
             The judge to fine-tune, as for [`~trl.SFTTrainer`].
-        args ([`RejectiveSamplerConfig`], *optional*):
-            Configuration.
+        args ([`RejectiveSamplerConfig`], *optional*): Configuration.
         train_dataset ([`~datasets.Dataset`]):
             Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads, or trajectories that an earlier
             `collect()` returned or left in its folder.

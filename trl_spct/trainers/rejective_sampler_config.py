@@ -15,8 +15,7 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
     from [`~trl.SFTConfig`]. Values marked [P] are the paper's (section 4 of arXiv 2504.02495), [?] are stated nowhere.
 
     Args, beside those of [`PreferenceArguments`]:
-        num_generations (`int`, *optional*, defaults to `3`):
-            Unhinted trajectories per row, N_RFT. [P]
+        num_generations (`int`, *optional*, defaults to `3`): Unhinted trajectories per row, N_RFT. [P]
         hint (`str`, *optional*, defaults to `"all"`):
             Rows that are sampled once more with the ground truth in the prompt: `"all"`, `"failed"` (those without a
             correct unhinted trajectory) or `"none"`. The paper has one per item [P], maybe not of all items [?].
@@ -25,12 +24,9 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
             The paper has no cap. [?]
         reject_too_easy (`bool`, *optional*, defaults to `True`):
             Whether rows whose unhinted trajectories are all correct are rejected. [P]
-        temperature, top_p (`float`, *optional*, defaults to `1.0`):
-            Temperature and nucleus of the sampling. [?]
-        max_completion_length (`int`, *optional*, defaults to `1024`):
-            Longest critique in tokens. [?]
-        sampling_batch_size (`int`, *optional*, defaults to `64`):
-            Critiques decoded together on each device.
+        temperature, top_p (`float`, *optional*, defaults to `1.0`): Temperature and nucleus of the sampling. [?]
+        max_completion_length (`int`, *optional*, defaults to `1024`): Longest critique in tokens. [?]
+        sampling_batch_size (`int`, *optional*, defaults to `64`): Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):
             Rows whose trajectories are written at once; a restart repeats at most one shard per process. Processes
             wait for each other for the time of one shard, which `ddp_timeout` must allow.

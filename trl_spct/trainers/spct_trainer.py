@@ -59,8 +59,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         reward_funcs (reward function or list of them, *optional*):
             Rewards to add to the outcome reward, see [`~trl.GRPOTrainer`]. `reward_weights` of the configuration, and
             `reward_processing_classes` if given as a list, begin with the outcome reward's (`1.0` and `None`).
-        args ([`SPCTConfig`], *optional*):
-            Configuration.
+        args ([`SPCTConfig`], *optional*): Configuration.
         train_dataset, eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional* for evaluation):
             Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads. Columns that are not part of a
             preference are passed to the reward functions.
