@@ -44,8 +44,7 @@ class JudgeReward:
     - **Groups.** Completions with equal prompt, `reference` and `principles` (columns of the dataset) are judged
       together; equal ones are read once and share their score. Groups that exceed the judge's context are judged in
       blocks with a shared anchor (`max_responses_per_prompt`).
-    - **Processes.** The process with the first completion of a group judges all of it.
-    - **Agents.** Tool calls with their arguments, results and further turns of a completion are shown to the judge.
+    - **Agents.** The judge reads all messages of a completion, with role names, tool calls and their results.
     - **Failures.** A group without a readable critique, too long for the judge even two by two, or refused by its
       server has the reward `None`, which TRL leaves out. An empty completion gets the lowest score unread. Other
       errors of a server end the run.
@@ -135,17 +134,10 @@ class JudgeReward:
         log_extra: Callable[[str, list], None] | None = None,
         **columns,
     ) -> list[float | None]:
-        """Rewards of completions.
+        """Rewards of completions, texts or message lists; `None` where the judge gave no score.
 
-        Args:
-            prompts, completions (sequence of texts or message lists):
-                Of several messages the judge reads all, with role names, tool calls and results.
-            reference, principles (sequence of `str` or `None`, *optional*): Columns of the dataset.
-            trainer_state ([`~transformers.TrainerState`], *optional*): Its `global_step` varies the seeds.
-            log_metric, log_extra (callable, *optional*): TRL's.
-
-        Returns:
-            `list` of a `float` for each completion, or `None` where the judge gave no score.
+        `reference` and `principles` are columns of the dataset; `trainer_state.global_step` varies the seeds;
+        `log_metric` and `log_extra` are TRL's.
         """
         rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
         missing = [None] * len(completions)
@@ -188,8 +180,7 @@ class JudgeReward:
 class AsyncJudgeReward(JudgeReward):
     """A [`JudgeReward`] that TRL awaits: it judges over a server while other asynchronous rewards are computed.
 
-    Either class judges the groups of a batch concurrently over an engine. With several processes several judges take
-    turns. Arguments as for [`JudgeReward`].
+    With several processes several judges take turns. Arguments as for [`JudgeReward`].
     """
 
     async def __call__(self, *args, **kwargs) -> list[float | None]:  # type: ignore[override]

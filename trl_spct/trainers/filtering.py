@@ -34,13 +34,8 @@ def without_too_easy(
 ) -> Dataset:
     """Removes the rows whose k critiques are all correct, by the rule of [`~trl_spct.select_trajectories`].
 
-    A group whose rewards are all +1 has no advantages. Rows that are never right stay.
-
-    Args:
-        rows ([`~datasets.Dataset`]): With `prompt`, `labels` and `order`, as [`judge_rows`] makes them.
-        sampler ([`~trl_spct.judge.sampling.Sampler`]): The paper takes a weak model.
-        k (`int`, *optional*, defaults to `3`): Critiques per row. [P]
-        template (`str`, *optional*, defaults to `"paper"`): Of the prompts; says which scores are in range.
+    A group whose rewards are all +1 has no advantages. Rows that are never right stay. `rows` are as [`judge_rows`]
+    makes them, with labels; `sampler` is a [`~trl_spct.judge.sampling.Sampler`], in the paper a weak model.
     """
     if k < 1:
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
@@ -67,12 +62,9 @@ def without_too_easy(
 
 
 def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
-    """Removes the preference rows that another judge gets right 3 of 3 times, sampled as in training.
+    """Removes the preference rows that another judge, given by path or id, gets right 3 of 3 times.
 
-    Args:
-        dataset ([`~datasets.Dataset`]): Preference rows in any accepted shape, one preference each.
-        judge (`str`): Path or id of a model or adapter, for instance the judge that is to be trained.
-        args ([`SPCTConfig`]): Template, seed, temperature and lengths.
+    It samples as in training by `args`, an [`SPCTConfig`]. Rows are in any accepted shape, one preference each.
     """
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)

@@ -165,14 +165,12 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         if missing:
             raise ValueError(
                 f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
-                f"{list(COLUMNS)}, or `input_ids` and `label`. Rename its columns, or make it from "
-                "trajectories with `trl_spct.data.meta_rows.meta_rows`."
+                f"{list(COLUMNS)}, or `input_ids` and `label`. Make it with `trl_spct.data.meta_rows.meta_rows`."
             )
         if "order" in columns:
             raise ValueError(
-                f"The {dataset_name} dataset has the column `order`, which an earlier version wrote beside responses, "
-                "scores and labels in the order that the judge read; expected `read_order`. Make the rows again from "
-                "trajectories, or rename the column if everything is in the order of the row."
+                f"The {dataset_name} dataset has the column `order`, which an earlier version wrote beside responses "
+                "in the order that the judge read; expected `read_order`. Make the rows again from trajectories."
             )
         with global_then_local_main_first():
             encoded = dataset.map(

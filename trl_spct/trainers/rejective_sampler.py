@@ -114,12 +114,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
             Who samples; the model itself by default, in the paper a stronger one. The path or id of another model,
             with its own tokenizer; another model that shares the tokenizer; an [`~trl_spct.engines.OpenAIEngine`]; or
-            any [`~trl_spct.judge.sampling.Sampler`]
-
-                sampler(prompts, k, seed, *, temperature, top_p, max_new_tokens) -> list[list[Sample]]
-
-            If it raises a `RuntimeError` with samples of complete prompts by number (`completed`), these are kept; see
-            also [`~trl_spct.judge.sampling.PromptRefusedError`].
+            any [`~trl_spct.judge.sampling.Sampler`]. If it raises a `RuntimeError` with samples of complete prompts by
+            number (`completed`), these are kept; see also [`~trl_spct.judge.sampling.PromptRefusedError`].
         general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
             trajectory that is trained on. Without general data the paper loses 5 points.

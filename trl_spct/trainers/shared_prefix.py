@@ -158,8 +158,8 @@ def pack(
 ) -> list[PackedRow]:
     """Packs a batch of prompts, padded on the left, and completions, padded on the right to `logits_to_keep` tokens.
 
-    Rows with equal prompts form a group, wherever they are. A packed row holds as many groups as have at most the
-    tokens of `batch_size` rows of the batch, and at least one; all groups if it is not given.
+    Rows with equal prompts form a group. A packed row holds as many groups as have at most the tokens of `batch_size`
+    rows of the batch, and at least one; all groups without it.
     """
     mask = attention_mask.bool().cpu().numpy()
     ids = np.where(mask, input_ids.cpu().numpy(), -1)
@@ -222,12 +222,10 @@ def packed_log_probs(
     input_ids: torch.Tensor,
     logits_to_keep: int,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities, and entropies if the model's head computes them, of the completions of a packed row.
+    """Log-probabilities of the completions of a packed row, and entropies if the model's head computes them.
 
-    The model has TRL's fused LM head, and its configuration is under [`attending`], which has yielded `inner`.
-
-    Returns:
-        Two tensors of shape `(batch, logits_to_keep)`, zero where the packed row scores no token.
+    Both have the shape `(batch, logits_to_keep)`, and are zero where the packed row scores no token. The model has
+    TRL's fused LM head, and its configuration is under [`attending`], which has yielded `inner`.
     """
     layout = Layout(packed.groups, inner)
     width = input_ids.shape[1] - logits_to_keep

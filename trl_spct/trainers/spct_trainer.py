@@ -175,12 +175,8 @@ class OutcomeReward:
     Logs [`critique_metrics`] as `spct/…`, and in the completions table `scores` and `labels` (in the row order),
     `problem` and `order`.
 
-    Args:
-        template (`str`): Prompt template of the judge; it says which scores are in range.
-        end_tokens (set of `int`, *optional*): A completion that ends on none of them was truncated, and is worth −1.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The judge's, which reads completions from their ids, since TRL leaves out drafts, or their tags.
-        chat_template_kwargs (mapping, *optional*): Variables of the chat template.
+    A completion that ends on none of `end_tokens` was truncated, and is worth −1. With the judge's `tokenizer`,
+    completions are read from their ids, since TRL leaves out drafts, or their tags.
     """
 
     __name__ = "outcome_reward"
