@@ -188,6 +188,21 @@ def test_a_checkpoint_is_a_whole_judge(trained):
     assert "2504.02495" in card
 
 
+END = tiny_tokenizer().eos_token_id
+
+
+def outcome_of(texts, labels, order, **options):
+    """Rewards of completions that end with an end token."""
+    tokenizer = tiny_tokenizer()
+    return OutcomeReward("paper", tokenizer, frozenset({END}))(
+        prompts=[[{"role": "user", "content": "judge"}]] * len(texts),
+        completion_ids=[[*tokenizer.encode(text, add_special_tokens=False), END] for text in texts],
+        labels=labels,
+        order=order,
+        **options,
+    )
+
+
 def test_rewards_by_hand():
     texts = [
         "\\boxed{2, 9}",
@@ -200,14 +215,12 @@ def test_rewards_by_hand():
     ]
     labels = [[0.0, 1.0]] * 6 + [[1.0]]
     logged, tables = {}, {}
-    rewards = OutcomeReward(end_tokens=frozenset({7}))(
-        completions=[[{"role": "assistant", "content": text}] for text in texts],
-        completion_ids=[[3, 7]] * 7,
-        labels=labels,
-        order=[[0, 1]] * 6 + [[0]],
+    rewards = outcome_of(
+        texts,
+        labels,
+        [[0, 1]] * 6 + [[0]],
         log_metric=logged.__setitem__,
         log_extra=tables.__setitem__,
-        prompts=None,
         trainer_state=None,
     )
     assert rewards == [1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0]
@@ -224,21 +237,23 @@ def test_rewards_by_hand():
 
 def test_rewards_and_tables_are_in_the_order_of_the_row():
     tables = {}
-    rewards = OutcomeReward(end_tokens=frozenset({7}))(
-        completions=["\\boxed{2, 9, 4}", "\\boxed{2, 9, 4}"],
-        completion_ids=[[3, 7]] * 2,
-        labels=[[0.0, 2.0, 1.0]] * 2,
-        order=[[0, 1, 2], [1, 2, 0]],
-        log_extra=tables.__setitem__,
+    rewards = outcome_of(
+        ["\\boxed{2, 9, 4}"] * 2, [[0.0, 2.0, 1.0]] * 2, [[0, 1, 2], [1, 2, 0]], log_extra=tables.__setitem__
     )
     assert rewards == [1.0, -1.0]
     assert tables["scores"] == [[2, 9, 4], [4, 2, 9]] and tables["labels"] == [[0.0, 2.0, 1.0]] * 2
 
 
-@pytest.mark.parametrize(("ids", "reward"), [([3, 7], 1.0), ([7, 3], -1.0), ([3], -1.0), ([], -1.0)])
+TEXT = tiny_tokenizer().encode("\\boxed{2, 9}", add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reward"), [([*TEXT, END], 1.0), ([END, *TEXT], -1.0), (TEXT, -1.0), ([], -1.0)], ids=str
+)
 def test_a_truncated_completion_is_worth_nothing_whatever_it_says(ids, reward):
-    outcome = OutcomeReward(end_tokens=frozenset({7}))
-    assert outcome(completions=["\\boxed{2, 9}"], completion_ids=[ids], labels=[[0.0, 1.0]]) == [reward]
+    outcome = OutcomeReward("paper", tiny_tokenizer(), frozenset({END}))
+    prompt = [{"role": "user", "content": "judge"}]
+    assert outcome(prompts=[prompt], completion_ids=[ids], labels=[[0.0, 1.0]], order=[[0, 1]]) == [reward]
 
 
 # Opens a draft in the generation prompt, unless a variable says no.
@@ -268,13 +283,14 @@ def test_a_draft_is_not_read_in_training_either(text, thinking, reward, special)
         tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     end = tokenizer.eos_token_id
     ids = [*tokenizer.encode(text, add_special_tokens=False), end]
-    outcome = OutcomeReward("paper", frozenset({end}), tokenizer, {"enable_thinking": thinking})
+    outcome = OutcomeReward("paper", tokenizer, frozenset({end}), {"enable_thinking": thinking})
     shown = tokenizer.decode(ids, skip_special_tokens=True)
     rewards = outcome(
         prompts=[[{"role": "user", "content": "judge"}]] * 2,
         completions=[[{"role": "assistant", "content": shown}]] * 2,
         completion_ids=[ids] * 2,
         labels=[[0.0, 1.0]] * 2,
+        order=[[0, 1]] * 2,
     )
     assert rewards == [reward] * 2
 

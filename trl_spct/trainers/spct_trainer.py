@@ -104,7 +104,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         eval_dataset = each_set(eval_dataset, prepare)
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
-        self.outcome = OutcomeReward(args.template, chat_template_kwargs=args.variables)
+        self.outcome = OutcomeReward(args.template, processing_class, chat_template_kwargs=args.variables)
         self._evaluated = ""
         super().__init__(
             model=load_adapter(model, args, kwargs),
@@ -175,39 +175,36 @@ class OutcomeReward:
     Logs [`critique_metrics`] as `spct/…`, and in the completions table `scores` and `labels` (in the row order),
     `problem` and `order`.
 
-    A completion that ends on none of `end_tokens` was truncated, and is worth −1. With the judge's `tokenizer`,
-    completions are read from their ids, since TRL leaves out drafts, or their tags.
+    Completions are read from their ids, since TRL leaves out drafts, or their tags; one that ends on none of
+    `end_tokens` was truncated, and is worth −1.
     """
 
     __name__ = "outcome_reward"
 
     def __init__(
         self,
-        template: str = "paper",
+        template: str,
+        tokenizer: PreTrainedTokenizerBase,
         end_tokens: frozenset[int] = frozenset(),
-        tokenizer: PreTrainedTokenizerBase | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
-        self.template, self.end_tokens = template, end_tokens
-        self.tokenizer, self.chat_template_kwargs = tokenizer, chat_template_kwargs or {}
+        self.template, self.tokenizer, self.end_tokens = template, tokenizer, end_tokens
+        self.chat_template_kwargs = chat_template_kwargs or {}
 
     def __call__(
         self,
-        completions: Sequence[Any],
+        prompts: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         labels: Sequence[Sequence[float]],
-        prompts: Sequence[Any] | None = None,
-        order: Sequence[Sequence[int]] | None = None,
+        order: Sequence[Sequence[int]],
         domain: Sequence[str | None] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list], None] | None = None,
         **kwargs,
     ) -> list[float]:
-        orders = [range(len(row)) for row in labels] if order is None else order
-        samples = self._samples(completions, completion_ids, prompts)
         critiques = [
             read_sample(sample, len(shown), judge_template(self.template, len(shown) == 1)).in_row_order(shown)
-            for sample, shown in zip(samples, orders, strict=True)
+            for sample, shown in zip(self._samples(prompts, completion_ids), order, strict=True)
         ]
         scores = [critique.scores for critique in critiques]
         if log_metric is not None:
@@ -217,26 +214,19 @@ class OutcomeReward:
             log_extra("scores", [None if row is None else list(row) for row in scores])
             log_extra("labels", [list(row) for row in labels])
             log_extra("problem", [critique.problem for critique in critiques])
-            if order is not None:
-                log_extra("order", [list(row) for row in order])
+            log_extra("order", [list(row) for row in order])
         return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
 
-    def _samples(self, completions, completion_ids, prompts) -> list[Sample]:
-        if self.tokenizer is None:
-            texts = [text if isinstance(text, str) else text[-1].get("content") or "" for text in completions]
-            prefilled = [False] * len(texts)
-        else:
-            texts = decode_completions(self.tokenizer, completion_ids)
-            groups = [(self._opens_draft(prompt), [*group]) for prompt, group in groupby(prompts)]
-            prefilled = [opens for opens, group in groups for _ in group]
-        cut = [bool(self.end_tokens) and (not ids or ids[-1] not in self.end_tokens) for ids in completion_ids]
+    def _samples(self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> list[Sample]:
+        texts = decode_completions(self.tokenizer, completion_ids)
+        groups = [(self._opens_draft(prompt), [*group]) for prompt, group in groupby(prompts)]
+        drafts = [opens for opens, group in groups for _ in group]
         return [
-            Sample(text, len(ids), truncated, prefilled=opened)
-            for text, ids, truncated, opened in zip(texts, completion_ids, cut, prefilled, strict=True)
+            Sample(text, len(ids), truncated=not ids or ids[-1] not in self.end_tokens, prefilled=opened)
+            for text, ids, opened in zip(texts, completion_ids, drafts, strict=True)
         ]
 
     def _opens_draft(self, prompt: Any) -> bool:
         """Whether the chat template opens a draft behind a prompt."""
-        assert self.tokenizer is not None
         options = {"tokenize": False, "add_generation_prompt": True, **self.chat_template_kwargs}
         return opens_draft(self.tokenizer.apply_chat_template(prompt, **options))
