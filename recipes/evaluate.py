@@ -41,7 +41,7 @@ from trl_spct.evaluation.benchmark_results import benchmark_results, compare_jud
 from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
-from trl_spct.evaluation.publishing import push_judgments, push_results, write_results
+from trl_spct.evaluation.reports import push_results, write_results
 from trl_spct.jobs import write_json
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
@@ -85,8 +85,6 @@ class EvaluationArguments(ScriptArguments):
     stage: str = helped("judge", "Name of the judge in tables and figures.")
     write_card: bool = helped(True, "Write the results into the card (README.md) of a judge that is a local folder.")
     results_hub_repo: str | None = helped(None, "Model repository of the judge, whose card gets the results.")
-    judgments_hub_repo: str | None = helped(None, "Dataset repository to push judgments and results to.")
-    hub_private_repo: bool | None = helped(None, "Whether a new repository is private.")
     hub_token: str | None = helped(None, "Access token. Default: that of the login.", repr=False)
 
     def __post_init__(self) -> None:
@@ -230,19 +228,14 @@ class Evaluation:
         self.publish()
 
     def publish(self) -> None:
-        """Writes the results into the judge's card, in its folder and on the Hub, and pushes the judgments."""
+        """Writes the results into the judge's card, in its folder and on the Hub."""
         args, judge = self.args, self.model_args.model_name_or_path
         local = args.write_card and judge is not None and Path(judge).is_dir()
         if local and write_results(judge, self.output):
             card = Path(judge) / "README.md"
             Console().print(f"Wrote the results into {card}; `--write_card false` leaves it unchanged", soft_wrap=True)
-        pushes = []
         if args.results_hub_repo:
-            pushes.append(lambda: push_results(args.results_hub_repo, self.output, args.hub_token))
-        if args.judgments_hub_repo:
-            target = (args.judgments_hub_repo, args.hub_private_repo, args.hub_token)
-            pushes.append(lambda: push_judgments(self.output, *target))
-        push_or_exit(*pushes)
+            push_or_exit(lambda: push_results(args.results_hub_repo, self.output, args.hub_token))
 
     def show(self, name: str, results: list) -> None:
         """Prints the results of one benchmark."""
@@ -254,7 +247,7 @@ class Evaluation:
             points = {
                 name: f"{100 * test[name]:+.1f}" for name in ("difference", "low", "high") if test[name] is not None
             }
-            text = test.get("undefined") or "{difference} points ({low} to {high}), p = {p:.4f}, at k = {k}"
+            text = test.get("undefined") or "{difference} points ({low} to {high}), at k = {k}"
             console.print(f"against {label}: {text.format_map({**test, **points})}", highlight=False)
 
 
@@ -271,7 +264,8 @@ def read_others(script_args, loaded: dict) -> dict:
                     "the same rows. Repeat that evaluation on them, or remove it from `compare_with`."
                 )
         taken = {*others, script_args.stage}
-        label = other.judge if other.judge not in taken else f"{other.judge} ({Path(folder).resolve().name})"
+        judge = other.report["judge"]
+        label = judge if judge not in taken else f"{judge} ({Path(folder).resolve().name})"
         if label in taken:
             raise ValueError(f"Found two judges named {label!r} in `compare_with`; expected distinct names (`stage`).")
         others[label] = other

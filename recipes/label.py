@@ -33,9 +33,8 @@ from trl_spct.data.loading import load_rows, push_or_exit
 from trl_spct.judge.judging import JudgingOptions, check_whole
 from trl_spct.labeling.judgments import LabelingJudge, judge_dataset
 from trl_spct.labeling.labels import PAIRS, check_columns, check_pairs
-from trl_spct.labeling.reports import report_lines
 from trl_spct.labeling.rows import prepare_rows
-from trl_spct.labeling.writing import JUDGMENTS, push_labels, write_labels, write_labels_card
+from trl_spct.labeling.writing import JUDGMENTS, push_labels, report_lines, write_labels, write_labels_card
 from trl_spct.scripts import JudgeArguments, helped, load_judge
 
 

@@ -16,8 +16,6 @@ from .judge.preferences import Preference
 from .judge.prompts import conversation_text
 
 
-WINNER = "★"
-MAX_CHARACTERS = 1500
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 Judgment = Mapping[str, Any]
@@ -25,24 +23,18 @@ Row = Mapping[str, Any] | Preference
 
 
 def show(judgment: Judgment, row: Row | None = None, critiques: int = 2, console: Console | None = None) -> None:
-    """Shows a judgment in the terminal.
+    """Shows a judgment of a [`GRMRewardPipeline`] in the terminal, with the query and the responses of its row if that
+    is passed, and some critiques in full: voters first, by meta score if there is one.
 
-    Args:
-        judgment (mapping): From a [`GRMRewardPipeline`], for one row.
-        row (mapping or [`Preference`], *optional*): The row, to show its query and responses as well.
-        critiques (`int`, *optional*, defaults to `2`):
-            Critiques to show in full: voters first, by meta score if there is one.
-        console (`rich.console.Console`, *optional*):
-            Where to print. `Console(record=True)` can save what it printed, with `save_svg` and `save_html`.
-    """
+    A `rich` console with `record=True` can save what it printed, with `save_svg` and `save_html`."""
     parts: list[Any] = [] if row is None else _row_panels(judgment, row)
     legend = [f"{cause}: {NEXT_STEPS[cause]}." for cause in judgment["problems"] if cause in NEXT_STEPS]
     parts += [Rule(Text(_headline(judgment)), align="left"), _table(judgment), *map(Text, legend)]
-    best_first = sorted(
+    numbered = sorted(
         enumerate(judgment["critiques"], start=1),
-        key=lambda numbered: (not numbered[1]["counted"], -(numbered[1]["meta_score"] or 0)),
+        key=lambda pair: (not pair[1]["counted"], -(pair[1]["meta_score"] or 0)),
     )
-    for number, critique in best_first[:critiques]:
+    for number, critique in numbered[:critiques]:
         vote = "votes" if critique["counted"] else "does not vote"
         scores = "" if critique["scores"] is None else f", scores {' '.join(map(_number, critique['scores']))}"
         heading = f"Critique {number}: read in the order {_names(critique['order'], ' ')}{scores}, {vote}"
@@ -50,11 +42,9 @@ def show(judgment: Judgment, row: Row | None = None, critiques: int = 2, console
     (console or Console()).print(Group(*parts))
 
 
-def visible(text: str, most: int | None = MAX_CHARACTERS) -> str:
-    """Text without hidden content: control and format characters by their code, and at most `most` characters.
-
-    Line breaks and tabs stay; text cannot change its direction or control a terminal.
-    """
+def visible(text: str, most: int | None = 1500) -> str:
+    """Text with its control and format characters by their code, which cannot change its direction or control a
+    terminal, and at most `most` characters. Line breaks and tabs stay."""
     if most is not None and len(text) > most:
         text = f"{text[: most - most // 3]} […{len(text) - most} characters…] {text[-(most // 3) :]}"
     return "".join(
@@ -65,22 +55,19 @@ def visible(text: str, most: int | None = MAX_CHARACTERS) -> str:
 
 def _row_panels(judgment: Judgment, row: Row) -> list[Panel]:
     preference = row if isinstance(row, Preference) else Preference.from_row(row)
-    texts = {
-        "Query": conversation_text(preference.query),
-        "Given principles": preference.principles,
-        "Reference": preference.reference,
-    }
-    panels = [_panel(title, text) for title, text in texts.items() if text is not None]
+    texts = [
+        ("Query", conversation_text(preference.query), "none"),
+        ("Given principles", preference.principles, "none"),
+        ("Reference", preference.reference, "none"),
+    ]
     for index, response in enumerate(preference.responses):
         total = "" if judgment["scores"] is None else f": {_total(judgment, index)}"
-        panels.append(
-            _panel(f"Response {index + 1}{total}", response, "green" if index == judgment["best"] else "dim")
-        )
-    return panels
-
-
-def _panel(title: str, text: str, style: str = "none") -> Panel:
-    return Panel(Text(visible(text)), title=Text(title), title_align="left", border_style=style)
+        texts.append((f"Response {index + 1}{total}", response, "green" if index == judgment["best"] else "dim"))
+    return [
+        Panel(Text(visible(text)), title=Text(title), title_align="left", border_style=style)
+        for title, text, style in texts
+        if text is not None
+    ]
 
 
 def _headline(judgment: Judgment) -> str:
@@ -102,7 +89,6 @@ def _headline(judgment: Judgment) -> str:
 
 
 def _table(judgment: Judgment) -> Table:
-    """A line per critique, and the totals."""
     critiques = judgment["critiques"]
     n = max((max(critique["order"]) + 1 for critique in critiques), default=0)
     guided = any(critique["meta_score"] is not None for critique in critiques)
@@ -121,7 +107,7 @@ def _table(judgment: Judgment) -> Table:
 
 
 def _total(judgment: Judgment, index: int) -> str:
-    return _number(judgment["scores"][index]) + f" {WINNER}" * (index == judgment["best"])
+    return _number(judgment["scores"][index]) + " ★" * (index == judgment["best"])
 
 
 def _number(value: float | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from hub_server import HubServer
 from paths import ROOT
 
@@ -288,15 +288,10 @@ def test_separators_within_json_lines(tmp_path):
     assert item.rows[0].query == "q\u2028r\x85s"
 
 
-def test_folders_of_datasets(tmp_path):
+def test_folders_of_parquet_files(tmp_path):
     rows = Dataset.from_list([{"id": 1, "prompt": "q", "chosen": "a", "rejected": "b", "subset": "donotanswer"}])
-    DatasetDict({"filtered": rows}).save_to_disk(tmp_path / "saved")
-    assert len(load_benchmark("rewardbench", str(tmp_path / "saved"), check=False).items) == 1
     rows.to_parquet(tmp_path / "clone" / "data" / "filtered-00000-of-00001.parquet")
     assert len(load_benchmark("rewardbench", str(tmp_path / "clone"), check=False).items) == 1
-    DatasetDict({"raw": rows}).save_to_disk(tmp_path / "other")
-    with pytest.raises(FileNotFoundError, match=r"splits \['raw'\]; expected `filtered`"):
-        load_benchmark("rewardbench", str(tmp_path / "other"))
 
 
 # --- what is refused ---
@@ -337,11 +332,15 @@ def test_missing_tables_and_columns_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="rmb: found no file for Harmlessness BoN"):
         load_benchmark("rmb", str(tmp_path), check=False)
     write(tmp_path / "rows.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
-    with pytest.raises(ChangedBenchmark, match=r"rewardbench, RewardBench: .*expected \['id', 'subset'\] among"):
+    with pytest.raises(ChangedBenchmark, match=r"rewardbench, RewardBench: row 0 is not in .*KeyError: 'id'"):
         load_benchmark("rewardbench", str(tmp_path / "rows.jsonl"), check=False)
-    with pytest.raises(FileNotFoundError, match="rmb has 4 tables; expected a folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"rmb: found no file for Helpfulness Pairwise in .*rows\.jsonl; expected a folder"
+    ):
         load_benchmark("rmb", str(tmp_path / "rows.jsonl"))
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
+    with pytest.raises(
+        FileNotFoundError, match="judgebench-gpt: found no file for gpt in .*nowhere; expected a folder"
+    ):
         load_benchmark("judgebench-gpt", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="rmb is not on the Hub; name a local copy"):
         load_benchmark("rmb")
@@ -522,8 +521,6 @@ def test_every_number_of_votes_from_one_run(tmp_path):
     results = benchmark_results(loaded, judgments)
     # One by one: right, wrong, right, unreadable; in pairs: a tie, right; all four: right.
     assert {result["k"]: result["accuracy"] for result in results} == pytest.approx({1: 0.5, 2: 0.75, 4: 1})
-    assert [result["tokens"] for result in results] == [7, 14, 28]
-    assert results[2]["seconds"] == pytest.approx(4 * results[0]["seconds"]) and results[0]["seconds"] > 0
     assert {result["unreadable"] for result in results} == {0.25}
     assert json.loads(json.dumps(results)) == results
 
@@ -572,13 +569,14 @@ def test_comparing_judges(tmp_path):
     found = compare_judges(loaded, chance, good)
     accuracy = benchmark_results(loaded, chance)[0]["accuracy"]
     assert found["difference"] == pytest.approx(1 - accuracy)
-    assert 0 < found["low"] < found["difference"] < found["high"] and found["p"] < 0.01
+    assert 0 < found["low"] < found["difference"] < found["high"]
     same = compare_judges(loaded, good, good)
-    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+    assert (same["difference"], same["low"], same["high"]) == (0, 0, 0)
     back = compare_judges(loaded, good, chance)
-    assert back["difference"] == -found["difference"] and back["p"] == found["p"]
+    assert back["difference"] == -found["difference"]
     other = judge_benchmark(ContentBlindJudge("random", 1), loaded, tmp_path / "other")
-    assert compare_judges(loaded, chance, other)["p"] > 0.05
+    unlike = compare_judges(loaded, chance, other)
+    assert unlike["low"] < 0 < unlike["high"]
 
 
 @pytest.mark.usefixtures("few_resamples")
@@ -595,7 +593,7 @@ def test_a_value_that_does_not_exist_is_null_with_its_reason(tmp_path):
     assert [results[0][name] for name in ("accuracy", "low", "high")] == [None] * 3
     compared = compare_judges(same, judgments, judgments)
     assert compared == {
-        **dict.fromkeys(("difference", "low", "high", "p")), "n": 2, "undefined": "all labels are the same",
+        **dict.fromkeys(("difference", "low", "high")), "n": 2, "undefined": "all labels are the same",
     }  # fmt: skip
     json.dumps([result, results, compared, diagnose(judgments)], allow_nan=False)
 

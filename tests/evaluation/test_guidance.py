@@ -17,7 +17,6 @@ from trl_spct.evaluation.guidance import (
     CANDIDATES,
     PLAIN,
     choose_guidance,
-    describe,
     guidance_results_table,
     guidance_table,
     store_guidance,
@@ -163,7 +162,7 @@ def test_what_cannot_be_chosen_from():
 
 
 def test_names_and_the_printed_table():
-    names = [describe(guidance) for guidance in (PLAIN, SOFT, HALF, Guidance(), Guidance(8), Guidance(0.875))]
+    names = [str(guidance) for guidance in (PLAIN, SOFT, HALF, Guidance(), Guidance(8), Guidance(0.875))]
     assert names == ["plain", "soft", "top 50 %", "top 50 %", "top 8", "top 87.5 %"]
     console = Console(record=True, width=120, quiet=False, file=open("/dev/null", "w"))
     console.print(guidance_results_table(choose_guidance([KNOWN, KNOWN], candidates=[PLAIN, HALF]), "choice"))

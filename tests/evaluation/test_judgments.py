@@ -358,7 +358,7 @@ def test_the_protocol_of_a_judge():
     protocol = PipelineJudge(model, 4, temperature=0.7, max_new_tokens=9, seed=3).protocol
     assert protocol["template"] == "compact" and protocol["template_digest"] == judge_template("compact").digest
     assert (protocol["k"], protocol["temperature"], protocol["max_new_tokens"], protocol["seed"]) == (4, 0.7, 9, 3)
-    assert protocol["guidance"] == "top half" and protocol["engine"] == "transformers"
+    assert protocol["guidance"] == "top 50 %" and protocol["engine"] == "transformers"
     assert "trl_spct" in protocol["versions"] and "torch" in protocol["versions"]
     assert {"revision", "meta_rm", "meta_rm_revision", "truncation", "order", "binary", "context"} <= set(protocol)
     assert json.loads(json.dumps(protocol)) == protocol
@@ -392,7 +392,7 @@ def test_an_engine_judges(tmp_path):
     judgments = record_judgments(judge, rows, tmp_path, ids=["a", "b"])
     assert [judgment.id for judgment in judgments] == ["a", "b"]
     assert [critique.num_tokens for critique in judgments[0].critiques] == [5, 5]
-    assert judgments[0].seconds > 0 and len(judgments[0].scores) == 2
+    assert len(judgments[0].scores) == 2
 
 
 def test_a_row_that_a_server_fails_on_is_named_by_its_id(tmp_path):

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from test_reports import result
 
 from trl_spct.cards import Base, render_card
-from trl_spct.evaluation.publishing import with_blocks, write_results
+from trl_spct.evaluation.reports import with_blocks, write_results
 
 
 DIAGNOSIS = {

@@ -23,8 +23,8 @@ def result(stage, benchmark, accuracy, k=1, guided=False, temperature=0.5, **mor
     return {
         "stage": stage, "benchmark": benchmark, "metric": "ROC-AUC" if benchmark == "realmistake" else "accuracy",
         "k": k, "guided": guided, "temperature": temperature, "accuracy": accuracy, "low": accuracy - 0.03,
-        "high": accuracy + 0.04, "n": 100, "rows": 200, "unreadable": 0.0, "ties": 0.0, "tokens": 10.0 * k,
-        "seconds": 0.1 * k, "values": {"easy": [0.5, 0.4, 0.6]}, "seed": 0, **more,
+        "high": accuracy + 0.04, "n": 100, "rows": 200, "unreadable": 0.0, "ties": 0.0,
+        "values": {"easy": [0.5, 0.4, 0.6]}, "seed": 0, **more,
     }  # fmt: skip
 
 
@@ -34,8 +34,8 @@ RESULTS = [
     result("spct", "rmb", 0.8, k=8, guided=True),
     result("spct", "realmistake", 0.6),
     result("spct", "realmistake", 0.65, k=8),
-    result("longest", "rmb", 0.5, baseline=True, tokens=0.0),
-    {**result("longest", "realmistake", 0.0, baseline=True, tokens=0.0), "accuracy": None, "low": None, "high": None},
+    result("longest", "rmb", 0.5, baseline=True),
+    {**result("longest", "realmistake", 0.0, baseline=True), "accuracy": None, "low": None, "high": None},
     result("spct", "rmb", 0.72, temperature=0.0),
 ]
 
@@ -65,7 +65,7 @@ def test_means_over_benchmarks():
     first, second = mean_results(RESULTS[:2] + RESULTS[3:5])
     assert (first["k"], first["accuracy"]) == (1, pytest.approx(0.65))
     assert first["accuracy"] - first["low"] == pytest.approx(math.sqrt(2 * 0.03**2) / 2)
-    assert second["tokens"] == 80 and second["stage"] == "spct"
+    assert second["k"] == 8 and second["stage"] == "spct"
     assert len(mean_results(RESULTS[:4])) == 1, "only where all benchmarks are there"
 
 

@@ -196,7 +196,7 @@ def client_read_all():
 def client_stranger(judge):
     """All that a stranger does, in one process."""
     snippets = [client_use("rft"), client_use("trajectories", "dataset")]
-    return {"read": client_read_all(), "snippets": snippets, "judgments": client_evaluate(judge)}
+    return {"read": client_read_all(), "snippets": snippets, "evaluated": client_evaluate(judge)}
 
 
 @pytest.fixture(scope="module")
@@ -279,22 +279,20 @@ def test_the_snippets_of_cards_run(name, kind, trains, count, hub, pushed, tmp_p
 
 
 def client_evaluate(judge):
-    """Rows and a benchmark by their Hub ids; the card of the judge, here and on the Hub, and its judgments."""
-    from datasets import get_dataset_config_names, load_dataset
+    """Rows and a benchmark by their Hub ids; the card of the judge, here and on the Hub."""
+    from datasets import load_dataset
 
-    options = ["--k", "2", "--max_new_tokens", "4", "--max_rows", "3", "--write_card", "--hub_private_repo", "true"]
-    where = ["--results_hub_repo", f"{USER}/rft", "--judgments_hub_repo", "judgments"]
+    options = ["--k", "2", "--max_new_tokens", "4", "--max_rows", "3", "--write_card"]
+    where = ["--results_hub_repo", f"{USER}/rft"]
     data = ["--dataset_name", f"{USER}/preferences", "--benchmarks", "rewardbench", "--allow_changed"]
     run_recipe("evaluate", "--model_name_or_path", judge, *data, *options, *where, "--output_dir", "out")
-    names = get_dataset_config_names(f"{USER}/judgments")
-    return {name: load_dataset(f"{USER}/judgments", name)["train"].num_rows for name in names}
+    return load_dataset("out", data_files="judgments/rewardbench/shard-*.parquet")["train"].num_rows
 
 
 def test_an_evaluation_of_and_on_what_is_on_the_hub(hub, stranger):
     home, did = stranger
-    rows, folder = did["judgments"], home / "judge"
-    assert {"judgments", "judgments-rewardbench", "baselines-longest-rewardbench"} <= set(rows)
-    assert set(rows.values()) == {3} and hub.repository(f"{USER}/judgments", "dataset").private
+    folder = home / "judge"
+    assert did["evaluated"] == 3
     head, text = card(hub, "rft")
     found = {entry["dataset"]["name"]: entry["metrics"][0] for entry in head["model-index"][0]["results"]}
     assert set(found) == {"preferences", "rewardbench"}
@@ -317,7 +315,7 @@ def rewardbench_rows():
 def client_card(judge, meta_rm, evaluation):
     """Results into a card, from folders and on the Hub."""
     from trl_spct.cards import push_judge
-    from trl_spct.evaluation.publishing import push_results, write_results
+    from trl_spct.evaluation.reports import push_results, write_results
 
     assert write_results(judge, evaluation)
     for folder, name in ((judge, "carded"), (meta_rm, "carded-meta")):

@@ -35,7 +35,7 @@ from trl_spct import (
 )
 from trl_spct.data.meta_rows import meta_rows
 from trl_spct.data.preparation import split_by_query
-from trl_spct.evaluation.guidance import PLAIN, choose_guidance, describe, guidance_table
+from trl_spct.evaluation.guidance import PLAIN, choose_guidance, guidance_table
 from trl_spct.evaluation.judgments import Judgment, credits_at
 from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.meta_scoring import meta_scores
@@ -136,7 +136,7 @@ def measure(job: Job, output: Path, seed: int) -> list[dict]:
             table = guidance_table(parts[1], [K], ways, seed)
             for name, guidance, line in zip(("plain", "half", "soft", "chosen"), ways, table, strict=True):
                 credits = [fmean(credits_at(judgment, K, guidance)) for judgment in parts[1]]
-                about = {"seed": seed, "meta": meta, "judge": judge, "vote": name, "is": describe(line)}
+                about = {"seed": seed, "meta": meta, "judge": judge, "vote": name, "is": str(Guidance.of(line))}
                 results.append({**about, **line, "credits": credits})
     return results
 

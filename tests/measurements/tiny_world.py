@@ -14,7 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trl_spct.evaluation.guidance import describe
 from trl_spct.evaluation.judgments import credits_at, read_judgments
 from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.voting import Guidance
@@ -56,12 +55,12 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
             cells += [_interval(result(results, stage, k)) for k in (1, 8, 32)]
             cells.append(_interval(result(results, stage, 32, guided=True)))
             said = report[stage]
-            cells += [describe(Guidance.of(said["guided"]["chosen"])), _gain(said["guided"]["chosen"])]
+            cells += [str(Guidance.of(said["guided"]["chosen"])), _gain(said["guided"]["chosen"])]
             if "accuracy_given_the_wanted_principle" in said:
                 cells.append(_percent(said["names_the_wanted_principle"]))
                 cells.append(_pair(said, "accuracy_with_wanted_principle", "accuracy_with_another_principle"))
                 cells.append(
-                    _pair(said, "accuracy_given_the_wanted_principle", "accuracy_told_the_unwanted_principle")
+                    _pair(said, "accuracy_given_the_wanted_principle", "accuracy_given_the_unwanted_principle")
                 )
             else:
                 cells += ["–"] * 3

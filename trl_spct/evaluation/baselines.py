@@ -7,12 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..judge.critiques import Critique
 from ..judge.meta_scoring import meta_scores
@@ -47,10 +42,8 @@ CONTENT_BLIND: dict[str, Callable[[Preference, int], list[float]]] = {
     "longest": lambda row, seed: [float(len(text)) for text in row.responses],
     "shortest": lambda row, seed: [-float(len(text)) for text in row.responses],
 }
-"""Scores of content-blind judges, from a row and its seed: first in the data, a coin, most or fewest characters.
-
-For a single response `first` scores 1, and lengths give a ranking (ROC-AUC) but no 0/1 score.
-"""
+"""Scores of content-blind judges, from a row and its seed: first in the data, a coin, most or fewest characters. For a
+single response `first` scores 1, and lengths give a ranking (ROC-AUC) but no 0/1 score."""
 
 
 class ContentBlindJudge(Judge):
@@ -74,17 +67,14 @@ class ContentBlindJudge(Judge):
 
 
 class ScalarJudge(Judge):
-    """A scalar reward model: any `AutoModelForSequenceClassification` with one label.
-
-    Each response is read alone, as the assistant's turn after the query, in the tokenizer's chat template.
-    """
+    """A scalar reward model: any `AutoModelForSequenceClassification` with one label. Each response is read alone, as
+    the assistant's turn after the query, in the tokenizer's chat template."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
         check_tokenizer(tokenizer)
         if model.config.num_labels != 1:
-            raise ValueError(
-                f"Found a classifier with {model.config.num_labels} labels; expected a reward model with one."
-            )
+            found = model.config.num_labels
+            raise ValueError(f"Found a classifier with {found} labels; expected a reward model with one.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.settings = {"judge": "scalar", **described_model(model)}
 
@@ -122,10 +112,8 @@ class ScalarJudge(Judge):
 
 
 class ChoiceJudge(Judge):
-    """LLM-as-a-Judge with majority vote: the judge selects the best response and gives no scores (paper, section 2.5).
-
-    A critique scores 1 for the response that it selects and 0 for the others. Options are those of [`PipelineJudge`].
-    """
+    """LLM-as-a-Judge with majority vote: a critique scores 1 for the response that it selects as the best, and 0 for
+    the others (paper, section 2.5). Options are those of [`PipelineJudge`]."""
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from ..data.loading import load_named
 from ..data.preparation import InvalidRows, prepare_preferences
 from ..jobs import rows_digest
-from .benchmarks import BENCHMARKS, ROC_AUC, Benchmark, Item, Part, preference_items
+from ..judge.preferences import Preference
+from .benchmarks import BENCHMARKS, ROC_AUC, Benchmark, Item, Part
 
 
 logger = logging.getLogger(__name__)
@@ -53,22 +54,22 @@ class LoadedBenchmark:
 
 def load_benchmark(name: str, path: str | None = None, check: bool = True) -> LoadedBenchmark:
     """Loads one of [`~trl_spct.evaluation.benchmarks.BENCHMARKS`] from the Hub, or from a local copy: a file for one
-    table, else a folder, such as a clone of its repository.
+    table, else a folder, for instance a clone of its repository.
 
     With `check`, other counts or balances than the recorded ones raise a [`ChangedBenchmark`]; otherwise a warning is
-    logged and the facts hold the differences. Missing tables and columns always raise.
-    """
+    logged and the facts hold the differences. Missing tables and columns always raise."""
     if name not in BENCHMARKS:
         raise ValueError(f"Found benchmark {name!r}; expected one of {sorted(BENCHMARKS)}.")
     benchmark = BENCHMARKS[name]
     items: list[Item] = []
-    counts, differences, revisions = {}, [], {}
+    counts, differences = dict[str, int](), list[str]()
+    revisions: dict[str | None, str] = {}
     for part in benchmark.parts:
         rows = _hub_rows(benchmark, part) if path is None else _local_rows(benchmark, part, Path(path))
-        revisions.update(_revision(part, rows))
-        differences += _differences(benchmark, part, rows)
+        revisions |= _revision(part, rows)
         counts[part.name] = len(rows)
         items += _read(benchmark, part, rows)
+        differences += _differences(benchmark, part, rows)
     if differences:
         message = f"{name} differs from the recorded benchmark: {'; '.join(differences)}."
         if check:
@@ -91,24 +92,28 @@ def load_rows(
     where: str | None = None,
     prompt_column: str | None = None,
 ) -> LoadedBenchmark:
-    """Loads labeled user rows, in any shape that [`~trl_spct.data.preparation.prepare_preferences`] reads.
-
-    `group_column` has the groups of the items; `where` names the source of the rows in the facts.
-    """
+    """Loads labeled user rows, in any shape that [`~trl_spct.data.preparation.prepare_preferences`] reads, grouped by
+    `group_column`; `where` names the source of the rows in the facts."""
     prepared = prepare_preferences(rows, source, invalid_rows, benchmark.name, prompt_column=prompt_column)
     counts = {benchmark.name: prepared.num_read}
     facts: dict[str, Any] = {"from": where, "rows": counts, "dropped": prepared.dropped, "differences": []}
-    items = list(preference_items(prepared.dataset, prepared.row_numbers, group_column))
-    several = [item.id for item in items if len(item.rows[0]) > 1]
-    if benchmark.metric is ROC_AUC and several:
-        raise ValueError(f"Row {several[0]} has several responses; expected one per row for the metric ROC-AUC.")
+    items = []
+    for number, row in zip(prepared.row_numbers, prepared.dataset, strict=True):
+        preference = Preference.from_row(row)
+        if preference.labels is None:
+            raise ValueError(f"Row {number} has no labels; expected ground truth to compare a judge with.")
+        if group_column is not None and group_column not in row:
+            raise ValueError(f"Row {number} has no column `{group_column}`; found {sorted(row)}.")
+        group = "rows" if group_column is None else str(row[group_column])
+        name = str(number if row.get("id") in (None, "") else row["id"])
+        if benchmark.metric is ROC_AUC and len(preference) > 1:
+            raise ValueError(f"Row {name} has several responses; expected one per row for the metric ROC-AUC.")
+        items.append(Item(name, group, (replace(preference, labels=None),), (preference.labels,)))
     return _loaded(benchmark, items, facts)
 
 
 def _loaded(benchmark: Benchmark, items: Sequence[Item], facts: Mapping[str, Any]) -> LoadedBenchmark:
-    """Items with distinct ids, and facts."""
-    seen: Counter[str] = Counter()
-    unique = []
+    seen, unique = Counter[str](), []
     for item in items:
         seen[item.id] += 1
         unique.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}#{seen[item.id]}"))
@@ -140,23 +145,15 @@ def _read(benchmark: Benchmark, part: Part, rows: Rows) -> list[Item]:
 
 
 def _differences(benchmark: Benchmark, part: Part, rows: Rows) -> list[str]:
-    columns = set(rows.column_names) if isinstance(rows, Dataset) else {column for row in rows for column in row}
-    missing = sorted(set(benchmark.columns) - columns)
-    if missing:
-        raise ChangedBenchmark(
-            f"{benchmark.name}, {part.name}: found the columns {sorted(columns)}; expected {missing} among them."
-        )
     differences = []
     expected = part.rows if part.balance is None else sum(part.balance.values())
     if expected is not None and len(rows) != expected:
         differences.append(f"{part.name} has {len(rows)} rows instead of {expected}")
     if part.balance is not None and benchmark.balance_of is not None:
         counts, recorded = Counter(map(benchmark.balance_of, rows)), Counter(part.balance)
-        changed = [value for value in {**recorded, **counts} if counts[value] != recorded[value]]
-        if changed:
-            shown = ", ".join(f"{counts[value]} {value} instead of {recorded[value]}" for value in changed[:3])
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            differences.append(f"{part.name} has {shown}{more}")
+        if changed := [value for value in {**recorded, **counts} if counts[value] != recorded[value]]:
+            shown = [f"{counts[value]} {value} instead of {recorded[value]}" for value in changed[:3]]
+            differences.append(f"{part.name} has {', '.join(shown)}{', …' if len(changed) > 3 else ''}")
     return differences
 
 
@@ -168,25 +165,14 @@ def _revision(part: Part, rows: Rows) -> dict[str | None, str]:
 
 
 def _local_rows(benchmark: Benchmark, part: Part, path: Path) -> Rows:
-    if not path.exists():
-        raise FileNotFoundError(f"{benchmark.name}: found no file or folder {path}.")
-    if path.is_file():
-        if len(benchmark.parts) > 1:
-            raise FileNotFoundError(
-                f"{benchmark.name} has {len(benchmark.parts)} tables; expected a folder, found the file {path}."
-            )
+    if path.is_file() and len(benchmark.parts) == 1:
         return _read_file(path)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        splits = load_named(str(path))
-        if part.split not in splits and (path / "dataset_dict.json").exists():
-            raise FileNotFoundError(f"{benchmark.name}: found the splits {sorted(splits)}; expected `{part.split}`.")
-        return splits.get(part.split, splits.get("train"))
     for pattern in part.files:
-        files = sorted(file for file in path.glob(pattern) if file.suffix in _READABLE and file.is_file())
-        if files:
+        if files := sorted(file for file in path.glob(pattern) if file.suffix in _READABLE and file.is_file()):
             return [row for file in files for row in _read_file(file)]
     raise FileNotFoundError(
-        f"{benchmark.name}: found no file for {part.name} in {path}; expected one like {' or '.join(part.files)}."
+        f"{benchmark.name}: found no file for {part.name} in {path}; expected a folder with one like "
+        f"{' or '.join(part.files)}."
     )
 
 
@@ -205,8 +191,7 @@ def _hub_rows(benchmark: Benchmark, part: Part) -> Rows:
 
 def _read_file(file: Path) -> list[Mapping[str, Any]]:
     """Rows of a file. JSON is read without `datasets`, whose tables cannot hold columns of mixed types."""
-    suffixes = [suffix for suffix in file.suffixes if suffix in _READABLE]
-    if ".json" not in suffixes and ".jsonl" not in suffixes:
+    if not {".json", ".jsonl"}.intersection(file.suffixes):
         return list(load_named(str(file))["train"])
     with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as stream:
         text = stream.read()

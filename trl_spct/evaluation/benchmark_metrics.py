@@ -2,8 +2,7 @@
 """The benchmarks' own formulas (paper, section 8): the contribution of an item, and the values of many items.
 
 Scores are those of one vote, in the order of the row; `None`, a vote without a readable critique, loses every
-comparison. Contributions are arrays of shape (items, width), one per group (subset, domain or task).
-"""
+comparison. Contributions are arrays of shape (items, width), one per group (subset, domain or task)."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -58,11 +57,9 @@ def beats_all(scores: Scores, labels: Sequence[float]) -> float:
 
 
 def rm_bench_item(wins: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
-    """RM-Bench: (hard, normal, easy) accuracy of one prompt.
-
-    `wins[i][j]` is whether chosen response i scores strictly higher than rejected response j. Both come in the styles
-    concise, detailed, detailed with markdown; above the diagonal the rejected response has the richer style: hard.
-    """
+    """RM-Bench: (hard, normal, easy) accuracy of one prompt, where `wins[i][j]` is whether chosen response i scores
+    strictly higher than rejected response j. Both come in the styles concise, detailed, detailed with markdown; above
+    the diagonal the rejected response has the richer style: hard."""
     matrix = np.asarray(wins, dtype=float)
     upper, lower = np.triu_indices(3, 1), np.tril_indices(3, -1)
     return float(matrix[upper].mean()), float(matrix.diagonal().mean()), float(matrix[lower].mean())
@@ -78,13 +75,9 @@ def judgebench_item(games: Sequence[Scores], labels: Sequence[Sequence[float]]) 
 
 
 def ties_item(reference: Scores, tied: Scores, labels: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """RewardBench 2, Ties: contribution of a reference row (one right answer) and its tied row.
-
-    Returns:
-        (is the reference row accurate, is the tied row accurate, spread among the right answers of the tied row, gap
-        of the reference row, gap of the tied row). A gap is the worst right answer minus the best wrong one; a row is
-        accurate if its gap is positive.
-    """
+    """RewardBench 2, Ties: (is the reference row, with one right answer, accurate; is its tied row; spread among the
+    right answers of the tied row; gap of the reference row; gap of the tied row). A gap is the worst right answer
+    minus the best wrong one; a row is accurate if its gap is positive."""
     gap, _ = _gap_and_spread(reference, labels[0])
     tied_gap, spread = _gap_and_spread(tied, labels[1])
     return float(gap > 0), float(tied_gap > 0), spread, gap, tied_gap
@@ -129,8 +122,7 @@ def rewardbench(units: Units) -> dict[str, float]:
     ones are left out; then the mean is not comparable."""
     subsets = accuracy(units)
     del subsets[OVERALL]
-    unknown = sorted(set(subsets) - {name for weights in REWARDBENCH_SECTIONS.values() for name in weights})
-    if unknown:
+    if unknown := sorted(set(subsets).difference(*REWARDBENCH_SECTIONS.values())):
         raise ValueError(f"Found the subsets {unknown}; expected those of RewardBench's `filtered` split.")
     sections = {}
     for section, weights in REWARDBENCH_SECTIONS.items():

@@ -14,7 +14,7 @@ from .judgments import Judge, Judgment, record_judgments, vote_facts, vote_schem
 
 
 RESAMPLES = 2000
-"""Resamples of each bootstrap and permutation test."""
+"""Resamples of each bootstrap."""
 
 
 def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options: Any) -> list[Judgment]:
@@ -22,16 +22,12 @@ def judge_benchmark(judge: Judge, loaded: LoadedBenchmark, folder, **options: An
     an item with several have its id with `/0`, `/1`, … Critiques of a private benchmark are stored as hashes."""
     rows = [row for item in loaded.items for row in item.rows]
     labels = [labels for item in loaded.items for labels in item.labels]
-    private = loaded.benchmark.private
-    return record_judgments(judge, rows, folder, labels, _row_ids(loaded), private, **options)
+    return record_judgments(judge, rows, folder, labels, _row_ids(loaded), loaded.benchmark.private, **options)
 
 
 def _row_ids(loaded: LoadedBenchmark) -> list[str]:
-    return [
-        item.id if len(item.rows) == 1 else f"{item.id}/{number}"
-        for item in loaded.items
-        for number in range(len(item.rows))
-    ]
+    rows = ((item, number) for item in loaded.items for number in range(len(item.rows)))
+    return [item.id if len(item.rows) == 1 else f"{item.id}/{number}" for item, number in rows]
 
 
 def benchmark_results(
@@ -48,10 +44,8 @@ def benchmark_results(
     items.
 
     A value at k is the mean over the disjoint blocks of k critiques, over all rows: one without a vote loses every
-    comparison. Added are `benchmark`, `metric`, `rows` (prompts), `tokens` and `seconds` (cost per item at this k),
-    and `values`: (value, low, high) of each subset, or `None` if it does not exist, and then the reason in
-    `undefined`.
-    """
+    comparison. Added are `benchmark`, `metric`, `rows` (prompts) and `values`: (value, low, high) of each subset, or
+    `None` if it does not exist, and then the reason in `undefined`."""
     metric = loaded.benchmark.metric
     results = []
     for k, guide in vote_schemes(judgments, ks, guided, guidance):
@@ -70,7 +64,6 @@ def benchmark_results(
             "k": k,
             "guided": guide is not None,
             **vote_facts(judgments, votes),
-            **_costs(judgments, k, len(loaded.items)),
             "values": values,
             **({"undefined": undefined} if undefined else {}),
             "seed": seed,
@@ -90,29 +83,23 @@ def compare_judges(
     """Paired comparison of two judges on the same items, at k votes that `guidance` guides.
 
     Returns:
-        `dict`: `difference` (second − first), `low` and `high` (95 % interval of a paired bootstrap over items),
-        `p` (two-sided, of a permutation test that exchanges the judges item by item) and `n` (items). All but `n`
-        are `None`, and `undefined` has the reason, if the benchmark's value does not exist.
+        `dict`: `difference` (second − first), `low` and `high` (95 % interval of a paired bootstrap over items) and
+        `n` (items). All but `n` are `None`, and `undefined` has the reason, if the benchmark's value does not exist.
     """
     metric = loaded.benchmark.metric
     modes = zip((first, second), guidance, strict=True)
     pair = [
         item_units(loaded, judged, [votes_at(judgment, k, guide) for judgment in judged]) for judged, guide in modes
     ]
-    blocks = min(map(len, pair))
-    pair = [units[:blocks] for units in pair]
+    pair = [units[: min(map(len, pair))] for units in pair]
     difference = _difference(metric, pair)
     if np.isnan(difference):
-        undefined = dict.fromkeys(("difference", "low", "high", "p"))
+        undefined = dict.fromkeys(("difference", "low", "high"))
         return {**undefined, "n": len(loaded.items), "undefined": metric.undefined}
     resamples = _resamples(pair[0][0], seed)
     draws = [_difference(metric, [_chosen(units, chosen) for units in pair]) for chosen in resamples]
     low, high = np.nanpercentile(draws, (2.5, 97.5))
-    generator = np.random.default_rng(seed)
-    exchanged = [_difference(metric, _exchanged(pair, generator)) for _ in range(RESAMPLES)]
-    extreme = sum(abs(value) >= abs(difference) - 1e-12 for value in exchanged)
-    p = (extreme + 1) / (RESAMPLES + 1)
-    return {"difference": difference, "low": float(low), "high": float(high), "p": p, "n": len(loaded.items)}
+    return {"difference": difference, "low": float(low), "high": float(high), "n": len(loaded.items)}
 
 
 def item_units(
@@ -140,10 +127,9 @@ def item_units(
 
 def with_intervals(blocks: Sequence[Units], metric: Metric, seed: int = 0) -> dict[str, tuple[float, float, float]]:
     """(value, low, high) by name, with 95 % percentile intervals of a bootstrap over items."""
-    values = _mean_values(metric, blocks)
     draws = [_mean_values(metric, _chosen(blocks, chosen)) for chosen in _resamples(blocks[0], seed)]
     intervals = {}
-    for name, value in values.items():
+    for name, value in _mean_values(metric, blocks).items():
         finite = [draw[name] for draw in draws if np.isfinite(draw.get(name, np.nan))]
         low, high = np.percentile(finite, (2.5, 97.5)) if finite else (value, value)
         intervals[name] = (value, float(low), float(high))
@@ -156,27 +142,12 @@ def _resamples(units: Units, seed: int) -> Iterator[dict[str, np.ndarray]]:
     sizes = np.array([len(array) for array in units.values()])
     for _ in range(RESAMPLES):
         counts = generator.multinomial(sizes.sum(), sizes / sizes.sum())
-        yield {
-            group: generator.integers(size, size=count)
-            for group, size, count in zip(units, sizes, counts, strict=True)
-            if count
-        }
+        drawn = zip(units, sizes, counts, strict=True)
+        yield {group: generator.integers(size, size=count) for group, size, count in drawn if count}
 
 
 def _chosen(blocks: Sequence[Units], chosen: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     return [{group: block[group][index] for group, index in chosen.items()} for block in blocks]
-
-
-def _exchanged(pair: Sequence[Sequence[Units]], generator: np.random.Generator) -> list[list[dict[str, np.ndarray]]]:
-    """Both judges' contributions, exchanged for a random half of the items."""
-    swaps = {group: generator.random(len(array)) < 0.5 for group, array in pair[0][0].items()}
-    return [
-        [
-            {group: np.where(swap[:, None], theirs[group], ours[group]) for group, swap in swaps.items()}
-            for ours, theirs in zip(first, second, strict=True)
-        ]
-        for first, second in (pair, pair[::-1])
-    ]
 
 
 def _mean_values(metric: Metric, blocks: Sequence[Units]) -> dict[str, float]:
@@ -187,11 +158,3 @@ def _mean_values(metric: Metric, blocks: Sequence[Units]) -> dict[str, float]:
 def _difference(metric: Metric, pair: Sequence[Sequence[Units]]) -> float:
     first, second = (_mean_values(metric, blocks)[OVERALL] for blocks in pair)
     return second - first
-
-
-def _costs(judgments: Sequence[Judgment], k: int, items: int) -> dict[str, float]:
-    """Tokens and seconds per item for k critiques of each of its rows, from those of all critiques."""
-    critiques = [critique for judgment in judgments for critique in judgment.critiques]
-    share = k * len(judgments) / len(critiques) / items
-    tokens = sum(critique.num_tokens or 0 for critique in critiques)
-    return {"tokens": share * tokens, "seconds": share * sum(judgment.seconds for judgment in judgments)}

@@ -1,12 +1,9 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""The paper's benchmarks and others: tables, readers and metrics (paper, section 8).
+"""The paper's benchmarks and others: tables, readers and metrics (paper, section 8), and the counts and balances with
+which [`~trl_spct.evaluation.benchmark_loading.load_benchmark`] compares rows; `None` is an unknown count."""
 
-[`~trl_spct.evaluation.benchmark_loading.load_benchmark`] reads them from the Hub or from a local copy, and refuses
-rows that differ from the counts and balances recorded here. `None` marks a count that is not known for certain.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -49,8 +46,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Part:
-    """One table of a benchmark: its Hub id, patterns of its files in a local copy (the first with a match is used),
-    split and configuration, and its number of rows, or counts of the values of [`Benchmark.balance_of`]."""
+    """One table of a benchmark: Hub id, patterns of its files in a local copy (the first with a match is used), split,
+    configuration, and number of rows, or counts of the values of [`Benchmark.balance_of`]."""
 
     name: str
     path: str | None = None
@@ -63,17 +60,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: tables, reader and metric.
-
-    `read(part, row, number)` makes an item, or `None` to leave the row out; `join` makes items from those of a part.
-    `balance_of(row)` is the value that [`Part.balance`] counts; `order` is the order of the responses if the metric
-    determines it, `binary` whether single responses are judged 0 or 1. Rows of a `private` one must not be published.
-    """
+    """A benchmark: `read(part, row, number)` makes an item, or `None` to leave the row out; `join` makes items from
+    those of a part. `balance_of(row)` is the value that [`Part.balance`] counts; `order` is the order of the responses
+    if the metric determines it, `binary` whether single responses are judged 0 or 1. Rows of a `private` one must not
+    be published."""
 
     name: str
-    license: str
     metric: Metric
-    columns: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
     read: Callable[[Part, Row, int], Item | None] = lambda part, row, number: None
     join: Callable[[list[Item]], list[Item]] = lambda items: items
@@ -89,8 +82,7 @@ def _comparisons(worth: Callable[[Scores, Sequence[float]], float]) -> Callable:
 
 def _single(item: Item, scores: Sequence[Scores]) -> tuple[float, float]:
     """(score, label); a response without a vote loses every comparison."""
-    ((label,),) = item.labels
-    vote = scores[0]
+    ((label,),), (vote,) = item.labels, scores
     return (-np.inf if label else np.inf) if vote is None else vote[0], label
 
 
@@ -115,13 +107,13 @@ def _worth(scores: Scores, labels: Sequence[float]) -> float:
     return credit(scores, labels) if len(labels) == 1 else formulas.pick_credit(scores, labels)
 
 
+def _judgebench_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, float]:
+    return formulas.judgebench_item(scores, item.labels), 1.0
+
+
 _PAIRS = _comparisons(formulas.pick_credit)
 _RM_BENCH = Metric("mean of domains over the 3 × 3 matrix, strict", _rm_bench_unit, formulas.rm_bench)
-_JUDGEBENCH = Metric(
-    "accuracy over both orders",
-    lambda item, scores: (formulas.judgebench_item(scores, item.labels), 1.0),
-    formulas.accuracy,
-)
+_JUDGEBENCH = Metric("accuracy over both orders", _judgebench_unit, formulas.accuracy)
 PICK = Metric("accuracy, a tie worth 1/#tied", _comparisons(_worth), formulas.accuracy)
 ROC_AUC = Metric("ROC-AUC", _single, formulas.auc_values, linear=False, undefined="all labels are the same")
 METRICS = {"accuracy": PICK, "roc_auc": ROC_AUC}
@@ -149,11 +141,11 @@ def _rewardbench2(part: Part, row: Row, number: int) -> Item:
 def _join_ties(items: list[Item]) -> list[Item]:
     """The rows `ref:N` and `tied:N` of the Ties subset as one item, behind all others."""
     ties: dict[str, dict[str, Item]] = {}
+    joined = [item for item in items if item.group != "Ties"]
     for item in items:
         if item.group == "Ties":
             kind, _, number = item.id.partition(":")
             ties.setdefault(number, {})[kind] = item
-    joined = [item for item in items if item.group != "Ties"]
     for number, pair in ties.items():
         if set(pair) != {"ref", "tied"}:
             raise ValueError(
@@ -215,18 +207,11 @@ def _rm_bench_pairs(part: Part, row: Row, number: int) -> Item:
     return _item(item.id, item.group, row["prompt"], *pairs)
 
 
-_JUDGEBENCH_KINDS = {
-    "mmlu-pro": "knowledge",
-    "livebench-reasoning": "reasoning",
-    "livebench-math": "math",
-    "livecodebench": "coding",
-}
-
-
 def _judgebench(part: Part, row: Row, number: int) -> Item:
     """A pair in both orders."""
     labels = {"A>B": (1, 0), "B>A": (0, 1)}[row["label"]]
-    kind = next((kind for name, kind in _JUDGEBENCH_KINDS.items() if row["source"].startswith(name)), "other")
+    kinds = {"mmlu-pro": "knowledge", "livecodebench": "coding"} | {f"livebench-{n}": n for n in ("reasoning", "math")}
+    kind = next((kind for name, kind in kinds.items() if row["source"].startswith(name)), "other")
     responses = (row["response_A"], row["response_B"])
     return _item(row["pair_id"], kind, row["question"], (responses, labels), (responses[::-1], labels[::-1]))
 
@@ -243,20 +228,16 @@ _RB2_ROWS = {"Factuality": 475, "Focus": 495, "Math": 183, "Precise IF": 160, "S
 _PPE_ROWS = {"MMLU-Pro": 512, "MATH": 512, "GPQA": 512, "IFEval": 512, "MBPP-Plus": 507}
 # From `fig/*_dataset_table.pdf` in the authors' repository; the files agree.
 _RMB_ROWS = {
-    ("Helpfulness", "Pairwise"): 10067,
-    ("Harmlessness", "Pairwise"): 7064,
-    ("Helpfulness", "BoN"): 2109,
-    ("Harmlessness", "BoN"): 1677,
+    "Pairwise": {"Helpfulness": 10067, "Harmlessness": 7064},
+    "BoN": {"Helpfulness": 2109, "Harmlessness": 1677},
 }
-_REALMISTAKE_ROWS = {
-    ("math_word_problem_generation", "gpt4"): {"error": 87, "no_error": 53},
-    ("math_word_problem_generation", "llama2"): {"error": 128, "no_error": 32},
-    ("finegrained_fact_verification", "gpt4"): {"error": 88, "no_error": 52},
-    ("finegrained_fact_verification", "llama2"): {"error": 129, "no_error": 31},
-    ("answerability_classification", "gpt4"): {"error": 87, "no_error": 53},
-    ("answerability_classification", "llama2"): {"error": 130, "no_error": 30},
+# Errors by task and model; each model has one number of rows per task.
+_REALMISTAKE_ERRORS = {
+    "math_word_problem_generation": {"gpt4": 87, "llama2": 128},
+    "finegrained_fact_verification": {"gpt4": 88, "llama2": 129},
+    "answerability_classification": {"gpt4": 87, "llama2": 130},
 }
-_REALMISTAKE_FILES = {"gpt4": "gpt-4*", "llama2": "Llama-2*"}
+_REALMISTAKE_FILES = {"gpt4": ("gpt-4*", 140), "llama2": ("Llama-2*", 160)}
 # By domain as in `data/*_filtered.json` of the authors' repository; `math` has the remaining rows.
 _RM_BENCH_ROWS = {"chat": 129, "code": 228, "math": 529, "safety-refuse": 284, "safety-response": 157}
 _RM_BENCH_FILES = ("**/total_dataset.json", "**/*train*")
@@ -268,18 +249,14 @@ _JUDGEBENCH_ROWS = {
 _ALL = (
     Benchmark(
         "rewardbench",
-        "ODC-BY",
         Metric("section mean, a tie worth 1/2", _PAIRS, formulas.rewardbench),
-        ("prompt", "chosen", "rejected", "subset", "id"),
         (Part("RewardBench", "allenai/reward-bench", ("**/*filtered*",), "filtered", balance=_RB_ROWS),),
         _rewardbench,
         balance_of=lambda row: row["subset"],
     ),
     Benchmark(
         "rewardbench-2",
-        "ODC-BY",
         Metric("mean of subsets", _rewardbench2_unit, formulas.rewardbench2, linear=False),
-        ("id", "prompt", "chosen", "rejected", "num_correct", "subset"),
         (Part("RewardBench 2", "allenai/reward-bench-2", ("**/*test*",), "test", balance=_RB2_ROWS),),
         _rewardbench2,
         _join_ties,
@@ -287,17 +264,13 @@ _ALL = (
     ),
     Benchmark(
         "ppe-preference",
-        "see its Hub card",
         PICK,
-        ("question_id", "prompt", "response_1", "response_2", "winner"),
         (Part("PPE Human Preference", "lmarena-ai/PPE-Human-Preference-V1", ("**/*test*",), "test", rows=16038),),
         _ppe_preference,
     ),
     Benchmark(
         "ppe-correctness",
-        "see its Hub cards",
         Metric("mean over sets, a tie worth 1/2", _PAIRS, formulas.macro_accuracy),
-        ("question_id", "prompt", "scores", "sampled_conflict_pairs"),
         tuple(
             Part(name, f"lmarena-ai/PPE-{name}-Best-of-K", (f"**/PPE-{name}-Best-of-K*/**/*", f"**/*{name}*"), rows=n)
             for name, n in _PPE_ROWS.items()
@@ -306,30 +279,28 @@ _ALL = (
     ),
     Benchmark(
         "rmb",
-        "none stated",
         Metric("mean of four, the best must beat all", _comparisons(formulas.beats_all), formulas.macro_accuracy),
-        ("conversation_input",),
         tuple(
             Part(f"{goal} {kind}", None, (f"**/{kind}_set/{goal}/**/*.json",), rows=rows)
-            for (goal, kind), rows in _RMB_ROWS.items()
+            for kind, goals in _RMB_ROWS.items()
+            for goal, rows in goals.items()
         ),
         _rmb,
     ),
     Benchmark(
         "realmistake",
-        "CC-BY-SA-4.0",
         ROC_AUC,
-        ("input", "llm_response"),
         tuple(
             Part(
                 f"{task}/{split}",
                 "ryokamoi/realmistake",
-                (f"**/{task}/*{split}*", f"**/{task}/{_REALMISTAKE_FILES[split]}"),
+                (f"**/{task}/*{split}*", f"**/{task}/{files}"),
                 split,
                 task,
-                balance=balance,
+                balance={"error": errors[split], "no_error": rows - errors[split]},
             )
-            for (task, split), balance in _REALMISTAKE_ROWS.items()
+            for task, errors in _REALMISTAKE_ERRORS.items()
+            for split, (files, rows) in _REALMISTAKE_FILES.items()
         ),
         _realmistake,
         balance_of=_error_label,
@@ -338,9 +309,7 @@ _ALL = (
     *(
         Benchmark(
             name,
-            "ODC-BY",
             _RM_BENCH,
-            ("id", "prompt", "chosen", "rejected", "domain"),
             (Part("RM-Bench", "THU-KEG/RM-Bench", _RM_BENCH_FILES, balance=_RM_BENCH_ROWS),),
             read,
             balance_of=lambda row: row["domain"],
@@ -350,9 +319,7 @@ _ALL = (
     *(
         Benchmark(
             f"judgebench-{split}",
-            "see its Hub card",
             _JUDGEBENCH,
-            ("pair_id", "source", "question", "response_A", "response_B", "label"),
             (Part(split, "ScalerLab/JudgeBench", (f"**/*{split}*", f"**/*={model}*"), split, balance=balance),),
             _judgebench,
             balance_of=lambda row: row["label"],
@@ -360,7 +327,7 @@ _ALL = (
         )
         for (split, model), balance in _JUDGEBENCH_ROWS.items()
     ),
-    Benchmark("best-of-n", "that of the file", PICK, ("question", "responses"), (Part("best-of-n"),), _best_of_n),
+    Benchmark("best-of-n", PICK, (Part("best-of-n"),), _best_of_n),
 )
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 
@@ -370,17 +337,4 @@ def rows_benchmark(name: str, metric: str = "accuracy") -> Benchmark:
     1."""
     if metric not in METRICS:
         raise ValueError(f"Found metric={metric!r}; expected one of {sorted(METRICS)}.")
-    return Benchmark(name, "that of the rows", METRICS[metric], binary=metric == "accuracy")
-
-
-def preference_items(rows: Iterable[Row], numbers: Iterable[int], group_column: str | None = None) -> Iterator[Item]:
-    """Rows of [`~trl_spct.data.preparation.prepare_preferences`] with their numbers as items, grouped by a column."""
-    for number, row in zip(numbers, rows, strict=True):
-        preference = Preference.from_row(row)
-        if preference.labels is None:
-            raise ValueError(f"Row {number} has no labels; expected ground truth to compare a judge with.")
-        if group_column is not None and group_column not in row:
-            raise ValueError(f"Row {number} has no column `{group_column}`; found {sorted(row)}.")
-        group = "rows" if group_column is None else str(row[group_column])
-        identity = number if row.get("id") in (None, "") else row["id"]
-        yield Item(str(identity), group, (replace(preference, labels=None),), (preference.labels,))
+    return Benchmark(name, METRICS[metric], binary=metric == "accuracy")

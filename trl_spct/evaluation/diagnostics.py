@@ -3,6 +3,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from ..judge.preferences import Preference
 from ..judge.voting import Scores
 from .benchmark_metrics import pick_credit
 from .judgments import Judgment, tie_share, votes_at
-from .statistics import binned_error, bootstrap_interval, mean
+from .statistics import binned_error, bootstrap_interval, mean, mean_or_none
 
 
 def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = None) -> dict[str, Any]:
@@ -23,12 +24,10 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
     and `problems` (count by cause) of critiques; `undecided` (rows without a readable critique); `ties`: share of
     single critiques and of votes of all with more than one winner; `scores_used`: count of each whole score; `places`,
     `chosen_places`, `order_flips`, `length` and `confidence`: see [`accuracy_by_place`], [`chosen_places`],
-    [`order_flips`], [`length_preference`] and [`calibration`].
-    """
+    [`order_flips`], [`length_preference`] and [`calibration`]."""
     critiques = [critique for judgment in judgments for critique in judgment.critiques]
     readable = [critique.scores for critique in critiques if critique.scores is not None]
     problems = Counter(critique.problem for critique in critiques if critique.problem is not None)
-    tokens = [critique.num_tokens for critique in critiques if critique.num_tokens is not None]
     k = min((len(judgment.critiques) for judgment in judgments), default=0)
     votes = [scores for judgment in judgments for scores in votes_at(judgment, k)] if k else []
     used = Counter(score for scores in readable for score in scores)
@@ -36,7 +35,7 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
     report: dict[str, Any] = {
         "rows": len(judgments),
         "critiques": len(critiques),
-        "tokens": mean(tokens) if tokens else None,
+        "tokens": mean_or_none([critique.num_tokens for critique in critiques if critique.num_tokens is not None]),
         "truncated": sum(judgment.truncated for judgment in judgments) or None,
         "unreadable": 1 - len(readable) / len(critiques) if critiques else 0.0,
         "problems": dict(sorted(problems.items())),
@@ -56,19 +55,17 @@ def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, floa
     """Position bias: mean credit of readable critiques by the place (from 0) in which they read the best response:
     `accuracy`, `low` and `high` (95 % bootstrap interval over rows) and `critiques`, of rows with n ≥ 2 and a single
     best response."""
-    credits: dict[int, list[list[float]]] = {}
-    for judgment in judgments:
-        best = [i for i, label in enumerate(judgment.labels) if label == max(judgment.labels)]
-        row: dict[int, list[float]] = {}
-        for scores, order in _ordered([judgment] if len(best) == 1 else []):
-            row.setdefault(order.index(best[0]), []).append(credit(scores, judgment.labels))
-        for place, values in row.items():
-            credits.setdefault(place, []).append(values)
+    credits: dict[int, dict[int, list[float]]] = {}
+    for number, judgment in enumerate(judgments):
+        best = max(judgment.labels)
+        for scores, order in _ordered(judgment) if judgment.labels.count(best) == 1 else ():
+            place = order.index(judgment.labels.index(best))
+            credits.setdefault(place, {}).setdefault(number, []).append(credit(scores, judgment.labels))
     places = {}
     for place, by_row in sorted(credits.items()):
-        counts = list(map(len, by_row))
-        low, high = bootstrap_interval(list(map(mean, by_row)), weights=counts)
-        accuracy = mean([value for values in by_row for value in values])
+        counts = list(map(len, by_row.values()))
+        low, high = bootstrap_interval(list(map(mean, by_row.values())), weights=counts)
+        accuracy = mean([value for values in by_row.values() for value in values])
         places[str(place)] = {"accuracy": accuracy, "low": low, "high": high, "critiques": sum(counts)}
     return places
 
@@ -78,7 +75,7 @@ def chosen_places(judgments: Iterable[Judgment]) -> dict[str, list[float]]:
     Without position bias, on rows in random order, all places are equal."""
     won: dict[int, np.ndarray] = {}
     counts: Counter[int] = Counter()
-    for scores, order in _ordered(judgments):
+    for scores, order in (pair for judgment in judgments for pair in _ordered(judgment)):
         counts[len(scores)] += 1
         winners = highest(scores)
         for winner in winners:
@@ -89,28 +86,23 @@ def chosen_places(judgments: Iterable[Judgment]) -> dict[str, list[float]]:
 def order_flips(judgments: Iterable[Judgment]) -> dict[str, float] | None:
     """How often two critiques of a row that read it in different orders disagree about the winner (`flips`, mean over
     `rows`), and in the same order (`same_order`), which sampling alone explains. `None` without two orders."""
-    across, within = [], []
+    across, within = list[float](), list[float]()
     for judgment in judgments:
-        winners = [(order, frozenset(highest(scores))) for scores, order in _ordered([judgment])]
-        pairs = [(a, b) for i, a in enumerate(winners) for b in winners[i + 1 :]]
-        differing = [a[1] != b[1] for a, b in pairs if a[0] != b[0]]
-        alike = [a[1] != b[1] for a, b in pairs if a[0] == b[0]]
-        if differing:
-            across.append(mean(differing))
-        if alike:
-            within.append(mean(alike))
+        pairs = list(combinations([(order, {*highest(scores)}) for scores, order in _ordered(judgment)], 2))
+        for shares, same in ((across, False), (within, True)):
+            differing = [a[1] != b[1] for a, b in pairs if (a[0] == b[0]) is same]
+            shares += [mean(differing)] if differing else []
     if not across:
         return None
     report = {"flips": mean(across), "rows": len(across)}
     return {**report, "same_order": mean(within)} if within else report
 
 
-def _ordered(judgments: Iterable[Judgment]) -> Iterator[tuple[Sequence[float], tuple[int, ...]]]:
+def _ordered(judgment: Judgment) -> Iterator[tuple[Sequence[float], tuple[int, ...]]]:
     """(scores, order) of readable critiques with n ≥ 2."""
-    for judgment in judgments:
-        for critique in judgment.critiques:
-            if critique.scores is not None and len(critique.scores) > 1 and critique.order is not None:
-                yield critique.scores, critique.order
+    for critique in judgment.critiques:
+        if critique.scores is not None and len(critique.scores) > 1 and critique.order is not None:
+            yield critique.scores, critique.order
 
 
 def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference]) -> dict[str, float] | None:
@@ -120,7 +112,7 @@ def length_preference(judgments: Sequence[Judgment], rows: Sequence[Preference])
     right: list[bool] = []
     for judgment, row in zip(judgments, rows, strict=True):
         lengths, labels = list(map(len, row.responses)), judgment.labels
-        longer = [(i, j) for i in range(len(lengths)) for j in range(len(lengths)) if lengths[i] > lengths[j]]
+        longer = [(i, j) for i, j in permutations(range(len(lengths)), 2) if lengths[i] > lengths[j]]
         right += [labels[i] > labels[j] for i, j in longer if labels[i] != labels[j]]
         for scores in filter(None, judgment.scores):
             chosen += [(scores[i] > scores[j]) + 0.5 * (scores[i] == scores[j]) for i, j in longer]
@@ -142,8 +134,8 @@ def calibration(judgments: Iterable[Judgment]) -> dict[str, float] | None:
     if not points:
         return None
     confidence, accuracy = np.array(points).T
-    means = {"confidence": float(confidence.mean()), "accuracy": float(accuracy.mean()), "rows": len(points)}
-    return {"ece": binned_error(confidence, accuracy, 10), **means}
+    means = {"confidence": float(confidence.mean()), "accuracy": float(accuracy.mean())}
+    return {"ece": binned_error(confidence, accuracy, 10), **means, "rows": len(points)}
 
 
 def agreement(critiques: Iterable[Scores], winner: int) -> float:
@@ -154,10 +146,11 @@ def agreement(critiques: Iterable[Scores], winner: int) -> float:
 
 PROBLEM_ADVICE = {
     **NEXT_STEPS,
-    "length": 'the row does not fit into the context: `truncation="fair"` cuts its longest texts',
-    "context_length": 'the server says that the row does not fit: `truncation="fair"` cuts its longest texts',
+    "length": "the row does not fit into the context: cut its longest texts with `truncation='fair'`",
+    "context_length": "the server says that the row does not fit: cut its longest texts with `truncation='fair'`",
     "content_filter": "the server refuses the content: judge these rows with another server",
-    "refused": "the server refuses the request",
+    "refused": "the server refuses the request: its message says why; `invalid_rows='error'` shows it",
+    "unreadable": "the server's answer holds no completion: check that it serves a text model",
 }
 """By cause, why a critique has no scores and what to do."""
 
@@ -171,21 +164,17 @@ UNREADABLE_ADVICE = (
 def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
     """A report of [`diagnose`] in percent, by name; `"–"` without data."""
     ties, flips, length, confidence = (report.get(name) for name in ("ties", "order_flips", "length", "confidence"))
-    causes = ", ".join(f"{cause} {count}" for cause, count in report.get("problems", {}).items())
-    places = (
-        f"{percent(at['accuracy'])} ({percent(at['low'])}–{percent(at['high'])})"
-        for at in report.get("places", {}).values()
-    )
+    places = report.get("places", {}).values()
     chosen = (" / ".join(map(percent, shares)) for shares in report.get("chosen_places", {}).values())
+    longer = length and f"{percent(length['chosen_longer'])} / {percent(length.get('right_longer'))}"
     same = f" (same order {percent(flips['same_order'])})" if flips and "same_order" in flips else ""
     cells = {
-        "unreadable": f"{percent(report['unreadable'])} %" + (f" ({causes})" if causes else ""),
+        "unreadable": f"{percent(report['unreadable'])} %{causes_text(report.get('problems', {}))}",
         "ties": ties and f"{percent(ties['single'])} %, of votes {percent(ties['vote'])} %",
-        "right, by place of the best": " / ".join(places),
+        "right, by place of the best": " / ".join(map(interval_text, places)),
         "chosen, by place": "; ".join(chosen),
         "order decides": flips and f"{percent(flips['flips'])} %{same}",
-        "longer chosen / better": length
-        and f"{percent(length['chosen_longer'])} / {percent(length.get('right_longer'))}",
+        "longer chosen / better": longer,
         "calibration error": confidence and percent(confidence["ece"]),
     }
     return {name: cell or "–" for name, cell in cells.items()}
@@ -204,6 +193,17 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     return [*lines, UNREADABLE_ADVICE] if report["unreadable"] > 0.5 else lines
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, unit: str = "") -> str:
     """A share with one decimal; `"–"` for `None`."""
-    return "–" if share is None else f"{100 * share:.1f}"
+    return "–" if share is None else f"{100 * share:.1f}{unit}"
+
+
+def interval_text(result: Mapping[str, Any]) -> str:
+    """An accuracy in percent with its interval; `"–"` for `None`."""
+    value = percent(result["accuracy"])
+    return value if value == "–" else f"{value} ({percent(result['low'])}–{percent(result['high'])})"
+
+
+def causes_text(counts: Mapping[str, int]) -> str:
+    """`" (cause 2, cause 1)"`, or an empty text without counts."""
+    return f" ({', '.join(f'{cause} {count}' for cause, count in counts.items())})" if counts else ""

@@ -1,17 +1,16 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Choice of a Meta RM's guidance on held-out judgments (paper, section 6).
 
-The paper tries k_meta of 1, 8 and 16 at k = 32 and keeps k/2 **[P]**. The best value depends on the judge and on the
-Meta RM: one that separates well should keep few critiques, one that does not should keep all of them.
-"""
+The paper tries k_meta of 1, 8 and 16 at k = 32 and keeps k/2 **[P]**. A Meta RM that separates well should keep few
+critiques, one that does not should keep all of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
 
-from ..judge.voting import DEFAULT_SHARE, Guidance
+from ..judge.voting import Guidance
 from .judgments import Judgment, credits_at, vote_schemes
 from .statistics import bootstrap_interval, mean, paired_interval
 
@@ -22,11 +21,12 @@ PLAIN = Guidance(1.0)
 CANDIDATES = (PLAIN, Guidance(guide="soft"), *(Guidance(share) for share in (0.875, 0.75, 0.5, 0.25, 0.125)))
 """Default candidates: plain voting, soft weights, and shares around the paper's 0.5 **[P]**."""
 
+_CELLS = "{accuracy:.1f} | {low:.1f} – {high:.1f} | {difference:+.1f} | {difference_low:+.1f} – {difference_high:+.1f}"
+
 
 @dataclass(frozen=True)
 class GuidanceChoice:
-    """The chosen guidance, the number of votes at which it was made, and [`guidance_table`] of all candidates and
-    numbers."""
+    """The chosen guidance, the number of votes of the choice, and the [`guidance_table`]."""
 
     guidance: Guidance
     k: int
@@ -46,21 +46,7 @@ def guidance_table(
         `(Σw)² / Σw²`), `accuracy` (of [`~trl_spct.evaluation.judgments.scaling_results`]), `low`, `high`,
         `difference`, `difference_low`, `difference_high` (to plain voting) and `n` (rows).
     """
-    ks = _checked(judgments, ks)
-    if not candidates:
-        raise ValueError("Found no candidates; expected at least one `Guidance`.")
-    table = []
-    for k in ks:
-        plain = _accuracies(judgments, k, PLAIN)
-        for guidance in candidates:
-            credits = _accuracies(judgments, k, guidance)
-            names = ("accuracy", "low", "high", "difference", "difference_low", "difference_high")
-            bounds = bootstrap_interval(credits, seed=seed)
-            values = (mean(credits), *bounds, *paired_interval(plain, credits, seed=seed))
-            voters = _effective_voters(judgments, k, guidance)
-            measured = {"voters": voters, **dict(zip(names, values, strict=True))}
-            table.append({"k": k, **guidance.settings, **measured, "n": len(judgments)})
-    return table
+    return [row for k in _checked(judgments, ks, candidates) for row, _ in _compared(judgments, k, candidates, seed)]
 
 
 def choose_guidance(
@@ -74,27 +60,25 @@ def choose_guidance(
 
     Of the candidate with the highest accuracy at `k` votes, and all candidates that are neither significantly worse
     (the 95 % interval of the paired difference to it reaches 0) nor less accurate than plain voting, the one with the
-    most effective voters is chosen; without a visible difference the vote stays plain (`k_meta=1.0`). Not in the
-    paper. The accuracy of the choice on these rows is biased upwards: report it on rows of other queries.
+    most effective voters is chosen: without a visible difference plain voting. Not in the paper. The accuracy of the
+    choice on these rows is biased upwards: report it on rows of other queries.
 
     Args:
         judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
         ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two from 2 to all critiques.
-        candidates (sequence of [`~trl_spct.judge.voting.Guidance`], *optional*): Candidates.
         k (`int`, *optional*): The number of votes to choose at; defaults to the largest of `ks`.
-        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
 
     Returns:
         [`GuidanceChoice`]; [`store_guidance`] writes it into a Meta RM.
     """
-    ks = _checked(judgments, ks)
+    ks = _checked(judgments, ks, candidates)
     k = max(ks) if k is None else k
     if k not in ks:
         raise ValueError(f"Found k={k}; expected one of the numbers of votes that are tried, {list(ks)}.")
-    table = guidance_table(judgments, ks, candidates, seed)
-    rows = [row for row in table if row["k"] == k]
-    credits = [_accuracies(judgments, k, guidance) for guidance in candidates]
-    best = max(range(len(candidates)), key=lambda i: (round(rows[i]["accuracy"], 9), round(rows[i]["voters"], 9)))
+    compared = {votes: _compared(judgments, votes, candidates, seed) for votes in ks}
+    rows, credits = zip(*compared[k], strict=True)
+    accuracies, voters = ([round(row[name], 9) for row in rows] for name in ("accuracy", "voters"))
+    best = max(range(len(rows)), key=lambda i: (accuracies[i], voters[i]))
     # A candidate of few voters can be worse than plain voting and yet not *significantly* worse than the best.
     least = min(0, rows[best]["difference"])
     unbeaten = [
@@ -102,8 +86,8 @@ def choose_guidance(
         for i, row in enumerate(rows)
         if row["difference"] >= least - 1e-9 and paired_interval(credits[i], credits[best], seed=seed)[1] <= 1e-9
     ]
-    chosen = max(unbeaten, key=lambda i: (round(rows[i]["voters"], 9), round(rows[i]["accuracy"], 9), -i))
-    return GuidanceChoice(candidates[chosen], k, tuple(table))
+    chosen = max(unbeaten, key=lambda i: (voters[i], accuracies[i], -i))
+    return GuidanceChoice(candidates[chosen], k, tuple(row for votes in ks for row, _ in compared[votes]))
 
 
 def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:
@@ -114,49 +98,47 @@ def store_guidance(model: PreTrainedModel, guidance: Guidance) -> None:
 
 def guidance_results_table(choice: GuidanceChoice, title: str | None = None):
     """A choice as a `rich` table; a star marks the chosen guidance."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title=title)
-    for column in ("guidance", "k", "voters", "accuracy", "95 % interval", "to plain voting", "95 % interval"):
-        table.add_column(column, justify="left" if column == "guidance" else "right")
+    numbers = ("k", "voters", "accuracy", "95 % interval", "to plain voting", "95 % interval")
+    table = Table("guidance", *(Column(name, justify="right") for name in numbers), title=title)
     for row in choice.table:
         guidance = Guidance.of(row)
-        star = " *" if guidance == choice.guidance and row["k"] == choice.k else ""
+        star = " *" if (str(guidance), row["k"]) == (str(choice.guidance), choice.k) else ""
         share = {name: 100 * value for name, value in row.items() if isinstance(value, float)}
-        cells = (
-            "{accuracy:.1f}",
-            "{low:.1f} – {high:.1f}",
-            "{difference:+.1f}",
-            "{difference_low:+.1f} – {difference_high:+.1f}",
-        )
-        shown = (cell.format_map(share) for cell in cells)
-        table.add_row(describe(guidance) + star, str(row["k"]), f"{row['voters']:.1f}", *shown)
+        cells = _CELLS.format_map(share).split(" | ")
+        table.add_row(f"{guidance}{star}", str(row["k"]), f"{row['voters']:.1f}", *cells)
     return table
 
 
-def describe(guidance: Guidance | Mapping[str, Any]) -> str:
-    """A readable name: `plain`, `soft`, `top 8`, `top 75 %`."""
-    guidance = guidance if isinstance(guidance, Guidance) else Guidance.of(guidance)
-    if guidance.guide == "soft":
-        return "soft"
-    if isinstance(guidance.k_meta, int):
-        return f"top {guidance.k_meta}"
-    share = DEFAULT_SHARE if guidance.k_meta is None else guidance.k_meta
-    return "plain" if share == 1 else f"top {100 * share:g} %"
-
-
-def _checked(judgments: Sequence[Judgment], ks: Iterable[int] | None) -> list[int]:
+def _checked(judgments: Sequence[Judgment], ks: Iterable[int] | None, candidates: Sequence[Guidance]) -> list[int]:
+    """The numbers of votes; refuses judgments and candidates that cannot be compared."""
     for number, judgment in enumerate(judgments):
         if not judgment.guidable:
             raise ValueError(f"Row {number}: found readable critiques without a meta score; judge with a `meta_rm`.")
     ks = [k for k, _ in vote_schemes(judgments, None if ks is None else list(ks), guided=False) if ks or k > 1]
     if not ks:
         raise ValueError("Found 1 critique per row; expected at least 2 to choose among.")
+    if not candidates:
+        raise ValueError("Found no candidates; expected at least one `Guidance`.")
     return ks
 
 
-def _accuracies(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> list[float]:
-    return [mean(credits_at(judgment, k, guidance)) for judgment in judgments]
+def _compared(
+    judgments: Sequence[Judgment], k: int, candidates: Sequence[Guidance], seed: int
+) -> list[tuple[dict[str, Any], list[float]]]:
+    """For each candidate its row of [`guidance_table`], and the accuracy of each judgment."""
+    plain = [mean(credits_at(judgment, k, PLAIN)) for judgment in judgments]
+    compared = []
+    for guidance in candidates:
+        credits = plain if guidance.plain else [mean(credits_at(judgment, k, guidance)) for judgment in judgments]
+        names = ("accuracy", "low", "high", "difference", "difference_low", "difference_high")
+        bounds, differences = bootstrap_interval(credits, seed=seed), paired_interval(plain, credits, seed=seed)
+        values = dict(zip(names, (mean(credits), *bounds, *differences), strict=True))
+        voters = _effective_voters(judgments, k, guidance)
+        row = {"k": k, **guidance.settings, "voters": voters, **values, "n": len(judgments)}
+        compared.append((row, credits))
+    return compared
 
 
 def _effective_voters(judgments: Sequence[Judgment], k: int, guidance: Guidance) -> float:

@@ -4,10 +4,9 @@
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-import transformers
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
 
@@ -31,9 +29,6 @@ from ..judge.sampling import EngineError, PromptRefusedError, PromptTooLongError
 from ..judge.voting import Guidance, Scores, mean_scores
 from .statistics import bootstrap_interval, mean
 
-
-HASHED = "blake2b:"
-"""Prefix of the texts of private rows, of which only a hash is stored."""
 
 _DROP = 'With `invalid_rows="drop"` such rows are counted by cause.'
 
@@ -55,7 +50,6 @@ JUDGMENT_FEATURES = Features(
         "critiques": List(CRITIQUE_FEATURES),
         "id": Value("string"),
         "truncated": Value("bool"),
-        "seconds": Value("float64"),
     }
 )
 """Columns of stored judgments, one record per row: its number, and the fields of a [`Judgment`]."""
@@ -63,23 +57,22 @@ JUDGMENT_FEATURES = Features(
 
 @dataclass(frozen=True)
 class Judgment:
-    """The critiques of one row, scores in the order of the row, and its labels (empty from a [`Judge`]): its `id`,
-    whether it was cut to fit into the judge's context, and its share of the `seconds` of its shard, not compared."""
+    """The critiques of one row, scores in the order of the row, its labels (empty from a [`Judge`]) and `id`, and
+    whether it was cut to fit into the judge's context."""
 
     labels: tuple[float, ...]
     critiques: tuple[Critique, ...]
     id: str = ""
     truncated: bool = False
-    seconds: float = field(default=0.0, compare=False)
 
     @property
     def scores(self) -> tuple[Scores, ...]:
-        """Scores of each critique; `None` where they could not be read."""
+        """Scores of each critique; `None` if it cannot be read."""
         return tuple(critique.scores for critique in self.critiques)
 
     @property
     def meta_scores(self) -> tuple[float | None, ...]:
-        """The Meta RM's logit of each critique; `None` where it has none."""
+        """The Meta RM's logit of each critique, if it has one."""
         return tuple(critique.meta_score for critique in self.critiques)
 
     @property
@@ -94,8 +87,8 @@ class Judgment:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Judgment":
         """The inverse of [`Judgment.to_dict`]. Other keys are ignored."""
-        known = {name: fields[name] for name in ("id", "truncated", "seconds")}
-        return cls(tuple(fields["labels"]), tuple(map(Critique.from_dict, fields["critiques"])), **known)
+        critiques = tuple(map(Critique.from_dict, fields["critiques"]))
+        return cls(tuple(fields["labels"]), critiques, fields["id"], fields["truncated"])
 
 
 class Judge:
@@ -109,8 +102,8 @@ class Judge:
         """Refuses a row that cannot be judged, or exceeds the context, before the first one is judged."""
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Any]:
-        """Judges rows; a [`Judgment`] has neither labels nor an id here. `occurrences` are the numbers of equal rows
-        before each in the dataset, of which `rows` may be a part; counted among the rows by default."""
+        """Judges rows; a [`Judgment`] has no labels and no id here. `occurrences` are the numbers of equal rows before
+        each in the dataset, of which `rows` may be a part; counted among the rows by default."""
         raise NotImplementedError
 
 
@@ -118,11 +111,10 @@ class PipelineJudge(Judge):
     """k critiques per row from a pipeline.
 
     Args:
-        pipe ([`GRMRewardPipeline`]): The judge. With a Meta RM each readable critique gets a meta score.
-        k (`int`): Critiques per row.
+        pipe, k: The [`GRMRewardPipeline`] and the critiques per row. With a Meta RM readable critiques are scored.
         batch_size (`int`, *optional*): Rows judged together; as many as make 256 critiques by default.
         binary (`bool`, *optional*, defaults to `True`): Ask for 0 or 1 for single responses, as labeled.
-        **parameters: Passed to the pipeline, such as `seed` (defaults to 0), `temperature` and `template`.
+        **parameters: Passed to the pipeline; `seed` is 0 by default.
     """
 
     def __init__(self, pipe, k: int, batch_size: int | None = None, binary: bool = True, **parameters: Any):
@@ -154,30 +146,23 @@ class PipelineJudge(Judge):
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """How the critiques are made, for results and cards: models and revisions, template, sampling, versions."""
+        """How the critiques are made, for results and cards."""
         pipe, judging, has_engine = self.pipe, self.judging, self.pipe.engine is not None
-        names = {name: getattr(judging.options, name) for name in ("k", "top_p", "truncation", "order", "binary")}
-        versions = {
-            "trl_spct": version("trl-spct"),
-            "transformers": transformers.__version__,
-            "torch": torch.__version__,
-        }
+        names = ("model", "revision", "meta_rm", "meta_rm_revision")
+        options = {name: getattr(judging.options, name) for name in ("k", "top_p", "truncation", "order", "binary")}
+        resolved = {name: getattr(judging, name) for name in ("temperature", "max_new_tokens", "context", "seed")}
         return {
-            **_public_model("model", "revision", pipe.model),
-            **_public_model("meta_rm", "meta_rm_revision", pipe.meta_rm),
+            **dict(zip(names, (*_public_model(pipe.model), *_public_model(pipe.meta_rm)), strict=True)),
             "guidance": None if pipe.guidance is None else str(pipe.guidance),
             "template": judging.template,
             "template_digest": judge_template(judging.template).digest,
             "chat_template_kwargs": judging.chat_template_kwargs or None,
-            "temperature": judging.temperature,
-            "max_new_tokens": judging.max_new_tokens,
-            "context": judging.context,
-            "seed": judging.seed,
-            **names,
+            **resolved,
+            **options,
             "engine": type(pipe.engine).__name__ if has_engine else "transformers",
             "dtype": None if has_engine else str(pipe.model.dtype).removeprefix("torch."),
             "device": None if has_engine else pipe.device.type,
-            "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+            "versions": ", ".join(f"{name} {version(name)}" for name in ("trl_spct", "transformers", "torch")),
         }
 
     def check(self, row: Preference) -> None:
@@ -202,20 +187,18 @@ def described_model(model) -> dict[str, Any]:
     return {"model": model.config._name_or_path, "model_weights": _fingerprint(model)}
 
 
-def _public_model(name: str, revision: str, model) -> dict[str, str | None]:
+def _public_model(model) -> tuple[str | None, str | None]:
     """Name, without a local path, and revision of a model."""
     if model is None:
-        return {name: None, revision: None}
+        return None, None
     path = model.config._name_or_path
-    public = os.path.basename(os.path.normpath(path)) if os.path.isdir(path) else path
-    return {name: public, revision: getattr(model.config, "_commit_hash", None)}
+    return Path(path).name if os.path.isdir(path) else path, getattr(model.config, "_commit_hash", None)
 
 
 @torch.no_grad()
 def _fingerprint(model) -> str:
     """A hash of some values of each floating-point weight, which tells a judge from one trained further in the same
-    folder. Packed weights are left out, since inference may repack them; an engine has no weights here.
-    """
+    folder. Packed weights are left out, since inference may repack them; an engine has no weights here."""
     if not isinstance(model, torch.nn.Module):
         return ""
     samples = [
@@ -236,10 +219,9 @@ def record_judgments(
     rows_per_shard: int = 64,
     **options: Any,
 ) -> list[Judgment]:
-    """Judges rows and writes shards as it goes. A restart with the same settings judges the missing shards only.
+    """Judges rows and writes parquet shards as it goes. A restart with the same settings judges the missing shards.
 
     Args:
-        judge, rows, folder: The judge, rows to judge, and output folder of parquet shards.
         labels, ids (iterables, *optional*): Ground truth, by default that of the rows, and names, by default numbers.
         private (`bool`, *optional*, defaults to `False`):
             Store hashes instead of critiques, for rows that must not be published: critiques quote them.
@@ -256,9 +238,9 @@ def record_judgments(
     settings = {"kind": "judgments", **judge.settings, "data": digest, **({"private": True} if private else {})}
     job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
 
-    def to_record(number: int, judgment: Judgment | None, cause: str | None, seconds: float) -> dict[str, Any]:
+    def to_record(number: int, judgment: Judgment | None, cause: str | None) -> dict[str, Any]:
         judgment = judgment or Judgment((), (Critique("", problem=cause),) * judge.k)
-        judgment = replace(judgment, labels=truth[number], id=ids[number], seconds=seconds)
+        judgment = replace(judgment, labels=truth[number], id=ids[number])
         return {"row": number, **(_hashed(judgment) if private else judgment).to_dict()}
 
     return list(map(Judgment.from_dict, judge_in_shards(job, judge, rows, ids, to_record, private=private, **options)))
@@ -269,7 +251,7 @@ def judge_in_shards(
     judge: Judge,
     rows: Any,
     names: Sequence[Any],
-    to_record: Callable[[int, Any, str | None, float], dict[str, Any]],
+    to_record: Callable[[int, Any, str | None], dict[str, Any]],
     private: bool = False,
     invalid_rows: InvalidRows = "error",
     progress: str | None = None,
@@ -280,8 +262,8 @@ def judge_in_shards(
     """Judges the rows of the missing shards of a job, and reads the records of all.
 
     Args:
-        job, judge, rows, names: The job, the judge, a sequence of [`Preference`], and what errors call each row.
-        to_record (callable): Makes a record from (number, judgment or `None`, cause or `None`, seconds).
+        rows, names: A sequence of [`Preference`], and what errors call each of them.
+        to_record (callable): Makes a record from (number, judgment or `None`, cause or `None`).
         private (`bool`, *optional*, defaults to `False`): Errors of a server do not quote rows.
         invalid_rows (`str`, *optional*, defaults to `"error"`):
             `"drop"` leaves out rows that do not fit into the context, or that a server refuses, with the cause.
@@ -300,14 +282,12 @@ def judge_in_shards(
             too_long.add(number)
 
     def work(numbers: range) -> list[dict[str, Any]]:
-        started = time.perf_counter()
         fitting = [number for number in numbers if number not in too_long]
         with _naming_rows(fitting, names, private):
             judged, causes = judge_all(judge, [rows[n] for n in fitting], [occurrences[n] for n in fitting], drop)
-        seconds = (time.perf_counter() - started) / len(numbers)
         judgments = {fitting[place]: judgment for place, judgment in judged.items()}
         refused = dict.fromkeys(too_long, "length") | {fitting[place]: cause for place, cause in causes.items()}
-        return [to_record(number, judgments.get(number), refused.get(number), seconds) for number in numbers]
+        return [to_record(number, judgments.get(number), refused.get(number)) for number in numbers]
 
     with tqdm(total=len(rows), desc=progress, disable=progress is None, unit="row") as bar:
         for numbers in job.run(work, process_index, num_processes):
@@ -320,13 +300,10 @@ def judge_in_shards(
 def judge_all(
     judge: Callable[..., Sequence[Any]], rows: Sequence[Preference], occurrences: Sequence[int], drop: bool = False
 ) -> tuple[dict[int, Any], dict[int, str]]:
-    """Judges rows, with `drop` all but those that do not fit into the context or that a server refuses.
-
-    Returns judgments, and causes of rows left out (`"length"`, or that of a
-    [`~trl_spct.judge.sampling.Refusal`]), by position.
-    """
-    judged: dict[int, Any] = {}
-    causes: dict[int, str] = {}
+    """Judges rows by a [`Judge`], or a pipeline with its options bound, with `drop` all but those that do not fit or
+    that a server refuses. Returns judgments, and causes of rows left out (`"length"`, or that of a
+    [`~trl_spct.judge.sampling.Refusal`]), by position."""
+    judged, causes = dict[int, Any](), dict[int, str]()
     while remaining := [n for n in range(len(rows)) if n not in judged and n not in causes]:
         try:
             outputs = judge([rows[n] for n in remaining], occurrences=[occurrences[n] for n in remaining])
@@ -347,8 +324,7 @@ def _naming_rows(numbers: Sequence[int], names: Sequence[Any], private: bool) ->
         yield
     except PromptTooLongError as error:
         number = numbers[error.row]
-        advice = f"{error.advice} {_DROP}"
-        raise PromptTooLongError(f"Row {names[number]}", *error.lengths, number, advice) from None
+        raise PromptTooLongError(f"Row {names[number]}", *error.lengths, number, f"{error.advice} {_DROP}") from None
     except EngineError as error:
         reason, note = error.reason, "Judged shards are kept: start again to judge the others."
         if isinstance(error, PromptRefusedError):
@@ -367,15 +343,15 @@ def _naming_rows(numbers: Sequence[int], names: Sequence[Any], private: bool) ->
 
 def _hashed(judgment: Judgment) -> Judgment:
     def digest(text: str) -> str:
-        return HASHED + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return "blake2b:" + hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     return replace(judgment, critiques=tuple(replace(c, text=digest(c.text)) for c in judgment.critiques))
 
 
 def read_judgments(folder: str | os.PathLike) -> list[Judgment]:
     """The judgments of a finished run of [`record_judgments`], in order."""
-    paths = sorted(Path(folder).glob(SHARDS))
-    judgments = [Judgment.from_dict(record) for path in paths for record in pq.read_table(path).to_pylist()]
+    tables = map(pq.read_table, sorted(Path(folder).glob(SHARDS)))
+    judgments = [Judgment.from_dict(record) for table in tables for record in table.to_pylist()]
     manifest = Path(folder) / MANIFEST
     expected = json.loads(manifest.read_text(encoding="utf-8"))["rows"] if manifest.exists() else None
     if not judgments or len(judgments) != expected:
@@ -395,12 +371,11 @@ def scaling_results(
 
     Accuracy at k is the mean [`credit`] of the votes of disjoint blocks of k critiques, over blocks and rows; a block
     without a readable critique is worth 0. By default the ks are the powers of two, and both ways to vote are read if
-    each readable critique has a meta score; `guidance` defaults to the paper's k/2 **[P]**. `described` is added to
-    each.
+    each readable critique has a meta score; `guidance` defaults to the paper's k/2 **[P]**.
 
     Returns:
-        `list[dict]` of `k`, `guided`; `accuracy`, `low` and `high` (95 % bootstrap interval over rows); `n`
-        (rows); `unreadable` (share of critiques), `voted` (share of blocks with a vote), and `ties` (share of
+        `list[dict]` of `described`, `k`, `guided`; `accuracy`, `low` and `high` (95 % bootstrap interval over rows);
+        `n` (rows); `unreadable` (share of critiques), `voted` (share of blocks with a vote), and `ties` (share of
         votes with n ≥ 2).
     """
     results = []
@@ -409,9 +384,8 @@ def scaling_results(
         pairs = zip(judgments, votes, strict=True)
         credits = [mean([credit(scores, judgment.labels) for scores in blocks]) for judgment, blocks in pairs]
         low, high = bootstrap_interval(credits, seed=seed)
-        accuracy = {"accuracy": mean(credits), "low": low, "high": high, "n": len(judgments)}
-        modes = {"k": k, "guided": guide is not None}
-        results.append({**described, **modes, **accuracy, **vote_facts(judgments, votes), "seed": seed})
+        described |= {"k": k, "guided": guide is not None, "accuracy": mean(credits), "low": low, "high": high}
+        results.append({**described, "n": len(judgments), **vote_facts(judgments, votes), "seed": seed})
     return results
 
 
@@ -431,11 +405,9 @@ def vote_schemes(
             f"Found ks={list(ks)} with {most} critiques per row; expected numbers from 1 to {most}. Sample as many "
             "critiques as the largest k."
         )
-    if guided is None:
-        scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
-        modes = [False, True] if scored and all(judgment.guidable for judgment in judgments) else [False]
-    else:
-        modes = [guided]
+    scored = any(meta is not None for judgment in judgments for meta in judgment.meta_scores)
+    can_guide = scored and all(judgment.guidable for judgment in judgments)
+    modes = [guided] if guided is not None else [False, True] if can_guide else [False]
     return [(k, guidance or Guidance() if mode else None) for mode in modes for k in ks]
 
 

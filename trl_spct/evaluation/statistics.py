@@ -15,17 +15,20 @@ def mean(values: Values) -> float:
     return float(sum(values) / len(values))
 
 
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """[`mean`], `None` without values."""
+    return mean(values) if values else None
+
+
 def bootstrap_interval(
     values: Values, confidence: float = 0.95, resamples: int = 2000, seed: int = 0, weights: Values | None = None
 ) -> tuple[float, float]:
     """Lower and upper bound of the percentile bootstrap interval of a mean over rows, which may have weights."""
-    values = np.asarray(values, dtype=float)
-    weights = None if weights is None else np.asarray(weights, dtype=float)
-    generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(resamples):  # a single draw would take resamples × N × 16 bytes
-        chosen = generator.integers(len(values), size=len(values))
-        means.append(np.average(values[chosen], weights=None if weights is None else weights[chosen]))
+    values, weights = np.asarray(values, dtype=float), None if weights is None else np.asarray(weights, dtype=float)
+    generator, means = np.random.default_rng(seed), list[float]()
+    for first in range(0, resamples, 50):  # a single draw would take resamples × N × 16 bytes
+        chosen = generator.integers(len(values), size=(min(50, resamples - first), len(values)))
+        means.extend(np.average(values[chosen], 1, None if weights is None else weights[chosen]))
     tail = 50 * (1 - confidence)
     return float(np.percentile(means, tail)), float(np.percentile(means, 100 - tail))
 

@@ -176,7 +176,10 @@ class Guidance:
         return tuple(int(j in voters) for j in range(len(rows)))
 
     def __str__(self) -> str:
-        return "soft" if self.guide == "soft" else f"top {self.k_meta or 'half'}"
+        if self.guide == "soft" or self.plain:
+            return "soft" if self.guide == "soft" else "plain"
+        share = DEFAULT_SHARE if self.k_meta is None else self.k_meta
+        return f"top {share}" if isinstance(share, int) else f"top {100 * share:g} %"
 
 
 def _scored(rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> dict[int, float]:

@@ -15,7 +15,6 @@ from .rows import LabelRows
 JUDGMENT_FEATURES = Features(
     {
         "row": Value("int64"),
-        "seconds": Value("float64"),
         "totals": List(Value("float64")),
         "weight": Value("float64"),
         "best": Value("int64"),
@@ -27,8 +26,7 @@ JUDGMENT_FEATURES = Features(
     }
 )
 """Columns of stored judgments, one record per row: `totals` are sums of votes in the order of the row's responses,
-`totals` over `weight` means per vote, and `refused` is the cause if the row was not judged at all.
-"""
+`totals` over `weight` means per vote, and `refused` is the cause if the row was not judged at all."""
 
 
 class LabelingJudge(PipelineJudge):
@@ -53,11 +51,8 @@ class LabelingJudge(PipelineJudge):
 def judge_dataset(
     judge: LabelingJudge, rows: LabelRows, folder: str | os.PathLike, rows_per_shard: int = 64, **options: Any
 ) -> Dataset:
-    """Judges rows and writes the judgments in shards. A restart with the same settings judges the missing shards only.
-
-    Args:
-        judge, rows, folder: The judge, rows of [`prepare_rows`], and the folder of the shards.
-        rows_per_shard, options: As for [`record_judgments`]; rows left out have no scores, but a cause.
+    """Judges rows and writes the judgments in shards of a folder. A restart with the same settings judges the missing
+    shards. For options see [`~trl_spct.evaluation.judgments.judge_in_shards`]; rows left out have no scores.
 
     Returns:
         [`~datasets.Dataset`] with [`JUDGMENT_FEATURES`]: one judgment per row, in the order of the rows.
@@ -72,11 +67,10 @@ def judge_dataset(
     return judge_in_shards(job, judge, rows, rows.row_numbers, _record, **options)
 
 
-def _record(number: int, judgment: Mapping[str, Any] | None, cause: str | None, seconds: float) -> dict[str, Any]:
+def _record(number: int, judgment: Mapping[str, Any] | None, cause: str | None) -> dict[str, Any]:
     judgment = judgment or {"scores": None, "weight": 0, "best": None, "tied": [], "critiques": []}
     return {
         "row": number,
-        "seconds": seconds,
         "totals": judgment["scores"],
         **{name: judgment[name] for name in ("weight", "best", "tied", "critiques")},
         "refused": cause,

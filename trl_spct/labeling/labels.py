@@ -48,34 +48,28 @@ def score_columns(rows: LabelRows, judgments: Dataset) -> Dataset:
             "problems": problems_of(record),
         }
 
-    return judgments.map(
-        to_columns,
-        remove_columns=judgments.column_names,
-        features=Features(_COLUMNS),
-        keep_in_memory=True,
-        load_from_cache_file=False,
-    )
+    options = {"features": Features(_COLUMNS), "keep_in_memory": True, "load_from_cache_file": False}
+    return judgments.map(to_columns, remove_columns=judgments.column_names, **options)
 
 
 def check_columns(rows: LabelRows, prefix: str = "") -> None:
     """Refuses rows with columns that [`score_columns`] would overwrite."""
-    clashing = [prefix + name for name in COLUMNS if prefix + name in rows.originals.column_names]
-    if clashing:
+    if clashing := [prefix + name for name in COLUMNS if prefix + name in rows.originals.column_names]:
         raise ValueError(
             f"Found the columns {clashing} in the rows; expected none of the names that the judge's columns have. "
-            'Rename them, or give a prefix for the judge\'s columns, such as `prefix="judge_"`.'
+            'Rename them, or give a prefix for the judge\'s columns: `prefix="judge_"`.'
         )
 
 
 def mean_scores(record: Mapping[str, Any]) -> list[float] | None:
-    """Mean score per vote of each response of a stored judgment; `None` if the row has no scores."""
+    """Mean score per vote of each response of a stored judgment."""
     if record["totals"] is None or not record["weight"]:
         return None
     return [total / record["weight"] for total in record["totals"]]
 
 
 def problems_of(record: Mapping[str, Any]) -> list[str]:
-    """Causes why critiques of a stored judgment could not be read, or why the row was not judged."""
+    """Causes why critiques of a stored judgment cannot be read, or why the row was not judged."""
     if record["refused"] is not None:
         return [record["refused"]]
     return [critique["problem"] for critique in record["critiques"] if critique["problem"] is not None]
@@ -84,11 +78,8 @@ def problems_of(record: Mapping[str, Any]) -> list[str]:
 def best_of_n(
     rows: LabelRows, judgments: Iterable[Mapping[str, Any]], messages: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Yields the best response to each query as rows of `prompt` and `completion`, with `score` and `row`.
-
-    Of responses that share the highest score, it is the one that the pipeline drew. Rows without scores are left out.
-    See [`preference_pairs`] for the arguments.
-    """
+    """Yields the best response to each query, drawn among tied ones by the pipeline, as rows of `prompt` and
+    `completion`, with `score` and `row`. Rows without scores are left out."""
     messages = messages or rows.have_messages
     for number, record in enumerate(judgments):
         scores, best = mean_scores(record), record["best"]
@@ -106,18 +97,15 @@ def preference_pairs(
     messages: bool = True,
     skipped: Counter[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yields pairs of responses with different scores in TRL's preference format.
-
-    No column is named `margin`, which [`~trl.RewardTrainer`] would subtract in its loss.
+    """Yields pairs of responses with different scores in TRL's preference format. No column is named `margin`, which
+    [`~trl.RewardTrainer`] would subtract in its loss.
 
     Args:
-        rows ([`LabelRows`]), judgments (iterable of records): The rows, and their judgments from [`judge_dataset`].
         pairs (`str`, *optional*, defaults to `"best-vs-worst"`):
             `"best-vs-worst"` and `"best-vs-random"` (any other that may be paired with it): one pair per row. `"all"`:
             any two responses. Ties for the best or the worst are broken by a draw, never by the place.
         min_margin (`float`, *optional*, defaults to `0.0`): Points per vote that the scores must exceed in difference.
-        seed (`int`, *optional*, defaults to `0`): Seed of the draws.
-        messages (`bool`, *optional*, defaults to `True`): Write texts as messages.
+        seed, messages: Seed of the draws, and whether texts are written as messages.
         skipped (`Counter`, *optional*):
             Counts candidates without a pair: `tie`, `margin`, `duplicate` (equal texts); and rows without candidates:
             `single` (n = 1), `unreadable`.

@@ -4,7 +4,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ from trl.trainer.utils import remove_none_values
 
 from ..data.preparation import RESERVED_COLUMNS, InvalidRows, Rows, preference_of, prepare_preferences
 from ..data.reading import QUERIES
-from ..judge.preferences import InvalidPreference, Preference, read_columns
+from ..judge.preferences import Preference, read_columns
 
 
 _LABELS = frozenset(("labels", "scores", "best_index", "label"))
@@ -25,10 +24,9 @@ _ASIDE = ("reference", "principles")
 class LabelRows:
     """Rows to judge: item i is row i as a [`Preference`] without labels, as in `preferences`.
 
-    `originals` has all columns of these rows, and `raw` those that they are read from, except for a source's.
+    `originals` has all columns of these rows, `raw` those that they are read from, except for a source's.
     `row_numbers` are their numbers among the `num_read` rows read, `dropped` counts the others by cause, and
-    `response_numbers` names the responses of rows that lost others, which are empty.
-    """
+    `response_numbers` has the places of the responses that are left of rows with empty ones."""
 
     originals: Dataset
     preferences: Dataset
@@ -47,16 +45,6 @@ class LabelRows:
     def __iter__(self) -> Iterator[Preference]:
         return map(preference_of, self.preferences)
 
-    def labels(self) -> Iterator[tuple[float, ...] | None]:
-        """Yields the labels that rows have of their own; `None` for rows without, or with other responses."""
-        known = {*_LABELS, "chosen"}.intersection(self.originals.column_names)
-        for row, original in zip(self, self.originals if known else repeat(None)):
-            try:
-                labeled = None if original is None else Preference.from_row(original)
-            except InvalidPreference:
-                labeled = None
-            yield labeled.labels if labeled is not None and labeled.responses == row.responses else None
-
     @property
     def columns(self) -> Features:
         """Types of the columns that rows are read from."""
@@ -70,10 +58,8 @@ class LabelRows:
         return not texts or not self.columns.keys().isdisjoint(("system", "tools"))
 
     def for_trainers(self, number: int, messages: bool, **places: int) -> dict[str, Any]:
-        """The prompt of a row and the responses in these places in TRL's format: all texts, or all messages.
-
-        Messages are those of the row as it was read, with its system prompt and its tools.
-        """
+        """The prompt of a row and the responses in these places in TRL's format: all texts, or all messages, which are
+        those of the row as it was read, with its system prompt and its tools."""
         row, raw = self[number], {}
         query, responses = row.query, list(row.responses)
         if not messages:
@@ -87,7 +73,9 @@ class LabelRows:
             prompt.insert(0, system)
         values: dict[str, Any] = {name: _turns(responses[place], "assistant") for name, place in places.items()}
         if "tools" in self.columns:
-            values["tools"] = _as_json(raw.get("tools"))
+            tools = raw.get("tools")
+            is_text = isinstance(tools, str) or not tools
+            values["tools"] = tools if is_text else json.dumps(remove_none_values(tools), ensure_ascii=False)
         return {"prompt": prompt, **values}
 
     def in_place(self, number: int, values: Sequence[Any]) -> list[Any]:
@@ -102,10 +90,6 @@ def _turns(side: Any, role: str) -> list[dict[str, Any]]:
     """A text, a message or messages as messages, without keys that are `None`."""
     turns = side if isinstance(side, (list, tuple)) else [{"content": side} if isinstance(side, str) else side]
     return [{"role": role, "content": None, **remove_none_values(turn)} for turn in turns]
-
-
-def _as_json(tools: Any) -> str | None:
-    return tools if isinstance(tools, str) or not tools else json.dumps(remove_none_values(tools), ensure_ascii=False)
 
 
 def prepare_rows(
@@ -126,22 +110,13 @@ def prepare_rows(
     | `messages` that end with the assistant's | 1 |
     | those of a source of [`~trl_spct.data.sources.SOURCES`], which then become `query` and `responses` | ≥ 1 |
 
-    Texts may be messages everywhere. Labels are kept like all other columns, and never shown to the judge.
-
-    Args:
-        dataset, source, invalid_rows, name, prompt_column, invalid_responses:
-            See [`~trl_spct.data.preparation.prepare_preferences`].
+    Texts may be messages everywhere. Labels are kept like all other columns, and never shown to the judge. For the
+    arguments see [`~trl_spct.data.preparation.prepare_preferences`].
     """
     dataset = _as_dataset(dataset)
     raw = _raw_columns(dataset, prompt_column, name) if isinstance(dataset, Dataset) and source is None else dataset
     prepared = prepare_preferences(
-        raw,
-        source,
-        invalid_rows,
-        name,
-        require_labels=False,
-        read_labels=False,
-        invalid_responses=invalid_responses,
+        raw, source, invalid_rows, name, require_labels=False, read_labels=False, invalid_responses=invalid_responses
     )
     preferences, originals, numbers = prepared.dataset, prepared.dataset, prepared.row_numbers
     is_source = prepared.source is not None
@@ -152,15 +127,9 @@ def prepare_rows(
             kept = [column for column in originals.column_names if column not in added.column_names]
             originals = concatenate_datasets([added, originals.select_columns(kept)], axis=1)
     used = [column for column in ("query", "responses", *_ASIDE) if column in preferences.column_names]
-    return LabelRows(
-        originals,
-        preferences.select_columns(used),
-        raw.select(numbers) if isinstance(raw, Dataset) and not is_source else None,
-        prepared.num_read,
-        dict(prepared.dropped),
-        numbers,
-        prepared.response_numbers,
-    )
+    read = raw.select(numbers) if isinstance(raw, Dataset) and not is_source else None
+    facts = (prepared.num_read, dict(prepared.dropped), numbers, prepared.response_numbers)
+    return LabelRows(originals, preferences.select_columns(used), read, *facts)
 
 
 def _as_dataset(rows: Rows) -> Rows:

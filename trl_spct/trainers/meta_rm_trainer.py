@@ -17,7 +17,6 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import create_model_from_path, global_then_local_main_first
 
 from ..cards import PAPER, JudgeCards
-from ..evaluation.guidance import describe
 from ..evaluation.statistics import calibration_error, roc_auc
 from ..jobs import locked, write_json
 from ..judge.generation import keep_trainable
@@ -229,7 +228,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         facts = {**super().card_facts(), **self.balance}
         if self.args.pos_weight is not None:
             facts["weight of a correct critique"] = f"{self.args.pos_weight:.3g}"
-        facts["guidance"] = describe(Guidance.of(unwrapped(self.model).config.meta_rm))
+        facts["guidance"] = str(Guidance.of(unwrapped(self.model).config.meta_rm))
         return facts
 
     def card_results(self) -> dict[str, str]:
