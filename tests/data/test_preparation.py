@@ -276,7 +276,7 @@ class TestReading:
         made = prepare_preferences(dataset, prompt_column="article").dataset
         assert made["query"] == ["A cat sat.", "A dog ran."] and made["responses"][0] == ["Cat.", "Dog."]
         assert made["year"] == [1, 2] and "article" not in made.column_names
-        with pytest.raises(ValueError, match=r"found the columns \['article', .*expected prompt_column='text'"):
+        with pytest.raises(ValueError, match=r"\['article', .*expected \['text'\] among them. .*`prompt_column`"):
             prepare_preferences(dataset, prompt_column="text")
 
     @pytest.mark.parametrize("as_dataset", [True, False], ids=["dataset", "list"])
@@ -293,7 +293,8 @@ class TestReading:
 
     def test_prepared_rows_need_no_prompt_column(self, tokenizer):
         rows = [{"article": "A cat sat.", "chosen": "Cat.", "rejected": "Dog."}]
-        made = prepare_judge_rows(rows, tokenizer, prompt_column="article", template="compact").dataset
+        prepared = prepare_preferences(rows, prompt_column="article").dataset
+        made = prepare_judge_rows(prepared, tokenizer, template="compact").dataset
         assert "A cat sat." in made[0]["prompt"][0]["content"]
         once = prepare_preferences(rows, prompt_column="article").dataset
         assert list(prepare_preferences(once, prompt_column="article").dataset) == list(once)
@@ -604,7 +605,7 @@ class TestJudgeRows:
         rows = prepare_judge_rows([PAIR], tokenizer).dataset
         with pytest.raises(ValueError, match=r"found the columns \['order', 'prompt'\].*Rename or remove"):
             prepare_judge_rows(rows, tokenizer)
-        with pytest.raises(ValueError, match="expected `query` and `responses`"):
+        with pytest.raises(ValueError, match=r"expected \['query', 'responses'\] among them"):
             judge_rows(Dataset.from_list([{"prompt": "q", "chosen": "a", "rejected": "b"}]), tokenizer)
 
 

@@ -447,7 +447,7 @@ def test_the_column_of_the_query_can_be_named(judge, tmp_path, no_cache):
         asked += ["--judge_name_or_path", judge] if name == "meta_rm" else []
         with pytest.raises(ValueError, match=r"beside the columns \['article'\].*`prompt_column`"):
             run(name, *asked)
-        with pytest.raises(ValueError, match="expected prompt_column='text'"):
+        with pytest.raises(ValueError, match=r"expected \['text'\] among them. .*`prompt_column`"):
             run(name, *asked, "--prompt_column", "text")
     asked = ["--model_name_or_path", judge, "--dataset_name", path, "--output_dir", tmp_path / "rft", *CPU]
     asked += ["--num_generations", 2, "--max_completion_length", 4, "--template", "compact", "--collect_only"]

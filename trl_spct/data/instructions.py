@@ -18,14 +18,8 @@ def instruction_rows(
 ) -> Dataset:
     """Instruction data as `prompt` and `completion` messages, checked before anything is sampled or trained.
 
-    Of a conversation in `messages` the last turn is the completion, and the only one that is learned.
-
-    Args:
-        dataset ([`~datasets.Dataset`] or sequence of them):
-            With `messages`, or with `prompt` and `completion`, texts or messages. Several are joined.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The judge's; for each sequence of roles one row is rendered in its chat template.
-        name (`str`, *optional*, defaults to `"general_dataset"`): Name of the dataset in errors.
+    A dataset has `messages`, whose last turn is the completion, or `prompt` and `completion`, texts or messages;
+    several are joined. Of each sequence of roles one row is rendered in the judge's chat template.
     """
     if isinstance(dataset, Sequence) and not isinstance(dataset, str):
         parts = [instruction_rows(part, tokenizer, f"{name}[{i}]") for i, part in enumerate(dataset)]

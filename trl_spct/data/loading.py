@@ -38,15 +38,8 @@ def load_preferences(
 ) -> DatasetDict:
     """Preference rows by split, from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of these.
 
-    The parts of a mixture may differ in their schemas: each is prepared on its own. `fraction` and `test_split_size`
-    are those of [`~trl.DatasetMixtureConfig`].
-
-    Args:
-        script_args ([`~trl.ScriptArguments`]): `dataset_name` is an id, a folder or a file.
-        dataset_args ([`~trl.DatasetMixtureConfig`]): `datasets` is the mixture; it goes before `dataset_name`.
-        source, invalid_rows, prompt_column: See [`prepare_preferences`], for all parts with the column.
-        seed (`int`, *optional*, defaults to `42`): Seed of the test split.
-        splits (sequence of `str`, *optional*): The splits that are needed; all by default.
+    The parts of a mixture may differ in their schemas: each is prepared on its own, see [`prepare_preferences`].
+    `splits` are those that are needed, all by default; `seed` draws the test split of a mixture.
 
     Raises:
         `ValueError`: if no dataset is named, if a split is missing, or for streaming.
@@ -102,17 +95,14 @@ def dataset_name_of(script_args: ScriptArguments, dataset_args: DatasetMixtureCo
 def load_named(name: str, config: str | None = None) -> DatasetDict:
     """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file.
 
-    Args:
-        name (`str`): Id, folder or file; a file may be compressed, and `*` names several.
-        config (`str`, *optional*): Name of the dataset's configuration.
+    A file may be compressed, and `*` names several.
 
     Raises:
         `FileNotFoundError`: if a file or folder does not exist.
         `ValueError`: if a file is empty or not JSON, with the number of the line.
     """
     path = Path(name)
-    builder = _builder_of(name)
-    if builder and not path.is_dir():
+    if (builder := _builder_of(name)) and not path.is_dir():
         return _load_files(name, builder)
     if not path.exists() and not is_repo_id(name):
         raise FileNotFoundError(
@@ -188,11 +178,8 @@ def _check_csv(name: str) -> None:
 
 
 def _cache_of(folder: Path) -> str:
-    """A cache for the present state of a local folder.
-
-    `datasets` (5.2) identifies a folder with a card by its last name and the card, and would read one run's
-    `trajectories` from the cache of another run, or of an earlier state.
-    """
+    """A cache for the present state of a folder: `datasets` (5.2) identifies one with a card by its last name and the
+    card, and would read one run's `trajectories` from the cache of another run."""
     state = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=16)
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         stat = file.stat()

@@ -17,7 +17,7 @@ from ..judge.preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
 from ..judge.prompts import conversation_text, judge_messages, judge_template
 from ..judge.sampling import PromptTooLongError, check_tokenizer, derive_seed, encode_prompts, special_tokens
 from .reading import QUERIES, RowReader, plain_value
-from .sources import SOURCES, LeftOut, detect_source, get_source
+from .sources import SOURCES, LeftOut, detect_source, get_source, require_columns
 
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,7 @@ def prepare_preferences(
     """Converts a dataset of any accepted shape to the columns `query`, `responses` and `labels`.
 
     `reference` and `principles` are added if a row has one; unknown columns are kept. Queries are texts; if one is a
-    list of messages, all become messages, which a judge reads as it reads texts. `labels` is left out if no row has
-    any. A top-level NaN counts as `None`.
+    list of messages, all become messages. `labels` is left out if no row has any. A top-level NaN counts as `None`.
 
     Args:
         dataset ([`~datasets.Dataset`] or sequence of mappings):
@@ -99,10 +98,7 @@ def prepare_preferences(
             `False` ignores labels, valid or not: no row is dropped for its labels, and sources give all responses.
         prompt_column (`str`, *optional*): Column with the query, if not `query`, `prompt` or `messages`.
         invalid_responses (`str`, *optional*, defaults to `"error"`):
-            `"drop"` removes empty or missing responses from rows that have others, without labels alone.
-
-    Returns:
-        [`PreparedPreferences`]
+            `"drop"` removes empty or missing responses from rows that have others; needs `read_labels=False`.
 
     Raises:
         [`InvalidPreference`]: for a row that cannot be used, with its number.
@@ -112,17 +108,20 @@ def prepare_preferences(
     for option, value in (("invalid_rows", invalid_rows), ("invalid_responses", invalid_responses)):
         if value not in ("error", "drop"):
             raise ValueError(f"Found {option}={value!r}; expected 'error' or 'drop'.")
-    if invalid_responses == "drop" and read_labels:
+    drop_responses = invalid_responses == "drop"
+    if drop_responses and read_labels:
         raise ValueError("Found invalid_responses='drop' with labels; expected read_labels=False.")
     rows, columns = _checked_rows(dataset, name)
     source, prompt_column = _origin_of(columns, source, prompt_column, read_labels, name)
     adapter = get_source(source, columns) if source else None
-    drop_responses = invalid_responses == "drop"
     prompts = () if adapter or prompt_column or QUERIES & {*columns} else _possible_prompts(rows, columns)
     reader = RowReader(adapter, require_labels and read_labels, read_labels, prompt_column, drop_responses, prompts)
     survey = _survey(rows, reader, invalid_rows, name)
     kept = [column for column in columns if column not in survey.consumed | survey.empty]
-    _check_kept(kept, name)
+    reason = ", which TRL's trainers pass to reward functions themselves or read images from"
+    _refuse_columns(kept, RESERVED_COLUMNS, name, reason)
+    reason = " beside those that the preference is read from, and they would be overwritten"
+    _refuse_columns(kept, ("query", *_OWN_FEATURES), name, reason)
     written = _write(rows, reader, survey, kept, name)
     numbers, without = tuple(survey.row_numbers), survey.response_numbers
     prepared = PreparedPreferences(written, len(rows), dict(survey.dropped), name, source, numbers, without)
@@ -140,23 +139,14 @@ def judge_rows(
 ) -> Dataset:
     """Adds a judge's prompts to the rows of [`prepare_preferences`].
 
-    | column | |
-    |---|---|
-    | `prompt` | the judge's messages; a single response is scored 0 or 1 (paper, section 2.2) |
-    | `order` | `order[place]` is the index in `responses` of the response that the judge reads in that place |
-    | `query`, `responses`, `labels`, … | unchanged, in the order of the row |
-
-    A row's order depends on the seed and on its place in the dataset alone, so that all processes draw the same ones.
-
-    Args:
-        dataset ([`~datasets.Dataset`]): Rows with `query` and `responses`.
-        processing_class ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.ProcessorMixin`]):
-            The judge's, with a chat template and a pad token.
-        template (`str`, *optional*, defaults to `"paper"`): See [`~trl_spct.judge.prompts.judge_template`].
-        seed (`int`, *optional*, defaults to `0`), shuffle_responses (`bool`, *optional*, defaults to `True`): Orders.
-        name (`str`, *optional*, defaults to `"train_dataset"`): Name of the dataset in messages.
+    `prompt` has the judge's messages; a single response is scored 0 or 1 (paper, section 2.2). `order[place]` is the
+    index in `responses` of the response that the judge reads in that place, drawn from the seed and the row's place in
+    the dataset alone. `processing_class` is the judge's, with a chat template and a pad token; for `template` see
+    [`~trl_spct.judge.prompts.judge_template`].
     """
-    _check_judgeable(dataset.column_names, name)
+    require_columns(dataset.column_names, ("query", "responses"), name, "Prepare the rows with `prepare_preferences`.")
+    reason = ", which hold what the judge reads; rows that were prepared already must not be prepared again"
+    _refuse_columns(dataset.column_names, ("prompt", "order"), name, reason)
     special = special_tokens(_tokenizer_of(processing_class))
 
     def render(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
@@ -181,7 +171,6 @@ def prepare_judge_rows(
     source: str | None = None,
     invalid_rows: InvalidRows = "error",
     name: str = "train_dataset",
-    prompt_column: str | None = None,
     max_completion_length: int = 1024,
     context_length: int | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -193,7 +182,7 @@ def prepare_judge_rows(
     counted as `"length"`.
     """
     tokenizer = _tokenizer_of(processing_class)
-    prepared = prepare_preferences(dataset, source, invalid_rows, name, prompt_column=prompt_column)
+    prepared = prepare_preferences(dataset, source, invalid_rows, name)
     rows = judge_rows(prepared.dataset, processing_class, name=name, **kwargs)
     if context_length is None:
         return replace(prepared, dataset=rows)
@@ -227,10 +216,7 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
 
 
 def split_by_query(rows: Dataset, held_out_share: float, seed: int = 0) -> tuple[Dataset, Dataset | None]:
-    """(train, held out): all rows of a query are on the same side, drawn from the query and the seed alone.
-
-    A text and a single message with it are the same query.
-    """
+    """(train, held out): all rows of a query, a text or a message, are on a side drawn from query and seed alone."""
     if held_out_share <= 0:
         return rows, None
     threshold = held_out_share * 2**64
@@ -398,8 +384,8 @@ def _origin_of(
             source = None
         if prompt_column not in present:
             prompt_column = None
-    if prompt_column is not None and prompt_column not in present:
-        raise ValueError(f"{name}: found the columns {sorted(columns)}; expected prompt_column={prompt_column!r}.")
+    if prompt_column is not None:
+        require_columns(columns, [prompt_column], name, "Name the one with the prompt as `prompt_column`.")
     answered = "responses" in present or {"completion", *(["label"] if read_labels else [])} <= present
     is_shape = {"chosen", "rejected"} <= present or (answered and present & QUERIES)
     if source is not None or prompt_column is not None or is_shape or not present:
@@ -422,32 +408,12 @@ def _possible_prompts(rows: Rows, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted({column for row in rows if isinstance(row, Mapping) for column in possible_prompts(row)}))
 
 
-def _check_kept(kept: Sequence[str], name: str) -> None:
-    reserved = sorted(RESERVED_COLUMNS.intersection(kept))
-    if reserved:
-        raise ValueError(
-            f"{name}: found the columns {reserved}, which TRL's trainers pass to reward functions themselves or read "
-            "images from. Rename or remove them (`dataset.rename_column`, `dataset.remove_columns`)."
-        )
-    clashing = sorted({"query", *_OWN_FEATURES}.intersection(kept))
-    if clashing:
-        raise ValueError(
-            f"{name}: found the columns {clashing} beside those that the preference is read from, and they would be "
-            "overwritten. Rename or remove them."
-        )
-
-
-def _check_judgeable(columns: Sequence[str], name: str) -> None:
-    if not {"query", "responses"} <= set(columns):
-        raise ValueError(
-            f"{name}: found the columns {sorted(columns)}; expected `query` and `responses`, as from "
-            "`prepare_preferences`."
-        )
-    present = sorted({"prompt", "order"}.intersection(columns))
+def _refuse_columns(columns: Sequence[str], refused: Iterable[str], name: str, reason: str) -> None:
+    present = sorted({*refused}.intersection(columns))
     if present:
         raise ValueError(
-            f"{name}: found the columns {present}, which hold what the judge reads. Rename or remove them; rows that "
-            "were prepared already must not be prepared again."
+            f"{name}: found the columns {present}{reason}. Rename or remove them (`dataset.rename_column`, "
+            "`dataset.remove_columns`)."
         )
 
 

@@ -49,7 +49,7 @@ class RowReader:
     def consumed(self, row: Mapping[str, Any]) -> frozenset[str]:
         """Columns of a row that its preferences are read from."""
         if self.source is not None:
-            return self.source.consumed_columns
+            return frozenset((self.source.consumed or self.source.columns).split(","))
         columns = consumed_columns(self._plain(row))
         return columns if self.prompt_column is None else columns - QUERIES | {self.prompt_column}
 

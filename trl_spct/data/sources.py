@@ -19,10 +19,7 @@ Ranked: TypeAlias = tuple[Iterable[int], Sequence[float]]
 
 
 class LeftOut(InvalidPreference):
-    """A valid row that the rule of its source leaves out, for instance a tie between the annotators.
-
-    These rows are counted and skipped for any value of `invalid_rows`, since no repair is possible.
-    """
+    """A valid row that the rule of its source leaves out, for instance a tie; skipped for any `invalid_rows`."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,9 @@ class Source:
     Args:
         description (`str`): Name, license and reading rule, in one line.
         columns (`str`): Columns that the source is recognized by, separated by commas; all must be present.
-        responses (`Callable`): From a row to its query and all of its responses, without a look at the labels.
+        responses (`Callable`): From a row to its query and all of its responses; the labels are not read.
         ranked (`Callable`): From a row and its query to the numbers of the responses of each preference row, and their
-            labels. Raises [`LeftOut`] where the source's rule makes none of the row.
+            labels. Raises [`LeftOut`] where the source's rule makes no row.
         consumed (`str`, *optional*): Columns that become `query`, `responses` and `labels`, by default all `columns`.
     """
 
@@ -47,10 +44,6 @@ class Source:
     @property
     def signature(self) -> frozenset[str]:
         return frozenset(self.columns.split(","))
-
-    @property
-    def consumed_columns(self) -> frozenset[str]:
-        return frozenset((self.consumed or self.columns).split(","))
 
     def read(self, row: Row, read_labels: bool = True) -> list[dict[str, Any]]:
         """Preference rows of a row; with `read_labels=False` a single one, with all responses."""
@@ -73,20 +66,21 @@ def get_source(name: str, column_names: Collection[str]) -> Source:
     """The source of that name, whose columns must be present."""
     if name not in SOURCES:
         raise ValueError(f"Found source {name!r}; expected one of {sorted(SOURCES)}.")
-    missing = SOURCES[name].signature - set(column_names)
-    if missing:
-        raise ValueError(
-            f"Source {name!r}: found the columns {sorted(column_names)}; expected {sorted(missing)} among them. Name "
-            "another source, or rename the columns."
-        )
+    require_columns(
+        column_names, SOURCES[name].signature, f"Source {name!r}", "Name another source, or rename the columns."
+    )
     return SOURCES[name]
 
 
-def one_best(query: str, labels: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Numbers and labels of a single best response and all with lower labels.
+def require_columns(column_names: Iterable[str], required: Iterable[str], name: str, advice: str) -> None:
+    """Raises a `ValueError` that names the columns that are missing in a dataset."""
+    missing = sorted({*required} - {*column_names})
+    if missing:
+        raise ValueError(f"{name}: found the columns {sorted(column_names)}; expected {missing} among them. {advice}")
 
-    A hash of the query chooses among those with the highest label, so that no place, model or style is favored.
-    """
+
+def one_best(query: str, labels: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Numbers and labels of one of the best responses, chosen by a hash of the query, and of all with lower labels."""
     highest = max(labels)
     best = [i for i, label in enumerate(labels) if label == highest]
     if len(best) == len(labels):
@@ -145,10 +139,7 @@ def _one_correct(row: Row, query: Any) -> list[Ranked]:
 
 
 def _three_against_one(row: Row, query: Any) -> Iterator[Ranked]:
-    """Up to three incorrect solutions a row, each row with the next correct one.
-
-    A hash of the question chooses the first correct one; the solutions of a row keep the order of the file.
-    """
+    """Up to three incorrect solutions a row, each with the next correct one; the first is chosen by a hash."""
     labels = [int(solution["correctness"]) for solution in row["responses"]]
     _check_contrast(labels)
     correct = [i for i, label in enumerate(labels) if label == 1]
@@ -173,10 +164,7 @@ def _passages(row: Row) -> tuple[Any, list[Any]]:
 
 
 def _wins_minus_losses(row: Row, query: Any) -> list[Ranked]:
-    """One row per question, not six pairs: the pairs share a prompt and follow from the ranking.
-
-    In `preference`, the pairs come as 12, 13, 14, 23, 24, 34: 0 for a tie, 1 or 2 for the better one.
-    """
+    """One row per question. `preference` has the pairs 12, 13, 14, 23, 24, 34: 0 for a tie, 1 or 2 for the better."""
     preference = row["preference"]
     pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
     if len(preference) != len(pairs) or not set(preference) <= {0, 1, 2}:
@@ -212,7 +200,7 @@ def _faithful(row: Row) -> bool:
 
 
 def _scored(row: Row, query: Any) -> list[Ranked]:
-    """Completions without a score or a text cannot be ranked and are left out; at least two must remain.
+    """Completions without a score or a text are left out; at least two must remain.
 
     The first revision gave 10 to many completions that deserve 1. A row that shows this, by a mean rating of at most
     2, is refused, and with it the revision: others, of middling ratings, do not show it and were scored anew.
@@ -220,7 +208,7 @@ def _scored(row: Row, query: Any) -> list[Ranked]:
     scores = {
         i: score
         for i, completion in enumerate(row["completions"] or ())
-        if (score := _score(completion)) is not None and _is_written(completion["response"])
+        if (score := _score(completion)) is not None and str(completion["response"]).strip()
     }
     if len(scores) < 2:
         raise LeftOut(f"Found {len(scores)} completions with a score and a text; expected at least two.", "responses")
@@ -239,17 +227,11 @@ def _scored(row: Row, query: Any) -> list[Ranked]:
 def _score(completion: Row) -> float | None:
     """The score of a completion; `None` for `None`, an empty text, "N/A" and NaN."""
     score = completion["overall_score"]
-    if score is None or score in ("", "N/A"):
-        return None
     try:
-        number = float(score)
+        number = float("nan" if score in (None, "", "N/A") else score)
     except ValueError:
         raise InvalidPreference(f"Found the score {score!r}; expected a number from 1 to 10.", "labels") from None
     return None if number != number else number
-
-
-def _is_written(response: Any) -> bool:
-    return not isinstance(response, str) or bool(response.strip())
 
 
 def _mean_rating(completion: Row) -> float | None:
