@@ -21,7 +21,6 @@ Writes `judgments/` (every critique), `results.json`, `report.json` (protocol an
 paired by items. recipes/EVALUATION.md describes benchmarks, baselines and tables.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +29,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from rich.console import Console
-from trl import ScriptArguments
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 
 from trl_spct.data.loading import load_preferences, push_or_exit
 from trl_spct.data.loading import load_rows as load_splits
@@ -303,13 +302,8 @@ def main(script_args, judge_args, model_args, dataset_args):
         evaluation.write()
 
 
-def make_parser(subparsers: argparse._SubParsersAction | None = None, prog: str | None = None):
-    from trl import DatasetMixtureConfig, ModelConfig, TrlParser
-
-    dataclass_types = (EvaluationArguments, JudgeArguments, ModelConfig, DatasetMixtureConfig)
-    if subparsers is not None:
-        return subparsers.add_parser("evaluate", help="Evaluate a judge", dataclass_types=dataclass_types)
-    return TrlParser(dataclass_types, prog=prog)
+def make_parser():
+    return TrlParser((EvaluationArguments, JudgeArguments, ModelConfig, DatasetMixtureConfig))
 
 
 if __name__ == "__main__":
