@@ -76,7 +76,7 @@ class LabelArguments(ScriptArguments):
         for name in ("rows_per_shard", "max_rows"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
-        JudgingOptions.of(self.options)
+        JudgingOptions(**self.options)
 
     @property
     def options(self) -> dict:

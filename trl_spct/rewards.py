@@ -99,7 +99,7 @@ class JudgeReward:
         self.source, self.meta_rm, self.device = judge, meta_rm, device
         self.prefilled, self.seed, self.batch_size = prefilled, seed, batch_size
         self.options = {"k": k, **{option: value for option, value in options.items() if value is not None}}
-        JudgingOptions.of(self.options)  # refuses wrong options before it loads a judge
+        JudgingOptions(**self.options)  # refuses wrong options before it loads a judge
         self.judge.judging(**self.options)  # and then those that do not fit the judge
 
     @cached_property

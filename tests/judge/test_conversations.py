@@ -82,6 +82,16 @@ def test_a_system_turn_never_disappears(prompt, shared):
     assert preference.responses[0] == "It rains."
 
 
+def test_a_text_is_the_dialogue_that_it_is_written_as():
+    """Texts keep their turns: those of HH-RLHF are dialogues, and a rendering that was stored is read again."""
+    query = "Hi\nAssistant: Hello\nUser: How is the weather?"
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, *ASKED]
+    assert conversation_text(query) == f"User: {query}" == conversation_text(turns)
+    rendered = response_text([call("Paris"), RESULT, ANSWER])
+    row = {"prompt": ASKED, "responses": [rendered, [call("Paris"), RESULT, ANSWER]]}
+    assert Preference.from_row(row).responses == (rendered, rendered)
+
+
 def test_a_prompt_of_another_conversation_is_refused():
     sides = {"chosen": [*ASKED, ANSWER], "rejected": [*ASKED, call("Rome")]}
     for prompt in ("Something else", [{"role": "user", "content": "Something else"}]):

@@ -142,6 +142,16 @@ def test_equal_rows_are_judged_apart_whatever_the_batch():
     assert judge_by(noise)(PAIR, **options) == want[0]
 
 
+def test_a_query_as_text_and_as_one_message_is_one_prompt():
+    """Samples depend on the prompt alone, and are shared; orders are drawn apart, by the row."""
+    rows = [PAIR, {**PAIR, "query": [{"role": "user", "content": PAIR["query"]}]}]
+    one, other = judge_by(noise)(rows, k=20, seed=0, order="fixed")
+    assert one["critiques"] == other["critiques"]
+    judgments = judge_by(noise)(rows, k=20, seed=0, order="random")
+    one, other = ([critique["order"] for critique in judgment["critiques"]] for judgment in judgments)
+    assert one != other
+
+
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_shards_with_occurrences_are_judged_as_the_whole(size):
     rows = [PAIR, {"query": "q", "responses": ["a", "b"]}, PAIR, PAIR] * 3

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from trl_spct.judge.outcomes import highest
-from trl_spct.judge.stopping import critiques_to_go, decided
+from trl_spct.judge.stopping import decided, next_round
 from trl_spct.judge.voting import Guidance, vote, weighted_vote
 
 
@@ -163,7 +163,7 @@ def test_a_look_is_never_in_vain_by_design(case, left, error, guidance):
     assume(not error or guidance is None or guidance.guide == "soft")
     k, n = len(rows) + left, len(next((row for row in rows if row), (1, 1)))
     asked = (k, n, (low, high), error)
-    go = critiques_to_go(rows, *asked, metas, guidance)
+    go = next_round(rows, *asked, metas, guidance)
     assert (go == 0) is decided(rows, k, (low, high), error, metas, guidance) and go <= left
     if guidance is None and not error:
         for leader in range(n):
@@ -172,9 +172,10 @@ def test_a_look_is_never_in_vain_by_design(case, left, error, guidance):
 
 
 def test_the_first_look_by_hand():
-    assert critiques_to_go([], 32, 2) == 17 and critiques_to_go([], 1, 2) == 1
-    assert critiques_to_go([(10, 1)] * 16, 32, 2) == 1 and critiques_to_go([(10, 1)] * 17, 32, 2) == 0
-    assert critiques_to_go([], 32, 1) == 32, "the score of a single response needs all critiques"
-    assert critiques_to_go([], 32, 1, (0, 1)) == 17
-    assert critiques_to_go([], 32, 2, error=0.05) < 10
-    assert critiques_to_go([], 32, 2, meta_scores=[], guidance=Guidance()) > 17
+    assert next_round([], 32, 2) == 17 and next_round([], 1, 2) == 1
+    assert next_round([(10, 1)] * 16, 32, 2) == 2, "a round has a sixteenth of all critiques"
+    assert decided([(10, 1)] * 17, 32) and next_round([(10, 1)] * 17, 32, 2) == 0
+    assert next_round([], 32, 1) == 32, "the score of a single response needs all critiques"
+    assert next_round([], 32, 1, (0, 1)) == 17
+    assert next_round([], 32, 2, error=0.05) < 10
+    assert next_round([], 32, 2, meta_scores=[], guidance=Guidance()) > 17

@@ -23,11 +23,11 @@ _FIELD = "\0"  # stands around the expression of a field
 
 
 def template_of_card(card: str) -> JudgeTemplate:
-    """The template of a judge whose model card holds the code that builds its prompt. The code is parsed, not run.
+    """The template that the Python code on a model card builds. The code is parsed, not run.
 
-    The prompt is the string with the paper's four headings: an f-string or one for `str.format`, with one field under
-    the heading of the conversation and one under that of the responses. A response block is an f-string with
-    `Begin of Response` and `End of Response` in a loop over the responses. Other forms are refused.
+    The prompt is an f-string or one for `str.format`, with the paper's four headings and one field under those of the
+    conversation and of the responses. A response block is an f-string with `Begin of Response` and `End of Response`
+    in a loop over the responses. Other forms are refused.
     """
     nodes = _nodes(card)
     before, conversation, between, _, after = _prompt(nodes)
@@ -83,7 +83,7 @@ def _prompt(nodes: list[ast.AST]) -> list[str]:
 
 
 def _methods(nodes: list[ast.AST], literal: ast.AST) -> set[str]:
-    """Names of the methods that are called on a literal, or on the name to which it is assigned."""
+    """Names of the methods that are called on a literal or its name."""
     name = _assigned(nodes, literal)
     methods = [node.func for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     return {

@@ -123,16 +123,13 @@ def message_text(content: Any, cause: str = "query", optional: bool = False) -> 
         return content
     if content is None and optional:
         return ""
-    kind = f"type {type(content).__name__}"
-    if isinstance(content, (list, tuple)):
-        if all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
-            content = [part.get("text") for part in content]
-            if all(isinstance(text, str) for text in content):
-                return "".join(content)
-        kinds = {str(part.get("type")) if isinstance(part, Mapping) else type(part).__name__ for part in content}
-        kind = f"parts {sorted(kinds)}"
+    parts = list(content) if isinstance(content, (list, tuple)) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in parts]
+    if isinstance(content, (list, tuple)) and all(isinstance(text, str) for text in texts):
+        return "".join(filter(None, texts))
+    kinds = {str(part.get("type")) if isinstance(part, Mapping) else type(part).__name__ for part in parts}
     raise InvalidPreference(
-        f"Found message content of {kind} that is not text; expected a text or a list of "
+        f"Found message content of type {', '.join(sorted(kinds))} that is not text; expected a text or a list of "
         '`{"type": "text", "text": …}` parts. Judges read text only: describe other parts in words, or drop the row.',
         cause,
     )

@@ -3,7 +3,7 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import lru_cache
 
 
@@ -16,11 +16,9 @@ class Fence:
 
     The square brackets of a delimiter become round ones, the hashes around a heading and the signs of other `marks`
     are removed, and a special token gets a space behind its first character. Case, white space, punctuation between
-    words, invisible characters, accents and common look-alikes do not matter. All other text is unchanged. Fencing is
-    idempotent and takes time linear in the text.
-
-    Not fenced: instructions in plain words, scores and boxes, role names without special tokens, special tokens of a
-    single character, and marks without words or without signs.
+    words, invisible characters, accents and common look-alikes do not matter. Fencing is idempotent and takes time
+    linear in the text. Not fenced: instructions in plain words, scores and boxes, role names without special tokens,
+    special tokens of a single character, and marks without words or without signs.
 
     Args:
         special_tokens (iterable of `str`, *optional*): The tokenizer's special tokens.
@@ -42,16 +40,25 @@ class Fence:
         if isinstance(special_tokens, str):
             special_tokens = (special_tokens,)
         tokens = {token.lstrip() for token in special_tokens if token and len(token.strip()) > 1}
-        self._special = _first_characters(sorted(tokens, key=len, reverse=True)) if tokens else None
+        firsts = "".join(sorted({re.escape(token[0]) for token in tokens}))  # a fast filter
+        words = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
+        # Only the first character is matched, so that overlapping tokens are found.
+        self._special = re.compile(f"(?=[{firsts}])(?={words})(.)", re.DOTALL) if tokens else None
 
     def __call__(self, text: str) -> str:
-        text = _edited(text, self._edits)
-        edits = 1
-        while self._special is not None and edits:  # a broken token may spell another one
-            text, edits = self._special.subn(r"\1 ", text)
+        if edits := self._edits(text.translate(_FOLDING)):
+            places = [place for place, char in enumerate(text) if _FOLDING[ord(char)]]
+            chars = list(text)
+            for number, new in edits.items():
+                chars[places[number]] = new
+            text = "".join(chars)
+        broken = 1
+        while self._special is not None and broken:  # a broken token may spell another one
+            text, broken = self._special.subn(r"\1 ", text)
         return text
 
     def _edits(self, folded: str) -> dict[int, str]:
+        """Replacements of single characters by their place in the folded text."""
         edits: dict[int, str] = {}
         for match in self._DELIMITER.finditer(folded):
             opening = [place for place in range(*match.span(1)) if folded[place] == "["]
@@ -88,12 +95,6 @@ def _marks_pattern(marks: tuple[str, ...]) -> tuple[re.Pattern, frozenset[str]] 
     return re.compile(rf"{ahead}(?:{'|'.join(sorted(written, key=len, reverse=True))}){behind}"), signs
 
 
-def _first_characters(tokens: list[str]) -> re.Pattern:
-    """The first character of each occurrence, so that overlapping tokens match; the set of these is a fast filter."""
-    firsts = "".join(sorted({re.escape(token[0]) for token in tokens}))
-    return re.compile(f"(?=[{firsts}])(?={'|'.join(map(re.escape, tokens))})(.)", re.DOTALL)
-
-
 _LOOK_ALIKES = {
     "a": "аАαΑᴀɑ", "b": "ВвΒβʙ", "c": "сСϲϹᴄ", "d": "ԁԀᴅ", "e": "еЕεΕᴇ", "f": "ғϜꜰ", "g": "ɡԌɢ", "h": "һҺНнΗʜհ",
     "i": "іІιΙɪı", "l": "ӏӀʟ", "m": "МмΜᴍ", "n": "пηΝɴո", "o": "оОοΟᴏօ", "p": "рРρΡᴘ", "q": "ԛԚ", "r": "гʀ",
@@ -116,15 +117,3 @@ class _Folding(dict):
 
 _UNSEEN = ("Cc", "Cf", "Mn", "Me")
 _FOLDING = _Folding()
-
-
-def _edited(text: str, edits_of: Callable[[str], dict[int, str]]) -> str:
-    """Replaces single characters of a text; `edits_of` maps the folded text to replacements by position."""
-    edits = edits_of(text.translate(_FOLDING))
-    if not edits:
-        return text
-    places = [place for place, char in enumerate(text) if _FOLDING[ord(char)]]
-    chars = list(text)
-    for number, new in edits.items():
-        chars[places[number]] = new
-    return "".join(chars)

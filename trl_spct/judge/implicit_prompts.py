@@ -38,11 +38,8 @@ _PROMPT_NAME = re.compile(
 
 
 def split_turn(chosen: str, rejected: str) -> tuple[str, str, str] | None:
-    """(prompt, chosen, rejected) of two dialogues that end with an assistant's turn, as in HH-RLHF.
-
-    The prompt ends with the head of the last assistant's turn that both texts begin with, for instance
-    `"\\n\\nAssistant:"`. `None` if there is no head.
-    """
+    """(prompt, chosen, rejected) of two dialogues that end with an assistant's turn, as in HH-RLHF: the prompt ends
+    with the last head that both share, for instance `"\\n\\nAssistant:"`. `None` without one."""
     shared = commonprefix((chosen, rejected))
     for pattern in _TURNS:
         ends = [match.end() for match in pattern.finditer(shared) if shared[: match.start()].strip()]
@@ -54,8 +51,8 @@ def split_turn(chosen: str, rejected: str) -> tuple[str, str, str] | None:
 def split_words(chosen: str, rejected: str) -> tuple[str, str, str] | None:
     """(prompt, chosen, rejected) of two texts, where the prompt is the whole words that both begin with.
 
-    Whitespace behind the prompt belongs to the responses, as in TRL. Scripts that write no spaces are split behind
-    punctuation, or between characters. `None` if the texts share no word that leaves both a response.
+    Whitespace behind it belongs to the responses, as in TRL. Scripts without spaces are split behind punctuation, or
+    between characters. `None` if the texts share no word that leaves both a response.
     """
     shared = commonprefix((chosen, rejected))
     longest = min(len(shared), *(len(text.rstrip()) - 1 for text in (chosen, rejected)))

@@ -6,12 +6,11 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from numbers import Integral
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from .critiques import Critique
@@ -55,14 +54,6 @@ class JudgingOptions:
     max_responses_per_prompt: int | str | None = None
     truncation: str | bool | None = None
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> "JudgingOptions":
-        """Options by name; unknown names are refused."""
-        known = [option.name for option in fields(cls)]
-        if unknown := sorted(options.keys() - set(known)):
-            raise TypeError(f"Found the unknown parameters {unknown}; expected {', '.join(known)}.")
-        return cls(**options)
-
     def __post_init__(self) -> None:
         check_whole("k", self.k, 1, "a whole number of critiques, at least 1")
         for name, least in (("max_new_tokens", 1), ("seed", None)):
@@ -101,13 +92,6 @@ def _check_variables(chat_template_kwargs: Mapping[str, Any]) -> None:
             f"Found chat_template_kwargs={chat_template_kwargs!r}; expected variables of the chat template that JSON "
             "can hold, and no argument of `apply_chat_template`."
         )
-
-
-def resolve_seed(seed: int | None, temperature: float) -> int:
-    """The seed itself; 0 for greedy decoding without one, so that it repeats itself, else a random one."""
-    if seed is not None:
-        return int(seed)
-    return 0 if temperature == 0 else int(torch.randint(2**31, (1,)))
 
 
 @dataclass
@@ -188,10 +172,8 @@ class Judging:
         if (error := stopping_error(options.early_stopping)) is not None:
             decided((), 0, error=error, guidance=self.guidance)  # refuses combinations that cannot be decided
 
-    # --- before sampling ---
-
     def read(self, number: int, row: Preference | Mapping[str, Any]) -> Preference:
-        """Reads a row in any shape that [`Preference.from_row`] reads, without its labels."""
+        """The preference of a row, without its labels."""
         try:
             return replace(row if isinstance(row, Preference) else Preference.from_row(row), labels=None)
         except InvalidPreference as error:
@@ -201,8 +183,7 @@ class Judging:
         """Draws a row's blocks and orders, and checks that its prompts can be rendered and fit."""
         row = JudgedRow(number, occurrence, row_seed(self.seed, preference, occurrence), preference)
         try:
-            for place, (members, part) in enumerate(self._split(row)):
-                row.blocks.append(self._block(row, place, members, part))
+            row.blocks += [self._block(row, place, *part) for place, part in enumerate(self._split(row))]
         except PromptTooLongError:
             raise
         except ValueError as error:
@@ -261,8 +242,6 @@ class Judging:
             cut, further = "The texts are cut already (`truncation='fair'`). ", "set `max_responses_per_prompt`"
         advice = f"{cut}Shorten or drop the row, lower `max_new_tokens`, use a shorter `template`, or {further}."
         return PromptTooLongError(f"Row {number}", length, max_new_tokens, limit, number, advice)
-
-    # --- rounds ---
 
     def judge(self, rows: Sequence[JudgedRow]) -> None:
         """Draws the critiques of a batch of rows, in rounds where rows may stop early."""
@@ -334,10 +313,8 @@ class Judging:
             for block, critique in new
         ]
 
-    # --- votes ---
-
     def result(self, row: JudgedRow) -> dict[str, Any]:
-        """The judgment of a row: what the pipeline returns."""
+        """The judgment of a row, as the pipeline returns it."""
         k, blocks, single = self.options.k, row.blocks, len(row.blocks) == 1
         weights = [self._weights(block) for block in blocks]
         block_means = [mean_scores(block.scores, own) for block, own in zip(blocks, weights, strict=True)]
@@ -378,17 +355,13 @@ class Judging:
         missing = [None] * (self.options.k - len(rows))
         return self.guidance.weights([*rows, *missing], [*block.meta_scores, *missing])[: len(rows)]
 
-    # --- messages ---
-
     def explain(self, row: JudgedRow, judgment: Mapping[str, Any]) -> str:
         """Why a row without scores has none, and what to do."""
-        causes = "; ".join(
-            f"{number} {cause} ({NEXT_STEPS.get(cause, 'unknown')})" for cause, number in judgment["problems"].items()
-        )
-        unreadable = sum(judgment["problems"].values())
+        problems: Mapping[str, int] = judgment["problems"]
+        causes = "; ".join(f"{count} {cause} ({NEXT_STEPS[cause]})" for cause, count in problems.items())
         return (
-            f"Row {row.number} has no scores: {unreadable} of its {judgment['drawn']} critiques could not be read: "
-            f"{causes}. Here `template` is {self.template!r} and `max_new_tokens` {self.max_new_tokens}."
+            f"Row {row.number} has no scores: {sum(problems.values())} of its {judgment['drawn']} critiques could not "
+            f"be read: {causes}. Here `template` is {self.template!r}, `max_new_tokens` {self.max_new_tokens}."
         )
 
     def with_completed(self, error: Exception, judged: dict[int, dict[str, Any]]) -> Exception:
@@ -405,7 +378,7 @@ class Judging:
 
 
 def _critiques(block: Block, weights: Sequence[float], n: int) -> list[dict[str, Any]]:
-    """The critiques of a block in numbers of the row; `None` is the score of responses outside of the block."""
+    """The critiques of a block in numbers of the row, with the score `None` for responses outside of the block."""
     entries = []
     for critique, weight in zip(block.critiques, weights, strict=True):
         entry = replace(critique, counted=weight > 0).to_dict()

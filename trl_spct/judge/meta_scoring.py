@@ -34,8 +34,7 @@ def load_meta_rm(name: str | os.PathLike, dtype: torch.dtype, place: dict[str, A
 
 
 def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **template_kwargs: Any) -> list[int]:
-    """The token ids that a Meta RM reads, in training and inference: the conversation of
-    [`~trl_spct.judge.prompts.meta_messages`] in its own chat template, without a generation prompt."""
+    """The token ids of a conversation in a Meta RM's chat template, in training and inference."""
     if tokenizer.chat_template is None:
         raise ValueError(
             "Found a tokenizer without a chat template; expected one, since a Meta RM reads a user and an assistant "
@@ -58,15 +57,9 @@ def meta_scores(
 ) -> list[float]:
     """One unbounded logit per conversation, in the order given; the higher, the more likely the critique is correct.
 
-    Critiques of the same responses in the same order share the user turn, which is read once for all of them, except
-    by architectures that keep more than keys and values.
-
-    Args:
-        model ([`MetaRMForSequenceClassification`]): The Meta RM, or an adapter over one. Its mode is restored.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The Meta RM's own tokenizer.
-        conversations (sequence of conversations): What [`meta_messages`] returns, one per critique.
-        batch_size (`int`, *optional*, defaults to `8`): Conversations of similar length that are read at once.
-        chat_template_kwargs (mapping, *optional*): Variables of its chat template.
+    `conversations` are what [`~trl_spct.judge.prompts.meta_messages`] returns. Critiques of the same responses in the
+    same order share the user turn, which is read once for all of them, except by architectures that keep more than
+    keys and values.
     """
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least 1.")
@@ -84,7 +77,7 @@ def meta_scores(
 def _shared_logits(
     model: PreTrainedModel, rows: Sequence[tuple[int, ...]], batch_size: int, pad_token_id: int
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor]]:
-    """Batches with their logits; the conversation before critiques of it is read once for all of them."""
+    """Batches with their logits; what critiques share is read once for all of them."""
     shared = shared_lengths(rows)
     reader = PrefixReader(model, pad_token_id)
     for length, order in families(rows, shared, [1] * len(rows), _FAMILY * batch_size):
@@ -116,17 +109,14 @@ _PROBE = (
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short hash of what a Meta RM reads of a fixed conversation, without variables and today's date: of the
-    vocabulary and of the chat template."""
+    """A short hash of the tokens of a fixed conversation: of the vocabulary and the chat template."""
     tokens = encode_meta(tokenizer, _PROBE, **undated_template(tokenizer))
     return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
-    """Refuses a Meta RM that would read other tokens, or critiques of another kind, than it was trained on.
-
-    Nothing is refused for what a Meta RM does not say of itself, as the released one.
-    """
+    """Refuses a Meta RM that would read other tokens or critiques of another template than in training, by what its
+    config says; that of the released one says nothing."""
     stored = getattr(model.config, "meta_rm", None) or {}
     embedded = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if len(tokenizer) > embedded:
@@ -137,15 +127,15 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, templa
     wanted = stored.get("tokenizer")
     if wanted is not None and wanted != tokenizer_digest(tokenizer):
         raise ValueError(
-            "Found a tokenizer, or a chat template, under which a Meta RM reads other tokens than those that it was "
-            f"trained on ({tokenizer_digest(tokenizer)}, expected {wanted}). Pass its own `meta_rm_tokenizer`, or the "
-            "Meta RM by its path."
+            "Found a tokenizer or chat template that gives a Meta RM other tokens than it was trained on "
+            f"({tokenizer_digest(tokenizer)}, expected {wanted}). Pass its own `meta_rm_tokenizer`, or the Meta RM by "
+            "its path."
         )
     check_template(stored, template)
 
 
 def check_template(stored: dict[str, Any] | None, template: str) -> None:
-    """Refuses a Meta RM, by its `config.meta_rm`, for a judge that reads another template than the one it names."""
+    """Refuses a Meta RM whose `config.meta_rm` names another template than the judge's."""
     wanted, found = (stored or {}).get("template"), judge_template(template).digest
     if wanted is None or wanted == found:
         return

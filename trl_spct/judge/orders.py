@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from .preferences import Preference
 
@@ -37,12 +37,7 @@ def row_seed(seed: int, row: Preference, occurrence: int = 0) -> int:
 def row_key(row: Preference) -> str:
     """A digest of what the judge may read of a row; equal for equal rows, whatever their labels."""
     fields = {name: value for name, value in vars(row).items() if name != "labels" and value is not None}
-
-    def plain(value: object) -> object:  # mappings that JSON does not know, as those of a dataset
-        return dict(value) if isinstance(value, Mapping) else str(value)
-
-    text = json.dumps(fields, sort_keys=True, default=plain)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
 def count_occurrences(rows: Iterable[Preference], seen: Counter[str] | None = None) -> list[int]:
@@ -60,8 +55,8 @@ def draw_orders(n: int, k: int, kind: str, draw: random.Random) -> list[tuple[in
     """Draws the orders of k critiques. Those of fewer critiques are the first of those of more.
 
     `order[p]` is the response that is read as number p + 1. Kinds are `"random"`: uniform over all n! (paper, section
-    6); `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques, so
-    that the counts of a response in each place differ by 1 at most; and `"fixed"`: the order of the row.
+    6); `"balanced"` (not in the paper): the n rotations of one random order, shuffled anew for each n critiques; and
+    `"fixed"`: the order of the row.
     """
     places = range(n)
     if kind == "fixed":

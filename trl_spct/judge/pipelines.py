@@ -17,7 +17,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .dates import prints_date
 from .hub import pushing, upload
 from .judge_card import write_judge_card
-from .judging import JudgedRow, Judging, JudgingOptions, check_whole, resolve_seed
+from .judging import JudgedRow, Judging, JudgingOptions, check_whole
 from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores
 from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
@@ -184,7 +184,7 @@ class GRMRewardPipeline(Pipeline):
 
     def judging(self, **options) -> Judging:
         """How the pipeline judges with these options, which precede its own: checked, and with all defaults."""
-        chosen = JudgingOptions.of({**self.preset, **_given(options)})
+        chosen = JudgingOptions(**{**self.preset, **_given(options)})
         template = self.find_template(chosen.template)
         variables, guidance = self._chat_template_kwargs(chosen), self._guidance(chosen)
         meta_score: Any = None
@@ -199,6 +199,9 @@ class GRMRewardPipeline(Pipeline):
         temperature = chosen.temperature
         if temperature is None:
             temperature = VOTING_TEMPERATURE if chosen.k > 1 else 0.0
+        seed = chosen.seed
+        if seed is None:
+            seed = 0 if temperature == 0 else int(torch.randint(2**31, (1,)))
         max_new_tokens = chosen.max_new_tokens or self.default_length
         sampling: dict[str, Any] = {"temperature": temperature, "top_p": chosen.top_p}
         if self.engine is None:
@@ -206,7 +209,7 @@ class GRMRewardPipeline(Pipeline):
         return Judging(
             options=chosen,
             template=template,
-            seed=resolve_seed(chosen.seed, temperature),
+            seed=int(seed),
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             guidance=guidance,
@@ -360,7 +363,7 @@ class GRMRewardPipeline(Pipeline):
 
     def _sanitize_parameters(self, **options):
         options = _given(options)
-        JudgingOptions.of(options)
+        JudgingOptions(**options)
         return {}, options, {}
 
     def _guidance(self, options: JudgingOptions) -> Guidance | None:

@@ -39,20 +39,16 @@ class Preference:
 
     Args:
         query (`str` or sequence of messages):
-            What the user asked. Messages become turns of role and text, see
-            [`~trl_spct.judge.conversations.turns_of`].
+            Messages become turns of role and text, see [`~trl_spct.judge.conversations.turns_of`].
         responses (sequence of `str`): The n responses, in the order in which the judge reads them.
         labels (sequence of `float`, *optional*):
-            Ground truth, one number per response. Only their order matters for n ≥ 2, where one of them must be the
-            single maximum; for n = 1 it is 1 (correct) or 0 (incorrect).
-        reference (`str`, *optional*): A reference answer to the query that the judge may read.
-        principles (`str`, *optional*):
-            Principles with their weights that the judge must use instead of writing its own (paper, sections 1 and
-            10).
+            Ground truth, one number per response. For n ≥ 2 only their order matters, with a single maximum; for n = 1
+            it is 1 (correct) or 0 (incorrect).
+        reference (`str`, *optional*): A reference answer that the judge may read.
+        principles (`str`, *optional*): The principles that the judge must use (paper, sections 1 and 10).
 
     Raises:
-        `InvalidPreference`: if a part is missing, empty or of the wrong type, holds lone surrogates, or if the labels
-            do not fit the responses.
+        `InvalidPreference`: if a part is missing, empty, of the wrong type or not Unicode, or labels do not fit.
     """
 
     query: str | tuple[Mapping[str, str], ...]
@@ -69,12 +65,9 @@ class Preference:
             _check_distinct(self.responses, self.labels)
         for name in ("reference", "principles"):
             text = getattr(self, name)
-            if text is None:
-                continue
-            if not isinstance(text, str):
-                raise InvalidPreference(f"`{name}` is {type(text).__name__}; expected a text or None.", "query")
-            _check_encodable(text, f"`{name}`", "query")
-            object.__setattr__(self, name, text if text.strip() else None)
+            if text is not None:
+                _check_text(text, f"`{name}`", "query")
+                object.__setattr__(self, name, text if text.strip() else None)
 
     def __len__(self) -> int:
         return len(self.responses)
@@ -104,13 +97,8 @@ class Preference:
         | `prompt` or `messages`, `responses`, `scores` or `best_index` or `labels` | ≥ 1 | as given |
 
         Each may have a `reference` and `principles`, and a `system` prompt and `tools`, which the judge reads before
-        the conversation. Rows with `images` are refused. Columns that are `None` count as absent;
-        other columns are ignored.
-
-        Args:
-            row (mapping): The row.
-            read_labels (`bool`, *optional*, defaults to `True`):
-                `False` ignores all labels, valid or not; a `completion` then needs no `label`.
+        the conversation. Rows with `images` are refused. Other columns, and those that are `None`, are ignored.
+        Without `read_labels` so are all labels, valid or not, and a `completion` needs no `label`.
         """
         if not isinstance(row, Mapping):
             raise InvalidPreference(
@@ -152,12 +140,8 @@ def _is_list(value: Any) -> bool:
 
 
 def checked_labels(labels: Sequence[float], num_responses: int | None = None) -> tuple[float, ...]:
-    """Labels as plain numbers that Eq. 10 of the paper can be applied to.
-
-    Raises:
-        `InvalidPreference`: if there are none or their count is not `num_responses`, if one is not a finite number, if
-            n ≥ 2 and no single label is the highest, or if n = 1 and the label is neither 0 nor 1.
-    """
+    """Labels as plain numbers that Eq. 10 of the paper can be applied to: `num_responses` finite ones, with a single
+    maximum, or 0 or 1 if there is one; others are refused with an `InvalidPreference`."""
     if not _is_list(labels):
         raise InvalidPreference(
             f"`labels` is {type(labels).__name__}; expected one number per response, for instance [1, 0].", "labels"
@@ -200,7 +184,14 @@ def _check_distinct(responses: Sequence[str], labels: Sequence[float]) -> None:
             )
 
 
-def _check_encodable(text: str, name: str, cause: str) -> None:
+def _check_text(text: Any, name: str, cause: str) -> None:
+    """Refuses what is no text, or holds lone surrogates."""
+    if not isinstance(text, str):
+        raise InvalidPreference(
+            f"{name} is {type(text).__name__} ({text!r:.40}); expected a text. Convert it, or drop the row "
+            "(`invalid_rows='drop'` counts such rows).",
+            cause,
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -216,7 +207,7 @@ def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
     if isinstance(query, str):
         if not query.strip():
             raise InvalidPreference("Found an empty query; expected a text or a list of messages.", "query")
-        _check_encodable(query, "The query", "query")
+        _check_text(query, "The query", "query")
         return query
     if not is_conversation(query):
         raise InvalidPreference(
@@ -227,7 +218,7 @@ def _checked_query(query: Any) -> str | tuple[Mapping[str, str], ...]:
     turns = turns_of(query)
     for number, turn in enumerate(turns, start=1):
         for text in turn.values():
-            _check_encodable(text, f"Message {number} of the query", "query")
+            _check_text(text, f"Message {number} of the query", "query")
     if not any(turn["content"].strip() for turn in turns):
         raise InvalidPreference("Found a query whose messages are all empty; expected a text in one.", "query")
     return turns
@@ -239,15 +230,9 @@ def _checked_responses(responses: Any) -> tuple[str, ...]:
             f"Found responses of type {type(responses).__name__}; expected a non-empty list of texts.", "responses"
         )
     for number, response in enumerate(responses, start=1):
-        if not isinstance(response, str):
-            raise InvalidPreference(
-                f"Response {number} is {type(response).__name__} ({response!r:.40}); expected a text. Convert it, or "
-                "drop the row (`invalid_rows='drop'` counts such rows).",
-                "responses",
-            )
+        _check_text(response, f"Response {number}", "responses")
         if not response.strip():
             raise InvalidPreference(f"Response {number} is empty; expected a text. Drop the row.", "empty")
-        _check_encodable(response, f"Response {number}", "responses")
     return tuple(responses)
 
 
@@ -281,7 +266,7 @@ def _labels_of(row: Mapping[str, Any]) -> Sequence[float] | None:
 
 
 def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """A TRL preference row. Where both sides begin with the same messages, these are the prompt, or repeat it."""
+    """A TRL preference row. Messages with which both sides begin are the prompt, or repeat it."""
     sides = (chosen, rejected)
     are_conversations = all(map(is_conversation, sides))
     if prompt is None and not are_conversations:
@@ -291,10 +276,8 @@ def _read_pair(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
             "query",
         )
     if prompt is None or (are_conversations and all(side[0]["role"] != "assistant" for side in sides)):
-        shared = next(
-            (n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other),
-            min(map(len, sides)),
-        )
+        different = (n for n, (one, other) in enumerate(zip(chosen, rejected, strict=False)) if one != other)
+        shared = next(different, min(map(len, sides)))
         if all(message["role"] in _NOT_USERS for message in chosen[:shared]):
             raise InvalidPreference(
                 "Found `chosen` and `rejected` that do not begin with the same turn of a user; expected both to begin "
@@ -320,11 +303,10 @@ def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     columns = possible_prompts(row)
     parts = None if columns else split_turn(chosen, rejected) or split_words(chosen, rejected)
     if parts is None:
+        found = f"beside the columns {columns}" if columns else "that share no words in front"
         raise InvalidPreference(
-            "Found `chosen` and `rejected` as texts without a `prompt`"
-            + (f", beside the columns {columns}" if columns else ", that share no words in front")
-            + "; expected a `prompt` beside them, the same dialogue in front of both, or full message lists. "
-            + PROMPT_ADVICE,
+            f"Found `chosen` and `rejected` as texts without a `prompt`, {found}; expected a `prompt` beside them, "
+            f"the same dialogue in front of both, or full message lists. {PROMPT_ADVICE}",
             "query",
         )
     return parts[0], list(parts[1:]), (1, 0)

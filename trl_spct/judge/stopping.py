@@ -4,11 +4,10 @@
 With `error=0` a decision is a proof: the leader has won if its lead exceeds what the remaining critiques can make up.
 
 With `error > 0` a betting martingale for sampling without replacement decides as well, as in risk-limiting audits
-(Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; Stark, "ALPHA", 2023). Bets
-that the full vote puts the leader ahead run against each other response, and the leader has won when each of them has
-multiplied its stake by (n - 1) / error. However often this is checked, the full vote puts the named winner behind
-another response with probability `error` at most, if critiques are exchangeable: with random or fixed orders, while
-balanced orders are not covered by the bound.
+(Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024; Stark, "ALPHA", 2023): the
+leader has won when the bets that it is ahead of each other response have multiplied their stakes by (n - 1) / error.
+However often this is checked, the full vote puts the winner behind another response with probability `error` at most
+if critiques are exchangeable, as with random or fixed orders; for balanced orders the bound is not proven.
 """
 
 import bisect
@@ -68,16 +67,20 @@ def decided(
     return error > 0 and lead > 0 and _audited(rows, weights, leader, k, span, error)
 
 
-def critiques_to_go(
+def next_round(
     rows: Sequence[Scores],
     k: int,
     num_responses: int,
     score_range: tuple[int, int] = (1, 10),
-    error: float = 0.0,
+    error: float | None = 0.0,
     meta_scores: Sequence[float | None] | None = None,
     guidance: Guidance | None = None,
 ) -> int:
-    """The least number of further critiques after which the vote of n can be [`decided`]; 0 if it is decided."""
+    """How many critiques to sample next: all that remain if `error` is `None`, else the least number after which the
+    vote of n can be [`decided`], but a sixteenth of all critiques, since each round reads its prompts anew."""
+    left = k - len(rows)
+    if not left or error is None:
+        return left
     low, high = score_range
     totals = vote(rows) or (0,) * num_responses
     leader = max(range(num_responses), key=totals.__getitem__)
@@ -89,24 +92,7 @@ def critiques_to_go(
         metas = None if meta_scores is None else [*meta_scores, *[math.inf] * more]
         return decided([*rows, *[favor] * more], k, score_range, error, metas, guidance)
 
-    return bisect.bisect_left(range(k - len(rows)), True, key=is_decided)
-
-
-def next_round(
-    rows: Sequence[Scores],
-    k: int,
-    num_responses: int,
-    score_range: tuple[int, int],
-    error: float | None,
-    meta_scores: Sequence[float | None] | None = None,
-    guidance: Guidance | None = None,
-) -> int:
-    """How many critiques to sample next: all that remain if `error` is `None`, else the least number that may decide
-    the vote, but a sixteenth of all critiques, since each round reads its prompts anew."""
-    left = k - len(rows)
-    if not left or error is None:
-        return left
-    least = critiques_to_go(rows, k, num_responses, score_range, error, meta_scores, guidance)
+    least = bisect.bisect_left(range(left), True, key=is_decided)
     return min(max(least, k // 16), left) if least else 0
 
 
@@ -144,18 +130,18 @@ def _top_decided(
 
 
 _STAKE = 0.8
-"""Share of the capital that is bet on each critique. The bound holds for any; a large one stops clear votes early."""
+"""Share of the capital that is bet on each critique. The bound holds for any share."""
 
 
 def _audited(rows: Sequence[Scores], weights: Sequence[float], leader: int, k: int, span: float, error: float) -> bool:
     """Whether the bets against every opponent of the leader have reached their goal."""
-    opponents = [i for i in range(len(next(row for row in rows if row is not None))) if i != leader]
-    goal = math.log(len(opponents) / error)
-
-    def leads(other: int) -> list[float]:
-        return [0.0 if row is None else weight * (row[leader] - row[other]) for weight, row in zip(weights, rows)]
-
-    return all(_log_capital(leads(other), k, span) >= goal for other in opponents)
+    n = len(next(row for row in rows if row is not None))
+    goal = math.log((n - 1) / error)
+    for other in {*range(n)} - {leader}:
+        leads = [0.0 if row is None else weight * (row[leader] - row[other]) for weight, row in zip(weights, rows)]
+        if _log_capital(leads, k, span) < goal:
+            return False
+    return True
 
 
 def _log_capital(leads: Sequence[float], k: int, span: float) -> float:

@@ -31,7 +31,6 @@ class JudgeTemplate:
 
     Args:
         instructions, output_format (`str`): Everything before the conversation, and behind the responses.
-        score_range (`tuple[int, int]`): Lowest and highest score.
         numbered (`bool`): Whether response blocks carry their number.
         before (`tuple[str, str, str]`): The text before the conversation, the responses and the output format.
         separator (`str`): The text between two response blocks.

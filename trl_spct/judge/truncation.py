@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Length of a judge's prompt, and the fair cutting of texts to fit it (not in the paper)."""
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +68,7 @@ def fit_preference(
         return preference, Cuts(0, (0,) * len(preference))
     texts = _Texts.of(preference, tokenizer, min_tokens)
     fitted = texts.cut(0)
-    low, high = 0, min(texts.length, room) + 1  # the prompt fits with `low` tokens of text, if at all
+    low, high = 0, min(sum(map(len, (*texts.turns, *texts.judged))), room) + 1  # it fits with `low` tokens, if at all
     while high - low > 1:
         middle = (low + high) // 2
         candidate = texts.cut(middle)
@@ -80,13 +81,8 @@ def fit_preference(
 
 def water_level(lengths: Sequence[int], budget: int) -> int:
     """The highest level with `sum(min(length, level)) <= budget`; the greatest length if all fit."""
-    lengths, left = sorted(lengths), budget
-    for place, length in enumerate(lengths):
-        share = max(0, left) // (len(lengths) - place)
-        if length > share:
-            return share
-        left -= length
-    return lengths[-1] if lengths else 0
+    levels = range(1, max(lengths, default=0) + 1)
+    return bisect.bisect_right(levels, budget, key=lambda level: sum(min(length, level) for length in lengths))
 
 
 @dataclass(frozen=True)
@@ -131,10 +127,6 @@ class _Texts:
         *offsets, mark = map(tuple, encoded["offset_mapping"])
         texts = tuple(map(_Text, raw, fenced, offsets))
         return cls(preference, texts[: len(turns)], texts[len(turns) :], len(mark), min_tokens)
-
-    @property
-    def length(self) -> int:
-        return sum(map(len, (*self.turns, *self.judged)))
 
     def cut(self, room: int) -> tuple[Preference, Cuts]:
         """The preference with its texts in about `room` tokens, but none below the minimum."""

@@ -149,7 +149,7 @@ class Guidance:
     def of(
         cls, stored: Mapping[str, Any] | None, k_meta: int | float | None = None, guide: str | None = None
     ) -> "Guidance":
-        """What is asked for, else what is stored with the Meta RM (`config.meta_rm`), else the paper's k/2."""
+        """The guidance in the arguments, else the one stored with the Meta RM (`config.meta_rm`), else the paper's."""
         if k_meta is not None:
             return cls(k_meta, guide or "top")
         known = cls(**{name: value for name, value in (stored or {}).items() if name in ("k_meta", "guide")})
@@ -157,7 +157,7 @@ class Guidance:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What [`Guidance.of`] reads: the entries of a Meta RM's `config.meta_rm`."""
+        """The entries of a Meta RM's `config.meta_rm`, which [`Guidance.of`] reads."""
         return asdict(self)
 
     @property
@@ -166,12 +166,13 @@ class Guidance:
         return self.guide == "top" and isinstance(self.k_meta, float) and self.k_meta == 1.0
 
     def weights(self, rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> tuple[float, ...]:
-        """How much each of k critiques counts in a [`weighted_vote`]; 0 if it has no vote or cannot be read."""
+        """The weights of k critiques in a [`weighted_vote`]; 0 if one has no vote or cannot be read."""
         if self.plain:
             return tuple(int(row is not None) for row in rows)
         if self.guide == "soft":
-            probabilities = {j: _sigmoid(score) for j, score in _scored(rows, meta_scores).items()}
-            return tuple(probabilities.get(j, 0) for j in range(len(rows)))
+            scored = _scored(rows, meta_scores)
+            # never 0, so that at least one critique votes
+            return tuple(1 / (1 + math.exp(min(-scored[j], 700.0))) if j in scored else 0 for j in range(len(rows)))
         voters = set(guided_selection(rows, meta_scores, self.k_meta))
         return tuple(int(j in voters) for j in range(len(rows)))
 
@@ -189,12 +190,5 @@ def _scored(rows: Sequence[Scores], meta_scores: Sequence[float | None]) -> dict
     readable = {j: meta_scores[j] for j, row in enumerate(rows) if row is not None}
     scored = {j: score for j, score in readable.items() if score is not None and score == score}
     if unscored := sorted(readable.keys() - scored.keys()):
-        raise ValueError(
-            f"Found no meta score (None or NaN) for the readable critiques {unscored}; score every critique before a "
-            "guided vote."
-        )
+        raise ValueError(f"Found the readable critiques {unscored} without a meta score (None or NaN); expected one.")
     return scored
-
-
-def _sigmoid(logit: float) -> float:
-    return 1 / (1 + math.exp(min(-logit, 700.0)))  # never 0, so that at least one critique votes
