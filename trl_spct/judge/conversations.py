@@ -99,14 +99,10 @@ def conversation_text(query: str | Messages, speaker: bool = True) -> str:
 
 
 def response_text(response: Any) -> Any:
-    """A response as text; a value that is neither a text nor messages is returned as it is.
-
-    A single message of an assistant without calls is its text, other messages are rendered by [`conversation_text`].
-    """
-    if is_message(response):
-        response = [response]
-    elif isinstance(response, Mapping) and "content" in response:  # without a role: the assistant's
-        response = [{"role": "assistant", **response}]
+    """A response as text: one message of an assistant without calls is its text, other messages are rendered by
+    [`conversation_text`], and any other value is returned as it is."""
+    if isinstance(response, Mapping) and ("content" in response or is_message(response)):
+        response = [{"role": "assistant", **response}]  # the assistant's without a role
     if not is_conversation(response):
         return "" if isinstance(response, (list, tuple)) and not response else response
     turns = turns_of(response, "responses")

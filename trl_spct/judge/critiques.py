@@ -92,7 +92,6 @@ def parse_critique(
     as their plain forms. Where there are no scores, `problem` says why.
 
     Args:
-        score_range (`tuple[int, int]`, *optional*, defaults to `(1, 10)`): Lowest and highest score.
         score_form (`str`, *optional*, defaults to the last `\boxed{…}`):
             The text around the scores, see [`~trl_spct.judge.templates.JudgeTemplate`].
         names (sequence of `str`, *optional*): The names of the responses in `score_form`; `"1"`, `"2"`, … by default.

@@ -35,8 +35,8 @@ def meta_label(scores: Sequence[float] | None, labels: Sequence[float]) -> int:
 def credit(scores: Sequence[float] | None, labels: Sequence[float], votes: int = 1) -> float:
     """Expected accuracy of picking a highest-scored response at random: 1/#tied if the best is among them, else 0.
 
-    The average over shuffles of the responses before an argmax (paper, section 3). No scores are worth 0. For n = 1
-    `scores` is the sum of `votes` 0/1 scores: the majority decides, and a split vote is worth 1/2 (not in the paper).
+    It averages an argmax over shuffles of the responses (paper, section 3). For n = 1 `scores` is the sum of `votes`
+    0/1 scores: the majority decides, and a split vote is worth 1/2 (not in the paper).
     """
     labels = checked_labels(labels)
     if scores is None:

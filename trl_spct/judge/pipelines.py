@@ -66,8 +66,7 @@ class GRMRewardPipeline(Pipeline):
     Args:
         > Models
 
-        model ([`~transformers.PreTrainedModel`] or a sampler):
-            The judge, or an engine such as [`~trl_spct.engines.OpenAIEngine`]. `pipeline` also takes a path or an id.
+        model ([`~transformers.PreTrainedModel`] or an engine): The judge; `pipeline` also takes its path or id.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The judge's, if an engine has none.
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
             A Meta RM, or its path or id. `"auto"`: the one that the judge's repository names, if any. `None`: none.
@@ -79,8 +78,7 @@ class GRMRewardPipeline(Pipeline):
         k (`int`, *optional*, defaults to `1`): Critiques per row.
         temperature (`float`, *optional*): Defaults to 0.5 for k > 1 (paper, section 6), else to 0, greedy.
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
-        max_new_tokens (`int`, *optional*):
-            Longest critique. Defaults to the generation config's, else to 1024 or half of the context, if less.
+        max_new_tokens (`int`, *optional*): Defaults to the generation config's, else to 1024 or half of the context.
         seed (`int`, *optional*): Makes all draws repeatable, in any batch. 0 under greedy decoding, else random.
         early_stopping (`str` or `float`, *optional*):
             Stop when the winner is certain (`"exact"`), or wrong with at most this probability, see
@@ -101,7 +99,7 @@ class GRMRewardPipeline(Pipeline):
             `"official"`: the prompt on the judge's model card, or else on that of `BBQGOD/DeepSeek-GRM-27B`.
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, such as `{"enable_thinking": False}`, saved with the judge. Defaults to its
-            config. A Meta RM without its own reads them too; an engine has its own.
+            config. Read by a Meta RM without its own; an engine has its own.
         order (`str`, *optional*, defaults to `"balanced"`):
             How each critique reads the responses: in rotations of a random order (`"balanced"`, not in the paper), in
             a random order of its own (`"random"`, paper), or in that of the row (`"fixed"`).
@@ -168,9 +166,8 @@ class GRMRewardPipeline(Pipeline):
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """The special tokens that prompts are fenced against."""
-        if self.tokenizer is not None:
-            return special_tokens(self.tokenizer)
-        return tuple(getattr(self.engine, "special_tokens", ()))
+        own = getattr(self.engine, "special_tokens", ())
+        return tuple(own) if self.tokenizer is None else special_tokens(self.tokenizer)
 
     @property
     def guidance(self) -> Guidance | None:
@@ -191,9 +188,8 @@ class GRMRewardPipeline(Pipeline):
         if self.meta_rm is not None:
             stored = getattr(self.meta_rm.config, "meta_rm", None) or {}
             check_template(stored, template)
-            meta_variables = stored.get("chat_template_kwargs", variables)
             meta_score = partial(meta_scores, self.meta_rm, self.meta_rm_tokenizer, batch_size=_META_BATCH_SIZE)
-            meta_score = partial(meta_score, chat_template_kwargs=meta_variables)
+            meta_score = partial(meta_score, chat_template_kwargs=stored.get("chat_template_kwargs", variables))
         if guidance is not None and guidance.plain and chosen.guide is None and chosen.k_meta is None:
             guidance = None  # no vote needs meta scores, and none were asked for
         temperature = chosen.temperature
@@ -278,8 +274,7 @@ class GRMRewardPipeline(Pipeline):
                 A row in any shape that [`Preference.from_row`] reads; the judge never sees labels. A list of rows is
                 checked before the first is judged; an iterator or a `datasets.Dataset` gives an iterator.
             occurrences (iterable of `int`, *optional*):
-                The number of equal rows before each row, see [`~trl_spct.judge.orders.count_occurrences`], if the call
-                holds a part of a dataset.
+                For a part of a dataset: [`~trl_spct.judge.orders.count_occurrences`] of its rows in the whole.
             batch_size, **options: As for the pipeline, whose options they precede.
 
         Returns:

@@ -101,11 +101,7 @@ class Preference:
         Without `read_labels` so are all labels, valid or not, and a `completion` needs no `label`.
         """
         if not isinstance(row, Mapping):
-            raise InvalidPreference(
-                f"Found a row of type {type(row).__name__}; expected a mapping with the columns "
-                f"{' or '.join(ACCEPTED_SHAPES)}.",
-                "shape",
-            )
+            raise InvalidPreference(f"Found a row of type {type(row).__name__}; expected a mapping.", "shape")
         unread = () if read_labels else ("labels", "scores", "best_index")
         columns = {name: value for name, value in row.items() if value is not None and name not in unread}
         if not read_labels and "completion" in columns:
@@ -143,9 +139,7 @@ def checked_labels(labels: Sequence[float], num_responses: int | None = None) ->
     """Labels as plain numbers that Eq. 10 of the paper can be applied to: `num_responses` finite ones, with a single
     maximum, or 0 or 1 if there is one; others are refused with an `InvalidPreference`."""
     if not _is_list(labels):
-        raise InvalidPreference(
-            f"`labels` is {type(labels).__name__}; expected one number per response, for instance [1, 0].", "labels"
-        )
+        raise InvalidPreference(f"`labels` is {type(labels).__name__}; expected one number per response.", "labels")
     if num_responses is None:
         num_responses = max(1, len(labels))
     if len(labels) != num_responses:
@@ -338,9 +332,7 @@ def _with_columns(query: Any, columns: Mapping[str, Any]) -> Any:
     """The query behind the system prompt and the tools of a row's own columns."""
     system, tools = columns.get("system"), columns.get("tools")
     if _is_list(columns.get("images")) and columns["images"]:
-        raise InvalidPreference(
-            "Found the column `images`; judges read text only. Drop the row or the column.", "query"
-        )
+        raise InvalidPreference("Found the column `images`; judges read text only. Drop the row or column.", "query")
     if system is not None and not isinstance(system, str):
         raise InvalidPreference(
             f"Found the column `system` of type {type(system).__name__}; expected a text. Rename the column.", "query"

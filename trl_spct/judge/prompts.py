@@ -20,8 +20,8 @@ TEMPLATES = dict(BUILT_IN)
 
 
 def add_template(name: str, template: JudgeTemplate, binary: JudgeTemplate | None = None) -> None:
-    """Registers a template under a name, for every `template` argument in this process; `binary` is the one for 0 or 1
-    on a single response, by default the paper's."""
+    """Names a template for every `template` argument in this process. `binary` is the one for 0 or 1 on a single
+    response, by default the paper's."""
     pair = (template, BUILT_IN["paper"][1] if binary is None else binary)
     if TEMPLATES.setdefault(name, pair) != pair:
         raise ValueError(f"Found another template of the name {name!r}; expected a new name.")
@@ -34,11 +34,10 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
         template (`str`, *optional*, defaults to `"paper"`):
             - `"paper"`: the instructions and seed criteria of the paper, sections 2.1 and 2.2, in clean English.
             - `"compact"` (not in the paper): the same blocks with one line of instructions.
-            - `"official"`: the exact prompt of the released `BBQGOD/DeepSeek-GRM-27B`, from its model card on the Hub
-              or in the cache; `"official:FOLDER_OR_REPOSITORY"` reads another card.
+            - `"official"`: the prompt of the released `BBQGOD/DeepSeek-GRM-27B` from its model card;
+              `"official:FOLDER_OR_REPOSITORY"` reads another card.
             - A name given to [`add_template`].
             - The path of a text file with a prompt, or that text itself, see [`JudgeTemplate.from_text`].
-        binary (`bool`, *optional*, defaults to `False`): Whether to return the single-response training template.
     """
     template = portable_template(template)
     if template not in TEMPLATES:
@@ -92,8 +91,7 @@ def judge_messages(
     heading (not in the paper).
 
     Args:
-        template (`str`, *optional*, defaults to `"paper"`): See [`judge_template`].
-        binary (`bool`, *optional*, defaults to `False`): Ask for 0 or 1 on a single response (section 2.2).
+        template, binary: See [`judge_template`].
         hint (`bool`, *optional*, defaults to `False`): Append [`hint_line`] (section 2.3).
         special_tokens (iterable of `str`, *optional*): The tokenizer's, which are broken up in user text.
     """
@@ -110,11 +108,8 @@ def judge_messages(
 
 
 def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
-    r"""The prompt for the best response, without scores: the LLM-as-a-Judge baseline (paper, section 2.5).
-
-    The answer holds the best response's place in a box, which
-    `parse_critique(text, num_responses=1, score_range=(1, len(preference)))` reads.
-    """
+    """The prompt for the best response, without scores: the LLM-as-a-Judge baseline (paper, section 2.5), whose answer
+    `parse_critique(text, num_responses=1, score_range=(1, len(preference)))` reads."""
     if len(preference) == 1:
         raise ValueError("Found a single response; expected at least two to select the best from.")
     return [{"role": "user", "content": _rendered(CHOICE, preference, Fence(special_tokens))}]

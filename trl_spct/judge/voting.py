@@ -81,10 +81,7 @@ def _votes(rows: Sequence[Scores], weights: Sequence[float]) -> list[tuple[float
 
 
 def _exact_sums(votes: Sequence[tuple[float, Sequence[float]]]) -> tuple[list[int], int, int]:
-    """Weighted sums of the scores as integers, how many of them make 1, and how many make the sum of the weights.
-
-    The quotient of two integers is rounded once; `Fraction` is far slower.
-    """
+    """Weighted sums of the scores as integers, how many of them make 1, and how many make the sum of the weights."""
     weights, unit = _integers([weight for weight, _ in votes])
     columns = [_integers(column) for column in zip(*(row for _, row in votes), strict=True)]
     score_unit = max(column_unit for _, column_unit in columns)
