@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"Begin of Response.*End of Response", re.DOTALL)
 _LOOP = re.compile(
     r"for \(?(?P<number>\w+)\b.* in (?:enumerate\([^(),]+(?P<one>, (?:start=)?1)?\)|range\((?P<from_one>1, )?.*\))"
 )
-_FIELD = "\0"  # stands around the expression of a field
+_FIELD = "\0"  # around the expression of a field
 
 
 def template_of_card(card: str) -> JudgeTemplate:

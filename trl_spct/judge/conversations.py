@@ -10,7 +10,7 @@ from typing import Any
 Messages = Sequence[Mapping[str, Any]]
 
 ROLES = ("system", "developer", "tools", "user", "assistant", "tool", "function")
-_SPEAKER = "speaker"  # stands before the name of any other role
+_SPEAKER = "speaker"  # before the name of any other role
 _ROLE_LINE = re.compile(
     rf"^(?= *(?:{'|'.join(role.capitalize() for role in (*ROLES, _SPEAKER))})\b[^\n:]*:)", re.MULTILINE
 )

@@ -316,16 +316,15 @@ class Judging:
     def result(self, row: JudgedRow) -> dict[str, Any]:
         """The judgment of a row, as the pipeline returns it."""
         k, blocks, single = self.options.k, row.blocks, len(row.blocks) == 1
-        weights = [self._weights(block) for block in blocks]
-        block_means = [mean_scores(block.scores, own) for block, own in zip(blocks, weights, strict=True)]
+        weighted = [(block, self._weights(block)) for block in blocks]
+        block_means = [mean_scores(block.scores, votes) for block, votes in weighted]
         if single:
-            scores, means = weighted_vote(blocks[0].scores, weights[0]), block_means[0]
+            scores, means = weighted_vote(blocks[0].scores, weighted[0][1]), block_means[0]
         else:
             means = align_blocks([block.members for block in blocks], block_means)
             scores = None if means is None else tuple(round(k * mean, 9) for mean in means)
         tied = [] if scores is None else list(highest(scores))
-        pairs = zip(blocks, weights, strict=True)
-        critiques = [entry for block, own in pairs for entry in _critiques(block, own, len(row.preference))]
+        critiques = [entry for block, votes in weighted for entry in _critiques(block, votes, len(row.preference))]
         return {
             "scores": None if scores is None else list(scores),
             "means": None if means is None else list(means),
@@ -334,7 +333,7 @@ class Judging:
             "k": k,
             "drawn": len(critiques),
             "votes": sum(critique["counted"] for critique in critiques),
-            "weight": sum(weights[0]) if single else k,
+            "weight": sum(weighted[0][1]) if single else k,
             "problems": dict(Counter(critique["problem"] for critique in critiques if critique["problem"])),
             "critiques": critiques,
             "truncated": _truncated(row),
@@ -343,7 +342,7 @@ class Judging:
             else {
                 "responses": [list(block.members) for block in blocks],
                 "anchor": blocks[0].members[0],
-                "anchor_scores": [None if own is None else own[0] for own in block_means],
+                "anchor_scores": [None if mean is None else mean[0] for mean in block_means],
             },
         }
 

@@ -109,7 +109,7 @@ _PROBE = (
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A short hash of the tokens of a fixed conversation: of the vocabulary and the chat template."""
+    """A short hash of the tokens of a fixed conversation without a date: of the vocabulary and the chat template."""
     tokens = encode_meta(tokenizer, _PROBE, **undated_template(tokenizer))
     return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 

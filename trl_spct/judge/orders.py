@@ -35,7 +35,7 @@ def row_seed(seed: int, row: Preference, occurrence: int = 0) -> int:
 
 
 def row_key(row: Preference) -> str:
-    """A digest of what the judge may read of a row; equal for equal rows, whatever their labels."""
+    """A digest of what the judge may read of a row, its labels not among it."""
     fields = {name: value for name, value in vars(row).items() if name != "labels" and value is not None}
     return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=12).hexdigest()
 

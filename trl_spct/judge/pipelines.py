@@ -166,8 +166,8 @@ class GRMRewardPipeline(Pipeline):
     @property
     def special_tokens(self) -> tuple[str, ...]:
         """The special tokens that prompts are fenced against."""
-        own = getattr(self.engine, "special_tokens", ())
-        return tuple(own) if self.tokenizer is None else special_tokens(self.tokenizer)
+        of_engine = getattr(self.engine, "special_tokens", ())
+        return tuple(of_engine) if self.tokenizer is None else special_tokens(self.tokenizer)
 
     @property
     def guidance(self) -> Guidance | None:
@@ -191,7 +191,7 @@ class GRMRewardPipeline(Pipeline):
             meta_score = partial(meta_scores, self.meta_rm, self.meta_rm_tokenizer, batch_size=_META_BATCH_SIZE)
             meta_score = partial(meta_score, chat_template_kwargs=stored.get("chat_template_kwargs", variables))
         if guidance is not None and guidance.plain and chosen.guide is None and chosen.k_meta is None:
-            guidance = None  # no vote needs meta scores, and none were asked for
+            guidance = None  # no vote needs meta scores
         temperature = chosen.temperature
         if temperature is None:
             temperature = VOTING_TEMPERATURE if chosen.k > 1 else 0.0

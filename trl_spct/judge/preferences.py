@@ -297,9 +297,9 @@ def _read_texts(row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     columns = possible_prompts(row)
     parts = None if columns else split_turn(chosen, rejected) or split_words(chosen, rejected)
     if parts is None:
-        found = f"beside the columns {columns}" if columns else "that share no words in front"
+        obstacle = f"beside the columns {columns}" if columns else "that share no words in front"
         raise InvalidPreference(
-            f"Found `chosen` and `rejected` as texts without a `prompt`, {found}; expected a `prompt` beside them, "
+            f"Found `chosen` and `rejected` as texts without a `prompt`, {obstacle}; expected a `prompt` beside them, "
             f"the same dialogue in front of both, or full message lists. {PROMPT_ADVICE}",
             "query",
         )

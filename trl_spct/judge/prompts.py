@@ -49,8 +49,8 @@ def judge_template(template: str = "paper", binary: bool = False) -> JudgeTempla
         else:
             raise ValueError(
                 f"Found template {template!r}; expected one of {sorted(TEMPLATES)}, {OFFICIAL!r} for the released "
-                "judge's own, the path of a text file with a prompt in which {conversation} and {responses} stand, or "
-                "a name given to `trl_spct.judge.prompts.add_template`."
+                "judge's, the path of a text file with a prompt and the places {conversation} and {responses}, or a "
+                "name registered with `trl_spct.judge.prompts.add_template`."
             )
     return TEMPLATES[template][int(binary)]
 
