@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from .judge.closing import ScoreLine, unfinished, with_scores
 from .judge.preferences import Messages
 from .judge.repositories import ADAPTER_FILE, read_json
 from .judge.sampling import (
@@ -33,6 +34,7 @@ from .judge.sampling import (
 )
 from .server_answers import (
     DIALECTS,
+    STRUCTURED,
     BrokenAnswer,
     Refused,
     error_message,
@@ -272,6 +274,37 @@ class OpenAIEngine:
         if (error := call.error()) is not None:
             raise error
         return list(call.completed().values())
+
+    def close_critiques(
+        self, prompts: Sequence[Messages], samples: Sequence[Sample], lines: Sequence[ScoreLine]
+    ) -> list[Sample]:
+        """Continues each sample with its score line, as [`~trl_spct.judge.closing.close_critiques`] does, with the
+        structured outputs of the server. A sample whose request fails is returned as it is."""
+        tokenizer = self.tokenizer
+        if tokenizer is None or self.dialect not in STRUCTURED:
+            raise ValueError(
+                f"Found close_critiques with dialect={self.dialect!r} and "
+                f"{'no' if tokenizer is None else 'a'} tokenizer; expected a `tokenizer`, since a critique is "
+                f"continued as token ids, and one of the dialects {[*STRUCTURED]}, whose servers bind what they write."
+            )
+        beginnings = unfinished(tokenizer, prompts, samples, lines, self.chat_template_kwargs)
+        read = partial(read_choices, size=1, tokenizer=tokenizer)
+
+        def send(request: _Request, stopping: threading.Event) -> list[Sample]:
+            (prompt, ids), line = beginnings[request.row], lines[request.row]
+            settings = {"model": self.name, "temperature": 0.0, "max_tokens": line.max_tokens}
+            binding = {STRUCTURED[self.dialect]: {"regex": line.pattern}}
+            body = {"prompt": [*prompt, *ids], **settings, **DIALECTS[self.dialect], **binding, **self.extra_body}
+            (answer,) = self._ask("/completions", body, read, stopping)
+            scores = answer.ids or tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+            return [with_scores(tokenizer, samples[request.row], [*ids, *scores])]
+
+        requests = [_Request(row, 0, 1) for row in range(len(samples))]
+        call = _Call(send, requests, [1] * len(samples), self._slots)
+        call.run(min(self.max_concurrent_requests, len(requests)))
+        if failure := call.error():
+            logger.warning("Some critiques could not be closed: %s", failure)
+        return [drawn or sample for (drawn,), sample in zip(call.samples, samples, strict=True)]
 
     def _render(self, prompts: Sequence[Messages], max_new_tokens: int) -> tuple[str, list[dict[str, Any]]]:
         """The endpoint, and each prompt as the fields of a request."""

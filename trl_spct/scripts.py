@@ -72,6 +72,9 @@ class JudgeArguments:
     chat_template_kwargs: dict | str | None = helped(
         None, "Variables of the chat template as JSON, such as '{\"enable_thinking\": false}'. Default: the judge's."
     )
+    close_critiques: bool | None = helped(
+        None, "Decode the scores alone behind critiques that ended without any. They are counted apart."
+    )
     order: str | None = helped(
         None,
         "Orders in which critiques read the responses: balanced (each equally often in each place, the default), "
@@ -107,7 +110,7 @@ class JudgeArguments:
 
     def options(self, *names: str) -> dict[str, Any]:
         """Arguments of the pipeline that were given, those of `names`, or all that say how to sample."""
-        names = names or ("temperature", "max_new_tokens", "template", "order", "truncation")
+        names = names or ("temperature", "max_new_tokens", "template", "order", "truncation", "close_critiques")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -25,6 +25,9 @@ VLLM_FIELDS = {
     "frequency_penalty": 0.0,
     "return_token_ids": True,
 }
+STRUCTURED = {"vllm": "structured_outputs"}
+"""By dialect, the field that binds a completion to a regular expression."""
+
 DIALECTS: dict[str, dict[str, Any]] = {"vllm": VLLM_FIELDS, "openai": {}}
 
 # Finish reasons of OpenAI, vLLM, TGI, SGLang, Anthropic, Gemini and Mistral, in lower case.

@@ -21,7 +21,8 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
     """A JSON-like report on one judge and one set of rows, for `length` only. Entries without data are left out.
 
     `rows`, `critiques` (numbers), `tokens` (mean per critique), `truncated` (rows that were cut); `unreadable` (share)
-    and `problems` (count by cause) of critiques; `undecided` (rows without a readable critique); `ties`: share of
+    and `problems` (count by cause) of critiques; `closed`: their share, and the accuracy of single critiques that are
+    closed and that are whole; `undecided` (rows without a readable critique); `ties`: share of
     single critiques and of votes of all with more than one winner; `scores_used`: count of each whole score; `places`,
     `chosen_places`, `order_flips`, `length` and `confidence`: see [`accuracy_by_place`], [`chosen_places`],
     [`order_flips`], [`length_preference`] and [`calibration`]."""
@@ -39,6 +40,7 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "truncated": sum(judgment.truncated for judgment in judgments) or None,
         "unreadable": 1 - len(readable) / len(critiques) if critiques else 0.0,
         "problems": dict(sorted(problems.items())),
+        "closed": closing_value(judgments),
         "undecided": sum(not any(judgment.scores) for judgment in judgments),
         "ties": {"single": tie_share(readable), "vote": tie_share(votes)} if k else {},
         "places": accuracy_by_place(judgments),
@@ -49,6 +51,26 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "confidence": calibration(judgments) if k > 1 else None,
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
+
+
+def closing_value(judgments: Iterable[Judgment]) -> dict[str, float]:
+    """Share of `closed` critiques, and the mean credit of readable ones, `accuracy` if closed and `accuracy_of_whole`
+    if not; empty if none was closed."""
+    credits: dict[bool, list[float]] = {True: [], False: []}
+    total = 0
+    for judgment in judgments:
+        total += len(judgment.critiques)
+        for critique in judgment.critiques:
+            if critique.scores is not None:
+                credits[critique.closed].append(credit(critique.scores, judgment.labels))
+    closed, whole = credits[True], credits[False]
+    if not closed:
+        return {}
+    return {
+        "share": len(closed) / total,
+        "accuracy": mean(closed),
+        **({"accuracy_of_whole": mean(whole)} if whole else {}),
+    }
 
 
 def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, float]]:
@@ -157,19 +179,23 @@ PROBLEM_ADVICE = {
 UNREADABLE_ADVICE = (
     "Most critiques have no scores, so the values say little about the judge. Raise `max_new_tokens` (a judge that "
     "thinks needs room for its draft too, or thinking turned off in its chat template), name the prompt that it was "
-    "trained with (`template`), or teach it the format first by rejective fine-tuning (`recipes/rft.py`)."
+    "trained with (`template`), decode the scores alone (`close_critiques`), or teach it the format first by "
+    "rejective fine-tuning (`recipes/rft.py`)."
 )
 
 
 def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
     """A report of [`diagnose`] in percent, by name; `"–"` without data."""
     ties, flips, length, confidence = (report.get(name) for name in ("ties", "order_flips", "length", "confidence"))
-    places = report.get("places", {}).values()
+    places, closed = report.get("places", {}).values(), report.get("closed")
     chosen = (" / ".join(map(percent, shares)) for shares in report.get("chosen_places", {}).values())
     longer = length and f"{percent(length['chosen_longer'])} / {percent(length.get('right_longer'))}"
     same = f" (same order {percent(flips['same_order'])})" if flips and "same_order" in flips else ""
     cells = {
         "unreadable": f"{percent(report['unreadable'])} %{causes_text(report.get('problems', {}))}",
+        "closed": closed
+        and f"{percent(closed['share'])} %, right {percent(closed['accuracy'])} "
+        f"(whole ones {percent(closed.get('accuracy_of_whole'))})",
         "ties": ties and f"{percent(ties['single'])} %, of votes {percent(ties['vote'])} %",
         "right, by place of the best": " / ".join(map(interval_text, places)),
         "chosen, by place": "; ".join(chosen),

@@ -40,6 +40,7 @@ CRITIQUE_FEATURES = {
     "meta_score": Value("float64"),
     "counted": Value("bool"),
     "num_tokens": Value("int64"),
+    "closed": Value("bool"),
 }
 """Fields of a stored [`Critique`]."""
 

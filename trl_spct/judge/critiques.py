@@ -40,6 +40,7 @@ class Critique:
         meta_score (`float`, *optional*): The Meta RM's logit; `None` if it did not score the critique.
         counted (`bool`, *optional*, defaults to `False`): Whether the critique votes.
         num_tokens (`int`, *optional*): Length of the completion in tokens.
+        closed (`bool`, *optional*, defaults to `False`): Whether its scores were decoded behind a text without any.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Critique:
     meta_score: float | None = None
     counted: bool = False
     num_tokens: int | None = None
+    closed: bool = False
 
     def in_row_order(self, order: Sequence[int]) -> "Critique":
         """The critique with its scores in the order of the row, and the `order` in which the judge read it."""
@@ -140,6 +142,15 @@ def without_thoughts(text: str, prefilled: bool = False) -> str | None:
             return None
         end = max(end, closed)
     return None if prefilled and not end else text[end:]
+
+
+def closing_tag(text: str) -> str:
+    """The tag that closes the draft with which a text ends, or nothing."""
+    drafts = [(match.start(), match[0]) for opens, _ in _DRAFTS for match in opens.finditer(text)]
+    if not drafts or without_thoughts(text) is not None:
+        return ""
+    tag = max(drafts)[1]
+    return tag.replace("begin", "end") if "begin" in tag else f"{tag[0]}/{tag[1:]}"
 
 
 def is_draft_tag(text: str) -> bool:

@@ -34,7 +34,8 @@ class Decoder:
     """Completes prompts of token ids, each of which is read once for all its completions.
 
     The model is in evaluation mode. `settings` are greedy, with pad and end tokens and `max_new_tokens`. From
-    `min_copied` tokens of copied prompts on, completions attend to one copy.
+    `min_copied` tokens of copied prompts on, completions attend to one copy. A `constraint` is a logits processor that
+    is given the numbers of its `rows` and the `start` of their completions.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Decoder:
         self.model, self.settings = model, settings
         self.temperature, self.top_p = temperature, top_p
         self.min_copied = min_copied
+        self.constraint: Any = None
         self.causal_lm = base_model(model)
         self.shares = can_decode_shared(self.causal_lm)
         self.reader = PrefixReader(model, settings.pad_token_id, logits_to_keep=1)
@@ -129,6 +131,9 @@ class Decoder:
             segment.max_new_tokens = min(SEGMENT, start + longest - ids.shape[1])
             numbers = _NumberCheck()
             processors = LogitsProcessorList([numbers])
+            if self.constraint is not None:
+                self.constraint.rows, self.constraint.start = running, start
+                processors.append(self.constraint)
             if uniforms is not None:
                 processors.append(SeededSampling(uniforms[running], start, self.temperature, self.top_p))
             ids = self.model.generate(

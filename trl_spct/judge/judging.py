@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from .closing import with_closed
 from .critiques import Critique
 from .meta_scoring import Conversation
 from .orders import ORDERS, SAMPLES_PER_ROW, align_blocks, derive_seed, draw_orders, row_seed, split_blocks
@@ -26,11 +27,12 @@ from .voting import Guidance, Scores, mean_scores, weighted_vote
 
 
 NEXT_STEPS = {
-    "missing": r"no closed `\boxed{…}`: check that `template` is the one the judge was trained with",
+    "missing": r"no closed `\boxed{…}`: check that `template` is the one the judge was trained with, or set "
+    "`close_critiques`, which decodes the scores behind the text",
     "count": "not one score per response: check `template`, or lower `max_responses_per_prompt`",
     "range": "a score outside of the template's range: check `template` and `binary`",
     "value": "a score that is not a whole number: check `template`",
-    "truncated": "the token limit was reached: raise `max_new_tokens`",
+    "truncated": "the token limit was reached: raise `max_new_tokens`, or set `close_critiques`",
 }
 """What each problem of a critique means and what to do."""
 
@@ -53,6 +55,7 @@ class JudgingOptions:
     binary: bool = False
     max_responses_per_prompt: int | str | None = None
     truncation: str | bool | None = None
+    close_critiques: bool = False
 
     def __post_init__(self) -> None:
         check_whole("k", self.k, 1, "a whole number of critiques, at least 1")
@@ -161,6 +164,7 @@ class Judging:
     sample: Callable[..., list[list[Sample]]]
     meta_score: Callable[[Sequence[Conversation]], list[float]] | None = None
     meta_special_tokens: tuple[str, ...] = ()
+    close: Callable[..., list[Sample]] | None = None
 
     def __post_init__(self) -> None:
         options = self.options
@@ -279,6 +283,10 @@ class Judging:
             raise error.renumbered([request.row.number for request in requests], {}) from error.__cause__
         if (drawn := [*map(len, samples)]) != counts:
             raise ValueError(f"Found a sampler that returned {drawn} samples of the prompts; expected {counts}.")
+        if self.close is not None:
+            blocks = [request.block for request in requests]
+            asked = [(judge_template(self.template, block.binary), len(block.preference)) for block in blocks]
+            samples = with_closed(self.close, prompts, samples, asked)
         self._read(requests, samples)
 
     def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
@@ -334,6 +342,7 @@ class Judging:
             "drawn": len(critiques),
             "votes": sum(critique["counted"] for critique in critiques),
             "weight": sum(weighted[0][1]) if single else k,
+            "closed": sum(critique["closed"] for critique in critiques),
             "problems": dict(Counter(critique["problem"] for critique in critiques if critique["problem"])),
             "critiques": critiques,
             "truncated": _truncated(row),

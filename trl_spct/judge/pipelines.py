@@ -5,7 +5,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from transformers import AutoTokenizer, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .closing import close_critiques, closer_of
 from .dates import prints_date
 from .hub import pushing, upload
 from .judge_card import write_judge_card
@@ -79,6 +80,9 @@ class GRMRewardPipeline(Pipeline):
         temperature (`float`, *optional*): Defaults to 0.5 for k > 1 (paper, section 6), else to 0, greedy.
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
         max_new_tokens (`int`, *optional*): Defaults to the generation config's, else to 1024 or half of the context.
+        close_critiques (`bool`, *optional*, defaults to `False`):
+            Decode the scores alone behind critiques that ended without any or reached the token limit (not in the
+            paper), see [`~trl_spct.judge.closing.close_critiques`]. They are marked as `closed`, and vote.
         seed (`int`, *optional*): Makes all draws repeatable, in any batch. 0 under greedy decoding, else random.
         early_stopping (`str` or `float`, *optional*):
             Stop when the winner is certain (`"exact"`), or wrong with at most this probability, see
@@ -215,6 +219,7 @@ class GRMRewardPipeline(Pipeline):
             chat_template_kwargs=variables,
             sample=partial(self.sample, max_new_tokens=max_new_tokens, **sampling),
             meta_score=meta_score,
+            close=self._closer(variables) if chosen.close_critiques else None,
             meta_special_tokens=() if self.meta_rm is None else special_tokens(self.meta_rm_tokenizer),
         )
 
@@ -259,6 +264,12 @@ class GRMRewardPipeline(Pipeline):
         sampling = {"chat_template_kwargs": self.chat_template_kwargs, "batch_size": max(1, sum(counts)), **sampling}
         return sample_critiques(self.model, self.tokenizer, prompts, counts, seed, **sampling)
 
+    def _closer(self, chat_template_kwargs: Mapping[str, Any]) -> Callable[..., list[Sample]]:
+        if self.engine is None:
+            close = partial(close_critiques, self.model, self.tokenizer)
+            return partial(close, chat_template_kwargs=chat_template_kwargs)
+        return closer_of(self.engine)
+
     def __call__(  # type: ignore[override]
         self,
         inputs: Any,
@@ -284,6 +295,7 @@ class GRMRewardPipeline(Pipeline):
               in blocks the aligned means times k; `None` if no critique could be read. `means`: the same per vote.
             - `best` (`int` or `None`): a response with the highest sum, drawn from all of them (`tied`, `list[int]`).
             - `k`, `drawn`, `votes` (`int`): critiques asked for, sampled and counted; `weight`: sum of their weights.
+            - `closed` (`int`): critiques whose scores were decoded behind their text, see `close_critiques`.
             - `problems` (`dict[str, int]`): number of unreadable critiques by cause.
             - `critiques` (`list[dict]`): the fields of [`Critique`], in the order drawn. In blocks block by block, and
               the score is `None` for responses outside of the block.

@@ -37,6 +37,7 @@ class Sample:
         truncated (`bool`): Whether it reached the token limit before it ended.
         ids (`tuple[int, ...]`, *optional*): Its tokens, where the sampler knows them.
         prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft (`<think>`).
+        closed (`bool`, *optional*, defaults to `False`): Whether the scores were decoded apart from the text.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Sample:
     truncated: bool
     ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     prefilled: bool = False
+    closed: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "text", storable(self.text))
@@ -62,7 +64,7 @@ def read_sample(sample: Sample, num_responses: int, template: JudgeTemplate) -> 
     """The critique of a sample, with scores as the template asks for them; a truncated sample has none."""
     if sample.truncated:
         return Critique(sample.text, problem=TRUNCATED)
-    return template.parse(sample.text, num_responses, sample.prefilled)
+    return replace(template.parse(sample.text, num_responses, sample.prefilled), closed=sample.closed)
 
 
 class Sampler(Protocol):
@@ -308,7 +310,7 @@ def sample_critiques(
     seed = int(torch.randint(2**31, (1,))) if seed is None else seed
     encoded = _encoded(model, tokenizer, prompts, max_new_tokens, chat_template_kwargs)
     drafts = [ends_in_draft(tokenizer, ids) for ids in encoded]
-    settings = _generation_config(model, tokenizer, max_new_tokens)
+    settings = generation_settings(model, tokenizer, max_new_tokens)
     decoder = Decoder(model, settings, temperature, top_p)
     samples: list[list[Sample]] = [[] for _ in prompts]
     with (
@@ -317,7 +319,7 @@ def sample_critiques(
         evaluating(model),
         generating(model, settings),
     ):
-        for batch, prefill in _prefilled(decoder, encoded, counts, batch_size):
+        for batch, prefill in prefilled_batches(decoder, encoded, counts, batch_size):
             uniforms = _uniforms(encoded, starts, batch, seed, max_new_tokens) if temperature > 0 else None
             owners = [place for place, numbers in enumerate(batch.values()) for _ in numbers]
             completions = decoder.complete([encoded[i] for i in batch], owners, uniforms, prefill)
@@ -373,7 +375,7 @@ def _batches(order: Sequence[int], counts: Sequence[int], batch_size: int) -> It
         yield batch
 
 
-def _prefilled(
+def prefilled_batches(
     decoder: Decoder, encoded: Sequence[list[int]], counts: Sequence[int], batch_size: int
 ) -> Iterator[tuple[dict[int, range], Prefill | None]]:
     """Batches with the prefill of their prompts, which is `None` where the model cannot share (see [`can_share`])."""
@@ -403,7 +405,10 @@ def _uniforms(encoded, starts, batch: Mapping[int, range], seed: int, length: in
     return random_streams(seeds, length)
 
 
-def _generation_config(model, tokenizer, max_new_tokens: int) -> GenerationConfig:
+def generation_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
+) -> GenerationConfig:
+    """Greedy settings with the end tokens of the model and of its tokenizer."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = ends if isinstance(ends, (list, tuple)) else [ends]
     return GenerationConfig(

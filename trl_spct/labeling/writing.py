@@ -120,7 +120,7 @@ def label_report(
     """Report of a labeled dataset, JSON-like, from the summary of its pairs, the number of rows that have a best
     response, and [`score_columns`].
 
-    `unreadable` is a share of critiques, `unscored` counts rows by their most frequent cause, `score` and `confidence`
+    `unreadable` and `closed` are shares of critiques, `unscored` counts rows by their most frequent cause, `score` and `confidence`
     are means, and `ties` is a share of scored rows with n ≥ 2."""
     scores = [None if row is None else [score for score in row if score is not None] for row in columns["scores"]]
     problems, unscored = Counter[str](), Counter[str]()
@@ -129,6 +129,7 @@ def label_report(
         if values is None:
             unscored[min(causes, key=lambda cause: (-causes.count(cause), cause))] += 1
     count = sum(map(len, judgments["critiques"]))
+    closed = sum(critique["closed"] for record in judgments["critiques"] for critique in record)
     ties = [len(tied) > 1 for tied, values in zip(columns["tied"], scores, strict=True) if len(values or ()) > 1]
     return {
         "rows": {
@@ -140,6 +141,7 @@ def label_report(
         },
         "critiques": count,
         "unreadable": problems.total() / count if count else None,
+        "closed": closed / count if count else None,
         "problems": dict(sorted(problems.items())),
         "unscored": dict(sorted(unscored.items())),
         "score": mean_or_none([score for values in scores for score in values or ()]),
@@ -162,7 +164,8 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         + (f" ({rows['cut']} cut to fit)" if rows["cut"] else "")
         + (f" ({rows['shortened']} without empty responses)" if rows["shortened"] else "")
         + f" with {report['critiques']} critiques, of which {percent(report['unreadable'], ' %')} unreadable"
-        f"{causes_text(report['problems'])}",
+        f"{causes_text(report['problems'])}"
+        + (f", {percent(report['closed'], ' %')} closed" if report["closed"] else ""),
         f"rows without scores: {total(report['unscored'])}",
         f"pairs ({pairs['policy']}, margin over {pairs['min_margin']:g}): {pairs['made']}"
         + (f", mean margin {pairs['margin']:.2f}" if pairs["made"] else "")

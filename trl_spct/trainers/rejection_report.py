@@ -21,7 +21,8 @@ def rejection_report(trajectories: Dataset) -> Report:
 
     Returns:
         `dict` of JSON values: `trajectories`, `rows`; `outcomes` of unhinted ones and `hinted_outcomes`; `problems`,
-        the causes of unreadable ones; `accuracy`, the share of correct ones among the unhinted, where unreadable ones
+        the causes of unreadable ones; `closed`, those whose scores were decoded apart, and `closed_kept`;
+        `accuracy`, the share of correct ones among the unhinted, where unreadable ones
         are incorrect; `pass_rates`, rows by the number of their correct unhinted trajectories, as `"2/3"`; `remarks`,
         advice in words.
     """
@@ -39,10 +40,17 @@ def rejection_report(trajectories: Dataset) -> Report:
         "outcomes": {outcome.value: counts[False, outcome.value] for outcome in Outcome},
         "hinted_outcomes": {outcome.value: counts[True, outcome.value] for outcome in Outcome},
         "problems": dict(sorted(Counter(problem for problem in problems if problem is not None).items())),
+        **_closed(trajectories, results),
         "accuracy": correct.total() / len(unhinted) if unhinted else None,
         "pass_rates": {f"{r}/{n}": rates[r, n] for n in sorted({*sampled.values()}) for r in range(n + 1)},
     }
     return {**report, "remarks": _remarks(report)}
+
+
+def _closed(trajectories: Dataset, results: list[str]) -> dict[str, int]:
+    closed = trajectories.with_format(None)["closed"][:] if "closed" in trajectories.column_names else []
+    kept = [result for is_closed, result in zip(closed, results) if is_closed and result == Outcome.KEPT]
+    return {"closed": sum(closed), "closed_kept": len(kept)}
 
 
 def rejection_metrics(report: Report) -> dict[str, float]:
@@ -60,6 +68,7 @@ def rejection_summary(report: Report) -> str:
     return (
         f"{report['trajectories']} trajectories of {report['rows']} rows; unhinted: {counts['outcomes']}; hinted: "
         f"{counts['hinted_outcomes']}; unreadable, by cause: {counts['problems'] or 'none'}"
+        + (f"; closed: {report['closed']}, of which {report['closed_kept']} are kept" if report["closed"] else "")
     )
 
 
@@ -79,10 +88,11 @@ def _remarks(report: Report) -> list[str]:
     truncated, hinted = shares.get("problem/truncated", 0), kept[1] / max(1, sum(kept))
     unreadable = shares["unreadable"] - truncated
     advice = {
-        f"{truncated:.0%} reached the token limit: raise `max_completion_length`.": truncated > 0.1,
-        f"{unreadable:.0%} ended without readable scores: look at `problem`, and take a stronger `sampler`.": (
-            unreadable > 0.2
+        f"{truncated:.0%} reached the token limit: raise `max_completion_length` or set `close_critiques`.": (
+            truncated > 0.1
         ),
+        f"{unreadable:.0%} ended without readable scores: look at `problem`, set `close_critiques`, or take a "
+        "stronger `sampler`.": (unreadable > 0.2),
         f"{shares['too_easy']:.0%} are too easy: take harder rows.": shares["too_easy"] > 0.5,
         f"{hinted:.0%} of the kept critiques were hinted and may take short cuts: read some, and cap them with "
         "`max_hinted_share`.": hinted > 0.5,

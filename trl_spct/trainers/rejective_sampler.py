@@ -5,7 +5,7 @@ import copy
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from functools import partial
 from itertools import groupby
@@ -27,11 +27,13 @@ from ..data.instructions import instruction_rows
 from ..data.preparation import preference_of
 from ..engines import OpenAIEngine
 from ..jobs import ShardedJob, locked, rows_digest, write_json
+from ..judge.closing import close_critiques, closer_of
 from ..judge.critiques import is_draft_tag, opens_draft, without_thoughts
 from ..judge.dates import on_day
 from ..judge.generation import keep_trainable
 from ..judge.prompts import TEMPLATES, judge_messages, judge_template
 from ..judge.sampling import (
+    Sample,
     Sampler,
     context_length,
     decode_completions,
@@ -68,6 +70,7 @@ _FEATURES = {
     "problem": Value("string"),
     "completion_ids": List(Value("int32")),
     "num_tokens": Value("int64"),
+    "closed": Value("bool"),
     "outcome": Value("string"),
     "sampled_on": Value("string"),
 }
@@ -267,6 +270,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **({"chat_template_kwargs": args.variables} if args.variables else {}),
             **{name: getattr(args, name) for name in names},
             **({"sampler_chat_template_kwargs": variables} if variables else {}),
+            **({"close_critiques": True} if args.close_critiques else {}),
         }
 
     def _sampler_config(self) -> PreTrainedConfig | None:
@@ -288,13 +292,18 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             self._check_whole()
             sampler = accelerator.unwrap_model(self.model)
         variables = self.args.variables
+        closer: Callable[..., list[Sample]] | None = None
         if isinstance(sampler, torch.nn.Module):
             model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
             options: Any = {"batch_size": self.args.sampling_batch_size, "chat_template_kwargs": variables}
             sampler = partial(sample_critiques, model, tokenizer or self.judge_tokenizer, **options)
+            closer = partial(close_critiques, model, tokenizer or self.judge_tokenizer, **options)
+        elif self.args.close_critiques:
+            closer = closer_of(engine)
         collector = TrajectoryCollector(
             self.rows, sampler, self.args, self.judge_tokenizer, tokenizer, limit, self.row_numbers, variables
         )
+        collector.closer = closer if self.args.close_critiques else None
         if tokenizer is not None or limit != self.context_length:
             collector.check_rows()
 

@@ -26,6 +26,9 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
             Whether rows whose unhinted trajectories are all correct are rejected. [P]
         temperature, top_p (`float`, *optional*, defaults to `1.0`): Temperature and nucleus of the sampling. [?]
         max_completion_length (`int`, *optional*, defaults to `1024`): Longest critique in tokens. [?]
+        close_critiques (`bool`, *optional*, defaults to `False`):
+            Whether scores are decoded behind critiques that ended without any (not in the paper), so that a judge
+            that never writes scores can begin.
         sampling_batch_size (`int`, *optional*, defaults to `64`): Critiques decoded together on each device.
         rows_per_shard (`int`, *optional*, defaults to `256`):
             Rows whose trajectories are written at once; a restart repeats at most one shard per process. Processes
@@ -51,6 +54,9 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    close_critiques: bool = field(
+        default=False, metadata={"help": "Decode the scores alone behind critiques that ended without any."}
+    )
     sampling_batch_size: int = field(default=64, metadata={"help": "Critiques decoded together on each device."})
     rows_per_shard: int = field(default=256, metadata={"help": "Rows whose trajectories are written at once."})
     trajectories_dir: str | None = field(default=None, metadata={"help": "Default: `{output_dir}/trajectories`."})

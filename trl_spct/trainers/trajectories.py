@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.preparation import preference_of
 from ..jobs import rows_digest, write_json
+from ..judge.closing import with_closed
 from ..judge.outcomes import is_correct
 from ..judge.preferences import Messages
 from ..judge.prompts import hint_line, judge_messages, judge_template
@@ -33,7 +34,8 @@ REFUSED = ".refused.json"
 class TrajectoryCollector:
     """Samples the rows of a shard without and with hints, reads the scores, and applies the rejection rule.
 
-    `tokenizer`, `context_length` and `chat_template_kwargs` are the sampler's, `row_numbers` those of the user's rows.
+    `tokenizer`, `context_length` and `chat_template_kwargs` are the sampler's, `row_numbers` those of the user's rows,
+    and `closer`, if it is set, closes samples without scores.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class TrajectoryCollector:
         row_numbers: Sequence[int] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
+        self.closer: Callable[..., list[Sample]] | None = None
         self.rows, self.args, self.context_length = rows, args, context_length
         self.tokenizer, self.chat_template_kwargs = tokenizer or judge_tokenizer, chat_template_kwargs
         self.row_numbers = range(len(rows)) if row_numbers is None else row_numbers
@@ -94,6 +97,10 @@ class TrajectoryCollector:
         k, first = (1, self.args.num_generations) if hinted else (self.args.num_generations, 0)
         numbers, drop = [self.row_numbers[index] for index in prompts], self.args.invalid_rows == "drop"
         drawn = samples.draw(self.sampler, [*prompts.values()], k, self.args.seed, numbers, drop)
+        if self.closer is not None:
+            counts = [len(rows[index]["responses"]) for index in prompts]
+            asked = [(judge_template(self.args.template, binary=n == 1), n) for n in counts]
+            drawn = with_closed(self.closer, [*prompts.values()], drawn, asked)
         return [
             {**self._record(rows[index], sample), "row": index, "sample": number, "hinted": hinted}
             for index, of_row in zip(prompts, drawn, strict=True)
@@ -142,6 +149,7 @@ class TrajectoryCollector:
             "problem": critique.problem,
             "completion_ids": None if sample.ids is None else list(sample.ids),
             "num_tokens": sample.num_tokens,
+            "closed": sample.closed,
         }
 
 
