@@ -193,10 +193,14 @@ def test_an_agents_thoughts_are_not_read():
         {"role": None, "reasoning_content": "worth 10", "content": "worth 4"},
     ]
     hidden = 'Assistant calls look: {"a": "x", "b": 1}\nTool look: <think>a page</think> of tags\nAssistant: worth 4'
-    for prefilled in (False, True):
+    for thoughts in ("hide", "prefilled"):
         judge = Reader()
-        assert JudgeReward(judge, k=1, prefilled=prefilled)(["q?"], [turns]) == [4]
+        assert JudgeReward(judge, k=1, thoughts=thoughts)(["q?"], [turns]) == [4]
         assert judge.judged[0][1] == (hidden,)
+    judge = Reader()
+    JudgeReward(judge, k=1, thoughts="show")(["q?"], [turns])
+    assert "<think>worth 9</think>" in judge.judged[0][1][0]
+    assert judge.judged[0][1][0].endswith("Assistant: <think>\nworth 10\n</think>\n\nworth 4")
 
 
 def test_a_prompt_that_opens_the_answer():
@@ -223,7 +227,10 @@ def test_the_judge_does_not_read_thoughts():
     assert sorted(responses) == worth(3, 6, 8) and log["judge_reward/empty"] == 0.4
     said = [[{"role": "assistant", "content": text}] for text in thinking]
     assert JudgeReward(Reader(), k=1)(["q?"] * 5, said) == found
-    prefilled = JudgeReward(Reader(), k=1, prefilled=True)(["q?"] * 5, thinking)
+    shown = Reader()
+    JudgeReward(shown, k=1, thoughts="show")(["q?"] * 5, thinking)
+    assert sorted(shown.judged[0][1]) == sorted(thinking)
+    prefilled = JudgeReward(Reader(), k=1, thoughts="prefilled")(["q?"] * 5, thinking)
     assert prefilled == [8, 3, 1, 1, 1] == JudgeReward(Reader(), k=1)(["q?<think>\n"] * 5, thinking)
 
 
@@ -359,6 +366,7 @@ def test_what_a_server_refuses_is_no_reward_and_stops_nobody_else(batch_size):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"thoughts": "both"}, ValueError, "thoughts='both'; expected one of 'hide', 'prefilled', 'show'"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
         ({"k": 0}, ValueError, "k=0"),
         ({"order": "up"}, ValueError, "order='up'"),

@@ -26,6 +26,7 @@ from .judge.prompts import judge_template
 from .judge.sampling import TRUNCATED, Sampler, storable
 
 
+_THOUGHTS = ("hide", "prefilled", "show")
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 
 
@@ -63,9 +64,10 @@ class JudgeReward:
         meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
             As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
         k (`int`, *optional*, defaults to `4`): Critiques per group.
-        prefilled (`bool`, *optional*, defaults to `False`):
-            Whether the policy's chat template opens a draft (`<think>…</think>`). Drafts are cut off, also where a
-            completion or the end of its prompt opens one; one that was never closed has no answer and counts as empty.
+        thoughts (`str`, *optional*, defaults to `"hide"`):
+            `"hide"`: drafts (`<think>…</think>`) are cut off where a completion or the end of its prompt opens one; a
+            draft that was never closed has no answer and counts as empty. `"prefilled"`: the policy's chat template
+            opens the draft. `"show"`: drafts are judged as well.
         seed (`int`, *optional*, defaults to `0`): Seed of all draws.
         batch_size (`int`, *optional*): Groups judged together. Defaults to 8, and to all of them for an engine.
         device (`str` or [`torch.device`], *optional*): Device of the judge. Defaults to the one of the process.
@@ -84,20 +86,22 @@ class JudgeReward:
         *,
         meta_rm: PreTrainedModel | str | bool | None = "auto",
         k: int = 4,
-        prefilled: bool = False,
+        thoughts: str = "hide",
         seed: int = 0,
         batch_size: int | None = None,
         device: str | torch.device | None = None,
         name: str = "judge_reward",
         **options,
     ):
+        if thoughts not in _THOUGHTS:
+            raise ValueError(f"Found thoughts={thoughts!r}; expected one of {', '.join(map(repr, _THOUGHTS))}.")
         if isinstance(judge, GRMRewardPipeline) and meta_rm != "auto":
             raise ValueError("Found a loaded pipeline and a `meta_rm`; expected the Meta RM in the pipeline.")
         if batch_size is not None:
             check_whole("batch_size", batch_size, 1, "at least one group")
         self.__name__ = name
         self.source, self.meta_rm, self.device = judge, meta_rm, device
-        self.prefilled, self.seed, self.batch_size = prefilled, seed, batch_size
+        self.thoughts, self.seed, self.batch_size = thoughts, seed, batch_size
         self.options = {"k": k, **{option: value for option, value in options.items() if value is not None}}
         JudgingOptions(**self.options)  # refuses wrong options before it loads a judge
         self.judge.judging(**self.options)  # and then those that do not fit the judge
@@ -142,7 +146,7 @@ class JudgeReward:
         rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
         missing = [None] * len(completions)
         inputs = (prompts, reference or missing, principles or missing, completions)
-        groups = _grouped(_from_all(lambda: _read(inputs, self.prefilled)))
+        groups = _grouped(_from_all(lambda: _read(inputs, self.thoughts)))
         owned = {number: group for number, group in enumerate(groups) if group.members[0][0] == rank}
         outcomes = ChainMap(*_from_all(lambda: self._judged(owned, step, log_metric)))
         rewards: list[float | None] = [*missing]
@@ -217,7 +221,7 @@ def _outcome(group: _Group, judgment: dict[str, Any] | None, lowest: int) -> _Ou
     return {**dict(zip(group.distinct, map(float, judgment["means"]), strict=True)), **empty}, counted
 
 
-def _read(columns: tuple[Sequence[Any], ...], prefilled: bool) -> list[tuple[Preference, str]]:
+def _read(columns: tuple[Sequence[Any], ...], thoughts: str) -> list[tuple[Preference, str]]:
     """Each completion as text, with a preference that holds its query and a placeholder response."""
     read = []
     for number, (query, reference, principles, completion) in enumerate(zip(*columns, strict=True)):
@@ -226,30 +230,32 @@ def _read(columns: tuple[Sequence[Any], ...], prefilled: bool) -> list[tuple[Pre
             query = preference.query
             last = {"role": "assistant", "content": query} if isinstance(query, str) else query[-1]
             opened = last["role"] == "assistant" and opens_draft(last["content"])
-            read.append((preference, _text(completion, prefilled or opened)))
+            read.append((preference, _text(completion, thoughts == "show", thoughts == "prefilled" or opened)))
         except InvalidPreference as error:
             raise InvalidPreference(f"Completion {number}: {error}", error.cause) from None
     return read
 
 
-def _text(completion: str | Messages, prefilled: bool) -> str:
+def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> str:
     """A completion as text: the text of an assistant's message, or several turns with role names and calls."""
+
+    def answer(text: str, prefilled: bool) -> str:
+        shown = text if show_thoughts else without_thoughts(text, prefilled) or ""
+        return shown if shown == text else shown.strip()
+
     if isinstance(completion, str):
-        return storable(_answer(completion, prefilled))
+        return storable(answer(completion, prefilled))
     turns = []
     for message in completion:
         role, content = message.get("role") or "assistant", message.get("content")
         text = "" if content is None else message_text(content, "responses")
         if role.lower() == "assistant":
-            parsed = {"reasoning_content", "reasoning", "thinking"} & message.keys()
-            text = _answer(text, prefilled and not parsed)
+            parsed = [message[name] for name in ("reasoning_content", "reasoning", "thinking") if name in message]
+            text = answer(text, prefilled and not parsed)
+            if show_thoughts and any(parsed):
+                text = f"<think>\n{next(filter(None, parsed))}\n</think>\n\n{text}"
         turns.append({**message, "role": role, "content": text})
     return storable(response_text(turns))
-
-
-def _answer(text: str, prefilled: bool) -> str:
-    answer = without_thoughts(text, prefilled) or ""
-    return answer if answer == text else answer.strip()
 
 
 def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]:
