@@ -120,8 +120,8 @@ def label_report(
     """Report of a labeled dataset, JSON-like, from the summary of its pairs, the number of rows that have a best
     response, and [`score_columns`].
 
-    `unreadable` and `closed` are shares of critiques, `unscored` counts rows by their most frequent cause, `score` and `confidence`
-    are means, and `ties` is a share of scored rows with n ≥ 2."""
+    `unreadable` and `closed` are shares of critiques, `unscored` counts rows by their most frequent cause, `score` and
+    `confidence` are means, and `ties` is a share of scored rows with n ≥ 2."""
     scores = [None if row is None else [score for score in row if score is not None] for row in columns["scores"]]
     problems, unscored = Counter[str](), Counter[str]()
     for causes, values, refused in zip(columns["problems"], scores, judgments["refused"], strict=True):
@@ -129,7 +129,7 @@ def label_report(
         if values is None:
             unscored[min(causes, key=lambda cause: (-causes.count(cause), cause))] += 1
     count = sum(map(len, judgments["critiques"]))
-    closed = sum(critique["closed"] for record in judgments["critiques"] for critique in record)
+    closed = sum(bool(critique["closed"]) for record in judgments["critiques"] for critique in record)
     ties = [len(tied) > 1 for tied, values in zip(columns["tied"], scores, strict=True) if len(values or ()) > 1]
     return {
         "rows": {
