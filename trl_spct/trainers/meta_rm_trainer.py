@@ -19,7 +19,7 @@ from trl.trainer.utils import create_model_from_path, global_then_local_main_fir
 from ..cards import PAPER, JudgeCards
 from ..evaluation.statistics import calibration_error, roc_auc
 from ..jobs import locked, write_json
-from ..judge.generation import keep_trainable
+from ..judge.generation import base_model, keep_trainable
 from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from ..judge.preferences import InvalidPreference, Preference
@@ -129,7 +129,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             with suppress_seqcls_warning():
                 model = create_model_from_path(model, MetaRMForSequenceClassification, **options)
             args.model_init_kwargs = None  # `RewardTrainer` would warn that they are ignored
-        base = as_meta_rm(unwrapped(model))
+        base = as_meta_rm(base_model(model))
         keep_trainable(base)
         super().__init__(
             model=model,
@@ -222,13 +222,13 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         model = self.accelerator.unwrap_model(self.model)
         folder = output_dir or self.args.output_dir
         if is_peft_model(model) and self.args.should_save and folder:  # an adapter is saved without the config
-            write_json(Path(folder, EXTRAS_NAME), unwrapped(model).config.meta_rm)
+            write_json(Path(folder, EXTRAS_NAME), base_model(model).config.meta_rm)
 
     def card_facts(self) -> dict[str, Any]:
         facts = {**super().card_facts(), **self.balance}
         if self.args.pos_weight is not None:
             facts["weight of a correct critique"] = f"{self.args.pos_weight:.3g}"
-        facts["guidance"] = str(Guidance.of(unwrapped(self.model).config.meta_rm))
+        facts["guidance"] = str(Guidance.of(base_model(self.model).config.meta_rm))
         return facts
 
     def card_results(self) -> dict[str, str]:
@@ -301,11 +301,6 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
         "ece": calibration_error(logits, positive),
         "positive_share": float(positive.mean()),
     }
-
-
-def unwrapped(model: Any) -> PreTrainedModel:
-    """The Meta RM under an adapter."""
-    return model.get_base_model() if is_peft_model(model) else model
 
 
 def _check_head_is_trained(peft_config: Any | None) -> None:

@@ -1,8 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Guards for overrides of private methods of TRL's trainers: where TRL has changed them, its own run.
-
-[`~trl.RewardTrainer`]'s read pairs alone; a Meta RM is then not trained.
-"""
+"""Guards for overrides of private methods of TRL's trainers, for versions of TRL that have changed them."""
 
 import inspect
 import logging
@@ -65,7 +62,7 @@ def changed(name: str, trainer: Any = None) -> str | None:
 def overrides_trl(override: Callable) -> Callable:
     """Decorates the override of a method in `OVERRIDES`: where that has changed, TRL's own runs, as is logged once.
 
-    Raises a `RuntimeError` in place of [`~trl.RewardTrainer`]'s.
+    [`~trl.RewardTrainer`]'s methods read pairs alone: where they have changed, a `RuntimeError` is raised.
     """
     name = override.__name__
     effect, owner = OVERRIDES[name].effect, OVERRIDES[name].trainer
