@@ -241,10 +241,13 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if self.trajectories is None:
             return {}
         report = self.report = self.report or rejection_report(self.trajectories)
+        sampler = name_of(self._samples_with)
+        if os.path.isdir(sampler) or not is_repo_id(sampler):
+            sampler = Path(sampler).name or "the judge, made in memory"
         return {
             "preference rows": report["rows"],
             "trajectories": report["trajectories"],
-            **({} if self.rows is None else {"sampled by": _public_name(self._samples_with)}),
+            **({} if self.rows is None else {"sampled by": sampler}),
             "unhinted, by outcome": counts_text(report["outcomes"]),
             "hinted, by outcome": counts_text(report["hinted_outcomes"]),
             "unreadable, by cause": counts_text(report["problems"]) or "none",
@@ -479,11 +482,3 @@ def _check_draft(row: int, text: str, prefilled: bool) -> None:
         f"{'opens a draft' if prefilled else 'opens no draft'}, and the critique {difference}. Take a `sampler` with "
         "the judge's chat template, or change it (`chat_template_kwargs`, `chat_template_path`)."
     )
-
-
-def _public_name(sampler: Any) -> str:
-    """Name of a sampler without its place on this machine."""
-    name = name_of(sampler)
-    if not name:
-        return "the judge, made in memory"
-    return name if is_repo_id(name) and not os.path.isdir(name) else Path(name).name
