@@ -27,7 +27,6 @@ SHARED_TOKENS = 1024
 """Tokens of copied prompts from which on completions attend to one copy, which costs more for fewer."""
 
 _PROBE_PROMPT, _PROBE_COMPLETION = 32, 16
-_UNSHARED_LOSSES = ("bnpo",)
 _SAMPLING_OPTIONS = frozenset({"temperature", "top_p", "top_k", "min_p"})
 _AS_TRL = OVERRIDES["_get_per_token_logps_and_entropies"].effect
 
@@ -154,7 +153,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         return (
             generation > 1
             and (accumulation % generation == 0 or generation % accumulation == 0)
-            and self.loss_type not in _UNSHARED_LOSSES
+            and self.loss_type != "bnpo"
             and self.top_entropy_quantile == 1.0
             and not self._entropy_bonus_enabled
             and self._may_pack(self.model)
@@ -234,8 +233,8 @@ def group_uniforms(
 ) -> torch.Tensor:
     """Random numbers in [0, 1) of shape `(completions, length)`, a stream for each completion.
 
-    A stream follows from the seed, the prompt and the completion's number in its group, which may lie in several
-    processes; a prompt that comes again is another group.
+    A stream follows from the seed, the prompt and the completion's number in its group, over all processes; a prompt
+    that comes again is another group.
     """
     first = process_index * len(prompt_ids)
     seeds = []

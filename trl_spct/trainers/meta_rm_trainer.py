@@ -51,7 +51,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
     metrics: `accuracy` and `positive_share` in training; in evaluation also `roc_auc` and `ece`, over the whole set.
 
     ```python
-    >>> from datasets import load_dataset
     >>> from trl_spct import MetaRMTrainer, MetaRMTrainingConfig
 
     >>> trainer = MetaRMTrainer(

@@ -74,8 +74,6 @@ _FEATURES = {
     "outcome": Value("string"),
     "sampled_on": Value("string"),
 }
-
-
 _TAG = re.compile(r"[<\[◁][^\s<>\[\]◁▷]+[>\]▷]")
 
 
@@ -232,9 +230,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             self.log({f"rft/trained_on/{name}": count for name, count in self.mixture.items()})
             output = super().train(*args, **kwargs)
         self.report = self.report or rejection_report(trajectories)
-        logger.info(
-            f"Fine-tuned on {counts_text(self.mixture)} of {rejection_summary(self.report)}", main_process_only=True
-        )
+        summary = f"Fine-tuned on {counts_text(self.mixture)} of {rejection_summary(self.report)}"
+        logger.info(summary, main_process_only=True)
         return output
 
     def card_facts(self) -> dict[str, Any]:
@@ -394,7 +391,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return tail if {tokenizer.eos_token_id, *ends}.intersection(tail) else [tokenizer.eos_token_id]
 
     def _report(self, trajectories: Dataset, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.report = rejection_report(trajectories)
+        args, self.report = self.args, rejection_report(trajectories)
         self.log(rejection_metrics(self.report))
         logger.info(rejection_summary(self.report), main_process_only=True)
         if refused := count_refused(folder):
@@ -403,23 +400,19 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if self.accelerator.is_main_process:
             write_json(folder / "rejection.json", self.report)
             write_trajectories_card(folder, self.report, settings)
-            if self.args.trajectories_hub_repo is not None:
+            if args.trajectories_hub_repo is not None:
                 with self.tolerating_push_errors():
-                    push_trajectories(
-                        folder, self.args.trajectories_hub_repo, self.args.hub_private_repo, self.args.hub_token
-                    )
+                    push_trajectories(folder, args.trajectories_hub_repo, args.hub_private_repo, args.hub_token)
         for remark in self.report["remarks"]:
             logger.warning(remark, main_process_only=True)
 
     def _training_rows(self, trajectories: Dataset) -> tuple[Dataset, Dataset | None]:
         """The kept trajectories, and the general data to mix in."""
-        columns = trajectories.select_columns(["row", "hinted", "outcome"]).to_dict()
-        kept = cap_hinted(
-            columns["row"], columns["hinted"], columns["outcome"], self.args.max_hinted_share, self.args.seed
-        )
+        rows, hinted, outcomes = (trajectories.with_format(None)[name][:] for name in ("row", "hinted", "outcome"))
+        kept = cap_hinted(rows, hinted, outcomes, self.args.max_hinted_share, self.args.seed)
         if not kept:
             raise NothingKeptError(
-                f"No trajectory was kept out of {len(trajectories)} ({dict(Counter(columns['outcome']))}). If most "
+                f"No trajectory was kept out of {len(trajectories)} ({dict(Counter(outcomes))}). If most "
                 "are unreadable, raise `max_completion_length` or let a stronger `sampler` sample; if most are "
                 "incorrect, set `hint='all'` or take an easier dataset; if most are too easy, take a harder one or "
                 "set `reject_too_easy=False`; if all kept ones were hinted, raise `max_hinted_share`."

@@ -83,10 +83,7 @@ def shared_prefix_attention(
     sliding_window: int | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed row, of shape `(1, tokens, heads, head_dim)`; called by a model under [`attending`].
-
-    The mask is not used: the layout says who sees whom.
-    """
+    """Attention of a packed row, of shape `(1, tokens, heads, head_dim)`, by the layout in place of the mask."""
     if shared_prefix is None:
         raise RuntimeError(
             f"Found no layout in the call of the attention implementation {SHARED_PREFIX!r}, which serves "
