@@ -121,8 +121,7 @@ class JudgeReward:
         if (self.judge.engine is None or self.judge.meta_rm is not None) and (loaded or self.device is None):
             raise ValueError(
                 "Found a judge or a Meta RM in this process, which is not sent to another one; expected a judge on a "
-                "server, `AsyncJudgeReward(OpenAIEngine(…))`, or a path with the `device` to load it to there. The "
-                "workers of TRL's AsyncGRPOTrainer see no GPU, and judge on a CPU slowly."
+                "server, `AsyncJudgeReward(OpenAIEngine(…))`, or a path with the `device` to load it to there."
             )
         return {name: value for name, value in vars(self).items() if loaded or name != "judge"}
 
@@ -182,10 +181,7 @@ class JudgeReward:
 
 
 class AsyncJudgeReward(JudgeReward):
-    """A [`JudgeReward`] that TRL awaits: it judges over a server while other asynchronous rewards are computed.
-
-    With several processes several judges take turns. Arguments as for [`JudgeReward`].
-    """
+    """A [`JudgeReward`] that TRL awaits: it judges over a server while other asynchronous rewards are computed."""
 
     async def __call__(self, *args, **kwargs) -> list[float | None]:  # type: ignore[override]
         turns = _IN_TURN if PartialState().num_processes > 1 else None

@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from ..judge.prompts import judge_template
-from ..judge.sampling import Sample, derive_seed, read_sample, sample_critiques
+from ..judge.sampling import derive_seed, read_sample, sample_critiques
 from .loading import load_sampler, rows_for, with_template
 from .rejection import Outcome, Trajectory, select_trajectories
 
@@ -21,16 +21,9 @@ logger = logging.getLogger(__name__)
 SAMPLES = 3
 """Critiques per row: the paper removes what DeepSeek-V2-Lite-Chat gets right 3 of 3 times [P]."""
 
-_NUMBER = "row_number"
-
 
 def without_too_easy(
-    rows: Dataset,
-    sampler: Callable[..., list[list[Sample]]],
-    k: int = SAMPLES,
-    template: str = "paper",
-    seed: int = 0,
-    name: str = "rows",
+    rows: Dataset, sampler: Callable, k: int = SAMPLES, template: str = "paper", seed: int = 0, name: str = "rows"
 ) -> Dataset:
     """Removes the rows whose k critiques are all correct, by the rule of [`~trl_spct.select_trajectories`].
 
@@ -68,7 +61,7 @@ def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
     """
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)
-    numbered = dataset.add_column(_NUMBER, list(range(len(dataset))))
+    numbered = dataset.add_column("row_number", list(range(len(dataset))))
     rows = rows_for(numbered, tokenizer, args, model.config, "train_dataset").dataset
     sampler = partial(
         sample_critiques,
@@ -81,4 +74,4 @@ def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
         progress="Rows without signal",
     )
     kept = without_too_easy(rows, sampler, template=args.template, seed=args.seed, name="train_dataset")
-    return dataset.select(kept[_NUMBER])
+    return dataset.select(kept["row_number"])

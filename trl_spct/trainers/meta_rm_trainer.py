@@ -140,9 +140,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         )
         args.model_init_kwargs = init_kwargs
         if kwargs.get("data_collator") is None:
-            self.data_collator = DataCollatorWithPadding(
-                self.processing_class, pad_to_multiple_of=args.pad_to_multiple_of
-            )
+            multiple = args.pad_to_multiple_of
+            self.data_collator = DataCollatorWithPadding(self.processing_class, pad_to_multiple_of=multiple)
         base.config.meta_rm = {**base.config.meta_rm, "tokenizer": tokenizer_digest(self.processing_class)}
         base.config.meta_rm["chat_template_kwargs"] = args.variables
         template = args.template or described(base.config).get("template")

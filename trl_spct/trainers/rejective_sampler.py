@@ -289,7 +289,11 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if isinstance(sampler, str):
             sampler, tokenizer = load_sampler(sampler, self.args)
         elif sampler is None:
-            self._check_whole()
+            if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
+                raise RuntimeError(
+                    "Found FSDP or ZeRO-3, under which the model is whole on no device; expected trajectories, or "
+                    "another `sampler`. Call `collect()` in a job without sharding and with the same configuration."
+                )
             sampler = accelerator.unwrap_model(self.model)
         variables = self.args.variables
         closer: Callable[..., list[Sample]] | None = None
@@ -314,14 +318,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         with tqdm(total=len(self.rows), desc="Sampling", unit="row", disable=self.args.disable_tqdm) as bar:
             for rows in job.run(work, accelerator.process_index, accelerator.num_processes, concurrency):
                 bar.update(len(rows) * accelerator.num_processes)
-
-    def _check_whole(self) -> None:
-        if self.is_fsdp_enabled or (self.is_deepspeed_enabled and self.args.deepspeed_plugin.zero_stage == 3):
-            raise RuntimeError(
-                "Found FSDP or ZeRO-3, under which the model is not whole on any device before it trains; expected "
-                "trajectories, or another `sampler`. Call `collect()` in a job without sharding and with the same "
-                "configuration; this one finds its trajectories."
-            )
 
     def _prepared(self, rows: Dataset, packing: bool, name: str, general: Dataset | None = None) -> Dataset:
         """Trajectories and general data as [`~trl.SFTTrainer`] trains on them."""

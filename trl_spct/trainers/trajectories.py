@@ -76,7 +76,10 @@ class TrajectoryCollector:
         samples = _Samples(path.with_suffix(".samples.partial"))
         try:
             records = self._sample(samples, rows, {index: self._prompt(row) for index, row in rows.items()})
-            hinted = {i: self._hinted_prompt(rows[i]) for i in self._rows_to_hint(rows, records)}
+            sampled = {record["row"] for record in records}
+            solved = {record["row"] for record in records if is_correct(record["scores"], record["labels"])}
+            chosen = {"none": set(), "failed": sampled - solved, "all": sampled}[self.args.hint]
+            hinted = {index: self._hinted_prompt(row) for index, row in rows.items() if index in chosen}
             records += self._sample(samples, rows, self._fitting(hinted), hinted=True)
         except (RuntimeError, ValueError, OSError) as error:
             samples.write()
@@ -106,12 +109,6 @@ class TrajectoryCollector:
             for index, of_row in zip(prompts, drawn, strict=True)
             for number, sample in enumerate(of_row, first)
         ]
-
-    def _rows_to_hint(self, rows: Mapping[int, Any], records: Sequence[Mapping[str, Any]]) -> list[int]:
-        sampled = {record["row"] for record in records}
-        solved = {record["row"] for record in records if is_correct(record["scores"], record["labels"])}
-        hinted = {"none": set(), "failed": sampled - solved, "all": sampled}[self.args.hint]
-        return [index for index in rows if index in hinted]
 
     def _prompt(self, row: Mapping[str, Any]) -> Messages:
         if self._fence is None:
