@@ -4,7 +4,6 @@
 import errno
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -171,10 +170,10 @@ def test_when_one_of_several_shards_fails_the_others_are_kept_and_no_more_are_be
 def test_records_are_mapped_from_disk_and_follow_the_shards(tmp_path):
     list(job(tmp_path).run(records))
     stored = job(tmp_path).read()
-    (arrow,) = (tmp_path / ".cache" / "huggingface").glob("*.arrow")
+    (arrow,) = (tmp_path / ".cache" / "huggingface").rglob("*.arrow")
     assert [file["filename"] for file in stored.cache_files] == [str(arrow)]
     job(tmp_path).read()
-    assert list(arrow.parent.glob("*.arrow")) == [arrow], "made once"
+    assert list((tmp_path / ".cache").rglob("*.arrow")) == [arrow], "made once"
     (tmp_path / "shard-00001.parquet").unlink()
     list(job(tmp_path).run(lambda rows: [{**record, "text": "again"} for record in records(rows)]))
     assert job(tmp_path).read()["text"][2:7] == ["é2\n", "again", "again", "again", "é6\n"]
@@ -225,9 +224,7 @@ def test_a_run_that_wrote_nothing_does_not_claim_its_folder(tmp_path):
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     def second(rows):
-        since = r"since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
-        holder = f"in use by process {os.getpid()} on {socket.gethostname()} {since}"
-        with pytest.raises(FolderInUseError, match=f"{holder}; .* Wait for that run, stop it, or choose another"):
+        with pytest.raises(FolderInUseError, match="in use by another run; .* Wait for that run, stop it, or choose"):
             list(job(tmp_path).run(lambda rows: pytest.fail("worked")))
         return records(rows)
 
@@ -242,13 +239,10 @@ def test_a_failing_run_releases_its_folder(tmp_path):
         pass
 
 
-@pytest.mark.parametrize(("held", "wanted"), [((1, 2), (1, 2)), ((1, 2), (0, 1)), ((3, 4), (1, 2)), ((0, 1), (0, 8))])
-def test_runs_with_different_numbers_of_processes(held, wanted, tmp_path):
-    with locked(tmp_path, *held):
-        with pytest.raises(FolderInUseError), locked(tmp_path, *wanted):
+def test_the_processes_of_one_run_share_a_folder(tmp_path):
+    with locked(tmp_path), locked(tmp_path, 1), locked(tmp_path, 2):
+        with pytest.raises(FolderInUseError), locked(tmp_path):
             pass
-    with locked(tmp_path, 0, 2), locked(tmp_path, 1, 2):
-        pass
 
 
 HOLDER = """
@@ -264,7 +258,7 @@ with locked(sys.argv[1]):
 def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(FolderInUseError, match=f"process {holder.pid} on "), locked(tmp_path):
+    with pytest.raises(FolderInUseError, match="in use by another run"), locked(tmp_path):
         pass
     holder.kill()
     holder.wait()
@@ -287,14 +281,6 @@ def test_a_folder_that_cannot_be_locked(tmp_path, monkeypatch, caplog):
 def test_a_lock_of_a_trainers_folder_is_not_pushed(tmp_path):
     """It is in the folder that `upload_folder` leaves out."""
     (tmp_path / "config.json").write_text("{}")
-    with locked(tmp_path, 1, 2), locked(tmp_path, 0, 2):
+    with locked(tmp_path, 1), locked(tmp_path):
         paths = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
         assert [*filter_repo_objects(paths, ignore_patterns=DEFAULT_IGNORE_PATTERNS)] == ["config.json"]
-
-
-def test_a_holder_that_has_not_described_itself(tmp_path):
-    with locked(tmp_path):
-        (description,) = tmp_path.rglob("0.json")
-        description.unlink()
-        with pytest.raises(FolderInUseError, match="in use by another process;"), locked(tmp_path):
-            pass

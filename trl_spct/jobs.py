@@ -5,16 +5,14 @@ import hashlib
 import json
 import logging
 import os
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from datetime import UTC, date, datetime
+from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
@@ -60,46 +58,31 @@ def rows_digest(rows: Iterable[Any]) -> str:
 
 
 @contextmanager
-def locked(folder: str | os.PathLike, process_index: int = 0, num_processes: int = 1) -> Iterator[None]:
-    """Holds the exclusive right to write into a folder, which is created if it does not exist.
+def locked(folder: str | os.PathLike, process_index: int = 0) -> Iterator[None]:
+    """Holds the exclusive right of a run to write into a folder, which is created if it does not exist.
 
-    The processes of one run hold a lock each. The operating system releases the locks of a process that dies.
+    The first process of the run takes the lock. The operating system releases that of a process that dies.
 
     Raises:
-        [`FolderInUseError`]: if a process of another run holds a lock of the folder, with its pid and host.
+        [`FolderInUseError`]: if another run holds it.
     """
-    locks = Path(folder, _CACHE, "locks")
-    locks.mkdir(parents=True, exist_ok=True)
-    for path in locks.glob("*.lock"):
-        if int(path.stem) >= num_processes:  # of a run with more processes
-            _acquire(folder, path).release()
-    lock = _acquire(folder, locks / f"{process_index}.lock")
+    path = Path(folder, _CACHE, "run.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0, thread_local=False)
     try:
-        since = datetime.now(UTC).isoformat("T", "seconds")
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        write_json(locks / f"{process_index}.json", holder)
+        if process_index == 0:
+            lock.acquire()
+    except Timeout:
+        raise FolderInUseError(
+            f"{folder} is in use by another run; expected one at a time. Wait for that run, stop it, or choose "
+            "another output folder."
+        ) from None
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): nothing keeps another run from writing into it.", folder, error)
+    try:
         yield
     finally:
         lock.release()
-
-
-def _acquire(folder: str | os.PathLike, path: Path) -> FileLock:
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-        return lock
-    except Timeout:
-        holder = "another process"
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s): nothing keeps another run from writing into it.", folder, error)
-        return lock
-    with suppress(OSError, ValueError, KeyError):  # acquired, and not described yet
-        described = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        holder = "process {pid} on {host} since {since}".format_map(described)
-    raise FolderInUseError(
-        f"{folder} is in use by {holder}; expected one run at a time. Wait for that run, stop it, or choose another "
-        "output folder."
-    )
 
 
 def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool:
@@ -205,7 +188,7 @@ class ShardedJob:
                 raise
             return rows
 
-        with locked(self.folder, process_index, num_processes):
+        with locked(self.folder, process_index):
             for partial in self.folder.glob(".*.partial") if num_processes == 1 else ():
                 partial.unlink()  # left by a start that was killed while it wrote
             claim_folder(self.folder, self.settings)
@@ -225,21 +208,9 @@ class ShardedJob:
         """All records in the order of the rows, mapped into memory. Every process may read once all have written."""
         if not self.shards:
             return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
-        paths = [path for path, _ in self.shards]
-        stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in paths for stat in (path.stat(),)]
-        digest = hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()  # changes with any shard
-        arrow = self.folder / _CACHE / f"{digest}.arrow"
-        if not arrow.exists():
-            arrow.parent.mkdir(parents=True, exist_ok=True)
-            schema = self.features.arrow_schema
-            with (
-                in_one_step(arrow) as partial,
-                pa.OSFile(str(partial), "wb") as file,
-                pa.ipc.new_stream(file, schema) as writer,
-            ):
-                for path in paths:
-                    writer.write_table(pq.read_table(path).cast(schema))
-        return Dataset.from_file(str(arrow))
+        paths = [str(path) for path, _ in self.shards]
+        options = {"cache_dir": str(self.folder / _CACHE), "batch_size": 1000}  # an empty shard has no size of its own
+        return Dataset.from_parquet(paths, features=self.features, **options)
 
 
 def _write(path: Path, records: list[dict[str, Any]], features: Features) -> None:

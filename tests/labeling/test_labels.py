@@ -1005,7 +1005,7 @@ def test_a_guidance_needs_a_meta_rm(judges, tmp_path, no_cache):
 
 def test_one_run_writes_into_a_folder(judge, tmp_path):
     rows = prepare_rows(rows_of(2))
-    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by another run"):
         collected(judge, rows, tmp_path)
     assert len(collected(judge, rows, tmp_path)) == 2
 

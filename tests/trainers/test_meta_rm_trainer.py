@@ -326,7 +326,7 @@ def test_variables_of_the_chat_template_are_used_and_stored(judge, tmp_path):
 
 def test_two_runs_do_not_train_into_one_folder(judge, tmp_path):
     trainer = trainer_of(judge, tmp_path, max_steps=1)
-    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by another run"):
         trainer.train()
     trainer.train()
 

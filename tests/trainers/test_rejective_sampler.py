@@ -1260,7 +1260,7 @@ def test_two_runs_do_not_train_into_one_folder(collected, judge, tmp_path):
     trainer = trainer_of(tmp_path / "own", judge, changes=changes)
     trainer.train()
     trainer = trainer_of(tmp_path, judge, rows=collected[0])
-    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by another run"):
         trainer.train()
     trainer.train()
 

@@ -313,7 +313,7 @@ def test_variables_of_the_chat_template_reach_every_prompt(judge, tmp_path):
 
 def test_two_runs_do_not_train_into_one_folder(judge, tmp_path):
     trainer = trainer_of(tmp_path, judge, {"max_steps": 1})
-    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by process"):
+    with locked(tmp_path), pytest.raises(FolderInUseError, match="in use by another run"):
         trainer.train()
     trainer.train()
 

@@ -212,7 +212,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def train(self, *args, **kwargs):
-        with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
+        with locked(self.args.output_dir, self.accelerator.process_index):
             return super().train(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -222,7 +222,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
         """
         trajectories = self.trajectories or self.collect()
-        with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
+        with locked(self.args.output_dir, self.accelerator.process_index):
             kept, general = self._training_rows(trajectories)
             num_general = 0 if general is None else len(general)
             self.mixture = {"trajectories": len(kept), "hinted": sum(kept["hinted"]), "general": num_general}

@@ -122,7 +122,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self.add_callback(CollapseAlarms())
 
     def train(self, *args, **kwargs):
-        with locked(self.args.output_dir, self.accelerator.process_index, self.accelerator.num_processes):
+        with locked(self.args.output_dir, self.accelerator.process_index):
             return super().train(*args, **kwargs)
 
     @overrides_trl
