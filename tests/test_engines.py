@@ -348,7 +348,7 @@ def test_greedy_asks_once(serve):
     assert {body["temperature"] for body in server.bodies} == {0}
 
 
-def test_truncation(serve, caplog):
+def test_truncation(serve):
     reasons = {0: "stop", 1: "length"}
 
     def answer(path, body, number):
@@ -356,9 +356,6 @@ def test_truncation(serve, caplog):
 
     engine = engine_of(serve(answer))
     assert [s.truncated for s in engine(PROMPTS[:1], 2, 0, max_new_tokens=5)[0]] == [False, True]
-    assert not caplog.records
-    engine(PROMPTS[:1], 2, 0, max_new_tokens=6)
-    assert "cut 1 completions after 5 to 5 tokens of the 6 that were requested" in caplog.text
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
@@ -892,7 +889,7 @@ def test_a_client_of_ones_own(serve):
     assert engine(PROMPTS[:2], 2, 7) == engine_of(serve(), dialect="openai")(PROMPTS[:2], 2, 7)
     path = "/openai/deployments/judge/chat/completions?api-version=2026-01-01"
     assert [p for p, _ in server.requests] == [path] * 4 and server.headers[0]["api-key"] == "secret"
-    with pytest.raises(TypeError, match="expected a callable that returns a client"):
+    with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(engine)
     with pytest.raises(ValueError, match="expected the client to have them"):
         OpenAIEngine(client=client, api_key="secret")

@@ -2,7 +2,6 @@
 """Sampling on a server: the contract of [`sample_critiques`] over vLLM or any other OpenAI-compatible server."""
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +22,9 @@ from .judge.sampling import (
     EngineError,
     PromptRefusedError,
     Sample,
-    check_lengths,
     check_sampling,
     derive_seed,
-    encode_prompts,
+    encode_checked,
     ends_in_draft,
     per_prompt,
     special_tokens,
@@ -46,9 +44,6 @@ from .server_answers import (
 
 if TYPE_CHECKING:
     import openai
-
-
-logger = logging.getLogger(__name__)
 
 
 LOCAL = "http://localhost:8000/v1"
@@ -74,15 +69,13 @@ class OpenAIEngine:
     - **Prompts.** With a `tokenizer` they are rendered here and sent as token ids to `/completions`. Without one they
       are sent as messages to `/chat/completions`, and cannot be fenced against the server's special tokens: a hostile
       response may end its turn. Pass the tokenizer wherever the server takes token ids.
-    - **Seeds.** Every request has a seed made from `seed`, the prompt and the number of its first sample, and of
-      nothing else. vLLM draws sample j of a request with its seed + j, so that samples do not depend on how they are
-      split over calls with `first`. Whether the same seed gives the same text is up to the server.
+    - **Seeds.** That of a request is made from `seed`, the prompt and the number of its first sample alone. vLLM draws
+      sample j of a request with its seed + j. Whether the same seed gives the same text is up to the server.
     - **Completions** are the message's `content` without `reasoning_content`, or its `refusal`. `num_tokens` is the
-      number of token ids that vLLM returns, or the usage of a request for one sample, reasoning included; else the
-      tokenizer's count, or an estimate of one token per four bytes.
-    - **Failures.** The client retries connection errors and the statuses 408, 409, 429 and 5xx; an answer without
-      whole completions is requested again as often. A prompt that the server refuses (content filter, context length,
-      another 400, 413 or 422) does not stop the others. After any other failure no further request is started.
+      number of token ids, the usage of a request for one sample, the tokenizer's count, or a quarter of the bytes.
+    - **Failures.** Connection errors, the statuses 408, 409, 429 and 5xx, and answers without whole completions are
+      tried again. A prompt that the server refuses (content filter, context length, another 400, 413 or 422) does not
+      stop the others. After any other failure no further request is started.
 
     Args:
         model (`str`, *optional*): Name of the model on the server; its only one by default.
@@ -92,11 +85,11 @@ class OpenAIEngine:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `str`, *optional*):
             The model's, with a chat template; or its path or Hub id.
         client (`openai.OpenAI`, or a callable that returns one, *optional*):
-            Client to use instead of one made from `base_url`, `api_key`, `max_retries` and `timeout`, for instance an
-            `openai.AzureOpenAI`. Only an engine with a callable can be pickled.
+            Instead of one made from `base_url`, `api_key`, `max_retries` and `timeout`, for instance an
+            `openai.AzureOpenAI`. To pickle the engine, pass a callable.
         dialect (`str`, *optional*, defaults to `"vllm"`):
-            `"vllm"` asks for all samples of a prompt in one request, and turns off the generation config of the
-            server's model with fields that are vLLM's own. `"openai"` sends one request per sample without them.
+            `"vllm"` asks for all samples of a prompt in one request, with fields of vLLM's own that turn off the
+            generation config of the server's model. `"openai"` sends one request per sample without them.
         chat_template_kwargs (mapping, *optional*):
             Variables of the chat template, for instance `{"enable_thinking": False}`; by default those in the judge's
             repository. Used here with a `tokenizer`, else sent to the server.
@@ -154,11 +147,6 @@ class OpenAIEngine:
         self._slots = threading.BoundedSemaphore(max_concurrent_requests)
 
     def __getstate__(self) -> dict[str, Any]:
-        if not callable(self._source):
-            raise TypeError(
-                "Found an engine with a client, which holds open connections; expected a callable that returns a "
-                "client, such as `client=partial(openai.AzureOpenAI, azure_endpoint=...)`, to pickle the engine."
-            )
         return {**self.__dict__, "_client": None, "_slots": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -190,8 +178,8 @@ class OpenAIEngine:
 
     @property
     def grm(self) -> dict[str, Any] | None:
-        """The template that the judge was trained with, from its repository or folder, which is that of the tokenizer
-        or the model's name; `None` if it is not known."""
+        """The template that the judge was trained with, from the repository or folder of the tokenizer or the model;
+        `None` if it is not known."""
         return {k: v for k, v in self._stored.items() if k in ("template", "template_digests")} or None
 
     @cached_property
@@ -225,17 +213,9 @@ class OpenAIEngine:
         max_new_tokens: int = 1024,
         first: int | Sequence[int] = 0,
     ) -> list[list[Sample]]:
-        """Samples k completions of each prompt. Blocks, in any thread and inside a running event loop alike.
+        """Samples k completions of each prompt, with the arguments of [`~trl_spct.judge.sampling.sample_critiques`].
 
-        Args:
-            prompts, k, seed, top_p, max_new_tokens: As for [`~trl_spct.judge.sampling.sample_critiques`].
-            temperature (`float`, *optional*, defaults to `0.5`):
-                `0` decodes greedily: once per prompt, and all k samples are that one. No top-k is applied.
-            first (`int` or sequence of `int`, *optional*, defaults to `0`):
-                Number of the first sample of each prompt, with which a later call continues an earlier one.
-
-        Returns:
-            `list[list[Sample]]`: k samples for each prompt, in order.
+        Blocks, in any thread and inside a running event loop alike. A greedy completion is requested once per prompt.
 
         Raises:
             [`~trl_spct.judge.sampling.PromptTooLongError`]: before anything is sent, if the context is known.
@@ -270,7 +250,6 @@ class OpenAIEngine:
             requests += [_Request(row, offset, size, copies) for offset in range(0, count, size * copies)]
         call = _Call(send, requests, counts, self._slots)
         call.run(min(self.max_concurrent_requests, len(requests)))
-        self._warn_of_early_ends(call.samples, max_new_tokens)
         if (error := call.error()) is not None:
             raise error
         return list(call.completed().values())
@@ -311,20 +290,9 @@ class OpenAIEngine:
         if self.tokenizer is None:
             variables = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
             return "/chat/completions", [{"messages": prompt, **variables} for prompt in prompts]
-        encoded = encode_prompts(self.tokenizer, prompts, self.chat_template_kwargs)
-        if not all(encoded):
-            raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
-        check_lengths([len(ids) for ids in encoded], max_new_tokens, self.context_length, "Prompt")
+        options = (max_new_tokens, self.context_length, self.chat_template_kwargs)
+        encoded = encode_checked(self.tokenizer, prompts, *options)
         return "/completions", [{"prompt": ids} for ids in encoded]
-
-    def _warn_of_early_ends(self, samples: Sequence[Sequence[Sample | None]], max_new_tokens: int) -> None:
-        lengths = [sample.num_tokens for drawn in samples for sample in drawn if sample and sample.truncated]
-        if ends := [length for length in lengths if length < max_new_tokens]:
-            logger.warning(
-                "%s cut %d completions after %d to %d tokens of the %d that were requested: the server has a limit of "
-                "its own. They count as truncated.",
-                *(self.base_url, len(ends), min(ends), max(ends), max_new_tokens),
-            )
 
     @cached_property
     def _served(self) -> dict[str, Any]:
@@ -432,22 +400,19 @@ class _Call:
             self._stopping.set()
 
     def _work(self) -> None:
-        with suppress(Empty):
-            while not self._stopping.is_set():
+        while not (self._stopping.is_set() or self._pending.empty()):
+            with suppress(Empty), self.slots:
                 request = self._pending.get_nowait()
-                with self.slots:
-                    if not self._stopping.is_set() and request.row not in self.refusals:
-                        self._send(request)
-
-    def _send(self, request: _Request) -> None:
-        try:
-            drawn = self.send(request, self._stopping)
-            self.samples[request.row][request.offset : request.offset + len(drawn)] = drawn
-        except Refused as refused:
-            self.refusals.setdefault(request.row, refused)
-        except EngineError as error:
-            self.failure = self.failure or (request.row, error)  # before others fail because of it
-            self._stopping.set()
+                if self._stopping.is_set() or request.row in self.refusals:
+                    continue
+                try:
+                    drawn = self.send(request, self._stopping)
+                    self.samples[request.row][request.offset : request.offset + len(drawn)] = drawn
+                except Refused as refused:
+                    self.refusals.setdefault(request.row, refused)
+                except EngineError as error:
+                    self.failure = self.failure or (request.row, error)  # before others fail because of it
+                    self._stopping.set()
 
     def completed(self) -> dict[int, list[Sample]]:
         """The samples of each prompt of which none is missing."""
@@ -463,9 +428,9 @@ class _Call:
         if self.failure is not None:
             row, error = self.failure
             return EngineError(error.reason, row, error.status, completed, refusals, note)
+        if not refusals and len(completed) < len(self.samples):  # an error of this code, which its thread has printed
+            raise RuntimeError(f"Found no answer to some requests; {note}")
         if not refusals:
-            if len(completed) < len(self.samples):  # an error of this code, which its thread has printed
-                raise RuntimeError(f"Found no answer to some requests; {note}")
             return None
         row = next(iter(refusals))
         # A server that completes no prompt at all, for no reason that lies in the prompts, refuses the request.
@@ -497,7 +462,6 @@ def _read_key(key: str) -> Any:
 
 
 def _sendable(prompt: Messages) -> list[dict[str, Any]]:
-    """Messages that JSON and a tokenizer can hold."""
     return [{name: storable(v) if isinstance(v, str) else v for name, v in turn.items()} for turn in prompt]
 
 

@@ -29,15 +29,11 @@ _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of t
 
 @dataclass(frozen=True)
 class Sample:
-    """One sampled completion.
+    """One sampled completion, without special tokens.
 
-    Args:
-        text (`str`): The completion without special tokens.
-        num_tokens (`int`): Its length in tokens, the end token included.
-        truncated (`bool`): Whether it reached the token limit before it ended.
-        ids (`tuple[int, ...]`, *optional*): Its tokens, where the sampler knows them.
-        prefilled (`bool`, *optional*, defaults to `False`): Whether the prompt ended with an open draft (`<think>`).
-        closed (`bool`, *optional*, defaults to `False`): Whether the scores were decoded apart from the text.
+    `num_tokens` counts the end token, `truncated` says that the limit came first, `ids` are the tokens where the
+    sampler knows them, `prefilled` says that the prompt ended with an open draft (`<think>`), and `closed` that the
+    scores were decoded apart from the text.
     """
 
     text: str
@@ -68,10 +64,10 @@ def read_sample(sample: Sample, num_responses: int, template: JudgeTemplate) -> 
 
 
 class Sampler(Protocol):
-    """Samples completions of prompts: an engine, or a `functools.partial` of [`sample_critiques`].
+    """Returns k samples of each prompt, in order.
 
-    Returns k samples of each prompt, in order. `first` is the number of each prompt's first sample: the calls with
-    `k=2` and with `k=3, first=2` return together what one with `k=5` does.
+    `first` is the number of each prompt's first sample: the calls with `k=2` and with `k=3, first=2` return together
+    what one with `k=5` does.
     """
 
     def __call__(
@@ -118,17 +114,14 @@ class EngineModel:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses, with a `ValueError`, a tokenizer without a chat template or without a pad token."""
-    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    problem = None
     if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            f"The tokenizer {name} has no chat template; a judge is prompted with one user turn. Take a model "
-            "with a chat template, or set `tokenizer.chat_template` (as `trl.clone_chat_template` does)."
-        )
-    if tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"The tokenizer {name} has no pad token, and prompts are judged in batches. Set one, for instance "
-            "`tokenizer.pad_token = tokenizer.eos_token`."
-        )
+        problem = "chat template; set `tokenizer.chat_template`, as `trl.clone_chat_template` does."
+    elif tokenizer.pad_token_id is None:
+        problem = "pad token; set one, for instance `tokenizer.pad_token = tokenizer.eos_token`."
+    if problem is not None:
+        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        raise ValueError(f"The tokenizer {name} has no {problem}")
 
 
 # Brackets or bars, except HTML tags, which responses are written in and which control no judge.
@@ -140,10 +133,9 @@ _CONTROL = re.compile(
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The strings that the tokenizer would turn into tokens of their own; prompts are fenced against them.
+    """The strings that the tokenizer would turn into tokens of their own, `<think>` and `<tool_call>` among them.
 
-    Among them are added tokens in brackets or bars that are not marked as special: `<think>`, `<tool_call>`. Not
-    covered is text that spells a special token only once the tokenizer has normalized it.
+    Prompts are fenced against them, but not against text that spells one only once the tokenizer has normalized it.
     """
     added = tokenizer.added_tokens_decoder.values()
     controlling = {token.content for token in added if token.special or _CONTROL.match(token.content)}
@@ -177,7 +169,7 @@ def context_length(config) -> int | None:
 class PromptTooLongError(ValueError):
     """A prompt, called `name` in the message, that leaves no room for a completion in the model's context (`limit`).
 
-    `row` is its number, or that of its row; `completed` is as for [`EngineError`].
+    `row` and `completed` are as for [`EngineError`].
     """
 
     name: str
@@ -225,8 +217,7 @@ class EngineError(RuntimeError):
             The samples of each complete prompt, or the judgment of each complete row, by number. The same call with
             the others and the same seed gives the rest.
         refusals (`dict[int, Refusal]`, *optional*): The prompts or rows that the server refuses, by number.
-        note (`str`, *optional*): Added to the message, which begins with the name and the number.
-        name (`str`, *optional*, defaults to `"Prompt"`): How the message calls the number.
+        note, name (`str`, *optional*): The end of the message, and how it calls the number.
     """
 
     reason: str
@@ -287,16 +278,16 @@ def sample_critiques(
 ) -> list[list[Sample]]:
     """Samples k completions of each prompt, as a [`Sampler`].
 
-    Each prompt is prefilled once for up to `batch_size` of its samples. Sample j of a prompt is drawn with a random
-    stream that depends on `seed`, the prompt and j alone, so that up to floating-point noise neither the batch nor the
-    number of processes matters. Of the model's generation config only the end tokens count.
+    Sample j of a prompt is drawn with a random stream that depends on `seed`, the prompt and j alone, so that up to
+    floating-point noise neither the batch nor the number of processes matters. Of the model's generation config only
+    the end tokens count.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
         k, first (`int` or sequence of `int`): Samples of each prompt, and the number of its first one.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
-        batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together.
+        batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together, from one prefill.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
     Raises:
@@ -308,7 +299,8 @@ def sample_critiques(
         raise ValueError(f"Found batch_size={batch_size}; expected at least one completion at once.")
     counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
     seed = int(torch.randint(2**31, (1,))) if seed is None else seed
-    encoded = _encoded(model, tokenizer, prompts, max_new_tokens, chat_template_kwargs)
+    check_tokenizer(tokenizer)
+    encoded = encode_checked(tokenizer, prompts, max_new_tokens, context_length(model.config), chat_template_kwargs)
     drafts = [ends_in_draft(tokenizer, ids) for ids in encoded]
     settings = generation_settings(model, tokenizer, max_new_tokens)
     decoder = Decoder(model, settings, temperature, top_p)
@@ -332,12 +324,14 @@ def sample_critiques(
     return samples
 
 
-def _encoded(model, tokenizer, prompts, max_new_tokens: int, chat_template_kwargs) -> list[list[int]]:
-    check_tokenizer(tokenizer)
+def encode_checked(
+    tokenizer, prompts: Sequence[Messages], max_new_tokens: int, limit: int | None, chat_template_kwargs
+) -> list[list[int]]:
+    """As [`encode_prompts`], for prompts with at least one token that leave room for a completion."""
     encoded = encode_prompts(tokenizer, prompts, chat_template_kwargs)
     if not all(encoded):
         raise ValueError(f"Prompt {[*map(bool, encoded)].index(False)} has no tokens; expected at least one.")
-    check_lengths([len(ids) for ids in encoded], max_new_tokens, context_length(model.config), "Prompt")
+    check_lengths([len(ids) for ids in encoded], max_new_tokens, limit, "Prompt")
     return encoded
 
 
