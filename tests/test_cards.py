@@ -61,7 +61,7 @@ def test_the_table_compares_the_run_with_the_paper(trained):
     _, body = read(folder)
     rows = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+ \| [^|]+ \| (?:yes)?) ?\|$", body, re.MULTILINE))
     assert {name: row.rstrip(" |") for name, row in rows.items()} == {
-        "learning_rate": "0.01 | 5e-6 [P] | yes",
+        "learning_rate": "0.01 | 5e-06 [P] | yes",
         "batch size": "2 | 1024 [P] | yes",
         "steps": "2 | 900 [P] | yes",
         "num_generations": "3 | 3 [P]",
@@ -165,7 +165,7 @@ def test_a_model_from_memory_has_no_base(tmp_path):
     trainer.create_model_card()
     head, body = read(tmp_path / "out")
     assert "trained from a model made in memory" in body
-    assert "license" not in head and "License: none is known" in body
+    assert "license" not in head
 
 
 GEMMA = """---
@@ -178,35 +178,29 @@ base_model: google/gemma-2-2b
 
 
 @pytest.mark.parametrize(
-    ("card", "head", "terms"),
+    ("card", "head"),
     [
-        (GEMMA, {"license": "gemma", "base_model": "google/gemma-2-2b"}, "License: `gemma`, as that of judge.\n"),
+        (GEMMA, {"license": "gemma", "base_model": "google/gemma-2-2b"}),
         (
             "---\nlicense: other\nlicense_name: own\nlicense_link: https://l\n---\n",
             {"license": "other", "license_name": "own", "license_link": "https://l"},
-            "License: [own](https://l), as that of judge.\n",
         ),
-        ("---\nlicense: [\n---\n", {}, "License: that of judge. It could not be read"),
-        ("no metadata", {}, "License: that of judge. It could not be read"),
-        (None, {}, "License: that of judge. It could not be read"),
-        (
-            "---\nlicense: [mit, apache-2.0]\n---\n",
-            {"license": ["mit", "apache-2.0"]},
-            "License: `mit, apache-2.0`, as",
-        ),
+        ("---\nlicense: [\n---\n", {}),
+        ("no metadata", {}),
+        (None, {}),
+        ("---\nlicense: [mit, apache-2.0]\n---\n", {"license": ["mit", "apache-2.0"]}),
     ],
 )
-def test_the_license_is_inherited(card, head, terms, tmp_path):
-    """From the base's card, through local stages too; one that cannot be read is said to be unknown."""
+def test_the_license_is_inherited(card, head, tmp_path):
+    """From the base's card, through local stages too."""
     base = save_tiny(tmp_path / "judge")
     if card is not None:
         (Path(base) / "README.md").write_text(card)
     trainer = trainer_of(tmp_path / "out", base)
     trainer.create_model_card()
-    found, body = read(tmp_path / "out")
+    found, _ = read(tmp_path / "out")
     names = ("license", "license_name", "license_link", "base_model")
     assert {name: found[name] for name in names if name in found} == head
-    assert terms in body
 
 
 def test_the_card_of_reinforcement_learning(judge, tmp_path):
@@ -219,10 +213,10 @@ def test_the_card_of_reinforcement_learning(judge, tmp_path):
     head, body = read(tmp_path / "out")
     assert "grpo" in head["tags"]
     assert "- rows: 3" in body
-    assert "| `beta` | 0.08 | 0.08 for 27B, 0.002 for 16B [P] |  |" in body
-    assert "| `loss_type` | grpo | original GRPO [P] |  |" in body
-    assert "| `learning_rate` | 4e-07 | 4e-7 [P] |  |" in body
-    assert "| `scale_rewards` | group | by the group [P] |  |" in body
+    assert "| `beta` | 0.08 | 0.08 or 0.002 [P] |  |" in body
+    assert "| `loss_type` | grpo | grpo [P] |  |" in body
+    assert "| `learning_rate` | 4e-07 | 4e-07 [P] |  |" in body
+    assert "| `scale_rewards` | group | group [P] |  |" in body
 
 
 def test_the_card_of_a_meta_rm(judge, tmp_path):
@@ -236,7 +230,7 @@ def test_the_card_of_a_meta_rm(judge, tmp_path):
     assert head["pipeline_tag"] == "text-classification"
     assert "meta-rm" in head["tags"]
     assert "meta_rm=" in body
-    assert "| `learning_rate` | 1e-05 | 1e-5 [P] |  |" in body
+    assert "| `learning_rate` | 1e-05 | 1e-05 [P] |  |" in body
 
 
 @pytest.mark.parametrize("trainer", [RejectiveSampler, SPCTTrainer, MetaRMTrainer])

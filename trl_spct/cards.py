@@ -4,9 +4,8 @@
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ from peft import PeftModel
 
 from .jobs import SHARDS
 from .judge.hub import CARD, LEFT_OUT, PushError, is_repo_id, keep_private, model_push_command, push_folder, pushing
-from .judge.judge_card import META_RM_SENTENCE, license_of, read_model_card
+from .judge.judge_card import license_of, read_model_card
 from .judge.prompts import template_name
 from .judge.repositories import describe_adapter, described
 
@@ -44,70 +43,15 @@ PAPER = {
 }
 """The paper that the trainers implement, in the form of TRL's model cards."""
 
-_OF_PAPER = {"paper_title": PAPER["title"], "paper_id": PAPER["id"], "citation": PAPER["citation"]}
-
-_UNSTATED = (None, "not stated [?]")
-
-PAPER_VALUES: dict[str, dict[str, tuple[tuple | None, str]]] = {
-    "RFT": {
-        "learning_rate": ((5e-6,), "5e-6 [P]"),
-        "batch size": ((1024,), "1024 [P]"),
-        "steps": ((900,), "900 [P]"),
-        "num_generations": ((3,), "3 [P]"),
-        **dict.fromkeys(("temperature", "max_completion_length"), _UNSTATED),
-    },
-    "SPCT": {
-        "learning_rate": ((4e-7,), "4e-7 [P]"),
-        "batch size": ((512,), "512 [P]"),
-        "steps": ((900,), "900 [P]"),
-        "num_generations": ((4,), "4 [P]"),
-        "beta": ((0.08, 0.002), "0.08 for 27B, 0.002 for 16B [P]"),
-        "loss_type": (("grpo",), "original GRPO [P]"),
-        "scale_rewards": (("group",), "by the group [P]"),
-        **dict.fromkeys(("epsilon", "temperature", "max_completion_length"), _UNSTATED),
-    },
-    "Meta RM": {
-        "learning_rate": ((1e-5,), "1e-5 [P]"),
-        "batch size": ((512,), "512 [P]"),
-        **dict.fromkeys(("steps", "max_length"), _UNSTATED),
-    },
+PAPER_VALUES: dict[str, Any] = {
+    "RFT": {"learning_rate": [5e-6], "batch size": [1024], "steps": [900], "num_generations": [3]}
+    | dict.fromkeys(("temperature", "max_completion_length"), []),
+    "SPCT": {"learning_rate": [4e-7], "batch size": [512], "steps": [900], "num_generations": [4]}
+    | {"beta": [0.08, 0.002], "loss_type": ["grpo"], "scale_rewards": ["group"]}
+    | dict.fromkeys(("epsilon", "temperature", "max_completion_length"), []),
+    "Meta RM": {"learning_rate": [1e-5], "batch size": [512]} | dict.fromkeys(("steps", "max_length"), []),
 }
-"""For each trainer's arguments, the values that the paper states (sections 4 to 6 of the method) and their text on a
-card; `None` where it states no value."""
-
-
-@dataclass(frozen=True)
-class Base:
-    """The base of a model, from the base's card: its name, never a local path, the nearest ancestor on the Hub, and
-    the license metadata."""
-
-    name: str | None = None
-    repo_id: str | None = None
-    license: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, name: str | None, token: str | None = None) -> "Base":
-        """From a path or an id. Fields that cannot be read are empty."""
-        if not name:
-            return cls()
-        card = read_model_card(name, token)
-        if is_repo_id(name) and not os.path.isdir(name):
-            return cls(name, name, license_of(card))
-        ancestor = None if card is None else card.data.get("base_model")
-        known = isinstance(ancestor, str) and is_repo_id(ancestor)
-        return cls(Path(name).resolve().name, ancestor if known else None, license_of(card))
-
-    @property
-    def terms(self) -> str:
-        """The license in a sentence."""
-        if self.name is None:
-            return "none is known; the model was made in memory."
-        if "license" not in self.license:
-            return f"that of {self.name}. It could not be read when this card was written."
-        stated = self.license["license"]
-        shown = self.license.get("license_name") or (stated if isinstance(stated, str) else ", ".join(stated))
-        link = self.license.get("license_link")
-        return f"{f'[{shown}]({link})' if link else f'`{shown}`'}, as that of {self.name}."
+"""The values of each trainer's arguments in the paper (sections 4 to 6 of the method), that of 27B before 16B."""
 
 
 class JudgeCards(_Trainer):
@@ -136,8 +80,8 @@ class JudgeCards(_Trainer):
             keep_private(self.args.output_dir)
 
     def push_to_hub(self, *args, **kwargs):
-        """[`~transformers.Trainer.push_to_hub`] without trajectories, rows, judgments and pickled arguments, which a
-        `.gitignore` in the folder lists. A [`~trl_spct.judge.hub.PushError`] says how to push again."""
+        """As [`~transformers.Trainer.push_to_hub`], without what [`~trl_spct.judge.hub.keep_private`] lists. A
+        [`~trl_spct.judge.hub.PushError`] says how to push again."""
         repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
         folder = os.path.abspath(self.args.output_dir)
         self._is_saved = False
@@ -168,15 +112,24 @@ class JudgeCards(_Trainer):
         assert self.args.output_dir is not None
         folder = Path(self.args.output_dir)
         is_local = dataset_name is not None and (os.path.exists(dataset_name) or not is_repo_id(dataset_name))
-        tags = [tags] if isinstance(tags, str) else list(tags or [])
-        card = render_card(
-            self._card_template,
-            name=model_name or folder.name,
-            repository=self.hub_model_id or self.args.hub_model_id or folder.name,
-            base=self._base,
-            is_adapter=isinstance(self.model, PeftModel),
-            tags={"generated_from_trainer", *self._tag_names, *tags},
+        is_adapter = isinstance(self.model, PeftModel)
+        tags = [tags] if isinstance(tags, str) else tags or []
+        base_name, base_id, license = self._base
+        data = ModelCardData(
+            base_model=base_id,
             datasets=None if is_local else dataset_name,
+            library_name="peft" if is_adapter else "transformers",
+            pipeline_tag="text-generation" if self._card_template == "judge.md" else "text-classification",
+            tags=sorted({"generated_from_trainer", *self._tag_names, *tags}),
+            **license,
+        )
+        card = ModelCard.from_template(
+            data,
+            template_path=str(template_path(self._card_template)),
+            model_name=model_name or folder.name,
+            repository=self.hub_model_id or self.args.hub_model_id or folder.name,
+            base_model=base_name,
+            is_adapter=is_adapter,
             dataset_name=Path(dataset_name).name if dataset_name and is_local else dataset_name,
             method=self._name,
             template=template_name(getattr(self.args, "template", None) or ""),
@@ -184,13 +137,23 @@ class JudgeCards(_Trainer):
             results=self.card_results(),
             arguments=_arguments(self),
             versions=_versions(),
+            paper=PAPER,
         )
         card.save(folder / CARD)
 
     @cached_property
-    def _base(self) -> Base:
-        """Read once: TRL's trainers write a card with each checkpoint."""
-        return Base.read(self.model.config._name_or_path, self.args.hub_token)
+    def _base(self) -> tuple[str | None, str | None, dict[str, Any]]:
+        """The base's name without a local path, its nearest ancestor on the Hub, and its license metadata.
+
+        Read once: TRL's trainers write a card with each checkpoint.
+        """
+        if not (name := self.model.config._name_or_path):
+            return None, None, {}
+        card = read_model_card(name, self.args.hub_token)
+        is_local = os.path.isdir(name) or not is_repo_id(name)
+        ancestor = (None if card is None else card.data.get("base_model")) if is_local else name
+        known = isinstance(ancestor, str) and is_repo_id(ancestor)
+        return Path(name).resolve().name if is_local else name, ancestor if known else None, license_of(card)
 
     def card_facts(self) -> dict[str, Any]:
         """Facts on the training data, by name."""
@@ -201,55 +164,16 @@ class JudgeCards(_Trainer):
         return {}
 
 
-def render_card(
-    kind: str,
-    name: str,
-    repository: str,
-    base: Base,
-    is_adapter: bool,
-    tags: Iterable[str],
-    datasets: str | None = None,
-    **facts: Any,
-) -> ModelCard:
-    """A model card from a template of `model_cards/`, `"judge.md"` or `"meta_rm.md"`.
-
-    `repository` is the id or path that its snippets load, `datasets` the Hub id of the training data, and `facts` are
-    further variables of the template.
-    """
-    return ModelCard.from_template(
-        ModelCardData(
-            base_model=base.repo_id,
-            datasets=datasets,
-            library_name="peft" if is_adapter else "transformers",
-            pipeline_tag="text-generation" if kind == "judge.md" else "text-classification",
-            tags=sorted(tags),
-            **base.license,
-        ),
-        template_path=str(template_path(kind)),
-        model_name=name,
-        repository=repository,
-        base_model=base.name,
-        is_adapter=is_adapter,
-        license=base.terms,
-        meta_rm=META_RM_SENTENCE,
-        **_OF_PAPER,
-        **facts,
-    )
-
-
 def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Pushes the output folder of a trainer, a judge or a Meta RM with its card, see
-    [`~trl_spct.judge.hub.push_folder`].
-
-    Trajectories, rows, judgments, checkpoints and pickled arguments of the run are not pushed.
-    """
+    """Pushes the output folder of a trainer, see [`~trl_spct.judge.hub.push_folder`], without trajectories, rows,
+    judgments, checkpoints and pickled arguments."""
     keep_private(folder)
     return push_folder(folder, repo_id, "model", private=private, token=token, exclude=LEFT_OUT)
 
 
 def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetCard:
     """A dataset card from a template of `model_cards/`, with `facts` and the paper as its variables."""
-    return DatasetCard.from_template(data, template_path=str(template_path(template)), **_OF_PAPER, **facts)
+    return DatasetCard.from_template(data, template_path=str(template_path(template)), paper=PAPER, **facts)
 
 
 def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -259,12 +183,10 @@ def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: M
     """
     sampler = settings["sampler"]
     sampler = Path(sampler).name if os.path.isdir(sampler) else sampler
+    configs = [{"config_name": "default", "data_files": SHARDS}]
     card = dataset_card(
         "trajectories.md",
-        DatasetCardData(
-            tags=["trl", "spct", "generative-reward-model"],
-            configs=[{"config_name": "default", "data_files": SHARDS}],
-        ),
+        DatasetCardData(tags=["trl", "spct", "generative-reward-model"], configs=configs),
         report=report,
         settings=json.dumps({**settings, "sampler": sampler}, indent=2, ensure_ascii=False),
         versions=_versions(),
@@ -295,11 +217,12 @@ def template_path(name: str) -> Path:
 def _arguments(trainer: Any) -> list[dict[str, Any]]:
     args = trainer.args
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * trainer.accelerator.num_processes
-    own = {"batch size": batch, "steps": trainer.state.global_step}
+    counts = {"batch size": batch, "steps": trainer.state.global_step}
     rows = []
-    for name, (values, paper) in PAPER_VALUES.get(trainer._name, {}).items():
-        here = own.get(name, getattr(args, name, None))
-        rows.append({"name": name, "here": here, "paper": paper, "differs": values is not None and here not in values})
+    for name, values in PAPER_VALUES.get(trainer._name, {}).items():
+        here = counts.get(name, getattr(args, name, None))
+        paper = f"{' or '.join(map(str, values))} [P]" if values else "not stated [?]"
+        rows.append({"name": name, "here": here, "paper": paper, "differs": bool(values) and here not in values})
     return rows
 
 

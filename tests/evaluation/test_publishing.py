@@ -4,10 +4,10 @@
 import json
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from test_reports import result
 
-from trl_spct.cards import Base, render_card
+from trl_spct.cards import PAPER, template_path
 from trl_spct.evaluation.reports import with_blocks, write_results
 
 
@@ -44,15 +44,15 @@ def evaluation(folder, benchmark="rmb", accuracy=0.7, k=8):
 def judge(tmp_path):
     folder = tmp_path / "judge"
     folder.mkdir()
-    card = render_card(
-        "judge.md",
-        name="judge",
+    card = ModelCard.from_template(
+        ModelCardData(base_model="someone/base", license="mit", tags=["spct"]),
+        template_path=str(template_path("judge.md")),
+        model_name="judge",
         repository="me/judge",
-        base=Base("base", "someone/base", {"license": "mit"}),
-        is_adapter=False,
-        tags=["spct"],
+        base_model="base",
         method="SPCT",
         template="paper",
+        paper=PAPER,
     )
     card.save(folder / "README.md")
     return folder

@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,21 +94,23 @@ def push_folder(
     """Pushes a folder and returns the address of the commit; the snippets of its card then name the repository.
 
     Args:
-        folder (`str` or path): What is pushed.
         repo_id (`str`): The repository, created if it does not exist.
-        repo_type (`str`, *optional*, defaults to `"dataset"`): Or `"model"`.
-        message (`str`, *optional*): Of the commit.
         include, exclude (sequences of `str`, *optional*): Patterns of files; all are pushed by default.
         private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
-        token (`str`, *optional*): Token; by default that of `hf auth login`.
 
     Raises:
         [`PushError`]: if it fails.
     """
+
+    def rename_card(full_id: str) -> None:
+        card = Path(folder, CARD)
+        if card.is_file():
+            card.write_text(renamed(card.read_text(encoding="utf-8"), full_id), encoding="utf-8")
+
     again = push_command(repo_id, folder, repo_type, include, exclude, private)
     patterns = {"allow_patterns": list(include) or None, "ignore_patterns": list(exclude) or None}
     with pushing(repo_id, f"{os.path.abspath(folder)} holds it all", again):
-        return upload(folder, repo_id, repo_type, message, private, token, partial(_rename_card, folder), **patterns)
+        return upload(folder, repo_id, repo_type, message, private, token, rename_card, **patterns)
 
 
 def upload(
@@ -117,27 +118,18 @@ def upload(
     repo_id: str,
     repo_type: str,
     message: str,
-    private: bool | None = None,
-    token: str | None = None,
-    before: Callable[[str], None] | None = None,
+    private: bool | None,
+    token: str | None,
+    before: Callable[[str], None],
     **options: Any,
 ) -> str:
     """Creates a repository if it does not exist, calls `before` with its full id, uploads a folder with the options of
     [`~huggingface_hub.HfApi.upload_folder`], and returns the address of the commit."""
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
-    if before is not None:
-        before(repo_id)
-    commit = api.upload_folder(
-        repo_id=repo_id, repo_type=repo_type, folder_path=Path(folder), commit_message=message, **options
-    )
-    return commit.commit_url
-
-
-def _rename_card(folder: str | os.PathLike, repo_id: str) -> None:
-    path = Path(folder, CARD)
-    if path.is_file():
-        path.write_text(renamed(path.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
+    before(repo_id)
+    options |= {"repo_id": repo_id, "repo_type": repo_type, "folder_path": Path(folder), "commit_message": message}
+    return api.upload_folder(**options).commit_url
 
 
 def renamed(card: str, repo_id: str) -> str:

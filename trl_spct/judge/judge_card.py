@@ -21,7 +21,7 @@ from .repositories import described
 logger = logging.getLogger(__name__)
 
 TAG = "generative-reward-model"
-META_RM_SENTENCE = "The folder `meta_rm` holds a Meta RM, which guides the vote."
+_META_RM_SENTENCE = "The folder `meta_rm` holds a Meta RM, which guides the vote."
 
 _TEXT = """
 # {name}
@@ -66,7 +66,14 @@ def write_judge_card(
         home = (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
         source = read_model_card(home, token) if home else None
         if source is not None and TAG in (source.data.get("tags") or ()):
-            card = _inherited(source, home, folder, repo_id, has_meta_rm, token)
+            card = source
+            card.text = renamed(card.text, repo_id)
+            if has_meta_rm and "`meta_rm`" not in card.text:
+                card.text = card.text.replace("\nsays why.", f"\nsays why. {_META_RM_SENTENCE}", 1)
+            figures = "scaling*.png"
+            local = home if os.path.isdir(home) else snapshot_download(home, token=token, allow_patterns=figures)
+            for path in Path(local).glob(figures):
+                shutil.copy(path, folder)
         else:
             card = _new_card(model, source, home, repo_id, has_meta_rm, has_code)
     card.data["tags"] = list(dict.fromkeys((*(card.data.get("tags") or ()), *tags)))
@@ -91,20 +98,6 @@ def license_of(card: ModelCard | None) -> dict[str, Any]:
     return {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
 
 
-def _inherited(
-    card: ModelCard, home: str, folder: str | os.PathLike, repo_id: str, has_meta_rm: bool, token: str | None
-) -> ModelCard:
-    """The card of the judge's source under the new name, with its figures."""
-    card.text = renamed(card.text, repo_id)
-    if has_meta_rm and "`meta_rm`" not in card.text:
-        card.text = card.text.replace("\nsays why.", f"\nsays why. {META_RM_SENTENCE}", 1)
-    figures = "scaling*.png"
-    source = home if os.path.isdir(home) else snapshot_download(home, token=token, allow_patterns=figures)
-    for path in Path(source).glob(figures):
-        shutil.copy(path, folder)
-    return card
-
-
 def _new_card(
     model: PreTrainedModel, source: ModelCard | None, home: str, repo_id: str, has_meta_rm: bool, has_code: bool
 ) -> ModelCard:
@@ -122,6 +115,6 @@ def _new_card(
         base=f"[{base}](https://huggingface.co/{base})" if base else "a model",
         repo_id=repo_id,
         template=template_name(described(model.config).get("template", "paper")),
-        more=(f" {META_RM_SENTENCE}" if has_meta_rm else "") + (without_package if has_code else ""),
+        more=(f" {_META_RM_SENTENCE}" if has_meta_rm else "") + (without_package if has_code else ""),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
