@@ -74,12 +74,11 @@ def _with_packaged_config(arguments: list[str], folder: Path, parser: argparse.A
         return arguments
     packaged = folder / arguments[place].removeprefix("recipes/")
     if not packaged.is_file():
-        files = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*.yaml"))]
-        files = [file for file in files if not file.startswith("accelerate_configs/")]
-        closest = ", ".join(difflib.get_close_matches(arguments[place], files, n=6) or files)
+        paths = [path for path in folder.glob("*/*.yaml") if path.parent.name != "accelerate_configs"]
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        closest = ", ".join(difflib.get_close_matches(arguments[place], names, n=6, cutoff=0))
         parser.error(
-            f"Found --config {arguments[place]}, which is not a file here; expected a file, or one of this package's, "
-            f"such as {closest}."
+            f"Found --config {arguments[place]}; expected a file, or one of this package's, such as {closest}."
         )
     return [*arguments[:place], str(packaged), *arguments[place + 1 :]]
 
@@ -99,7 +98,7 @@ class _Word(str):
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    verbs = "\n".join(f"  {verb:{max(map(len, VERBS))}}  {description}" for verb, description in VERBS.items())
+    verbs = "\n".join(f"  {verb:9}  {description}" for verb, description in VERBS.items())
     parser = argparse.ArgumentParser(
         prog="trl-spct",
         usage="trl-spct VERB [arguments]",

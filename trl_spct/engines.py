@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -120,18 +121,12 @@ class OpenAIEngine:
         if dialect not in DIALECTS:
             raise ValueError(f"Found dialect={dialect!r}; expected one of {[*DIALECTS]}.")
         if max_concurrent_requests < 1 or max_retries < 0 or not timeout > 0:
-            raise ValueError(
-                f"Found max_concurrent_requests={max_concurrent_requests}, max_retries={max_retries} and "
-                f"timeout={timeout}; expected max_concurrent_requests >= 1, max_retries >= 0 and timeout > 0."
-            )
+            numbers = f"{max_concurrent_requests=}, {max_retries=} and {timeout=}"
+            raise ValueError(f"Found {numbers}; expected at least 1, at least 0 and more than 0.")
         if client is not None and (base_url or api_key):
             raise ValueError("Found a `client` beside `base_url` or `api_key`; expected the client to have them.")
-        try:
-            import openai  # noqa: F401
-        except ImportError:
-            raise ImportError(
-                "`OpenAIEngine` needs the `openai` client: install `trl-spct[openai]` or `openai`."
-            ) from None
+        if find_spec("openai") is None:
+            raise ImportError("`OpenAIEngine` needs the `openai` client: `pip install openai`.")
         if client is None:
             root = _root(base_url or os.environ.get("OPENAI_BASE_URL") or LOCAL)
             key = _read_key(api_key or os.environ.get("OPENAI_API_KEY") or "")
@@ -229,12 +224,14 @@ class OpenAIEngine:
             return []
         if seed is None:
             seed = int(torch.randint(2**31, (1,)))
-        path, inputs = self._render([*map(_sendable, prompts)], max_new_tokens)
+        path, inputs = self._render(prompts, max_new_tokens)
         drafts = [self.tokenizer is not None and ends_in_draft(self.tokenizer, fields["prompt"]) for fields in inputs]
         settings = {"model": self.name, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
 
         def send(request: _Request, stopping: threading.Event) -> list[Sample]:
-            number = _request_seed(seed, prompts[request.row], starts[request.row] + request.offset)
+            text = json.dumps([dict(turn) for turn in prompts[request.row]], sort_keys=True)
+            # 52 bits, which a server that reads JSON numbers as floats keeps apart
+            number = derive_seed(seed, text) % 2**52 + starts[request.row] + request.offset
             several = {"n": request.size} if request.size > 1 else {}
             fields = {**inputs[request.row], **settings, "seed": number, **several}
             body = {**fields, **DIALECTS[self.dialect], **self.extra_body}
@@ -286,7 +283,11 @@ class OpenAIEngine:
         return [drawn or sample for (drawn,), sample in zip(call.samples, samples, strict=True)]
 
     def _render(self, prompts: Sequence[Messages], max_new_tokens: int) -> tuple[str, list[dict[str, Any]]]:
-        """The endpoint, and each prompt as the fields of a request."""
+        """The endpoint, and each prompt as the fields of a request, which JSON and a tokenizer can hold."""
+        prompts = [
+            [{name: storable(v) if isinstance(v, str) else v for name, v in turn.items()} for turn in prompt]
+            for prompt in prompts
+        ]
         if self.tokenizer is None:
             variables = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
             return "/chat/completions", [{"messages": prompt, **variables} for prompt in prompts]
@@ -461,21 +462,12 @@ def _read_key(key: str) -> Any:
     return SecretStr(key)
 
 
-def _sendable(prompt: Messages) -> list[dict[str, Any]]:
-    return [{name: storable(v) if isinstance(v, str) else v for name, v in turn.items()} for turn in prompt]
-
-
 def _root(base_url: str) -> str:
     """The root of the API, to which only a path is added."""
     url = urlsplit(base_url.strip().rstrip("/"))
     if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.query or url.fragment:
-        raise ValueError(  # which does not show it: it may hold a key, or be one in the wrong place
-            "Found a `base_url` of another form; expected an address such as 'http://localhost:8000/v1', without a "
-            "user or a query."
+        # Not shown: it may hold a key, or be one in the wrong place.
+        raise ValueError(
+            f"Found another `base_url`; expected an address such as {LOCAL!r}, without a user or a query."
         )
     return url._replace(path=url.path or "/v1").geturl()
-
-
-def _request_seed(seed: int, prompt: Messages, number: int) -> int:
-    """Counts on from a number of 52 bits, which a server that reads JSON numbers as floats keeps apart."""
-    return derive_seed(seed, json.dumps([dict(turn) for turn in prompt], sort_keys=True)) % 2**52 + number

@@ -128,12 +128,7 @@ class ShardedJob:
     """
 
     def __init__(
-        self,
-        folder: str | os.PathLike,
-        num_rows: int,
-        rows_per_shard: int,
-        features: Features,
-        settings: Mapping[str, Any],
+        self, folder: str | os.PathLike, num_rows: int, rows_per_shard: int, features: Features, settings: Mapping
     ) -> None:
         if rows_per_shard < 1:
             raise ValueError(f"Found rows_per_shard={rows_per_shard}; expected at least 1.")

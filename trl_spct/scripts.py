@@ -103,9 +103,7 @@ class JudgeArguments:
         try:
             k_meta = None if self.k_meta is None else (int if self.k_meta.isdigit() else float)(self.k_meta)
         except ValueError:
-            raise ValueError(
-                f"Found k_meta={self.k_meta!r}; expected a number of critiques such as 8, or a share such as 0.5."
-            ) from None
+            raise ValueError(f"Found k_meta={self.k_meta!r}; expected a number such as 8, or a share, 0.5.") from None
         return {"k_meta": k_meta, "guide": self.guide}
 
     def options(self, *names: str) -> dict[str, Any]:
@@ -115,25 +113,22 @@ class JudgeArguments:
 
 
 def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.device | str") -> "GRMRewardPipeline":
-    """The judge that the arguments name, on a device or on a server.
-
-    Raises:
-        `ValueError`: without a judge, and for a guidance without a Meta RM.
-    """
+    """The judge that the arguments name, on a device or on a server; a guidance without a Meta RM is refused."""
     from .engines import OpenAIEngine
     from .judge.pipelines import GRMRewardPipeline
 
-    name, revision = model_args.model_name_or_path, model_args.model_revision
+    name = model_args.model_name_or_path
     meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
     variables: Any = args.chat_template_kwargs
     if args.base_url is not None:
-        options: dict[str, Any] = {"dialect": args.dialect, "chat_template_kwargs": variables}
-        engine = OpenAIEngine(name, args.base_url, args.api_key, args.tokenizer_name_or_path, **options)
+        server = (args.base_url, args.api_key, args.tokenizer_name_or_path)
+        engine = OpenAIEngine(name, *server, dialect=args.dialect, chat_template_kwargs=variables)
         judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device)
     elif name is None:
         raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")
     else:
-        judge = load_pipeline(name, model_args, device, meta_rm, revision, chat_template_kwargs=variables)
+        revision = model_args.model_revision
+        judge = load_pipeline(name, model_args, device, meta_rm, revision=revision, chat_template_kwargs=variables)
     given = {name: value for name, value in args.guidance.items() if value is not None}
     if given and judge.meta_rm is None:
         raise ValueError(f"Found {given} without a Meta RM; expected one in `meta_rm` or in the judge's repository.")
@@ -141,12 +136,7 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
 
 
 def load_pipeline(
-    model: str,
-    model_args: "ModelConfig",
-    device: "torch.device | str",
-    meta_rm: str | None = None,
-    revision: str | None = None,
-    **preset: Any,
+    model: str, model_args: "ModelConfig", device: "torch.device | str", meta_rm: str | None = None, **options: Any
 ) -> "GRMRewardPipeline":
     """A judge in this process, with the dtype, attention and quantization of TRL's model arguments."""
     from transformers import pipeline
@@ -155,9 +145,9 @@ def load_pipeline(
     from .judge.pipelines import TASK, register
 
     register()
-    options: dict[str, Any] = {"dtype": model_args.dtype, "device": device, **preset}
+    options |= {"dtype": model_args.dtype, "device": device, "meta_rm": meta_rm}
     model_kwargs: dict[str, Any] = {"attn_implementation": model_args.attn_implementation}
     if (quantization := get_quantization_config(model_args)) is not None:
         options |= {"device": None, "device_map": {"": device}}
         model_kwargs["quantization_config"] = quantization
-    return pipeline(TASK, model=model, revision=revision, meta_rm=meta_rm, model_kwargs=model_kwargs, **options)
+    return pipeline(TASK, model=model, model_kwargs=model_kwargs, **options)

@@ -17,14 +17,8 @@ logger = logging.getLogger(__name__)
 
 # vLLM reads what a request leaves open from the model's generation config, which often sets a top-k of 20 or 50. Token
 # ids count the tokens of each sample, where the usage knows only their sum.
-VLLM_FIELDS = {
-    "top_k": -1,
-    "min_p": 0.0,
-    "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "return_token_ids": True,
-}
+_PENALTIES = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+VLLM_FIELDS = {"top_k": -1, "min_p": 0.0, **_PENALTIES, "return_token_ids": True}
 STRUCTURED = {"vllm": "structured_outputs"}
 """By dialect, the field that binds a completion to a regular expression."""
 
@@ -37,16 +31,13 @@ _FILTERED = {"content_filter", "safety", "recitation", "prohibited_content", "bl
 _BROKEN_OFF = {"", "none", "null", "abort", "error"}
 
 _CONTEXT = re.compile(
-    r"context[ _](length|size|window)|max_model_len|longer than the max|(prompt|input) is too long|too many tokens",
-    re.IGNORECASE,
+    r"(?i)context[ _](length|size|window)|max_model_len|longer than the max|(prompt|input) is too long|too many tokens"
 )
 _CONTENT = re.compile(
-    r"content[ _-]?(filter|management|policy|polic)|ResponsibleAI|moderation|flagged|safety (system|filter|polic)",
-    re.IGNORECASE,
+    r"(?i)content[ _-]?(filter|management|polic)|ResponsibleAI|moderation|flagged|safety (system|filter|polic)"
 )
 _REQUEST = re.compile(
-    r"extra[ _](inputs|fields)|(unknown|unexpected|unrecognized|unsupported)[ _\w]*(field|param|argument|key)",
-    re.IGNORECASE,
+    r"(?i)extra[ _](inputs|fields)|(unknown|unexpected|unrecognized|unsupported)[ _\w]*(field|param|argument|key)"
 )
 
 
@@ -143,17 +134,15 @@ def _read_choice(choice: dict[str, Any], total: Any, tokenizer: PreTrainedTokeni
 def _content(choice: dict[str, Any]) -> str | None:
     """The text of a choice: of `/completions`, of a message, of its parts, or of a refusal in its place."""
     message = choice.get("message")
-    if not isinstance(message, dict):
-        message = {"content": choice.get("text")}
+    message = message if isinstance(message, dict) else {"content": choice.get("text")}
     text = message.get("content")
     if isinstance(text, list):
         parts = [part for part in text if isinstance(part, dict)]
         texts = [part.get("text", part.get("refusal")) for part in parts if part.get("type") != "thinking"]
         text = "".join(part for part in texts if isinstance(part, str)) if parts else None
-    if text is None:
-        text = message.get("refusal")
+    text = message.get("refusal") if text is None else text
     if text is None and (message.get("reasoning") or message.get("reasoning_content")):
-        text = ""
+        return ""
     return text if isinstance(text, str) else None
 
 

@@ -43,7 +43,7 @@ class PromptLayer(DynamicLayer):
         self.is_sliding = window is not None
         self.offset = max(0, keys.shape[-2] - window + 1) if window else 0
         self.prompts = [states[:, :, self.offset :].contiguous() for states in (keys, values)]
-        self._expanded: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.expanded: tuple[torch.Tensor, torch.Tensor] | None = None
         self.written, self._room = 0, 0
         self._buffers: list[torch.Tensor] = []
 
@@ -73,10 +73,6 @@ class PromptLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self._buffers = [states[beam_idx.to(states.device)] for states in self._buffers]
 
-    def select_prompts(self, numbers: torch.Tensor) -> None:
-        self.prompts = [states[numbers.to(states.device)] for states in self.prompts]
-        self._expanded = None
-
     def copy_prompts(self, owners: torch.Tensor) -> None:
         """Puts a copy of its prompt before what each sample will write."""
         keys, values = (states[owners.to(states.device)] for states in self.prompts)
@@ -88,12 +84,12 @@ class PromptLayer(DynamicLayer):
         step; those of the prompts are expanded once if that takes no more memory than a copy for each sample."""
         if not hasattr(module, "expand_kv"):
             return self.prompts[0], self.prompts[1]
-        if self._expanded is not None:
-            return self._expanded
+        if self.expanded is not None:
+            return self.expanded
         expanded = module.expand_kv(*self.prompts)
         sizes = [sum(states.numel() for states in pair) for pair in (expanded, self.prompts)]
         if sizes[0] * len(self.prompts[0]) <= sizes[1] * samples:
-            self._expanded = expanded
+            self.expanded = expanded
         return expanded
 
 
@@ -137,8 +133,10 @@ class PromptCache(DynamicCache):
         owners = [self.owners[row] for row in beam_idx.tolist()]
         kept = {owner: number for number, owner in enumerate(sorted(set(owners)))}
         if len(kept) < len(self.first) and self.layers[0].prompt_columns:
+            numbers = torch.tensor([*kept])
             for layer in self.layers:
-                layer.select_prompts(torch.tensor([*kept]))
+                layer.prompts = [states[numbers.to(states.device)] for states in layer.prompts]
+                layer.expanded = None
         self._set_owners([kept[owner] for owner in owners])
 
     def by_prompt(self, rows: torch.Tensor) -> torch.Tensor:
@@ -151,10 +149,8 @@ class PromptCache(DynamicCache):
         return rows if self.regular else rows[self.places.to(rows.device)]
 
     def biases(self, mask: torch.Tensor, layer: PromptLayer, dtype: torch.dtype) -> tuple:
-        """What hides, added to scores, the padding of prompts and what is outside of a window: in the columns of the
-        prompts, of which samples see the same, and in their own, of which they see all but for a window.
-
-        Made once per token, since layers share masks.
+        """Numbers to add to scores, which hide the padding of prompts and the columns outside of a window: for the
+        prompts, and for the tokens of the samples (`None` without a window). Made once per token: layers share masks.
         """
         for known, biases in self._biases:
             if known is mask:
@@ -241,7 +237,7 @@ def can_decode_shared(model: PreTrainedModel) -> bool:
 
 def worth_sharing(prefill: Prefill, samples: int, config: PreTrainedConfig) -> bool:
     """Whether attention in two parts pays: on a CPU, for latent attention, of which a plain cache expands every copy
-    at every step, and where the copies that it saves are large (estimated from an H100's bandwidth, not measured)."""
+    at every step, and where the copies that it saves are large (estimated, not measured)."""
     keys, values = prefill.layers[0]
     latent = getattr(config.get_text_config(), "kv_lora_rank", None) is not None
     copies = samples * sum(states[0].numel() * states.element_size() for states in (keys, values))

@@ -33,19 +33,12 @@ SEGMENT = 32
 class Decoder:
     """Completes prompts of token ids, each of which is read once for all its completions.
 
-    The model is in evaluation mode. `settings` are greedy, with pad and end tokens and `max_new_tokens`. From
+    The `model` is in evaluation mode. `settings` are greedy, with pad and end tokens and `max_new_tokens`. From
     `min_copied` tokens of copied prompts on, completions attend to one copy. A `constraint` is a logits processor that
     is given the numbers of its `rows` and the `start` of their completions.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        settings: GenerationConfig,
-        temperature: float,
-        top_p: float,
-        min_copied: int = 0,
-    ):
+    def __init__(self, model, settings: GenerationConfig, temperature: float, top_p: float, min_copied: int = 0):
         self.model, self.settings = model, settings
         self.temperature, self.top_p = temperature, top_p
         self.min_copied = min_copied
@@ -60,9 +53,9 @@ class Decoder:
         shared: Sequence[tuple[int, ...]] | None = None,
         root: Prefill | None = None,
     ) -> Prefill | None:
-        """Reads all tokens of the prompts but the last, which `generate` reads itself; `None` if there are none.
+        """Reads all tokens of the prompts but the last, which `generate` reads; `None` if there are none.
 
-        `shared` and `root` are as for [`PrefixReader`], of the prompts without their last tokens.
+        `shared` and `root` are as for [`PrefixReader`].
         """
         beginnings = [ids[:-1] for ids in prompts]
         if not any(beginnings):
@@ -107,15 +100,9 @@ class Decoder:
     def _read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> DynamicCache:
         cache = DynamicCache(config=self.model.config.get_text_config())
         if input_ids.shape[1] > 1:
-            positions = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
-            self.model(
-                input_ids=input_ids[:, :-1],
-                attention_mask=attention_mask[:, :-1],
-                position_ids=positions[:, :-1],
-                use_cache=True,
-                logits_to_keep=1,
-                **{CACHE: cache},
-            )
+            inputs = {"input_ids": input_ids[:, :-1], "attention_mask": attention_mask[:, :-1], CACHE: cache}
+            positions = (inputs["attention_mask"].cumsum(dim=-1) - 1).clamp(min=0)
+            self.model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
         return cache
 
     def _generate(
@@ -166,8 +153,8 @@ def random_streams(seeds: Iterable[int], length: int) -> torch.Tensor:
 
 
 class SeededSampling(LogitsProcessor):
-    """Draws each token by inverting the cumulative distribution at a uniform number, so that samples do not depend on
-    their neighbors in the batch as with one global generator. Greedy search then picks the token that was drawn.
+    """Draws each token by inverting the cumulative distribution at a uniform number, independent of the batch. Greedy
+    search then picks it.
 
     Row b uses `uniforms[b, t]` in [0, 1) at step t. Computed in float64, where the uniforms are.
     """
@@ -191,16 +178,14 @@ class SeededSampling(LogitsProcessor):
 class _NumberCheck(LogitsProcessor):
     """Notes logits that are not numbers. Read once per segment, since reading a flag waits for the device."""
 
-    def __init__(self):
-        self.broken: torch.Tensor | None = None
+    broken: torch.Tensor | bool = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        broken = scores.isnan().any()
-        self.broken = broken if self.broken is None else self.broken | broken
+        self.broken = scores.isnan().any() | self.broken
         return scores
 
     def check(self, length: int) -> None:
-        if self.broken is not None and self.broken:
+        if self.broken:
             raise FloatingPointError(
                 f"Found logits that are not numbers (NaN) within {length} tokens. Load the model in bfloat16 or "
                 "float32, and check that its weights are finite."
@@ -231,8 +216,7 @@ def evaluating(model: torch.nn.Module):
 
 @contextmanager
 def generating(model: torch.nn.Module, settings: GenerationConfig):
-    """Hides the model's generation config, from which `generate` takes what `settings` leave open: a repetition
-    penalty, beams, another cache."""
+    """Hides the model's generation config, from which `generate` would take a repetition penalty or beams."""
     causal_lm = base_model(model)
     hidden = causal_lm.generation_config
     causal_lm.generation_config = settings

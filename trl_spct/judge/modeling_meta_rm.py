@@ -34,16 +34,15 @@ _WEIGHT_KWARGS = ("dtype", "torch_dtype", "quantization_config")
 @dataclass
 class MetaRMConfig:
     """
-    What `config.meta_rm` of a Meta RM says beside the decoder's own config.
+    The entry `meta_rm` of a Meta RM's config, which is otherwise the decoder's own.
 
     Args:
         k_meta (`int` or `float`, *optional*):
             How many critiques vote, or which share of all k, see [`num_voters`]. `None` stands for `max(1, k // 2)`,
             the paper's k/2 **[P]**. [`choose_guidance`] finds the best one.
         guide (`str`, *optional*): `"top"`, the default, or `"soft"`, see [`~trl_spct.judge.voting.Guidance`].
-        template (`str`, *optional*):
-            [`JudgeTemplate.digest`] of the prompt whose critiques this Meta RM learned from.
-        tokenizer (`str`, *optional*): Digest of the tokenizer and chat template that it was trained with.
+        template, tokenizer (`str`, *optional*):
+            Digests of the judge's template, and of the tokenizer and chat template that it was trained with.
     """
 
     k_meta: int | float | None = None
@@ -61,11 +60,10 @@ class MetaRMConfig:
 
 
 def native_config(config: PreTrainedConfig, extras: dict[str, Any] | None = None) -> PreTrainedConfig:
-    """
-    A copy of a decoder's config with one label, binary cross-entropy and a `meta_rm` entry, in which `extras` win.
+    """A copy of a decoder's config with one label, binary cross-entropy and a `meta_rm` entry, in which `extras` win.
 
-    A config that has them comes back as it is. Two labels without a classification architecture are what every config
-    starts with, and count as unset; any other number is refused.
+    A config that has them is returned as it is. Two labels without a classification architecture, with which every
+    config starts, count as unset; any other number is refused.
     """
     if not isinstance(config, PreTrainedConfig):
         raise TypeError(f"Found a config of type {type(config).__name__}; expected a `PreTrainedConfig`.")
@@ -85,8 +83,8 @@ def native_config(config: PreTrainedConfig, extras: dict[str, Any] | None = None
 def _require_one_label(num_labels: int) -> None:
     if num_labels != 1:
         raise ValueError(
-            f"Found num_labels={num_labels}; expected 1: a Meta RM gives one logit per critique. Start from a causal "
-            "LM or from a checkpoint with one label, and leave `num_labels` out."
+            f"Found num_labels={num_labels}; expected 1, since a Meta RM gives one logit per critique: a causal LM or "
+            "a checkpoint with one label."
         )
 
 
@@ -98,9 +96,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
     its parameter names, so that a checkpoint loads with `AutoModelForSequenceClassification`, PEFT and serving engines
     where this package is absent. Backbones without such a class, for instance Granite, get one made of the same parts.
 
-    Three things differ from the native class. The logit is pooled at the right-most *attended* token, so that left and
-    right padding agree and a final end-of-sequence token counts even where it doubles as padding. The pooled state is
-    cast to the dtype of the head, which quantized training keeps apart. The loss takes whole labels as well as floats.
+    Unlike in the native class, the logit is pooled at the right-most *attended* token, so that a final end-of-sequence
+    token counts even where it doubles as padding, and the pooled state is cast to the dtype of the head.
 
     Args:
         config (`PreTrainedConfig`): A decoder's config, with one label or with none set.
@@ -143,13 +140,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
     ) -> "MetaRMForSequenceClassification":
         """
         Loads a Meta RM from a native one-label checkpoint, from a causal LM (with a fresh head), or from an adapter,
-        as a trainable `PeftModel`.
-
-        Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder or a Hub id.
-            config (`PreTrainedConfig`, `str` or [`MetaRMConfig`], *optional*):
-                Replaces the checkpoint's config; a [`MetaRMConfig`] adds its values to it.
-            **kwargs: As for [`~transformers.PreTrainedModel.from_pretrained`].
+        as a trainable `PeftModel`. As [`~transformers.PreTrainedModel.from_pretrained`]; a [`MetaRMConfig`] as
+        `config` adds its values to those of the checkpoint.
         """
         path = pretrained_model_name_or_path
         if cls is not MetaRMForSequenceClassification:
@@ -173,15 +165,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         return meta_rm_class(type(config)).from_pretrained(path, *model_args, config=config, **kwargs)  # type: ignore[arg-type]
 
     @classmethod
-    def _from_adapter(
-        cls,
-        path: str | os.PathLike,
-        base: str,
-        hub: dict[str, Any],
-        *model_args,
-        output_loading_info: bool = False,
-        **kwargs,
-    ):
+    def _from_adapter(cls, path, base: str, hub: dict[str, Any], *model_args, output_loading_info=False, **kwargs):
         """The `PeftModel` over a base; the loading info is about both, so that it names a missing head."""
         kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
         config = kwargs["config"]
@@ -196,9 +180,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
         return (model, {**info, "missing_keys": missing}) if output_loading_info else model
 
     @classmethod
-    def load_trained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
-    ) -> "MetaRMForSequenceClassification":
+    def load_trained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         """
         Loads a Meta RM for inference: as [`~MetaRMForSequenceClassification.from_pretrained`], but a checkpoint or an
         adapter without weights of the `score` head, as a causal LM, is refused.
@@ -245,14 +227,12 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
 
 def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
-    """Refuses a classifier whose head was not in its checkpoint, which transformers draws at random, by the second
-    value of `from_pretrained(…, output_loading_info=True)`."""
+    """Refuses a classifier whose head is drawn at random, by the loading info of `from_pretrained`."""
     missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(("score.", "classifier.")))
     if missing:
         raise ValueError(
-            f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head. A "
-            "causal LM has none: train it with `MetaRMTrainer`. A head of another name has to be renamed in the "
-            "checkpoint."
+            f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head of this "
+            "name. A causal LM has none: train it with `MetaRMTrainer`."
         )
 
 
@@ -311,20 +291,13 @@ def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
 
 
 def _native_class(config_class: type[PreTrainedConfig]) -> type[PreTrainedModel]:
+    """The native classifier of a decoder, made of the parts of the others where there is none."""
     if config_class in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         native = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[config_class]
         return native[0] if isinstance(native, tuple) else native
     if config_class not in MODEL_MAPPING:
-        raise ValueError(
-            f"Found {config_class.__name__}, for which transformers has no model; expected a decoder's config, for "
-            "instance `Gemma2Config`."
-        )
-    return _generated_class(MODEL_MAPPING[config_class])
-
-
-@functools.cache
-def _generated_class(decoder: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """A classifier for a decoder that has none, out of the parts that transformers makes the others of."""
+        raise ValueError(f"Found {config_class.__name__}; expected a decoder's config, for instance `Gemma2Config`.")
+    decoder = MODEL_MAPPING[config_class]
     name = f"{decoder.__name__.removesuffix('Model')}ForSequenceClassification"
     parent = next(base for base in decoder.__mro__[1:] if issubclass(base, PreTrainedModel))
     return type(name, (GenericForSequenceClassification, parent), {"__module__": __name__})

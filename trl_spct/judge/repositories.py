@@ -53,8 +53,7 @@ def adapter_base(home: str | os.PathLike, **hub: Any) -> str | None:
     file = find_adapter_config_file(str(home), **hub)
     if file is None:
         return None
-    with open(file, encoding="utf-8") as opened:
-        return json.load(opened)["base_model_name_or_path"]
+    return json.loads(Path(file).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def with_adapter(
@@ -74,7 +73,7 @@ def with_adapter(
 
 
 def described(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a judge's config says about it; empty if nothing."""
+    """The description of a judge in its config; empty if there is none."""
     return getattr(config, "grm", None) or {}
 
 
@@ -109,9 +108,7 @@ def official_template(template: str, config: PreTrainedConfig) -> str:
 
 def describe_adapter(folder: str | os.PathLike, entry: dict[str, Any], file: str = ADAPTER_FILE) -> None:
     """Writes the description of a judge or a Meta RM beside its adapter."""
-    with open(os.path.join(folder, file), "w", encoding="utf-8") as opened:
-        json.dump(entry, opened, indent=2, sort_keys=True)
-        opened.write("\n")
+    Path(folder, file).write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def find_file(home: str | os.PathLike, name: str, **hub: Any) -> str | None:

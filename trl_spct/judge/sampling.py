@@ -83,7 +83,7 @@ class Sampler(Protocol):
     ) -> list[list[Sample]]: ...
 
 
-class EngineModel:
+class EngineModel(torch.nn.Module):
     """Gives a sampler the attributes that `Pipeline` reads from a model."""
 
     input_modalities = output_modalities = ("text",)
@@ -96,20 +96,15 @@ class EngineModel:
                 f"Found a model of type {type(engine).__name__}; expected a model, or a sampler such as an "
                 '`OpenAIEngine`. A path or an id goes to `pipeline("grm-reward", model=…)`.'
             )
+        super().__init__()
         self.engine = engine
         self.generation_config = GenerationConfig()
         self.config = PreTrainedConfig(max_position_embeddings=getattr(engine, "context_length", None))
         self.config._name_or_path = str(getattr(engine, "name", type(engine).__name__))
         self.config.grm = getattr(engine, "grm", None)
 
-    def to(self, device) -> "EngineModel":
-        return self
-
     def can_generate(self) -> bool:
         return True
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        return iter(())
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -132,7 +132,7 @@ class ContinuedLayer(DynamicLayer):
     """Continues rows of another cache, any number from each, which are copied in `update`, one layer at a time.
 
     `keys` and `values` have shape `(parents, heads, columns, dim)`. `owners` has the parent of each row, and `places`,
-    of shape `(rows, cached)`, which of the parent's columns each column is. With `keep`, the copies outlive `update`.
+    of shape `(rows, cached)`, the parent's column for each column. With `keep`, the copies outlive `update`.
     """
 
     def __init__(self, keys, values, owners: torch.Tensor, places: torch.Tensor, keep: bool):
@@ -150,8 +150,7 @@ class ContinuedLayer(DynamicLayer):
 
     def _continued(self, parents: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         owners, places = self.owners.to(parents.device), self.places.to(parents.device)
-        copies = parents[owners[:, None], :, places].transpose(1, 2)
-        return torch.cat([copies, states], dim=-2)
+        return torch.cat([parents[owners[:, None], :, places].transpose(1, 2), states], dim=-2)
 
     def get_seq_length(self) -> int:
         return self.places.shape[1] + self.added
@@ -164,24 +163,15 @@ class PrefixReader:
     """
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int, **options):
-        self.model = model
-        self.pad_token_id = pad_token_id
-        self.options = options
+        self.model, self.pad_token_id, self.options = model, pad_token_id, options
 
     def read(
-        self,
-        rows: Sequence[Tokens],
-        shared: Sequence[tuple[int, ...]],
-        root: Prefill | None = None,
-        keep: bool = True,
+        self, rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], root: Prefill | None = None, keep: bool = True
     ):
         """Returns the model's output for the last tokens of all rows, and their [`Prefill`] (`None` without `keep`).
 
-        Args:
-            rows (sequence of token ids): At least one, and at least one token in all.
-            shared: Of these rows, from [`shared_lengths`].
-            root ([`Prefill`] of one row, *optional*): What all of them begin with.
-            keep (`bool`, *optional*, defaults to `True`): Whether the rows will be continued.
+        The rows have at least one token in all, and begin with `root`, a prefill of one row; `shared` is from
+        [`shared_lengths`].
         """
         above, owners = root, [0] * len(rows)
         for lengths in levels(rows, shared, root.lengths[0] if root else 0):
@@ -199,14 +189,9 @@ class PrefixReader:
         cached = longest - max(1, *(len(row) - length for row, length in zip(rows, known, strict=True)))
         input_ids, mask = left_padded(rows, self.pad_token_id, self.model.device)
         cache = self._cache(above, owners, [len(row) for row in rows], cached, keep)
-        outputs = self.model(
-            input_ids=input_ids[:, cached:],
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=-1) - 1).clamp(min=0)[:, cached:],
-            use_cache=True,
-            **{CACHE: cache},
-            **self.options,
-        )
+        positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, cached:]
+        inputs = {"input_ids": input_ids[:, cached:], "attention_mask": mask, "position_ids": positions, CACHE: cache}
+        outputs = self.model(**inputs, use_cache=True, **self.options)
         if not keep:
             return outputs, None
         return outputs, Prefill([len(row) for row in rows], [(layer.keys, layer.values) for layer in cache.layers])
