@@ -86,8 +86,8 @@ class OpenAIEngine:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `str`, *optional*):
             The model's, with a chat template; or its path or Hub id.
         client (`openai.OpenAI`, or a callable that returns one, *optional*):
-            Instead of one made from `base_url`, `api_key`, `max_retries` and `timeout`, for instance an
-            `openai.AzureOpenAI`. To pickle the engine, pass a callable.
+            Instead of `base_url`, `api_key`, `max_retries` and `timeout`, for instance an `openai.AzureOpenAI`. An
+            engine with a callable can be pickled.
         dialect (`str`, *optional*, defaults to `"vllm"`):
             `"vllm"` asks for all samples of a prompt in one request, with fields of vLLM's own that turn off the
             generation config of the server's model. `"openai"` sends one request per sample without them.
@@ -97,8 +97,7 @@ class OpenAIEngine:
         extra_body (mapping, *optional*):
             Fields to add to every request, or to replace in it; `None` removes a field, for instance
             `{"max_tokens": None, "max_completion_tokens": 1024}`.
-        max_concurrent_requests (`int`, *optional*, defaults to `64`):
-            Requests in flight at once, over all threads that call the engine.
+        max_concurrent_requests (`int`, *optional*, defaults to `64`): Over all threads that call the engine.
         max_retries (`int`, *optional*, defaults to `10`): Retries of a request, about a minute in all.
         timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer, the server's queue included.
     """
@@ -208,9 +207,7 @@ class OpenAIEngine:
         max_new_tokens: int = 1024,
         first: int | Sequence[int] = 0,
     ) -> list[list[Sample]]:
-        """Samples k completions of each prompt, with the arguments of [`~trl_spct.judge.sampling.sample_critiques`].
-
-        Blocks, in any thread and inside a running event loop alike. A greedy completion is requested once per prompt.
+        """Samples as [`~trl_spct.judge.sampling.sample_critiques`], in any thread, inside of an event loop or not.
 
         Raises:
             [`~trl_spct.judge.sampling.PromptTooLongError`]: before anything is sent, if the context is known.
@@ -315,10 +312,7 @@ class OpenAIEngine:
         return next(iter(models.values()))
 
     def _ask(self, path: str, body: Any, read: Callable[[dict[str, Any]], Any], stopping: threading.Event) -> Any:
-        """Returns what `read` makes of the answer. A broken answer is requested again as often as the client retries.
-
-        Raises [`Refused`] if the server refuses the prompt, else [`EngineError`].
-        """
+        """Returns what `read` makes of the answer; a broken one is requested again as often as the client retries."""
         attempts = self.client.max_retries + 1
         for attempt in range(1, attempts + 1):
             try:
@@ -338,9 +332,8 @@ class OpenAIEngine:
         url, attempts = self.base_url + path, client.max_retries + 1
         options = {"headers": {"Authorization": openai.Omit()}} if client.api_key == _NO_KEY else {}
         try:
-            if body is None:
-                return client.get(path, cast_to=bytes, options=options)
-            return client.post(path, cast_to=bytes, body=body, options=options)
+            request = client.get if body is None else partial(client.post, body=body)
+            return request(path, cast_to=bytes, options=options)
         except openai.APIStatusError as error:
             status, data = error.status_code, error.response.content
             text = f"{url} answered {status}: {self._shown(error_message(data))}."
@@ -373,11 +366,7 @@ class _Call:
     """The requests of one call, sent by several threads that hold a slot each, and their samples."""
 
     def __init__(
-        self,
-        send: "Callable[[_Request, threading.Event], list[Sample]]",
-        requests: Sequence[_Request],
-        counts: Sequence[int],
-        slots: threading.BoundedSemaphore,
+        self, send: Callable, requests: Sequence[_Request], counts: Sequence[int], slots: threading.Semaphore
     ):
         self.send, self.slots = send, slots
         self.samples: list[list[Sample | None]] = [[None] * count for count in counts]

@@ -155,11 +155,7 @@ class ShardedJob:
         return self.shards[rows.start // self.settings["rows_per_shard"]][0]
 
     def run(
-        self,
-        work: Callable[[range], list[dict[str, Any]]],
-        process_index: int = 0,
-        num_processes: int = 1,
-        concurrency: int = 1,
+        self, work: Callable[[range], list[dict]], process_index: int = 0, num_processes: int = 1, concurrency: int = 1
     ) -> Iterator[range]:
         """Writes this process's missing shards, and yields the rows of each of its shards once it is written.
 

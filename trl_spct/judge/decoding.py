@@ -32,10 +32,8 @@ class NotShareableError(NotImplementedError):
 
 
 class PromptLayer(DynamicLayer):
-    """What samples have written, in buffers with room for more, and apart from it the prompts.
-
-    `keys` and `values` of the prompts have shape `(prompts, heads, columns, dim)`. Of a layer with a sliding `window`,
-    the columns that no sample can see are dropped.
+    """What samples have written, in buffers with room for more, and apart from it the prompts: `keys` and `values` of
+    shape `(prompts, heads, columns, dim)`. With a sliding `window`, the columns that no sample can see are dropped.
     """
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, window: int | None = None):
@@ -170,14 +168,7 @@ _cache: ContextVar[PromptCache] = ContextVar("spct_prompt_cache")
 
 
 def attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-    **kwargs,
+    module, query: torch.Tensor, key, value, attention_mask: torch.Tensor | None, scaling=None, softcap=None, **kwargs
 ) -> tuple[torch.Tensor, None]:
     """Attention of one new token per sample to its prompt and to its own text, as an `AttentionInterface` function.
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from .compat import CACHE
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
-from .shared_prompts import Prefill, PrefixReader, left_padded, shared_lengths
+from .shared_prompts import Prefill, PrefixReader, Tokens, left_padded, shared_lengths
 
 
 logger = logging.getLogger(__name__)
@@ -48,10 +48,7 @@ class Decoder:
         self.reader = PrefixReader(model, settings.pad_token_id, logits_to_keep=1)
 
     def prefill(
-        self,
-        prompts: Sequence[Sequence[int]],
-        shared: Sequence[tuple[int, ...]] | None = None,
-        root: Prefill | None = None,
+        self, prompts: Sequence[Tokens], shared: Sequence[tuple[int, ...]] | None = None, root: Prefill | None = None
     ) -> Prefill | None:
         """Reads all tokens of the prompts but the last, which `generate` reads; `None` if there are none.
 
@@ -63,16 +60,11 @@ class Decoder:
         return self.reader.read(beginnings, shared_lengths(beginnings) if shared is None else shared, root)[1]
 
     def complete(
-        self,
-        prompts: Sequence[Sequence[int]],
-        owners: list[int],
-        uniforms: torch.Tensor | None,
-        prefill: Prefill | None,
+        self, prompts: Sequence[Tokens], owners: list[int], uniforms: torch.Tensor | None, prefill: Prefill | None
     ) -> list[list[int]]:
         """One completion for each of `owners`, up to and including the first token that ends it.
 
         Args:
-            prompts (sequence of token ids): Distinct prompts.
             owners (`list[int]`): Number of the prompt of each completion; every prompt has one.
             uniforms (`torch.Tensor` of shape `(completions, max_new_tokens)`, *optional*): See [`SeededSampling`].
             prefill ([`Prefill`], *optional*): Of the prompts without their last tokens. Read here if not given.

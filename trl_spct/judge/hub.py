@@ -114,14 +114,7 @@ def push_folder(
 
 
 def upload(
-    folder: str | os.PathLike,
-    repo_id: str,
-    repo_type: str,
-    message: str,
-    private: bool | None,
-    token: str | None,
-    before: Callable[[str], None],
-    **options: Any,
+    folder: str | os.PathLike, repo_id: str, repo_type: str, message: str, private, token, before: Callable, **options
 ) -> str:
     """Creates a repository if it does not exist, calls `before` with its full id, uploads a folder with the options of
     [`~huggingface_hub.HfApi.upload_folder`], and returns the address of the commit."""

@@ -4,7 +4,6 @@
 import logging
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,14 @@ says why.{more}
 
 
 def write_judge_card(
-    model: PreTrainedModel,
+    model,
     folder: str | os.PathLike,
     repo_id: str,
-    has_meta_rm: bool = False,
-    has_code: bool = False,
-    tags: Sequence[str] = (),
-    token: str | None = None,
-    revision: str | None = None,
+    has_meta_rm=False,
+    has_code=False,
+    tags=(),
+    token=None,
+    revision=None,
 ) -> None:
     """Writes the card of a judge into a folder that is pushed.
 

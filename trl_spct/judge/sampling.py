@@ -138,9 +138,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
 
 
 def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Messages],
-    chat_template_kwargs: Mapping[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Messages], chat_template_kwargs: Mapping | None = None
 ) -> list[list[int]]:
     """Token ids of each prompt, in the chat template (with its variables) and with the generation prompt."""
     if not prompts:
@@ -273,12 +271,10 @@ def sample_critiques(
 ) -> list[list[Sample]]:
     """Samples k completions of each prompt, as a [`Sampler`].
 
-    Sample j of a prompt is drawn with a random stream that depends on `seed`, the prompt and j alone, so that up to
-    floating-point noise neither the batch nor the number of processes matters. Of the model's generation config only
-    the end tokens count.
+    Sample j of a prompt is drawn with a random stream that depends on `seed`, the prompt and j alone. Of the model's
+    generation config only the end tokens count.
 
     Args:
-        model ([`~transformers.PreTrainedModel`] or `PeftModel`): A causal language model.
         k, first (`int` or sequence of `int`): Samples of each prompt, and the number of its first one.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
