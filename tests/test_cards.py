@@ -10,8 +10,8 @@ from peft import LoraConfig
 from test_rejective_sampler import config, preference_rows, trainer_of
 from tiny_models import save_tiny, tiny_causal_lm, tiny_tokenizer
 
-from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer
-from trl_spct.cards import PAPER, PAPER_VALUES, template_path
+from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, RejectiveSampler, SPCTConfig, SPCTTrainer, packaged
+from trl_spct.cards import PAPER, PAPER_VALUES
 from trl_spct.judge.hub import LEFT_OUT, PushError, keep_private, push_command, pushing
 from trl_spct.judge.prompts import judge_template
 
@@ -242,7 +242,7 @@ def test_every_trainer_has_the_papers_values(trainer):
 
 @pytest.mark.parametrize("name", ["judge.md", "meta_rm.md", "trajectories.md"])
 def test_templates_are_found(name):
-    text = template_path(name).read_text(encoding="utf-8")
+    text = (packaged("model_cards") / name).read_text(encoding="utf-8")
     assert text.startswith("---\n{{ card_data }}\n---\n")
 
 

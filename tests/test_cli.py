@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from paths import ROOT
 from tiny_models import save_writing
 
-from trl_spct import cli
+from trl_spct import cli, packaged
 
 
 # Verbs
 
 
 def test_verbs_are_the_recipes():
-    scripts = cli.recipes_folder().glob("*.py")
+    scripts = packaged("recipes").glob("*.py")
     recipes = {path.stem for path in scripts if "\ndef make_parser(" in path.read_text(encoding="utf-8")}
     assert {verb.replace("-", "_") for verb in cli.VERBS} == recipes
     assert all(5 < len(line) < 90 for line in cli.VERBS.values())

@@ -7,6 +7,7 @@ Names are loaded when they are touched: only the trainers import TRL, PEFT and d
 import importlib
 import os
 import sys
+from pathlib import Path
 
 
 __version__ = "0.1.0"
@@ -46,6 +47,12 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted({*globals(), *__all__})
+
+
+def packaged(folder: str) -> Path:
+    """The recipes or the card templates: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return next(path for path in (package / folder, package.parent / folder) if path.is_dir())
 
 
 def register() -> None:

@@ -14,9 +14,20 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import DatasetCard, DatasetCardData, ModelCard, ModelCardData
 from peft import PeftModel
 
+from . import packaged
 from .jobs import SHARDS
-from .judge.hub import CARD, LEFT_OUT, PushError, is_repo_id, keep_private, model_push_command, push_folder, pushing
-from .judge.judge_card import license_of, read_model_card
+from .judge.hub import (
+    CARD,
+    LEFT_OUT,
+    PushError,
+    is_repo_id,
+    keep_private,
+    license_of,
+    model_push_command,
+    push_folder,
+    pushing,
+    read_model_card,
+)
 from .judge.prompts import template_name
 from .judge.repositories import describe_adapter, described
 
@@ -125,7 +136,7 @@ class JudgeCards(_Trainer):
         )
         card = ModelCard.from_template(
             data,
-            template_path=str(template_path(self._card_template)),
+            template_path=str(packaged("model_cards") / self._card_template),
             model_name=model_name or folder.name,
             repository=self.hub_model_id or self.args.hub_model_id or folder.name,
             base_model=base_name,
@@ -173,7 +184,8 @@ def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = N
 
 def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetCard:
     """A dataset card from a template of `model_cards/`, with `facts` and the paper as its variables."""
-    return DatasetCard.from_template(data, template_path=str(template_path(template)), paper=PAPER, **facts)
+    path = packaged("model_cards") / template
+    return DatasetCard.from_template(data, template_path=str(path), paper=PAPER, **facts)
 
 
 def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -205,13 +217,6 @@ def push_trajectories(
     """
     names = [SHARDS, CARD, "rejection.json"]
     return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token)
-
-
-def template_path(name: str) -> Path:
-    """Path of a card template: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    folders = (package / "model_cards", package.parent / "model_cards")
-    return next(folder / name for folder in folders if (folder / name).exists())
 
 
 def _arguments(trainer: Any) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     verb = parser.parse_args([argv[0].replace("_", "-")]).verb
-    script = recipes_folder() / f"{verb.replace('-', '_')}.py"
+    script = trl_spct.packaged("recipes") / f"{verb.replace('-', '_')}.py"
     arguments = _with_packaged_config(argv[1:], script.parent, parser)
     trl_spct.register()
     from trl import TrlParser
@@ -59,12 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _launch(script, *split_arguments(recipe_parser, arguments), recipe_parser)
     module.main(recipe_parser.parse_args(arguments))
     return 0
-
-
-def recipes_folder() -> Path:
-    """The recipes: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    return next(folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir())
 
 
 def _with_packaged_config(arguments: list[str], folder: Path, parser: argparse.ArgumentParser) -> list[str]:

@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from test_reports import result
 
-from trl_spct.cards import PAPER, template_path
+from trl_spct import packaged
+from trl_spct.cards import PAPER
 from trl_spct.evaluation.reports import with_blocks, write_results
 
 
@@ -46,7 +47,7 @@ def judge(tmp_path):
     folder.mkdir()
     card = ModelCard.from_template(
         ModelCardData(base_model="someone/base", license="mit", tags=["spct"]),
-        template_path=str(template_path("judge.md")),
+        template_path=str(packaged("model_cards") / "judge.md"),
         model_name="judge",
         repository="me/judge",
         base_model="base",

@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..judge.hub import push_folder
-from ..judge.judge_card import read_model_card
+from ..judge.hub import push_folder, read_model_card
 from .benchmarks import BENCHMARKS
 from .diagnostics import interval_text, percent, report_cells
 from .statistics import mean

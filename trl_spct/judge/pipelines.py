@@ -16,8 +16,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .closing import close_critiques, closer_of
 from .dates import prints_date
-from .hub import pushing, upload
-from .judge_card import write_judge_card
+from .hub import pushing, upload, write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole
 from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores
 from .modeling_meta_rm import EXTRAS_NAME
@@ -469,7 +468,7 @@ class GRMRewardPipeline(Pipeline):
         **options,
     ) -> str:
         """Pushes what [`~GRMRewardPipeline.save_pretrained`] saves to the Hub, with a model card, see
-        [`~trl_spct.judge.judge_card.write_judge_card`], and returns the URL of the commit.
+        [`~trl_spct.judge.hub.write_judge_card`], and returns the URL of the commit.
 
         Arguments are as for [`~transformers.utils.PushToHubMixin.push_to_hub`]; other `options` are for
         [`~huggingface_hub.HfApi.upload_folder`].
