@@ -198,6 +198,14 @@ def test_other_jobs_are_refused(tmp_path):
             other()
 
 
+def test_no_records(tmp_path):
+    list(job(tmp_path / "some", 4, 2).run(lambda rows: records(rows) if rows.start == 2 else []))
+    assert list(job(tmp_path / "some", 4, 2).read()) == records(range(2, 4))
+    list(job(tmp_path / "none", 4, 2).run(lambda rows: []))
+    stored = job(tmp_path / "none", 4, 2).read()
+    assert stored.features == FEATURES and len(stored) == 0
+
+
 def test_no_rows(tmp_path):
     assert list(job(tmp_path, 0).run(records)) == []
     assert job(tmp_path, 0).read().features == FEATURES and len(job(tmp_path, 0).read()) == 0

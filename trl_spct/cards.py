@@ -16,18 +16,7 @@ from peft import PeftModel
 
 from . import packaged
 from .jobs import SHARDS
-from .judge.hub import (
-    CARD,
-    LEFT_OUT,
-    PushError,
-    is_repo_id,
-    keep_private,
-    license_of,
-    model_push_command,
-    push_folder,
-    pushing,
-    read_model_card,
-)
+from .judge.hub import LEFT_OUT, PushError, base_of, is_repo_id, keep_private, model_push_command, push_folder, pushing
 from .judge.prompts import template_name
 from .judge.repositories import describe_adapter, described
 
@@ -150,21 +139,12 @@ class JudgeCards(_Trainer):
             versions=_versions(),
             paper=PAPER,
         )
-        card.save(folder / CARD)
+        card.save(folder / "README.md")
 
     @cached_property
     def _base(self) -> tuple[str | None, str | None, dict[str, Any]]:
-        """The base's name without a local path, its nearest ancestor on the Hub, and its license metadata.
-
-        Read once: TRL's trainers write a card with each checkpoint.
-        """
-        if not (name := self.model.config._name_or_path):
-            return None, None, {}
-        card = read_model_card(name, self.args.hub_token)
-        is_local = os.path.isdir(name) or not is_repo_id(name)
-        ancestor = (None if card is None else card.data.get("base_model")) if is_local else name
-        known = isinstance(ancestor, str) and is_repo_id(ancestor)
-        return Path(name).resolve().name if is_local else name, ancestor if known else None, license_of(card)
+        # Read once: TRL's trainers write a card with each checkpoint.
+        return base_of(self.model.config._name_or_path, self.args.hub_token)
 
     def card_facts(self) -> dict[str, Any]:
         """Facts on the training data, by name."""
@@ -205,7 +185,7 @@ def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: M
         sampler=sampler,
         repository=folder.name,
     )
-    card.save(folder / CARD)
+    card.save(folder / "README.md")
 
 
 def push_trajectories(
@@ -215,7 +195,7 @@ def push_trajectories(
 
     The manifest, which may hold paths on this machine, is not pushed; the card holds its settings.
     """
-    names = [SHARDS, CARD, "rejection.json"]
+    names = [SHARDS, "README.md", "rejection.json"]
     return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token)
 
 

@@ -61,10 +61,8 @@ def rows_digest(rows: Iterable[Any]) -> str:
 def locked(folder: str | os.PathLike, process_index: int = 0) -> Iterator[None]:
     """Holds the exclusive right of a run to write into a folder, which is created if it does not exist.
 
-    The first process of the run takes the lock. The operating system releases that of a process that dies.
-
-    Raises:
-        [`FolderInUseError`]: if another run holds it.
+    The first process of the run takes the lock, which the operating system releases if the process dies. Raises
+    [`FolderInUseError`] if another run holds it.
     """
     path = Path(folder, _CACHE, "run.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +84,8 @@ def locked(folder: str | os.PathLike, process_index: int = 0) -> Iterator[None]:
 
 
 def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the manifest of a run with these settings.
-
-    A manifest with nothing beside it belongs to a run that wrote nothing, and does not count.
-
-    Raises:
-        `FileExistsError`: if the folder holds a run with other settings, naming each that differs.
-    """
+    """Whether a folder holds a run with these settings. One with others raises a `FileExistsError` that names each
+    difference, unless there is nothing beside its manifest."""
     manifest = Path(folder, MANIFEST)
     if not manifest.exists():
         return False
@@ -197,9 +190,9 @@ class ShardedJob:
 
     def read(self) -> Dataset:
         """All records in the order of the rows, mapped into memory. Every process may read once all have written."""
-        if not self.shards:
-            return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
         paths = [str(path) for path, _ in self.shards]
+        if not any(pq.read_metadata(path).num_rows for path in paths):
+            return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
         options = {"cache_dir": str(self.folder / _CACHE), "batch_size": 1000}  # an empty shard has no size of its own
         return Dataset.from_parquet(paths, features=self.features, **options)
 

@@ -10,14 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import (
-    DynamicCache,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    TopPLogitsWarper,
-)
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.generation import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from .compat import CACHE
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing

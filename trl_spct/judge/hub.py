@@ -22,7 +22,6 @@ from .repositories import described
 
 logger = logging.getLogger(__name__)
 
-
 LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
 # Rows and critiques, pickled arguments, which hold `hub_token` and local paths, and TRL's reference adapter.
 _PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "/ref/", "training_args.bin")
@@ -215,8 +214,18 @@ def read_model_card(home: str, token: str | None = None) -> ModelCard | None:
         return None
 
 
-def license_of(card: ModelCard | None) -> dict[str, Any]:
-    """`license`, `license_name` and `license_link` of a card's metadata."""
+def base_of(name: str | None, token: str | None = None) -> tuple[str | None, str | None, dict[str, Any]]:
+    """The name of a base without a local path, its nearest ancestor on the Hub, and its license metadata."""
+    if not name:
+        return None, None, {}
+    card = read_model_card(name, token)
+    is_local = os.path.isdir(name) or not is_repo_id(name)
+    ancestor = (None if card is None else card.data.get("base_model")) if is_local else name
+    known = isinstance(ancestor, str) and is_repo_id(ancestor)
+    return Path(name).resolve().name if is_local else name, ancestor if known else None, _license_of(card)
+
+
+def _license_of(card: ModelCard | None) -> dict[str, Any]:
     data = {} if card is None else card.data.to_dict()
     return {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
 
@@ -230,7 +239,7 @@ def _new_card(
         library_name="transformers",
         tags=[TAG, "spct", "trl"],
         pipeline_tag="text-generation",
-        **license_of(source),
+        **_license_of(source),
     )
     without_package = " Without trl_spct installed, leave its import out and pass `trust_remote_code=True`."
     text = _TEXT.format(

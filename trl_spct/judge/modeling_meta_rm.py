@@ -9,15 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_MAPPING,
-    AutoConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 from transformers.utils import can_return_tuple
 
 from .compat import CACHE
@@ -251,10 +246,8 @@ def last_attended(hidden_states: torch.Tensor, attention_mask: torch.Tensor | No
 
 
 def meta_loss(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float | None = None) -> torch.Tensor:
-    """Binary cross-entropy on "is this critique correct" (paper, section 6), averaged over the batch, in float32.
-
-    `pos_weight` is how much more a correct critique weighs than an incorrect one.
-    """
+    """Binary cross-entropy on "is this critique correct" (paper, section 6), averaged over the batch, in float32, with
+    the weight `pos_weight` of correct critiques."""
     logits, labels = logits.reshape(-1).float(), labels.reshape(-1).to(logits.device).float()
     if len(logits) != len(labels):
         raise ValueError(f"Found {len(labels)} labels for {len(logits)} critiques; expected one label per critique.")
@@ -271,10 +264,7 @@ def meta_rm_class(config_class: type[PreTrainedConfig]) -> type[MetaRMForSequenc
 
 
 def as_meta_rm(model: PreTrainedModel) -> MetaRMForSequenceClassification:
-    """Turns a native classifier with one label into a Meta RM, in place and without copying weights.
-
-    A model of another kind, or one whose `forward` was replaced by hooks, is refused.
-    """
+    """Turns a native classifier with one label into a Meta RM, in place and without copying weights."""
     if isinstance(model, MetaRMForSequenceClassification):
         return model
     native = _native_class(type(model.config))

@@ -64,11 +64,8 @@ def read_sample(sample: Sample, num_responses: int, template: JudgeTemplate) -> 
 
 
 class Sampler(Protocol):
-    """Returns k samples of each prompt, in order.
-
-    `first` is the number of each prompt's first sample: the calls with `k=2` and with `k=3, first=2` return together
-    what one with `k=5` does.
-    """
+    """Returns k samples of each prompt, in order, from the number `first` on: the calls with `k=2` and with
+    `k=3, first=2` return together what one with `k=5` does."""
 
     def __call__(
         self,
@@ -128,10 +125,8 @@ _CONTROL = re.compile(
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The strings that the tokenizer would turn into tokens of their own, `<think>` and `<tool_call>` among them.
-
-    Prompts are fenced against them, but not against text that spells one only once the tokenizer has normalized it.
-    """
+    """The strings that the tokenizer turns into tokens of their own, `<think>` and `<tool_call>` too. Not covered
+    is text that spells one only once the tokenizer has normalized it."""
     added = tokenizer.added_tokens_decoder.values()
     controlling = {token.content for token in added if token.special or _CONTROL.match(token.content)}
     return tuple(sorted(controlling | set(tokenizer.all_special_tokens)))

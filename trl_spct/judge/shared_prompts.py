@@ -157,10 +157,8 @@ class ContinuedLayer(DynamicLayer):
 
 
 class PrefixReader:
-    """Reads rows of token ids, each shared beginning once, with a decoder for which [`can_share`] holds.
-
-    Shorter rows are padded with `pad_token_id`; `options` go to every forward pass.
-    """
+    """Reads rows of token ids, each shared beginning once, with a decoder for which [`can_share`] holds; `options` are
+    for every forward pass."""
 
     def __init__(self, model: PreTrainedModel, pad_token_id: int, **options):
         self.model, self.pad_token_id, self.options = model, pad_token_id, options
