@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
@@ -190,11 +191,18 @@ class ShardedJob:
 
     def read(self) -> Dataset:
         """All records in the order of the rows, mapped into memory. Every process may read once all have written."""
-        paths = [str(path) for path, _ in self.shards]
-        if not any(pq.read_metadata(path).num_rows for path in paths):
+        if not self.shards:
             return Dataset.from_dict({name: [] for name in self.features}, features=self.features)
-        options = {"cache_dir": str(self.folder / _CACHE), "batch_size": 1000}  # an empty shard has no size of its own
-        return Dataset.from_parquet(paths, features=self.features, **options)
+        stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path, _ in self.shards for stat in (path.stat(),)]
+        digest = hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()  # changes with any shard
+        arrow = self.folder / _CACHE / f"{digest}.arrow"
+        if not arrow.exists():
+            arrow.parent.mkdir(parents=True, exist_ok=True)
+            schema = self.features.arrow_schema
+            with in_one_step(arrow) as partial, pa.ipc.new_stream(str(partial), schema) as writer:
+                for path, _ in self.shards:
+                    writer.write_table(pq.read_table(path).cast(schema))
+        return Dataset.from_file(str(arrow))
 
 
 def _write(path: Path, records: list[dict[str, Any]], features: Features) -> None:
