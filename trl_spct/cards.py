@@ -56,9 +56,8 @@ PAPER_VALUES: dict[str, Any] = {
 
 class JudgeCards(_Trainer):
     """Mixin for trainers: model cards through TRL's hook [`~trl.GRPOTrainer.create_model_card`], the description of
-    the judge beside an adapter, which has no config, and pushes whose errors say how to push again.
-
-    `push_errors` holds the [`~trl_spct.judge.hub.PushError`]s that did not stop the run.
+    the judge beside an adapter, which has no config, and pushes whose errors say how to push again. `push_errors` are
+    those that did not stop the run.
     """
 
     _card_template = "judge.md"
@@ -89,10 +88,9 @@ class JudgeCards(_Trainer):
             with pushing(repo_id, f"{folder} holds it all", model_push_command(repo_id, self.args)):
                 return super().push_to_hub(*args, **kwargs)
         except PushError as error:
-            if self._is_saved:
-                raise
-            assert error.__cause__ is not None
-            raise error.__cause__ from None  # saving failed, not the push
+            if error.__cause__ is not None and not self._is_saved:
+                raise error.__cause__ from None  # saving failed, not the push
+            raise
 
     @contextmanager
     def tolerating_push_errors(self) -> Iterator[None]:
@@ -191,10 +189,8 @@ def write_trajectories_card(folder: Path, report: Mapping[str, Any], settings: M
 def push_trajectories(
     folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None
 ) -> str:
-    """Pushes a folder of trajectories, see [`~trl_spct.judge.hub.push_folder`]: the shards, the card and the report.
-
-    The manifest, which may hold paths on this machine, is not pushed; the card holds its settings.
-    """
+    """Pushes a folder of trajectories, see [`~trl_spct.judge.hub.push_folder`], without its manifest, which may hold
+    paths on this machine; the card holds its settings."""
     names = [SHARDS, "README.md", "rejection.json"]
     return push_folder(folder, repo_id, "dataset", "Upload trajectories", names, private, token)
 

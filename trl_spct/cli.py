@@ -71,9 +71,7 @@ def _with_packaged_config(arguments: list[str], folder: Path, parser: argparse.A
         paths = [path for path in folder.glob("*/*.yaml") if path.parent.name != "accelerate_configs"]
         names = [path.relative_to(folder).as_posix() for path in paths]
         closest = ", ".join(difflib.get_close_matches(arguments[place], names, n=6, cutoff=0))
-        parser.error(
-            f"Found --config {arguments[place]}; expected a file, or one of this package's, such as {closest}."
-        )
+        parser.error(f"Found --config {arguments[place]}; expected a file or a packaged one, such as {closest}.")
     return [*arguments[:place], str(packaged), *arguments[place + 1 :]]
 
 

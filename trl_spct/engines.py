@@ -57,8 +57,8 @@ class OpenAIEngine:
     """
     Samples critiques on a vLLM server, or on any other server that speaks OpenAI's API.
 
-    Takes the place of a model wherever one samples, with the same prompts, options and results as
-    [`~trl_spct.judge.sampling.sample_critiques`]. Needs the `openai` client: `pip install "trl-spct[openai]"`.
+    Takes the place of a model, with the prompts, options and results of
+    [`~trl_spct.judge.sampling.sample_critiques`]. Needs `pip install "trl-spct[openai]"`.
 
     ```python
     >>> # vllm serve Qwen/Qwen3-8B
@@ -70,8 +70,8 @@ class OpenAIEngine:
     - **Prompts.** With a `tokenizer` they are rendered here and sent as token ids to `/completions`. Without one they
       are sent as messages to `/chat/completions`, and cannot be fenced against the server's special tokens: a hostile
       response may end its turn. Pass the tokenizer wherever the server takes token ids.
-    - **Seeds.** That of a request is made from `seed`, the prompt and the number of its first sample alone. vLLM draws
-      sample j of a request with its seed + j. Whether the same seed gives the same text is up to the server.
+    - **Seeds.** That of a request is made from `seed`, the prompt and the number of its first sample; vLLM adds j for
+      its sample j. Whether the same seed gives the same text is up to the server.
     - **Completions** are the message's `content` without `reasoning_content`, or its `refusal`. `num_tokens` is the
       number of token ids, the usage of a request for one sample, the tokenizer's count, or a quarter of the bytes.
     - **Failures.** Connection errors, the statuses 408, 409, 429 and 5xx, and answers without whole completions are
@@ -83,8 +83,7 @@ class OpenAIEngine:
         base_url (`str`, *optional*):
             Root of the API, by default `OPENAI_BASE_URL` or `"http://localhost:8000/v1"`. `/v1` is the default path.
         api_key (`str`, *optional*): Sent as bearer token; `OPENAI_API_KEY` by default. No message shows it.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`] or `str`, *optional*):
-            The model's, with a chat template; or its path or Hub id.
+        tokenizer (tokenizer or `str`, *optional*): The model's, with a chat template; or its path or Hub id.
         client (`openai.OpenAI`, or a callable that returns one, *optional*):
             Instead of `base_url`, `api_key`, `max_retries` and `timeout`, for instance an `openai.AzureOpenAI`. An
             engine with a callable can be pickled.
@@ -95,8 +94,7 @@ class OpenAIEngine:
             Variables of the chat template, for instance `{"enable_thinking": False}`; by default those in the judge's
             repository. Used here with a `tokenizer`, else sent to the server.
         extra_body (mapping, *optional*):
-            Fields to add to every request, or to replace in it; `None` removes a field, for instance
-            `{"max_tokens": None, "max_completion_tokens": 1024}`.
+            Fields of every request; `None` removes one: `{"max_tokens": None, "max_completion_tokens": 1024}`.
         max_concurrent_requests (`int`, *optional*, defaults to `64`): Over all threads that call the engine.
         max_retries (`int`, *optional*, defaults to `10`): Retries of a request, about a minute in all.
         timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer, the server's queue included.

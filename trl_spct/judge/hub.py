@@ -92,9 +92,8 @@ def push_command(
 
 def model_push_command(repo_id: str, args: Any) -> str:
     """[`push_command`] for the output folder of a trainer."""
-    return push_command(
-        repo_id, args.output_dir, exclude=LEFT_OUT, private=args.hub_private_repo, revision=args.hub_revision
-    )
+    options = {"private": args.hub_private_repo, "revision": args.hub_revision}
+    return push_command(repo_id, args.output_dir, exclude=LEFT_OUT, **options)
 
 
 @contextmanager
@@ -122,15 +121,10 @@ def push_folder(
     token: str | None = None,
     exclude: Sequence[str] = (),
 ) -> str:
-    """Pushes a folder and returns the address of the commit; the snippets of its card then name the repository.
+    """Pushes a folder to a repository, which is created if it does not exist, and returns the address of the commit.
+    The snippets of its card then name the repository.
 
-    Args:
-        repo_id (`str`): The repository, created if it does not exist.
-        include, exclude (sequences of `str`, *optional*): Patterns of files; all are pushed by default.
-        private (`bool`, *optional*): Whether a new repository is private; by default as the account has it.
-
-    Raises:
-        [`PushError`]: if it fails.
+    `include` and `exclude` are patterns of files. Raises [`PushError`].
     """
 
     def rename_card(full_id: str) -> None:
@@ -177,11 +171,8 @@ def write_judge_card(
     token=None,
     revision=None,
 ) -> None:
-    """Writes the card of a judge into a folder that is pushed.
-
-    It is the repository's card if there is one; else the card of the judge's source, if that is a judge's, under the
-    new name; else a short one with the snippet that loads the judge.
-    """
+    """Writes into a folder the card of the repository, else that of the judge's source under the new name, if it is a
+    judge's, else a short one with the snippet that loads the judge."""
     try:
         card = ModelCard.load(hf_hub_download(repo_id, CARD, token=token, revision=revision))
     except EntryNotFoundError:

@@ -139,5 +139,4 @@ def changed_config(config: PreTrainedConfig, **entries):
     finally:
         for name in entries:
             vars(config).pop(name, None)
-            if name in before:
-                setattr(config, name, before[name])
+        vars(config).update({name: before[name] for name in entries if name in before})

@@ -1,8 +1,5 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Sampling of k critiques for each of many prompts, and what all samplers share.
-
-A *sampler* is a callable as [`Sampler`]: an engine, or a `functools.partial` of [`sample_critiques`].
-"""
+"""Sampling of k critiques for each of many prompts, and what it shares with engines, the other [`Sampler`]s."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -2,9 +2,8 @@
 """Prefill of prompts that reads what they share once: a template's head, a conversation before its responses.
 
 Rows of token ids that begin alike form a tree. Its shared beginnings are prefilled from the root on, one forward pass
-per level, and rows continue from the keys and values of their beginnings. Rows are right-aligned, as for `generate`:
-no padding comes between a beginning and what continues it, so that positions, causal masks and sliding windows are
-those of plain left-padded rows.
+per level, and rows continue from the keys and values of their beginnings. Rows are right-aligned, so that positions,
+causal masks and sliding windows are those of plain left-padded rows.
 """
 
 from bisect import bisect_left
