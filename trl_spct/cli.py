@@ -1,8 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """The command line `trl-spct VERB …`: runs the recipes from any folder, through `accelerate launch` where they train.
-
-`--help` imports the standard library alone.
-"""
+`--help` imports the standard library alone."""
 
 import argparse
 import difflib

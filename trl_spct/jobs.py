@@ -92,8 +92,8 @@ def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool
         return False
     present = json.loads(manifest.read_text(encoding="utf-8"))
     settings = json.loads(json.dumps(settings))
-    names = {**present, **settings}.keys() - {STARTED}
-    differing = [name for name in names if present.get(name) != settings.get(name)]
+    present.pop(STARTED, None)
+    differing = [name for name in {**present, **settings} if present.get(name) != settings.get(name)]
     if not differing:
         return True
     if all(path.name == MANIFEST or path.name.startswith(".") for path in manifest.parent.iterdir()):
@@ -106,8 +106,7 @@ def check_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> bool
 
 
 def claim_folder(folder: str | os.PathLike, settings: Mapping[str, Any]) -> Path:
-    """Creates a folder with the manifest of a run and its day, or resumes the one that it holds; raises as
-    [`check_folder`]."""
+    """Creates a folder with the manifest and the day of a run, or takes the one it holds; see [`check_folder`]."""
     if not check_folder(folder, settings):
         os.makedirs(folder, exist_ok=True)
         write_json(Path(folder, MANIFEST), {**settings, STARTED: date.today().isoformat()})

@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from .judge.pipelines import GRMRewardPipeline
 
 
-API_KEY = "OPENAI_API_KEY"
 BASE_URL_HELP = "Address of an OpenAI-compatible server. The model's name is then its name there, if needed."
 TOKENIZER_HELP = "Tokenizer of the model, for a server that reads token ids: no response then holds control tokens."
-KEY_HELP = f"Key of the server. Default: the environment variable {API_KEY}."
+KEY_HELP = "Key of the server. Default: the environment variable OPENAI_API_KEY."
 TEMPLATE_HELP = (
     f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's card; "
     "or a text file in which {conversation} and {responses} stand. Default: the template in the judge's config."
@@ -40,8 +39,8 @@ def helped(default: Any, help: str, choices: Iterable[str] | None = None, **opti
 
 def wants_embedded(arguments: Sequence[str]) -> bool:
     """Whether a command line names the embedded example, or neither a model nor a configuration nor help."""
-    named = {argument.split("=")[0].replace("_", "-") for argument in arguments}
-    return "--tiny" in named or not named & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
+    names = {argument.split("=")[0].replace("_", "-") for argument in arguments}
+    return "--tiny" in names or not names & {"--model-name-or-path", "--model", "--config", "--help", "-h"}
 
 
 @dataclass
@@ -129,9 +128,9 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
     else:
         revision = model_args.model_revision
         judge = load_pipeline(name, model_args, device, meta_rm, revision=revision, chat_template_kwargs=variables)
-    given = {name: value for name, value in args.guidance.items() if value is not None}
-    if given and judge.meta_rm is None:
-        raise ValueError(f"Found {given} without a Meta RM; expected one in `meta_rm` or in the judge's repository.")
+    guidance = {name: value for name, value in args.guidance.items() if value is not None}
+    if guidance and judge.meta_rm is None:
+        raise ValueError(f"Found {guidance} without a Meta RM; expected one in `meta_rm` or in its repository.")
     return judge
 
 

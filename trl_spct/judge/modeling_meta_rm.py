@@ -199,11 +199,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Padded left or right.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for tokens, 0 for padding.
             labels (`torch.Tensor` of shape `(B,)` or `(B, 1)`, *optional*): 1 if the critique is correct, else 0.
-            **kwargs: For the decoder.
 
-        Returns:
-            [`~transformers.modeling_outputs.SequenceClassifierOutputWithPast`] with unbounded `logits` of shape
-            `(B, 1)` and, with labels, their binary cross-entropy as `loss`.
+        Returns unbounded `logits` of shape `(B, 1)` and, with labels, their binary cross-entropy as `loss`.
         """
         # Some decoders do not know every name, so that only those with a value are passed on.
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}

@@ -95,10 +95,8 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
 
 
 def official_template(template: str, config: PreTrainedConfig) -> str:
-    """The template `"official"` as the one on the judge's own card; every other template as it is.
-
-    Judges with a prompt on their cards are the released ones, and folders with a card whose config names no template.
-    """
+    """The template `"official"` as the one on the card of a released judge, or of a folder whose config names no
+    template; every other template as it is."""
     home = str(getattr(config, "_name_or_path", None) or "")
     has_prompt = home in RELEASED_JUDGES or (
         bool(home) and "template" not in described(config) and os.path.isfile(os.path.join(home, CARD))

@@ -181,10 +181,8 @@ class PromptTooLongError(ValueError):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a server refuses a prompt for good, and its answer.
-
-    `cause` is `"content_filter"`, `"context_length"`, `"refused"` or `"unreadable"` (an answer without a completion).
-    """
+    """Why a server refuses a prompt for good (`cause`: `"content_filter"`, `"context_length"`, `"refused"`, or
+    `"unreadable"`, an answer without a completion), and its answer."""
 
     cause: str
     message: str

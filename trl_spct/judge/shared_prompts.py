@@ -79,10 +79,8 @@ def _neighbors(rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], number
 
 
 def levels(rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], root: int = 0) -> list[list[int]]:
-    """Lengths of the beginnings to prefill before the rows: for each forward pass, one per row.
-
-    As many passes as compute the fewest token positions, padding included. What has length `root` is prefilled.
-    """
+    """Lengths of the beginnings to prefill before the rows, beyond `root`: for each forward pass, one per row. As many
+    passes as compute the fewest token positions, padding included."""
     paths = [[length for length in lengths if length > root] for lengths in shared]
     # A row that shares nothing more takes part with one token, since no row of a pass may be empty.
     least = [max(root, min(1, len(row))) for row in rows]
