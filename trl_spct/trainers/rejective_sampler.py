@@ -394,6 +394,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             self.report["refused"] = refused
             logger.warning(f"The sampler refused {counts_text(refused)} prompts.", main_process_only=True)
         if self.accelerator.is_main_process:
+            for leftover in folder.glob(".rejection.json.*.partial"):
+                leftover.unlink()  # of a start that was killed here
             write_json(folder / "rejection.json", self.report)
             write_trajectories_card(folder, self.report, settings)
             if args.trajectories_hub_repo is not None:
