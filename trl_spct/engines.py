@@ -2,6 +2,7 @@
 """Sampling on a server: the contract of [`sample_critiques`] over vLLM or any other OpenAI-compatible server."""
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,8 @@ from .server_answers import (
 if TYPE_CHECKING:
     import openai
 
+
+logger = logging.getLogger(__name__)
 
 LOCAL = "http://localhost:8000/v1"
 _CONNECT_SECONDS = 10
