@@ -184,7 +184,14 @@ class Evaluation:
             self.add(name, self.judged(judge, "llm_judge", name), "LLM-as-a-judge", temperature=self.temperature)
 
     def options(self, benchmark, temperature: float, *names: str) -> dict:
-        names = names or ("order", "max_new_tokens", "template", "truncation")
+        names = names or (
+            "order",
+            "max_new_tokens",
+            "template",
+            "truncation",
+            "close_critiques",
+            "max_thinking_tokens",
+        )
         options = {"seed": self.args.seed, **self.judge_args.options(*names), "temperature": temperature}
         return {**options, "order": benchmark.order} if benchmark.order else options
 

@@ -71,6 +71,9 @@ class JudgeArguments:
     chat_template_kwargs: dict | str | None = helped(
         None, "Variables of the chat template as JSON, such as '{\"enable_thinking\": false}'. Default: the judge's."
     )
+    max_thinking_tokens: int | None = helped(
+        None, "Tokens after which an open draft (<think>) is closed. They are part of max_new_tokens."
+    )
     close_critiques: bool | None = helped(
         None, "Decode the scores alone behind critiques that ended without any. They are counted apart."
     )
@@ -107,7 +110,15 @@ class JudgeArguments:
 
     def options(self, *names: str) -> dict[str, Any]:
         """Arguments of the pipeline that were given, those of `names`, or all that say how to sample."""
-        names = names or ("temperature", "max_new_tokens", "template", "order", "truncation", "close_critiques")
+        names = names or (
+            "temperature",
+            "max_new_tokens",
+            "template",
+            "order",
+            "truncation",
+            "close_critiques",
+            "max_thinking_tokens",
+        )
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Scores are decoded behind critiques that ended without any, marked, and never in place of wrong ones."""
 
+import threading
 from itertools import product
 
 import pytest
@@ -29,6 +30,26 @@ TAGS = JudgeTemplate(
     "Judge.", "<a>: <score_A> <score_B>", (0, 3), labels=("A", "B"), score_form="<s_{i}>{score}</s_{i}>"
 )
 ROWS = [Preference("Why?", ("Because.", "So it is.")), Preference("And how?", ("Like this.", "Not at all.", "Maybe."))]
+
+
+@pytest.fixture
+def server():
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return MODELS
+        if "structured_outputs" in body:
+            text = TOKENIZER.decode(body["prompt"])
+            return (
+                (400, {}, {"error": {"message": "no"}})
+                if "And how?" in text
+                else {"choices": [choice("7, 3}", chat=False)]}
+            )
+        return {"choices": [choice("Hm.", i, chat=False) for i in range(body.get("n", 1))]}
+
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 def line_of(n, template=PAPER):
@@ -168,6 +189,41 @@ def test_wrong_scores_are_not_replaced():
     assert with_closed(None, ["prompt"], [samples[1:2]], [(PAPER, 2)]) == [samples[1:2]]
 
 
+# --- thoughts ---
+
+
+@pytest.mark.parametrize("prefilled", [False, True])
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_a_draft_is_closed_when_its_budget_is_spent(arch, prefilled):
+    """The same tokens as without a budget, then the tag, then the critique; drafts that ended are left alone."""
+    tokenizer, model = tiny_tokenizer(), tiny_causal_lm(arch, initializer_range=0.3, tie_word_embeddings=False)
+    if prefilled:
+        tokenizer.chat_template = tokenizer.chat_template.replace("model\n{% endif", "model\n<think>{% endif")
+    prompts, options = [judge_messages(row, "compact") for row in ROWS], {"seed": 0, "temperature": 1.0}
+    free = sample_critiques(model, tokenizer, prompts, 3, max_new_tokens=60, **options)
+    bound = sample_critiques(model, tokenizer, prompts, 3, max_new_tokens=60, max_thinking_tokens=35, **options)
+    tag = tuple(tokenizer.encode("\n</think>\n\n", add_special_tokens=False))
+    assert any(len(sample.ids) == 60 for row in free for sample in row)
+    for before, after in zip([s for row in free for s in row], [s for row in bound for s in row], strict=True):
+        if not prefilled or len(before.ids) <= 35:
+            assert after == before
+        else:
+            assert after.ids[:35] == before.ids[:35] and after.ids[35 : 35 + len(tag)] == tag and after.prefilled
+            assert without_thoughts(after.text, after.prefilled) is not None
+
+
+def test_a_budget_for_thoughts_leaves_room(server):
+    judge = GRMRewardPipeline(tiny_causal_lm("llama"), tiny_tokenizer(), max_new_tokens=9, template="compact")
+    row = {"query": ROWS[0].query, "responses": ROWS[0].responses}
+    assert judge(row, k=1, max_thinking_tokens=8)["drawn"] == 1
+    for budget in (9, 0):
+        with pytest.raises(ValueError, match=f"Found max_thinking_tokens={budget}"):
+            judge(row, max_thinking_tokens=budget)
+    engine = OpenAIEngine("judge", base_url=server.url, tokenizer=tiny_tokenizer())
+    with pytest.raises(ValueError, match="max_thinking_tokens over an engine"):
+        GRMRewardPipeline(engine, template="compact")(row, max_thinking_tokens=5)
+
+
 # --- where it is an option ---
 
 
@@ -221,28 +277,6 @@ def test_rejective_sampling_begins_with_closed_critiques(tmp_path):
     trainer.train()
     ends = [trainer.judge_tokenizer.decode(ids) for ids in trainer.train_dataset["input_ids"]]
     assert all("Scores: \\boxed{" in text for text in ends)
-
-
-@pytest.fixture
-def server():
-    import threading
-
-    def answer(path, body, number):
-        if path.endswith("/models"):
-            return MODELS
-        if "structured_outputs" in body:
-            text = TOKENIZER.decode(body["prompt"])
-            return (
-                (400, {}, {"error": {"message": "no"}})
-                if "And how?" in text
-                else {"choices": [choice("7, 3}", chat=False)]}
-            )
-        return {"choices": [choice("Hm.", i, chat=False) for i in range(body.get("n", 1))]}
-
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def test_a_server_continues_the_token_ids(server, caplog):

@@ -32,7 +32,8 @@ NEXT_STEPS = {
     "count": "not one score per response: check `template`, or lower `max_responses_per_prompt`",
     "range": "a score outside of the template's range: check `template` and `binary`",
     "value": "a score that is not a whole number: check `template`",
-    "truncated": "the token limit was reached: raise `max_new_tokens`, or set `close_critiques`",
+    "truncated": "the token limit was reached: raise `max_new_tokens`, bound a draft by "
+    "`max_thinking_tokens`, or set `close_critiques`",
 }
 """What each problem of a critique means and what to do."""
 
@@ -45,6 +46,7 @@ class JudgingOptions:
     temperature: float | None = None
     top_p: float = 1.0
     max_new_tokens: int | None = None
+    max_thinking_tokens: int | None = None
     seed: int | None = None
     order: str = ORDERS[0]
     early_stopping: str | float | bool | None = None
@@ -59,7 +61,7 @@ class JudgingOptions:
 
     def __post_init__(self) -> None:
         check_whole("k", self.k, 1, "a whole number of critiques, at least 1")
-        for name, least in (("max_new_tokens", 1), ("seed", None)):
+        for name, least in (("max_new_tokens", 1), ("max_thinking_tokens", 1), ("seed", None)):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least)
         check_sampling(self.temperature, self.top_p, self.max_new_tokens)

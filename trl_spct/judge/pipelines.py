@@ -36,6 +36,7 @@ from .sampling import (
     EngineModel,
     Sample,
     Sampler,
+    check_thinking,
     check_tokenizer,
     context_length,
     sample_critiques,
@@ -79,6 +80,9 @@ class GRMRewardPipeline(Pipeline):
         temperature (`float`, *optional*): Defaults to 0.5 for k > 1 (paper, section 6), else to 0, greedy.
         top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling. There is no top-k.
         max_new_tokens (`int`, *optional*): Defaults to the generation config's, else to 1024 or half of the context.
+        max_thinking_tokens (`int`, *optional*):
+            Tokens of `max_new_tokens` after which an open draft (`<think>`) is closed. Not over an engine, whose
+            server may have a setting of its own.
         close_critiques (`bool`, *optional*, defaults to `False`):
             Decode the scores alone behind critiques that ended without any or reached the token limit (not in the
             paper), see [`~trl_spct.judge.closing.close_critiques`]. They are marked as `closed`, and vote.
@@ -203,6 +207,14 @@ class GRMRewardPipeline(Pipeline):
             seed = 0 if temperature == 0 else int(torch.randint(2**31, (1,)))
         max_new_tokens = chosen.max_new_tokens or self.default_length
         sampling: dict[str, Any] = {"temperature": temperature, "top_p": chosen.top_p}
+        if chosen.max_thinking_tokens is not None:
+            check_thinking(chosen.max_thinking_tokens, max_new_tokens)
+            sampling["max_thinking_tokens"] = chosen.max_thinking_tokens
+            if self.engine is not None:
+                raise ValueError(
+                    "Found max_thinking_tokens over an engine; expected the setting of its server, such as "
+                    '`extra_body={"thinking_token_budget": 512}` of a vLLM that knows it.'
+                )
         if self.engine is None:
             sampling["chat_template_kwargs"] = variables
         return Judging(

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .critiques import Critique, is_draft_tag, opens_draft
+from .critiques import Critique, closing_tag, is_draft_tag, opens_draft
 from .dates import dated_template
 from .generation import Decoder, evaluating, generating, random_streams
 from .orders import derive_seed
@@ -21,6 +21,7 @@ from .templates import JudgeTemplate
 
 
 TRUNCATED = "truncated"
+_TAIL = 16  # Tokens at the end of a prompt in which a draft may be opened
 _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them
 
 
@@ -256,6 +257,7 @@ def sample_critiques(
     max_new_tokens: int = 1024,
     first: int | Sequence[int] = 0,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    max_thinking_tokens: int | None = None,
     batch_size: int = 64,
     progress: str | None = None,
 ) -> list[list[Sample]]:
@@ -268,6 +270,9 @@ def sample_critiques(
         k, first (`int` or sequence of `int`): Samples of each prompt, and the number of its first one.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
+        max_thinking_tokens (`int`, *optional*):
+            Tokens after which an open draft (`<think>`) is closed, so that the rest is left for the critique. They are
+            part of `max_new_tokens`.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together, from one prefill.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
@@ -276,6 +281,7 @@ def sample_critiques(
         `FloatingPointError`: if the model's logits are not numbers.
     """
     check_sampling(temperature, top_p, max_new_tokens)
+    check_thinking(max_thinking_tokens, max_new_tokens)
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least one completion at once.")
     counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
@@ -295,6 +301,9 @@ def sample_critiques(
         for batch, prefill in prefilled_batches(decoder, encoded, counts, batch_size):
             uniforms = _uniforms(encoded, starts, batch, seed, max_new_tokens) if temperature > 0 else None
             owners = [place for place, numbers in enumerate(batch.values()) for _ in numbers]
+            if max_thinking_tokens is not None:
+                tails = [encoded[i][-_TAIL:] if drafts[i] else [] for i, numbers in batch.items() for _ in numbers]
+                decoder.constraint = ThoughtBudget(tokenizer, tails, max_thinking_tokens)
             completions = decoder.complete([encoded[i] for i in batch], owners, uniforms, prefill)
             texts = decode_completions(tokenizer, completions)
             sampled = [i for i, numbers in batch.items() for _ in numbers]
@@ -303,6 +312,33 @@ def sample_critiques(
                 samples[i].append(Sample(text, len(ids), truncated, tuple(ids), drafts[i]))
             bar.update(len(completions))
     return samples
+
+
+class ThoughtBudget(LogitsProcessor):
+    """Closes drafts that are open after `budget` tokens; `tails` are the ends of prompts that open one.
+
+    `rows` are the numbers of the rows that are decoded, and `start` is where their completions begin.
+    """
+
+    rows: Sequence[int] = ()
+    start = 0
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tails: Sequence[Sequence[int]], budget: int):
+        self.tokenizer, self.tails, self.budget = tokenizer, tails, budget
+        self.forced: dict[int, list[int]] = {}
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.start - self.budget
+        for place, row in enumerate(self.rows if step >= 0 else ()):
+            if step == 0:
+                written = decode_completions(self.tokenizer, [input_ids[place, self.start :].tolist()])[0]
+                tag = closing_tag(self.tokenizer.decode(self.tails[row]) + written)
+                closing = self.tokenizer(f"\n{tag}\n\n", add_special_tokens=False)["input_ids"]
+                self.forced[row] = closing if tag else []
+            if step < len(self.forced[row]):
+                scores[place] = torch.full_like(scores[place], -torch.inf)
+                scores[place, self.forced[row][step]] = 0.0
+        return scores
 
 
 def encode_checked(
@@ -324,6 +360,15 @@ def check_sampling(temperature: float | None = None, top_p: float | None = None,
         raise ValueError(f"Found top_p={top_p}; expected more than 0 and at most 1.")
     if max_new_tokens is not None and max_new_tokens < 1:
         raise ValueError(f"Found max_new_tokens={max_new_tokens}; expected at least 1.")
+
+
+def check_thinking(max_thinking_tokens: int | None, max_new_tokens: int) -> None:
+    """Refuses a budget for thoughts that leaves nothing for the critique."""
+    if max_thinking_tokens is not None and not 1 <= max_thinking_tokens < max_new_tokens:
+        raise ValueError(
+            f"Found max_thinking_tokens={max_thinking_tokens} with {max_new_tokens} tokens in all; expected at least "
+            "1 and less than all, of which thoughts are a part."
+        )
 
 
 def per_prompt(name: str, value: int | Sequence[int], num_prompts: int, least: int) -> list[int]:
@@ -409,4 +454,4 @@ def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence
 
 def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
     """Whether an encoded prompt ends with an open draft, which some chat templates begin themselves."""
-    return opens_draft(tokenizer.decode(list(prompt[-16:]), clean_up_tokenization_spaces=False))
+    return opens_draft(tokenizer.decode(list(prompt[-_TAIL:]), clean_up_tokenization_spaces=False))

@@ -270,7 +270,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             **({"chat_template_kwargs": args.variables} if args.variables else {}),
             **{name: getattr(args, name) for name in names},
             **({"sampler_chat_template_kwargs": variables} if variables else {}),
-            **({"close_critiques": True} if args.close_critiques else {}),
+            **{name: value for name in ("close_critiques", "max_thinking_tokens") if (value := getattr(args, name))},
         }
 
     def _sampler_config(self) -> PreTrainedConfig | None:
@@ -301,6 +301,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)
             options: Any = {"batch_size": self.args.sampling_batch_size, "chat_template_kwargs": variables}
             sampler = partial(sample_critiques, model, tokenizer or self.judge_tokenizer, **options)
+            sampler = partial(sampler, max_thinking_tokens=self.args.max_thinking_tokens)
             closer = partial(close_critiques, model, tokenizer or self.judge_tokenizer, **options)
         elif self.args.close_critiques:
             closer = closer_of(engine)

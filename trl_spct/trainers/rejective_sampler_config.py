@@ -26,6 +26,8 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
             Whether rows whose unhinted trajectories are all correct are rejected. [P]
         temperature, top_p (`float`, *optional*, defaults to `1.0`): Temperature and nucleus of the sampling. [?]
         max_completion_length (`int`, *optional*, defaults to `1024`): Longest critique in tokens. [?]
+        max_thinking_tokens (`int`, *optional*):
+            Tokens of them after which an open draft (`<think>`) is closed; not over an engine.
         close_critiques (`bool`, *optional*, defaults to `False`):
             Whether scores are decoded behind critiques that ended without any (not in the paper), so that a judge
             that never writes scores can begin.
@@ -54,6 +56,9 @@ class RejectiveSamplerConfig(PreferenceArguments, SFTConfig):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
     max_completion_length: int = field(default=1024, metadata={"help": "Longest critique in tokens."})
+    max_thinking_tokens: int | None = field(
+        default=None, metadata={"help": "Tokens after which an open draft is closed, part of max_completion_length."}
+    )
     close_critiques: bool = field(
         default=False, metadata={"help": "Decode the scores alone behind critiques that ended without any."}
     )
