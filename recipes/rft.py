@@ -13,7 +13,8 @@ accelerate launch recipes/rft.py \
 `--config file.yaml` sets any option; the command line has precedence. `--dataset_name` is a Hub id, a folder or a
 file; mixtures stand under `datasets:`.
 
-The critiques are sampled from the model itself; from another one with `--sampler_name_or_path`; or from one on a
+A dataset with a column `critiques` brings its own, which a stronger judge wrote: see recipes/README.md. Otherwise they
+are sampled from the model itself; from another one with `--sampler_name_or_path`; or from one on a
 server, here of `vllm serve Qwen/Qwen3-8B`:
 
     --sampler_base_url http://localhost:8000 --sampler_tokenizer_name_or_path Qwen/Qwen3-8B

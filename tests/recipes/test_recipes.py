@@ -199,6 +199,27 @@ def test_collecting_training_on_critiques_and_evaluating(judge, rows, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_recorded_critiques_are_learned_from_without_sampling(judge, tmp_path, monkeypatch):
+    from trl_spct.trainers import rejective_sampler
+
+    monkeypatch.delattr(rejective_sampler, "sample_critiques")
+    critiques = [
+        {"reason": "Response 2 is a prime.", "verdict": 1},
+        {"reason": "Response 1 is a prime.", "verdict": 1, "order": [1, 0]},
+        {"reason": "Response 1 is a prime.", "verdict": 0},
+        {"text": "Nothing."},
+    ]
+    rows = [
+        {"prompt": f"Name a prime, not {i}.", "responses": ["9", "7"], "best_index": 1, "critiques": [critique]}
+        for i, critique in enumerate(critiques)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rft(judge, tmp_path / "rows.jsonl", tmp_path / "rft", "--max_steps", "1", "--per_device_train_batch_size", "2")
+    card = (tmp_path / "rft" / "README.md").read_text()
+    assert "unhinted, by outcome: 2 kept, 1 incorrect, 1 unreadable, 0 too_easy" in card
+    assert "on rows.jsonl" in card and (tmp_path / "rft" / "model.safetensors").exists()
+
+
 def test_training_from_trajectories_that_are_there(judge, rows, tmp_path, monkeypatch):
     from trl_spct.judge.sampling import Sample
     from trl_spct.trainers import rejective_sampler

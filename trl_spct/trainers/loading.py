@@ -150,7 +150,6 @@ def rows_for(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, args: Any, config: PreTrainedConfig, name: str
 ) -> PreparedPreferences:
     """Prepares labeled preference rows in any shape, and measures their prompts against the judge's context."""
-    limits = [limit for limit in (context_length(config), args.max_context_length) if limit is not None]
     return prepare_judge_rows(
         dataset,
         tokenizer,
@@ -162,8 +161,14 @@ def rows_for(
         seed=args.seed,
         shuffle_responses=args.shuffle_responses,
         max_completion_length=args.max_completion_length or 1,
-        context_length=min(limits, default=None),
+        context_length=longest_sequence(args, config),
     )
+
+
+def longest_sequence(args: Any, config: PreTrainedConfig) -> int | None:
+    """The most tokens that a prompt and a critique may have together; `None` without a limit."""
+    limits = [limit for limit in (context_length(config), args.max_context_length) if limit is not None]
+    return min(limits, default=None)
 
 
 def each_set(datasets: Any, prepare: Callable[[Dataset, str], Dataset], name: str = "eval_dataset") -> Any:

@@ -48,32 +48,23 @@ from .loading import (
     load_config,
     load_sampler,
     load_tokenizer,
+    longest_sequence,
     read_chat_template,
     rows_for,
     saved_weights_digest,
     store_template,
     with_template,
 )
+from .recorded import CRITIQUES, recorded_trajectories
 from .rejection import Outcome, cap_hinted
 from .rejection_report import Report, counts_text, rejection_metrics, rejection_report, rejection_summary
 from .rejective_sampler_config import RejectiveSamplerConfig
-from .trajectories import TrajectoryCollector, check_sampler, count_refused, name_of
+from .trajectories import TRAJECTORY_FEATURES, TrajectoryCollector, check_sampler, count_refused, name_of
 
 
 logger = get_logger(__name__)
 
-_FEATURES = {
-    "row": Value("int64"),
-    "sample": Value("int64"),
-    "hinted": Value("bool"),
-    "scores": List(Value("int64")),
-    "problem": Value("string"),
-    "completion_ids": List(Value("int32")),
-    "num_tokens": Value("int64"),
-    "closed": Value("bool"),
-    "outcome": Value("string"),
-    "sampled_on": Value("string"),
-}
+
 _TAG = re.compile(r"[<\[◁][^\s<>\[\]◁▷]+[>\]▷]")
 
 
@@ -106,8 +97,10 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             The judge to fine-tune, as for [`~trl.SFTTrainer`].
         args ([`RejectiveSamplerConfig`], *optional*): Configuration.
         train_dataset ([`~datasets.Dataset`]):
-            Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads, or trajectories that an earlier
-            `collect()` returned or left in its folder.
+            Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads; the same with a column
+            `critiques`, which are learned from in place of sampled ones, see
+            [`~trl_spct.trainers.recorded.recorded_trajectories`]; or trajectories that an earlier `collect()` returned
+            or left in its folder.
         eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
             Trajectories of held-out rows, whose kept ones give the evaluation loss.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -167,11 +160,15 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         if _are_trajectories(train_dataset):
             _check_trajectories(train_dataset, args.template)
             self.trajectories = train_dataset
+        elif CRITIQUES in (getattr(train_dataset, "column_names", None) or ()):
+            rule = (args.template, args.source, args.invalid_rows, args.reject_too_easy)
+            limits = (longest_sequence(args, config), args.variables)
+            self.trajectories = recorded_trajectories(train_dataset, self.judge_tokenizer, *rule, *limits)
         else:
             prepared = rows_for(train_dataset, processing_class, args, config, "train_dataset")
             self.rows = prepared.dataset
             self.row_numbers = prepared.row_numbers
-        prompt = (self.rows or train_dataset)[0]["prompt"]
+        prompt = next(iter(self.rows or self.trajectories or ()))["prompt"]
         # `SFTTrainer` prepares its data before it has a model; one row in the final format shows it the kind.
         placeholder = Dataset.from_list([{"prompt": prompt, "completion": _assistant(".")}])
         super().__init__(
@@ -201,10 +198,13 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             `RuntimeError`: if the model itself is to sample and will be sharded by FSDP or ZeRO-3.
         """
         if self.rows is None:
-            raise ValueError("Found collected trajectories as `train_dataset`; expected preference rows to sample.")
+            raise ValueError(
+                "Found collected trajectories or recorded critiques as `train_dataset`; expected preference rows to "
+                "sample, without the column `critiques`."
+            )
         folder = Path(self.args.trajectories_dir or Path(self.args.output_dir or ".", "trajectories"))
         settings = self._settings()
-        features = Features({**self.rows.features, "completion": self.rows.features["prompt"], **_FEATURES})
+        features = Features({**self.rows.features, **TRAJECTORY_FEATURES})
         with self.accelerator.main_process_first():
             job = ShardedJob(folder, len(self.rows), self.args.rows_per_shard, features, settings)
         if job.num_missing:

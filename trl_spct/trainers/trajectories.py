@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from ..data.preparation import preference_of
@@ -29,6 +29,24 @@ logger = logging.getLogger(__name__)
 
 REFUSED = ".refused.json"
 """Suffix of the file beside a shard that counts the prompts which the sampler refused, by cause."""
+
+_MESSAGES = List({"role": Value("string"), "content": Value("string")})
+TRAJECTORY_FEATURES = {
+    "prompt": _MESSAGES,
+    "order": List(Value("int64")),
+    "completion": _MESSAGES,
+    "row": Value("int64"),
+    "sample": Value("int64"),
+    "hinted": Value("bool"),
+    "scores": List(Value("int64")),
+    "problem": Value("string"),
+    "completion_ids": List(Value("int32")),
+    "num_tokens": Value("int64"),
+    "closed": Value("bool"),
+    "outcome": Value("string"),
+    "sampled_on": Value("string"),
+}
+"""Columns of trajectories, beside those of the preference rows."""
 
 
 class TrajectoryCollector:
@@ -104,8 +122,9 @@ class TrajectoryCollector:
             counts = [len(rows[index]["responses"]) for index in prompts]
             asked = [(judge_template(self.args.template, binary=n == 1), n) for n in counts]
             drawn = with_closed(self.closer, [*prompts.values()], drawn, asked)
+        template = self.args.template
         return [
-            {**self._record(rows[index], sample), "row": index, "sample": number, "hinted": hinted}
+            {**trajectory_of(rows[index], sample, template), "row": index, "sample": number, "hinted": hinted}
             for index, of_row in zip(prompts, drawn, strict=True)
             for number, sample in enumerate(of_row, first)
         ]
@@ -136,18 +155,20 @@ class TrajectoryCollector:
             )
         return {index: prompt for index, prompt in prompts.items() if index not in too_long}
 
-    def _record(self, row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
-        n = len(row["responses"])
-        critique = read_sample(sample, n, judge_template(self.args.template, binary=n == 1)).in_row_order(row["order"])
-        return {
-            **row,
-            "completion": [{"role": "assistant", "content": sample.text}],
-            "scores": None if critique.scores is None else list(critique.scores),
-            "problem": critique.problem,
-            "completion_ids": None if sample.ids is None else list(sample.ids),
-            "num_tokens": sample.num_tokens,
-            "closed": sample.closed,
-        }
+
+def trajectory_of(row: Mapping[str, Any], sample: Sample, template: str) -> dict[str, Any]:
+    """A sample of a row that was prompted in its `order`, with scores in the order of the row."""
+    n = len(row["responses"])
+    critique = read_sample(sample, n, judge_template(template, binary=n == 1)).in_row_order(row["order"])
+    return {
+        **row,
+        "completion": [{"role": "assistant", "content": sample.text}],
+        "scores": None if critique.scores is None else list(critique.scores),
+        "problem": critique.problem,
+        "completion_ids": None if sample.ids is None else list(sample.ids),
+        "num_tokens": sample.num_tokens,
+        "closed": sample.closed,
+    }
 
 
 class _Samples:
