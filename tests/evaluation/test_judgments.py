@@ -109,7 +109,7 @@ def test_no_guided_results_without_a_meta_rm():
     assert any(result["guided"] for result in scaling_results([scored, unreadable]))
     half = judged((1, 0), ((2, 1), (2, 1)), meta_scores=(0.1, None))
     assert not any(result["guided"] for result in scaling_results([scored, half])), "all readable ones, or none"
-    with pytest.raises(ValueError, match="no meta score"):
+    with pytest.raises(ValueError, match="without a meta score"):
         scaling_results([half], guided=True)
 
 

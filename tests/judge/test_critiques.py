@@ -264,6 +264,7 @@ def test_a_critique_and_its_dict_are_inverse():
         "meta_score": 0.5,
         "counted": True,
         "num_tokens": 7,
+        "closed": False,
     }
     assert Critique.from_dict({**fields, "other": 1}) == critique
     assert Critique.from_dict(Critique("x", problem="value").to_dict()) == Critique("x", problem="value")

@@ -48,12 +48,13 @@ KEYS = {
     "drawn",
     "votes",
     "weight",
+    "closed",
     "problems",
     "critiques",
     "truncated",
     "blocks",
 }
-CRITIQUE_KEYS = {"text", "scores", "problem", "order", "meta_score", "counted", "num_tokens"}
+CRITIQUE_KEYS = {"text", "scores", "problem", "order", "meta_score", "counted", "num_tokens", "closed"}
 
 
 def make(**kwargs):

@@ -54,23 +54,18 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
 
 
 def closing_value(judgments: Iterable[Judgment]) -> dict[str, float]:
-    """Share of `closed` critiques, and the mean credit of readable ones, `accuracy` if closed and `accuracy_of_whole`
-    if not; empty if none was closed."""
-    credits: dict[bool, list[float]] = {True: [], False: []}
-    total = 0
-    for judgment in judgments:
-        total += len(judgment.critiques)
-        for critique in judgment.critiques:
-            if critique.scores is not None:
-                credits[critique.closed].append(credit(critique.scores, judgment.labels))
-    closed, whole = credits[True], credits[False]
-    if not closed:
+    """Share of `closed` critiques, and the share of right ones among the readable, `accuracy` if closed and
+    `accuracy_of_whole` if not; empty if none was closed."""
+    pairs = [(critique, judgment.labels) for judgment in judgments for critique in judgment.critiques]
+    if not any(critique.closed for critique, _ in pairs):
         return {}
-    return {
-        "share": len(closed) / total,
-        "accuracy": mean(closed),
-        **({"accuracy_of_whole": mean(whole)} if whole else {}),
-    }
+    credits: dict[bool, list[float]] = {True: [], False: []}
+    for critique, labels in pairs:
+        if critique.scores is not None:
+            credits[critique.closed].append(pick_credit(critique.scores, labels))
+    accuracies = {"accuracy": credits[True], "accuracy_of_whole": credits[False]}
+    share = sum(critique.closed for critique, _ in pairs) / len(pairs)
+    return {"share": share, **{name: mean(values) for name, values in accuracies.items() if values}}
 
 
 def accuracy_by_place(judgments: Iterable[Judgment]) -> dict[str, dict[str, float]]:
@@ -188,14 +183,17 @@ def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
     """A report of [`diagnose`] in percent, by name; `"–"` without data."""
     ties, flips, length, confidence = (report.get(name) for name in ("ties", "order_flips", "length", "confidence"))
     places, closed = report.get("places", {}).values(), report.get("closed")
+    closed_text = (
+        f"; closed {percent(closed['share'])} %, right {percent(closed.get('accuracy'))} "
+        f"(whole {percent(closed.get('accuracy_of_whole'))})"
+        if closed
+        else ""
+    )
     chosen = (" / ".join(map(percent, shares)) for shares in report.get("chosen_places", {}).values())
     longer = length and f"{percent(length['chosen_longer'])} / {percent(length.get('right_longer'))}"
     same = f" (same order {percent(flips['same_order'])})" if flips and "same_order" in flips else ""
     cells = {
-        "unreadable": f"{percent(report['unreadable'])} %{causes_text(report.get('problems', {}))}",
-        "closed": closed
-        and f"{percent(closed['share'])} %, right {percent(closed['accuracy'])} "
-        f"(whole ones {percent(closed.get('accuracy_of_whole'))})",
+        "unreadable": f"{percent(report['unreadable'])} %{causes_text(report.get('problems', {}))}{closed_text}",
         "ties": ties and f"{percent(ties['single'])} %, of votes {percent(ties['vote'])} %",
         "right, by place of the best": " / ".join(map(interval_text, places)),
         "chosen, by place": "; ".join(chosen),
