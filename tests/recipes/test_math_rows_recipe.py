@@ -178,7 +178,7 @@ def test_answers_labeled_by_hand():
     "answer", ["9^{9^{9^9}}", "(" * 3000 + "1" + ")" * 3000, r"\sum_{k=1}^{10^9}\frac1k", "100000000!"]
 )
 def test_what_never_ends_is_an_outcome(answer):
-    assert RECIPE.match_answers("1", answer, timeout=1) == "timeout"
+    assert RECIPE.match_answers("1", answer, timeout=1) in ("timeout", "unparsable")
     assert RECIPE.match_answers("1", "1") == "correct"
 
 

@@ -262,7 +262,8 @@ def test_reinforcement_learning(judge, rows, tmp_path):
     spct(judge, rows, tmp_path / "spct")
     for name in ("model.safetensors", "tokenizer_config.json", "config.json", "README.md"):
         assert (tmp_path / "spct" / name).exists()
-    assert "original GRPO" in (tmp_path / "spct" / "README.md").read_text()
+    card = (tmp_path / "spct" / "README.md").read_text()
+    assert re.search(r"loss_type.*grpo.*grpo", card) and re.search(r"beta.*0\.08.*0\.08 or 0\.002", card)
 
 
 def test_evaluation_during_training_needs_a_test_split(judge, rows, tmp_path):

@@ -916,7 +916,7 @@ TWO_PROCESSES = """
 
 def test_two_processes_make_the_trajectories_of_one(judge, collected, tmp_path):
     (tmp_path / "job.py").write_text(textwrap.dedent(TWO_PROCESSES))
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "--local-addr=localhost"]
     done = run_python([*launch, tmp_path / "job.py", tmp_path, judge])
     assert done.returncode == 0, done.stderr[-3000:]
     changes = {"max_completion_length": 6, "rows_per_shard": 1}

@@ -704,7 +704,7 @@ def test_two_processes_train_as_one(judge, tmp_path):
             PROCESS.format(tests=tests, folder=str(tmp_path), batch=8 // processes, judge=judge, out=str(out))
         )
         command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-        command += ["--master_port=29531", str(script)]
+        command += ["--standalone", "--local-addr=localhost", str(script)]
         subprocess.run(command if processes > 1 else [sys.executable, str(script)], check=True, capture_output=True)
         found[processes] = torch.load(out, weights_only=False)
     assert [found[n]["processes"] for n in (1, 2)] == [1, 2]
