@@ -71,7 +71,7 @@ from .world import REFLECTION, Row, World, named_principle
 COLUMNS = ("query", "responses", "labels", "domain", "principle")
 SIZES = (1, 2, 3, 4, 2, 3, 4)
 """How often each number of responses occurs."""
-ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1500, "guidance": 400, "held_out": 512}
+ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1000, "guidance": 256, "held_out": 512}
 SPLITS = {"guidance": "dev", "held_out": "test"}
 LESSONS, DRILLS, CORPUS = 4000, 14000, 14000
 SPCT_STEPS = 60
@@ -267,7 +267,7 @@ class Job:
             lr_scheduler_type="cosine",
             per_device_train_batch_size=self._share(32),
             train_sampling_strategy="group_by_length",  # rows have one to four responses
-            num_train_epochs=2,
+            num_train_epochs=1,
             **_common(self.seed),
         )
         rows = concatenate_datasets([meta_rows(first), meta_rows(fresh)])
