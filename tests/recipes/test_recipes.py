@@ -217,6 +217,7 @@ def test_recorded_critiques_are_learned_from_without_sampling(judge, tmp_path, m
     rft(judge, tmp_path / "rows.jsonl", tmp_path / "rft", "--max_steps", "1", "--per_device_train_batch_size", "2")
     card = (tmp_path / "rft" / "README.md").read_text()
     assert "unhinted, by outcome: 2 kept, 1 incorrect, 1 unreadable, 0 too_easy" in card
+    assert "kept, by place of the best response: 1 place 1, 1 place 2" in card
     assert "on rows.jsonl" in card and (tmp_path / "rft" / "model.safetensors").exists()
 
 

@@ -86,7 +86,7 @@ def test_outcomes_texts_and_scores_by_hand():
             False,
         )
     report = rejection_report(trajectories)
-    assert (report["ties"], report["places"]) == (2, {"1": 2, "2": 1})
+    assert (report["ties"], report["places"]) == (2, {"place 1": 2, "place 2": 1})
     assert report["problems"] == {"missing": 1, "range": 1}
     assert report["accuracy"] == pytest.approx(3 / 9)
 
@@ -126,8 +126,9 @@ def test_a_single_response_is_right_or_wrong():
     ]
     found = [(t["row"], t["outcome"], t["scores"]) for t in trajectories_of(*rows)]
     assert found == [(0, "kept", [1]), (0, "incorrect", [0]), (1, "kept", [0])]
-    with pytest.raises(InvalidPreference, match="the verdict 1; expected its score in a list"):
-        trajectories_of(row({"reason": "It is.", "verdict": 1}, n=1))
+    for verdict in (0, 1):
+        with pytest.raises(InvalidPreference, match=f"the verdict {verdict}; expected its score in a list"):
+            trajectories_of(row({"reason": "It is.", "verdict": verdict}, n=1))
 
 
 def test_rows_are_too_easy_if_several_critiques_are_all_correct():
@@ -233,6 +234,9 @@ def test_what_cannot_be_used_at_all_is_refused():
         trajectories_of(Dataset.from_list([row()]).remove_columns("critiques"))
     with pytest.raises(ValueError, match="with an `order` inside of each critique"):
         trajectories_of(Dataset.from_list([{**row({"text": "t"}), "order": [1, 0]}]))
+    several = [json.loads(line) for line in (TESTS / "data" / "genrm-cot.jsonl").read_text().splitlines()]
+    with pytest.raises(ValueError, match="of a single preference in each row"):
+        trajectories_of(Dataset.from_list([{**one, "critiques": [{"text": "t"}]} for one in several]))
     with pytest.raises(ValueError, match="no critique to use in 2 rows; dropped 2 empty"):
         trajectories_of(row({"text": ""}), row({"text": " "}), invalid_rows="drop")
 
@@ -272,7 +276,7 @@ def test_a_best_response_that_is_always_in_one_place_is_remarked(caplog):
     assert rejection_report(trajectories_of(*rows(4)))["remarks"] == []
     assert not caplog.records
     report = rejection_report(trajectories_of(*rows(7)))
-    assert report["places"] == {"1": 3, "2": 7}
+    assert report["places"] == {"place 1": 3, "place 2": 7}
     assert report["remarks"][0].startswith("70% of the kept critiques read the best response in place 2")
     assert "70% of the kept" in caplog.text
 
@@ -358,7 +362,8 @@ def test_training_on_recorded_critiques(judge, tmp_path, caplog):
         trainer.train()
     assert trainer.sampler.calls == [], "nothing is sampled"
     assert "Fine-tuned on 2 trajectories, 0 hinted, 0 general of 4 trajectories of 3 rows" in caplog.text
-    assert "ties: 0; place of the best response where kept: 1 in 1, 1 in 2" in caplog.text
+    assert "ties: 0; place of the best response where kept: 1 place 1, 1 place 2" in caplog.text
+    assert "Recorded critiques: dropped none; 1 rows are without any." in caplog.text
     for name, parameter in trainer.model.named_parameters():
         assert not torch.equal(before[name], parameter), f"Parameter {name} has not changed."
     tokenizer = tiny_tokenizer()

@@ -60,7 +60,7 @@ def _ties_and_places(trajectories: Dataset) -> dict[str, Any]:
         ties += row["outcome"] == Outcome.INCORRECT and len(highest(row["scores"])) > 1
         if row["outcome"] == Outcome.KEPT and len(labels) > 1:
             places[row["order"].index(labels.index(max(labels))) + 1] += 1
-    return {"ties": ties, "places": {str(place): places[place] for place in sorted(places)}}
+    return {"ties": ties, "places": {f"place {place}": places[place] for place in sorted(places)}}
 
 
 def _closed(trajectories: Dataset, results: list[str]) -> dict[str, int]:
@@ -80,12 +80,11 @@ def rejection_metrics(report: Report) -> dict[str, float]:
 
 def rejection_summary(report: Report) -> str:
     """The counts in one line."""
-    counts = {name: counts_text(report[name]) for name in ("outcomes", "hinted_outcomes", "problems")}
-    places = ", ".join(f"{count} in {place}" for place, count in report["places"].items())
+    counts = {name: counts_text(report[name]) for name in ("outcomes", "hinted_outcomes", "problems", "places")}
     return (
         f"{report['trajectories']} trajectories of {report['rows']} rows; unhinted: {counts['outcomes']}; hinted: "
         f"{counts['hinted_outcomes']}; unreadable, by cause: {counts['problems'] or 'none'}; "
-        f"ties: {report['ties']}; place of the best response where kept: {places or 'none'}"
+        f"ties: {report['ties']}; place of the best response where kept: {counts['places'] or 'none'}"
         + (f"; closed: {report['closed']}, of which {report['closed_kept']} are kept" if report["closed"] else "")
     )
 
@@ -118,7 +117,7 @@ def _remarks(report: Report) -> list[str]:
         ),
         f"{hinted:.0%} of the kept critiques were hinted and may take short cuts: read some, and cap them with "
         "`max_hinted_share`.": hinted > 0.5,
-        f"{most / max(1, compared):.0%} of the kept critiques read the best response in place {place}, which a judge "
+        f"{most / max(1, compared):.0%} of the kept critiques read the best response in {place}, which a judge "
         "learns to prefer: add critiques that read other orders, or drop some of these.": (
             compared >= 10 and most > 0.6 * compared
         ),

@@ -248,6 +248,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             "unhinted, by outcome": counts_text(report["outcomes"]),
             "hinted, by outcome": counts_text(report["hinted_outcomes"]),
             "unreadable, by cause": counts_text(report["problems"]) or "none",
+            "kept, by place of the best response": counts_text(report["places"]) or "none",
             **{f"fine-tuned on, {name}": count for name, count in self.mixture.items()},
         }
 
