@@ -24,7 +24,7 @@ from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig, parse_critique
 from trl_spct.jobs import FolderInUseError, locked, write_json
-from trl_spct.judge.sampling import Sample, encode_prompts, sample_critiques
+from trl_spct.judge.sampling import EngineError, Sample, encode_prompts, sample_critiques
 from trl_spct.trainers import rejective_sampler
 from trl_spct.trainers.rejection import Outcome
 from trl_spct.trainers.rejective_sampler import NothingKeptError, rejection_report
@@ -1381,3 +1381,14 @@ def test_a_refused_row_stops_a_run_that_may_not_drop_it(judge, tmp_path):
     again = trainer_of(tmp_path, judge, Refusing(lambda text: False))
     assert len(again.collect()) == 16
     assert not any("row 0:" in text for text in again.sampler.calls[0]), "it was complete"
+
+
+def test_an_engine_that_fails_names_the_users_row_and_its_query(judge, tmp_path):
+    def failing(prompts, k, seed, **options):
+        raise EngineError("No answer.", 1, 500)
+
+    bad = {"query": "q", "responses": ["a", "b"], "labels": [1.0, 1.0]}
+    rows = Dataset.from_list([bad, *preference_rows().to_list()])
+    trainer = trainer_of(tmp_path, judge, failing, rows=rows, changes={"invalid_rows": "drop", "rows_per_shard": 4})
+    with pytest.raises(EngineError, match=r"^train_dataset row 2: No answer. Its query begins '.*row 1: "):
+        trainer.collect()

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data.preparation import preference_of
 from ..jobs import rows_digest, write_json
 from ..judge.closing import with_closed
+from ..judge.conversations import conversation_text
 from ..judge.outcomes import is_correct
 from ..judge.preferences import Messages
 from ..judge.prompts import hint_line, judge_messages, judge_template
@@ -117,7 +118,8 @@ class TrajectoryCollector:
     ) -> list[dict[str, Any]]:
         k, first = (1, self.args.num_generations) if hinted else (self.args.num_generations, 0)
         numbers, drop = [self.row_numbers[index] for index in prompts], self.args.invalid_rows == "drop"
-        drawn = samples.draw(self.sampler, [*prompts.values()], k, self.args.seed, numbers, drop)
+        queries = [conversation_text(rows[index]["query"]) for index in prompts]
+        drawn = samples.draw(self.sampler, [*prompts.values()], k, self.args.seed, numbers, queries, drop)
         if self.closer is not None:
             counts = [len(rows[index]["responses"]) for index in prompts]
             asked = [(judge_template(self.args.template, binary=n == 1), n) for n in counts]
@@ -187,6 +189,7 @@ class _Samples:
         k: int,
         seed: int,
         row_numbers: Sequence[int],
+        queries: Sequence[str],
         drop_refused: bool,
     ) -> list[list[Sample]]:
         """k samples of each prompt, and none of prompts that the sampler refuses, if these may be dropped."""
@@ -207,7 +210,9 @@ class _Samples:
                     renumbered = getattr(error, "renumbered", None)
                     if renumbered is None:
                         raise
-                    note = "Drop rows that the sampler refuses with `invalid_rows='drop'`." if refused else ""
+                    row = getattr(error, "row", None)
+                    note = "" if row is None else f"Its query begins {queries[missing[row]]!r:.60}. "
+                    note += "Drop rows that the sampler refuses with `invalid_rows='drop'`." if refused else ""
                     numbers = [row_numbers[i] for i in missing]
                     raise renumbered(numbers, note=note, name="train_dataset row") from error
                 self.refused |= {keys[missing[j]]: refusal.cause for j, refusal in refused.items()}
