@@ -46,7 +46,7 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
     """Accuracy in percent with 95 % intervals, as Markdown."""
     lines = [
         "| seed | stage | greedy | Voting@1 | @8 | @32 | guided@32 | by | gained | names the wanted principle "
-        "| right if it does / if not | told the wanted / unwanted one |",
+        "| right if it does / if not | given the wanted / unwanted one |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, (results, report) in found.items():
