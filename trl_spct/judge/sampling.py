@@ -270,15 +270,12 @@ def sample_critiques(
         k, first (`int` or sequence of `int`): Samples of each prompt, and the number of its first one.
         seed (`int`, *optional*): Drawn from torch's global generator if not given.
         temperature (`float`, *optional*, defaults to `0.5`): `0` decodes greedily. There is no top-k.
-        max_thinking_tokens (`int`, *optional*):
-            Tokens after which an open draft (`<think>`) is closed, so that the rest is left for the critique. They are
-            part of `max_new_tokens`.
+        max_thinking_tokens (`int`, *optional*): Part of `max_new_tokens` after which an open draft is closed.
         batch_size (`int`, *optional*, defaults to `64`): Completions that are decoded together, from one prefill.
         progress (`str`, *optional*): Title of a progress bar over completions; no bar if not given.
 
-    Raises:
-        `ValueError`: for an option out of its range, a tokenizer that does not fit, or a prompt that is too long.
-        `FloatingPointError`: if the model's logits are not numbers.
+    Raises `ValueError` for an option out of its range, an unfit tokenizer or a prompt that is too long, and
+    `FloatingPointError` if the model's logits are not numbers.
     """
     check_sampling(temperature, top_p, max_new_tokens)
     check_thinking(max_thinking_tokens, max_new_tokens)
@@ -292,22 +289,17 @@ def sample_critiques(
     settings = generation_settings(model, tokenizer, max_new_tokens)
     decoder = Decoder(model, settings, temperature, top_p)
     samples: list[list[Sample]] = [[] for _ in prompts]
-    with (
-        torch.no_grad(),
-        tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique") as bar,
-        evaluating(model),
-        generating(model, settings),
-    ):
+    bar = tqdm(total=sum(counts), desc=progress, disable=progress is None, unit="critique")
+    with torch.no_grad(), evaluating(model), generating(model, settings), bar:
         for batch, prefill in prefilled_batches(decoder, encoded, counts, batch_size):
             uniforms = _uniforms(encoded, starts, batch, seed, max_new_tokens) if temperature > 0 else None
             owners = [place for place, numbers in enumerate(batch.values()) for _ in numbers]
+            sampled = [i for i, numbers in batch.items() for _ in numbers]
             if max_thinking_tokens is not None:
-                tails = [encoded[i][-_TAIL:] if drafts[i] else [] for i, numbers in batch.items() for _ in numbers]
+                tails = [encoded[i][-_TAIL:] if drafts[i] else [] for i in sampled]
                 decoder.constraint = ThoughtBudget(tokenizer, tails, max_thinking_tokens)
             completions = decoder.complete([encoded[i] for i in batch], owners, uniforms, prefill)
-            texts = decode_completions(tokenizer, completions)
-            sampled = [i for i, numbers in batch.items() for _ in numbers]
-            for i, text, ids in zip(sampled, texts, completions, strict=True):
+            for i, text, ids in zip(sampled, decode_completions(tokenizer, completions), completions, strict=True):
                 truncated = ids[-1] not in settings.eos_token_id
                 samples[i].append(Sample(text, len(ids), truncated, tuple(ids), drafts[i]))
             bar.update(len(completions))
