@@ -237,3 +237,22 @@ def test_the_oldest_versions_are_the_lower_bounds():
     for bound in bounds:
         name, version = bound.split(">=")
         assert (oldest[name] + ".").startswith(version.removesuffix(".0") + "."), f"{bound} is not tested"
+
+
+@pytest.mark.parametrize("failing", ["pytest", "ruff", "mypy", None])
+def test_the_checks_stop_at_the_first_that_fails(failing, tmp_path):
+    """`.ci/run` with programs that only write down that they were called; the environment it makes is empty."""
+    called = tmp_path / "called"
+    for name in ("pip", "pytest", "ruff", "mypy", "python"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho {name} >> {called}\nexit {int(name == failing)}\n")
+        program.chmod(0o755)
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\nmkdir -p "$4/bin"\ntouch "$4/bin/activate"\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", ROOT / ".ci" / "run"], env=environment, capture_output=True, text=True)
+    programs = called.read_text().split()
+    assert (done.returncode == 0) == (failing is None), done.stderr
+    assert programs[-1] == (failing or "pytest")
+    assert programs.count("pytest") == (1 if failing else 2)
