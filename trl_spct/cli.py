@@ -84,7 +84,7 @@ def split_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
 
 
 class _Word(str):
-    """An argument that is told from an equal one by identity: argparse returns the objects that it does not know."""
+    """An argument that is compared by identity: argparse returns the objects that it does not know."""
 
 
 def _make_parser() -> argparse.ArgumentParser:

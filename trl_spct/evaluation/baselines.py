@@ -73,8 +73,8 @@ class ScalarJudge(Judge):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
         check_tokenizer(tokenizer)
         if model.config.num_labels != 1:
-            found = model.config.num_labels
-            raise ValueError(f"Found a classifier with {found} labels; expected a reward model with one.")
+            count = model.config.num_labels
+            raise ValueError(f"Found a classifier with {count} labels; expected a reward model with one.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.settings = {"judge": "scalar", **described_model(model)}
 

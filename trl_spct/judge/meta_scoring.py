@@ -136,12 +136,12 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, templa
 
 def check_template(stored: dict[str, Any] | None, template: str) -> None:
     """Refuses a Meta RM whose `config.meta_rm` names another template than the judge's."""
-    wanted, found = (stored or {}).get("template"), judge_template(template).digest
-    if wanted is None or wanted == found:
+    wanted, digest = (stored or {}).get("template"), judge_template(template).digest
+    if wanted is None or wanted == digest:
         return
     name = next((repr(name) for name in TEMPLATES if judge_template(name).digest == wanted), "unknown here")
     raise ValueError(
-        f"Found a judge that reads the template {template!r} ({found}) and a Meta RM that learned from critiques "
+        f"Found a judge that reads the template {template!r} ({digest}) and a Meta RM that learned from critiques "
         f"under another ({wanted}, {name}); its scores would mean little. Train a Meta RM on critiques of this judge, "
         "pass the `template` that it knows, or take `template` out of its `config.meta_rm` to use it all the same."
     )

@@ -61,10 +61,10 @@ def write_labels(
     folder, skipped = Path(folder), Counter[str]()
     _check_scores(judgments, os.path.abspath(folder / JUDGMENTS))
     columns = score_columns(rows, judgments)
-    named = columns.rename_columns({name: prefix + name for name in columns.column_names})
+    prefixed = columns.rename_columns({name: prefix + name for name in columns.column_names})
     (folder / "scores").mkdir(parents=True, exist_ok=True)
     with in_one_step(folder / "scores" / "data.parquet") as path:
-        concatenate_datasets([rows.originals, named], axis=1).to_parquet(path)
+        concatenate_datasets([rows.originals, prefixed], axis=1).to_parquet(path)
     text = _MESSAGES if messages else Value("string")
     text = List(Json()) if rows.have_messages else text  # which keeps the keys of each message
     tools = {"tools": Value("string")} if "tools" in rows.columns else {}
