@@ -267,7 +267,7 @@ class Job:
             lr_scheduler_type="cosine",
             per_device_train_batch_size=self._share(32),
             train_sampling_strategy="group_by_length",  # rows have one to four responses
-            num_train_epochs=1,
+            num_train_epochs=2,
             **_common(self.seed),
         )
         rows = concatenate_datasets([meta_rows(first), meta_rows(fresh)])
