@@ -145,7 +145,7 @@ def test_the_likeliest_scores_are_decoded_behind_the_text(arch):
         scores = reference(model, tokenizer, [*encoded, *kept, *opening], line)
         assert after.text == before.text + line.opening + scores
     alone = close_critiques(model, tokenizer, of_each[3:], samples[3:], lines[3:], batch_size=1)
-    assert alone == closed[3:], "whatever the batch"
+    assert alone == closed[3:], "in any batch"
 
 
 def test_an_open_draft_is_closed_before_the_scores():

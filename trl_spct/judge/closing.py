@@ -19,6 +19,7 @@ from .sampling import (
     context_length,
     decode_completions,
     encode_prompts,
+    end_of_prompt,
     generation_settings,
     prefilled_batches,
     read_sample,
@@ -112,8 +113,9 @@ def with_closed(
         if read_sample(sample, asked[row][1], asked[row][0]).problem in CLOSABLE
     ]
     if places:
-        lines = [ScoreLine.of(*asked[row]) for row, _ in places]
-        closed = close([prompts[row] for row, _ in places], [drawn[row][place] for row, place in places], lines)
+        line_of = {row: ScoreLine.of(*asked[row]) for row, _ in places}
+        unscored = [drawn[row][place] for row, place in places]
+        closed = close([prompts[row] for row, _ in places], unscored, [line_of[row] for row, _ in places])
         for (row, place), sample in zip(places, closed, strict=True):
             drawn[row][place] = sample
     return drawn
@@ -184,8 +186,7 @@ def unfinished(
         ids = list(sample.ids or tokenizer(sample.text, add_special_tokens=False)["input_ids"])
         while ids and ids[-1] in tokenizer.all_special_ids:
             ids.pop()
-        tail = tokenizer.decode(prompt[-16:], clean_up_tokenization_spaces=False) if sample.prefilled else ""
-        tag = closing_tag(tail + sample.text)
+        tag = closing_tag((end_of_prompt(tokenizer, prompt) if sample.prefilled else "") + sample.text)
         opening = (f"\n{tag}" if tag else "") + line.opening
         beginnings.append((prompt, [*ids, *tokenizer(opening, add_special_tokens=False)["input_ids"]]))
     return beginnings

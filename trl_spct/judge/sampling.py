@@ -296,7 +296,7 @@ def sample_critiques(
             owners = [place for place, numbers in enumerate(batch.values()) for _ in numbers]
             sampled = [i for i, numbers in batch.items() for _ in numbers]
             if max_thinking_tokens is not None:
-                tails = [encoded[i][-_TAIL:] if drafts[i] else [] for i in sampled]
+                tails = [end_of_prompt(tokenizer, encoded[i]) if drafts[i] else "" for i in sampled]
                 decoder.constraint = ThoughtBudget(tokenizer, tails, max_thinking_tokens)
             completions = decoder.complete([encoded[i] for i in batch], owners, uniforms, prefill)
             for i, text, ids in zip(sampled, decode_completions(tokenizer, completions), completions, strict=True):
@@ -315,7 +315,7 @@ class ThoughtBudget(LogitsProcessor):
     rows: Sequence[int] = ()
     start = 0
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tails: Sequence[Sequence[int]], budget: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tails: Sequence[str], budget: int):
         self.tokenizer, self.tails, self.budget = tokenizer, tails, budget
         self.forced: dict[int, list[int]] = {}
 
@@ -324,7 +324,7 @@ class ThoughtBudget(LogitsProcessor):
         for place, row in enumerate(self.rows if step >= 0 else ()):
             if step == 0:
                 written = decode_completions(self.tokenizer, [input_ids[place, self.start :].tolist()])[0]
-                tag = closing_tag(self.tokenizer.decode(self.tails[row]) + written)
+                tag = closing_tag(self.tails[row] + written)
                 closing = self.tokenizer(f"\n{tag}\n\n", add_special_tokens=False)["input_ids"]
                 self.forced[row] = closing if tag else []
             if step < len(self.forced[row]):
@@ -446,4 +446,9 @@ def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence
 
 def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
     """Whether an encoded prompt ends with an open draft, which some chat templates begin themselves."""
-    return opens_draft(tokenizer.decode(list(prompt[-_TAIL:]), clean_up_tokenization_spaces=False))
+    return opens_draft(end_of_prompt(tokenizer, prompt))
+
+
+def end_of_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
+    """The text of the last tokens of an encoded prompt, in which a draft may be opened."""
+    return tokenizer.decode(list(prompt[-_TAIL:]), clean_up_tokenization_spaces=False)
