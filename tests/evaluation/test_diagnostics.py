@@ -131,7 +131,9 @@ def test_a_run_that_is_mostly_unreadable_says_what_to_do():
     assert lines[0].startswith("4 critiques of 1 rows; 0 rows without a vote")
     assert lines[1] == "unreadable: 75.0 % (missing 1, truncated 2)"
     assert UNREADABLE_ADVICE in lines and "raise `max_new_tokens`" in "".join(lines)
-    for way in ("max_new_tokens", "thinking", "template", "rejective fine-tuning"):
+    for way in (
+        "max_new_tokens", "max_thinking_tokens", "template", "close_critiques", "rejective fine-tuning"
+    ):  # fmt: skip
         assert way in UNREADABLE_ADVICE
     half = judged((1, 0), (None, (9, 1)), problems=("truncated", None))
     assert UNREADABLE_ADVICE not in report_lines(diagnose([half]))

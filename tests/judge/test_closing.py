@@ -162,6 +162,29 @@ def test_an_open_draft_is_closed_before_the_scores():
         assert read_sample(closed, 2, PAPER).scores and closed.prefilled == sample.prefilled
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Good.\nScores: \\boxed{7, ", "Good."),
+        ("Good. So \\boxed{", "Good. So"),
+        ("Good.\nScores: \\boxed{7, 3", "Good."),
+        ("Good.\nScores: \\boxed{7, 3}", None),
+        ("\\boxed{7, 3} is too much. \\boxed{a", None),
+        ("Good.", None),
+        ("", None),
+    ],
+)
+def test_a_score_line_that_was_cut_is_taken_back(text, kept):
+    """The closed text has one line, not half of one before it."""
+    kept, line, tokenizer = text if kept is None else kept, line_of(2), tiny_tokenizer()
+    assert line.before(text) == kept
+    for ids in (None, tuple(tokenizer.encode(text, add_special_tokens=False))):
+        sample, prompt = Sample(text, len(text), True, ids), judge_messages(ROWS[0], "compact")
+        (closed,) = close_critiques(tiny_causal_lm(), tokenizer, [prompt], [sample], [line])
+        assert closed.text.startswith(kept + line.opening) and closed.text.count("boxed") == kept.count("boxed") + 1
+        assert closed.num_tokens == len(closed.ids)
+
+
 def test_a_critique_without_room_for_scores_stays_as_it_is():
     tokenizer, prompt = tiny_tokenizer(), judge_messages(ROWS[0], "compact")
     length = len(encode_prompts(tokenizer, [prompt])[0])

@@ -270,6 +270,7 @@ def test_unreadable_rows_are_explained_once(caplog):
         judge([PAIR, PAIR], k=3, order="fixed", seed=0)
     (text,) = [message for message in caplog.messages if "has no scores" in message]
     assert text.startswith("Row 0 has no scores: 3 of its 3 critiques could not be read") and "`template`" in text
+    assert "rejective fine-tuning" in text
     assert "2 missing" in text and "1 count" in text
 
 

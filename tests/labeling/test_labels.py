@@ -24,6 +24,7 @@ from test_engines import Server, choice
 from tiny_models import save_tiny, save_writing
 
 from trl_spct.engines import OpenAIEngine
+from trl_spct.evaluation.diagnostics import PROBLEM_ADVICE, UNREADABLE_ADVICE
 from trl_spct.jobs import FolderInUseError, locked
 from trl_spct.judge.pipelines import GRMRewardPipeline
 from trl_spct.judge.preferences import InvalidPreference
@@ -754,6 +755,9 @@ def test_the_card_and_the_report_say_the_same(labels):
     assert f"| {report['pairs']['made']}, mean margin {report['pairs']['margin']:.2f} |" in text
     assert str(folder.parent) not in text and "{{" not in text and "\n\n\n" not in text
     assert any(f"{report['pairs']['made']}, mean margin" in line for line in report_lines(report))
+    assert UNREADABLE_ADVICE not in report_lines(report)
+    lines = report_lines({**report, "unreadable": 0.9, "problems": {"truncated": 20, "count": 2}})
+    assert lines[-1] == UNREADABLE_ADVICE and f"truncated: {PROBLEM_ADVICE['truncated']}" in lines
 
 
 def train(trainer_class, config_class, judge, folder, rows, **options):

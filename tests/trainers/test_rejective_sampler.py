@@ -247,7 +247,9 @@ def test_nothing_kept_says_what_to_do(judge, tmp_path):
     plan = dict.fromkeys(PLAN, "uuuu")
     trainer = trainer_of(tmp_path, judge, Script(plan), preference_rows(plan))
     with pytest.raises(
-        NothingKeptError, match=r"out of 16 \(\{'unreadable': 16\}\).*max_completion_length.*hint='all'"
+        NothingKeptError,
+        match=r"out of 16 \(\{'unreadable': 16\}; problems: 16 missing\).*max_completion_length.*max_thinking_tokens.*"
+        r"close_critiques.*column `critiques`.*hint='all'",
     ):
         trainer.train()
 

@@ -173,9 +173,9 @@ PROBLEM_ADVICE = {
 
 UNREADABLE_ADVICE = (
     "Most critiques have no scores, so the values say little about the judge. Raise `max_new_tokens` (a judge that "
-    "thinks needs room for its draft too, or thinking turned off in its chat template), name the prompt that it was "
-    "trained with (`template`), decode the scores alone (`close_critiques`), or teach it the format first by "
-    "rejective fine-tuning (`recipes/rft.py`)."
+    "thinks needs room for its draft too, a bound of it, `max_thinking_tokens`, or thinking turned off in its chat "
+    "template), name the prompt that it was trained with (`template`), decode the scores alone (`close_critiques`), "
+    "or teach it the format first by rejective fine-tuning (`recipes/rft.py`)."
 )
 
 
@@ -213,8 +213,13 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     lines += [f"{name}: {cell}" for name, cell in report_cells(report).items() if cell != "–"]
     if "scores_used" in report:
         lines.append("scores used: " + ", ".join(f"{score} × {n}" for score, n in report["scores_used"].items()))
-    lines += [f"{cause}: {PROBLEM_ADVICE[cause]}" for cause in report.get("problems", {}) if cause in PROBLEM_ADVICE]
-    return [*lines, UNREADABLE_ADVICE] if report["unreadable"] > 0.5 else lines
+    return [*lines, *advice_lines(report.get("problems", {}), report["unreadable"])]
+
+
+def advice_lines(causes: Iterable[str], unreadable: float | None) -> list[str]:
+    """What to do about unreadable critiques: about each cause, and if most of them are."""
+    lines = [f"{cause}: {PROBLEM_ADVICE[cause]}" for cause in causes if cause in PROBLEM_ADVICE]
+    return [*lines, UNREADABLE_ADVICE] if (unreadable or 0) > 0.5 else lines
 
 
 def percent(share: float | None, unit: str = "") -> str:

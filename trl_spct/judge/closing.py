@@ -57,11 +57,20 @@ class ScoreLine:
     def opening(self) -> str:
         return self.texts[0]
 
+    def before(self, text: str) -> str:
+        """The text without a score line that it begins and does not end."""
+        label, _, form = self.opening.partition(": ")
+        head, opened, tail = text.rpartition(form) if form else ("", "", "")
+        if not opened or not self.allows(tail) or self.is_complete(tail):
+            return text
+        return head.rstrip().removesuffix(f"{label.strip()}:").rstrip()
+
     @cached_property
     def pattern(self) -> str:
         """A regular expression of what follows the opening, for engines with structured outputs."""
         score = f"({'|'.join(self.scores)})"
-        return "".join(score + re.escape(text) for text in self.texts[1:])
+        # `re.escape` escapes spaces and line breaks too, which the grammars of servers do not all read
+        return "".join(score + re.sub(r"([][\\^$.|?*+(){}])", r"\\\1", text) for text in self.texts[1:])
 
     def is_complete(self, text: str) -> bool:
         """Whether a text behind the opening has all scores."""
@@ -144,7 +153,8 @@ def close_critiques(
 ) -> list[Sample]:
     """Continues each sample with its score line, of which the likeliest scores are decoded one after the other.
 
-    An open draft is closed first. A sample that does not fit into the context with its scores is returned as it is.
+    An open draft is closed first, and a score line that was begun is taken back. A sample that does not fit into the
+    context with its scores is returned as it is.
 
     Args:
         prompts, samples, lines (sequences of one length): The prompt and the line of each sample.
@@ -185,6 +195,9 @@ def unfinished(
     for prompt, sample, line in zip(encoded, samples, lines, strict=True):
         ids = list(sample.ids or tokenizer(sample.text, add_special_tokens=False)["input_ids"])
         while ids and ids[-1] in tokenizer.all_special_ids:
+            ids.pop()
+        whole = line.before(sample.text)
+        while len(whole) < len(sample.text) and len(decode_completions(tokenizer, [ids])[0]) > len(whole):
             ids.pop()
         tag = closing_tag((end_of_prompt(tokenizer, prompt) if sample.prefilled else "") + sample.text)
         opening = (f"\n{tag}" if tag else "") + line.opening

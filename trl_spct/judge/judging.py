@@ -371,7 +371,8 @@ class Judging:
         causes = "; ".join(f"{count} {cause} ({NEXT_STEPS[cause]})" for cause, count in problems.items())
         return (
             f"Row {row.number} has no scores: {sum(problems.values())} of its {judgment['drawn']} critiques could not "
-            f"be read: {causes}. Here `template` is {self.template!r}, `max_new_tokens` {self.max_new_tokens}."
+            f"be read: {causes}. Here `template` is {self.template!r}, `max_new_tokens` {self.max_new_tokens}. "
+            "A judge that cannot write critiques yet learns it by rejective fine-tuning (`RejectiveSampler`)."
         )
 
     def with_completed(self, error: Exception, judged: dict[int, dict[str, Any]]) -> Exception:

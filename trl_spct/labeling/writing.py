@@ -15,7 +15,7 @@ from datasets import Dataset, Features, Json, List, Value, concatenate_datasets
 from huggingface_hub import DatasetCardData
 
 from ..cards import dataset_card
-from ..evaluation.diagnostics import PROBLEM_ADVICE, causes_text, percent
+from ..evaluation.diagnostics import advice_lines, causes_text, percent
 from ..evaluation.statistics import mean_or_none
 from ..jobs import SHARDS, in_one_step, write_json
 from ..judge.hub import push_folder
@@ -91,7 +91,7 @@ def _check_scores(judgments: Dataset, folder: str) -> None:
     if not len(judgments) or any(totals is not None for totals in judgments["totals"]):
         return
     causes = Counter(problem for record in judgments for problem in problems_of(record))
-    advice = "".join(f" {cause}: {PROBLEM_ADVICE[cause]}." for cause in causes if cause in PROBLEM_ADVICE)
+    advice = "".join(f" {line.removesuffix('.')}." for line in advice_lines(causes, 1.0))
     raise NoScoresError(
         f"Found no row with scores: none of {len(judgments)} rows has a critique that could be read"
         f"{causes_text(dict(causes.most_common()))}.{advice} No labels were written; the judgments are in {folder}. "
@@ -153,7 +153,7 @@ def label_report(
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """The report as lines for a terminal."""
+    """The report as lines for a terminal, with what to do about unreadable critiques."""
 
     def total(counts: Mapping[str, int]) -> str:
         return f"{sum(counts.values())}{causes_text(counts)}"
@@ -171,6 +171,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         + (f", mean margin {pairs['margin']:.2f}" if pairs["made"] else "")
         + f"; not made: {total(pairs['skipped'])}",
         f"best of n: {report['best_of_n']}; ties for the best: {percent(report['ties'], ' %')}",
+        *advice_lines(report["problems"], report["unreadable"]),
     ]
 
 

@@ -411,11 +411,13 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         rows, hinted, outcomes = (trajectories.with_format(None)[name][:] for name in ("row", "hinted", "outcome"))
         kept = cap_hinted(rows, hinted, outcomes, self.args.max_hinted_share, self.args.seed)
         if not kept:
+            causes = counts_text(Counter(filter(None, trajectories["problem"]))) or "none"
             raise NothingKeptError(
-                f"No trajectory was kept out of {len(trajectories)} ({dict(Counter(outcomes))}). If most "
-                "are unreadable, raise `max_completion_length` or let a stronger `sampler` sample; if most are "
-                "incorrect, set `hint='all'` or take an easier dataset; if most are too easy, take a harder one or "
-                "set `reject_too_easy=False`; if all kept ones were hinted, raise `max_hinted_share`."
+                f"No trajectory was kept out of {len(trajectories)} ({dict(Counter(outcomes))}; problems: {causes}). "
+                "If most are unreadable, raise `max_completion_length`, bound drafts by `max_thinking_tokens`, set "
+                "`close_critiques`, or start from a stronger judge's critiques (`sampler`, or a column `critiques`); "
+                "if most are incorrect, set `hint='all'` or take an easier dataset; if most are too easy, take a "
+                "harder one or set `reject_too_easy=False`; if all kept ones were hinted, raise `max_hinted_share`."
             )
         general = self.general_dataset
         if general is not None:
