@@ -12,10 +12,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order
 from ..jobs import locked
-from ..judge.critiques import opens_draft
+from ..judge.critiques import Critique, opens_draft
 from ..judge.generation import keep_trainable
 from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
+from ..judge.preferences import Preference
 from ..judge.prompts import judge_messages, judge_template
 from ..judge.sampling import Sample, decode_completions, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
@@ -28,6 +29,7 @@ from .loading import (
     store_template,
     with_template,
 )
+from .meta_reward import MetaReward
 from .monitoring import CollapseAlarms, critique_metrics
 from .spct_config import SPCTConfig
 from .trl_internals import overrides_trl
@@ -38,7 +40,9 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
     Trainer for the rule-based reinforcement learning of Self-Principled Critique Tuning (SPCT).
 
     It is [`~trl.GRPOTrainer`] on preference rows, with the original GRPO. The reward is +1 if the critique's scores
-    put the labeled best strictly first (for a single response: equal its label), else −1 (Eq. 11 of the paper).
+    put the labeled best strictly first (for a single response: equal its label), else −1 (Eq. 11 of the paper). With
+    `meta_rm` in the configuration, correct critiques are worth what a Meta RM says of them, see
+    [`~trl_spct.trainers.meta_reward.MetaReward`].
 
     ```python
     >>> from trl_spct import SPCTConfig, SPCTTrainer
@@ -118,6 +122,9 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         self.outcome.end_tokens, self.outcome.tokenizer = frozenset(self.eos_token_ids), self._tokenizer
         keep_trainable(self.model)
         store_template(self.model.config, args)
+        if args.meta_rm is not None:
+            place = (self.model.dtype, self.accelerator.device)
+            self.outcome.meta = MetaReward(args.meta_rm, args.meta_reward, args.template, *place)
         self._special_tokens = special_tokens(self._tokenizer)
         self.add_callback(CollapseAlarms())
 
@@ -173,7 +180,8 @@ class OutcomeReward:
     """The outcome reward as TRL calls reward functions: lists in, one number per completion out.
 
     Logs [`critique_metrics`] as `spct/…`, and in the completions table `scores` and `labels` (in the row order),
-    `problem` and `order`.
+    `problem` and `order`. With `meta`, which rewards the correct ones, of these also the mean `spct/meta_reward` and
+    the share `spct/sound` above 0.
 
     Completions are read from their ids, since TRL leaves out drafts, or their tags; one that ends on none of
     `end_tokens` was truncated, and is worth −1.
@@ -189,6 +197,7 @@ class OutcomeReward:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         self.template, self.tokenizer, self.end_tokens = template, tokenizer, end_tokens
+        self.meta: Callable[[list[Preference], list[Critique]], list[float]] | None = None
         self.chat_template_kwargs = chat_template_kwargs or {}
 
     def __call__(
@@ -215,7 +224,16 @@ class OutcomeReward:
             log_extra("labels", [list(row) for row in labels])
             log_extra("problem", [critique.problem for critique in critiques])
             log_extra("order", [list(row) for row in order])
-        return [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
+        rewards = [outcome_reward(row, truth) for row, truth in zip(scores, labels, strict=True)]
+        if self.meta is not None:
+            correct = [place for place, reward in enumerate(rewards) if reward > 0]
+            read = [preference_of({name: kwargs[name][i] for name in ("query", "responses")}) for i in correct]
+            for place, reward in zip(correct, self.meta(read, [critiques[i] for i in correct]), strict=True):
+                rewards[place] = reward
+            if log_metric is not None and correct:
+                log_metric("spct/meta_reward", sum(rewards[place] for place in correct) / len(correct))
+                log_metric("spct/sound", sum(rewards[place] > 0 for place in correct) / len(correct))
+        return rewards
 
     def _samples(self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> list[Sample]:
         texts = decode_completions(self.tokenizer, completion_ids)
