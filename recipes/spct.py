@@ -26,6 +26,8 @@ def in_two_processes() -> None:
     """
     if "WORLD_SIZE" not in os.environ:
         os.environ.update(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+        # glibc keeps freed memory, in place of asking the system for it at every step
+        os.environ.update(dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**30)))
         launcher = ("-m", "torch.distributed.run", "--standalone", "--local-addr=localhost", "--nproc-per-node=2")
         os.execv(sys.executable, [sys.executable, *launcher, __file__, *sys.argv[1:]])
     if os.environ["RANK"] != "0":

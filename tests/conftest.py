@@ -39,7 +39,6 @@ def tiny_job():
         patch.setattr(job, "ROWS", {"rft": 48, "spct": 40, "meta_rm": 16, "guidance": 10, "held_out": 14})
         for name, value in {"LESSONS": 200, "DRILLS": 2400, "CORPUS": 1600, "SPCT_STEPS": 2, "VOTES": 4}.items():
             patch.setattr(job, name, value)
-        patch.setattr(job, "UNSHUFFLED_VOTES", 2)
         patch.setattr(job, "GUIDANCE_VOTES", 4)
         yield job
 

@@ -27,7 +27,6 @@ from datasets.utils.logging import disable_progress_bar
 from rich.console import Console
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     ProgressCallback,
     Trainer,
@@ -50,13 +49,11 @@ from trl_spct import (
 )
 from trl_spct.data.loading import load_named
 from trl_spct.data.meta_rows import meta_rows
-from trl_spct.data.preparation import score_range_of
 from trl_spct.evaluation.diagnostics import accuracy_by_place
 from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, guidance_table, store_guidance
 from trl_spct.evaluation.judgments import Judgment, PipelineJudge, record_judgments, scaling_results
 from trl_spct.evaluation.reports import plot_scaling, results_table
 from trl_spct.jobs import claim_folder, write_json
-from trl_spct.judge.critiques import parse_critique
 from trl_spct.judge.outcomes import credit
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import judge_messages
@@ -65,20 +62,19 @@ from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.trainers.arguments import CHECKPOINTING
 
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer, pieces_of
-from .world import REFLECTION, Row, World, named_principle
+from .world import Row, World, named_principle
 
 
 COLUMNS = ("query", "responses", "labels", "domain", "principle")
 SIZES = (1, 2, 3, 4, 2, 3, 4)
 """How often each number of responses occurs."""
-ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1000, "guidance": 256, "held_out": 512}
+ROWS = {"rft": 1600, "spct": 1200, "meta_rm": 1000, "guidance": 192, "held_out": 256}
 SPLITS = {"guidance": "dev", "held_out": "test"}
 LESSONS, DRILLS, CORPUS = 4000, 14000, 14000
 SPCT_STEPS = 60
 VOTES = 32
 """Critiques per held-out row; every smaller k is read from the same sampling run."""
 GUIDANCE_VOTES = 16
-UNSHUFFLED_VOTES = 8
 JUDGES = ("base", "rft", "spct")
 STAGES = ("base", "rft", "spct", "meta_rm", "guidance", "evaluation")
 CLOSING = """\
@@ -109,6 +105,7 @@ def run(output_dir: str = "outputs/tiny", seed: int = 0, principles: bool = True
     torch.set_num_threads(1)  # fastest for tiny models, and the results depend on the number of threads
     started = time.perf_counter()
     job = Job(Path(output_dir), seed, principles)
+    job.claim()
     console.quiet = not job.state.is_main_process
     job.stage("base", job.build_base, "Base judge: a tiny model learns to judge from faulty critiques")
     job.stage("rft", job.fine_tune, "RejectiveSampler: sample, reject, fine-tune")
@@ -129,10 +126,14 @@ class Job:
         self.folder, self.seed, self.principles = folder, seed, principles
         self.state = PartialState(cpu=True)
         self.world = World(seed)
+
+    def claim(self) -> None:
+        """Refuses a folder whose run had other settings."""
         sizes = {"rows": ROWS, "lessons": LESSONS, "drills": DRILLS, "corpus": CORPUS, "votes": VOTES}
-        run = {"version": __version__, "seed": seed, "principles": principles, "processes": self.state.num_processes}
+        run = {"version": __version__, "seed": self.seed, "principles": self.principles}
+        run["processes"] = self.state.num_processes  # the results depend on it
         with self.state.main_process_first():
-            claim_folder(folder, {"kind": "tiny", **run, **sizes})
+            claim_folder(self.folder, {"kind": "tiny", **run, **sizes})
 
     def stage(self, name: str, build: Callable[[], None], title: str) -> None:
         """Runs a stage unless an earlier start has finished it."""
@@ -155,12 +156,8 @@ class Job:
         return str(self.folder / name)
 
     def rows(self, part: str) -> Dataset:
-        """Preference rows of one part of the job; no query of `guidance` or `held_out` occurs in another part."""
-        rows = self._world_rows(part)
-        return Dataset.from_list([{name: asdict(row)[name] for name in COLUMNS} for row in rows])
-
-    def _world_rows(self, part: str) -> list[Row]:
-        return self.world.rows(ROWS[part], SPLITS.get(part, "train"), seed=list(ROWS).index(part), sizes=SIZES)
+        """Preference rows of one part of the job."""
+        return Dataset.from_list([{name: asdict(row)[name] for name in COLUMNS} for row in rows_of(self.world, part)])
 
     def build_base(self) -> None:
         """The stand-in for a pretrained model: it can read and write critiques, with all the faults of its corpus."""
@@ -291,8 +288,6 @@ class Job:
         rows = list(self.rows("held_out"))
         voted = {judge: self._judge(judge, rows, VOTES, VOTING_TEMPERATURE) for judge in JUDGES}
         greedy = {judge: self._judge(judge, rows, 1, 0.0) for judge in JUDGES}
-        unshuffled = self._judge("base", rows, UNSHUFFLED_VOTES, VOTING_TEMPERATURE, order="fixed")
-        continued = {judge: self._accuracy_by_given_principle(judge) for judge in JUDGES if self.principles}
         if not self.state.is_main_process:
             return
         results, report = [], {}
@@ -306,41 +301,18 @@ class Job:
             results += scaling_results(voted[judge], guided=True, guidance=guidance, **described)
             ways = {"chosen": guidance, "paper": Guidance(0.5)}
             table = guidance_table(voted[judge], [VOTES], tuple(ways.values()), self.seed)
-            report[judge] = {
-                **_report(voted[judge], rows),
-                "guided": dict(zip(ways, table, strict=True)),
-                **continued.get(judge, {}),
-            }
-        report["base"]["unshuffled"] = scaling_results(unshuffled, guided=False, temperature=VOTING_TEMPERATURE)
+            report[judge] = {**_report(voted[judge], rows), "guided": dict(zip(ways, table, strict=True))}
         write_json(self.folder / "report.json", report)
         plot_scaling(results, self.folder / "scaling.png", "Accuracy on held-out rows of the tiny world")
         write_json(self.folder / "results.json", results)
 
-    def _accuracy_by_given_principle(self, judge: str) -> dict[str, float | None]:
-        """Accuracy when the critique begins with a given principle and the judge continues it greedily."""
-        model = AutoModelForCausalLM.from_pretrained(self.path(judge))
-        tokenizer = AutoTokenizer.from_pretrained(self.path(judge))
-        rows = self._world_rows("held_out")
-        share = slice(self.state.process_index, None, self.state.num_processes)
-        accuracies = {}
-        for name, attribute in (("wanted", "principle"), ("unwanted", "unwanted")):
-            credits = _continued_credits(model, tokenizer, rows[share], attribute)
-            accuracies[f"accuracy_given_the_{name}_principle"] = _mean(gather_object(credits))
-        return accuracies
-
     def _judge(
-        self,
-        judge: str,
-        rows: list[dict],
-        k: int,
-        temperature: float,
-        order: str = "random",
-        part: str = "held_out",
+        self, judge: str, rows: list[dict], k: int, temperature: float, part: str = "held_out"
     ) -> list[Judgment]:
         pipe = pipeline("grm-reward", model=self.path(judge), meta_rm=self.path("meta_rm"), device="cpu")
-        name = f"{judge}-k{k}-T{temperature:g}-{order}"
+        name = f"{judge}-k{k}-T{temperature:g}"
         return record_judgments(
-            PipelineJudge(pipe, k, temperature=temperature, order=order, seed=self.seed),
+            PipelineJudge(pipe, k, temperature=temperature, seed=self.seed),
             map(Preference.from_row, rows),
             self.folder / "judgments" / (name if part == "held_out" else f"{part}-{name}"),
             rows_per_shard=32,
@@ -349,6 +321,11 @@ class Job:
             num_processes=self.state.num_processes,
             wait=self.state.wait_for_everyone,
         )
+
+
+def rows_of(world: World, part: str) -> list[Row]:
+    """No query of `guidance` or `held_out` occurs in another part."""
+    return world.rows(ROWS[part], SPLITS.get(part, "train"), seed=list(ROWS).index(part), sizes=SIZES)
 
 
 def _report(judgments: list[Judgment], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -367,26 +344,6 @@ def _report(judgments: list[Judgment], rows: list[dict[str, Any]]) -> dict[str, 
         "accuracy_with_another_principle": _mean(wrong),
         "accuracy_by_place_of_the_best": accuracy_by_place(judgments),
     }
-
-
-def _continued_credits(model, tokenizer, rows: list[Row], attribute: str) -> list[float]:
-    prompts = [
-        tokenizer.apply_chat_template(
-            _judged(row, f"Specific Criteria: {REFLECTION}, {getattr(row, attribute)} (weight 4).\n"),
-            continue_final_message=True,
-            tokenize=False,
-        )
-        for row in rows
-    ]
-    inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
-    inputs.pop("token_type_ids", None)
-    outputs = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_CRITIQUE)
-    texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    critiques = [
-        parse_critique(text, len(row.labels), score_range_of(len(row.labels), TEMPLATE))
-        for text, row in zip(texts, rows, strict=True)
-    ]
-    return [credit(c.scores, row.labels) for c, row in zip(critiques, rows, strict=True)]
 
 
 def _mean(values: list[float]) -> float | None:

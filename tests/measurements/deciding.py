@@ -69,7 +69,7 @@ def tiny_world(runs: Path, output: Path) -> dict[str, list[Table]]:
         folder = runs / f"seed{seed}"
         rows = list(Job(folder, seed, True).rows("held_out"))
         for stage in JUDGES:
-            left = folder / "judgments" / f"{stage}-k{VOTES}-T{VOTING_TEMPERATURE:g}-random"
+            left = folder / "judgments" / f"{stage}-k{VOTES}-T{VOTING_TEMPERATURE:g}"
             found.setdefault(f"{stage}, random", []).extend(stored_tables(left))
         judge = pipeline("grm-reward", model=str(folder / "base"), device="cpu")
         judge = PipelineJudge(judge, VOTES, order="balanced")

@@ -125,7 +125,7 @@ def measure(job: Job, output: Path, seed: int) -> list[dict]:
         model = MetaRMForSequenceClassification.from_pretrained(output / meta)
         tokenizer = AutoTokenizer.from_pretrained(output / meta)
         for judge in JUDGES:
-            kept = read(job.folder / "judgments" / f"{judge}-k{K}-T0.5-random")
+            kept = read(job.folder / "judgments" / f"{judge}-k{K}-T0.5")
             judgments = {record["row"]: Judgment.from_dict(record) for record in kept}
             parts = []
             for numbers in (choosing, reporting):

@@ -1,10 +1,11 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """
-The main job for three seeds, and once without principles: does the paper's shape show, and what is shuffling worth?
+The main job for three seeds, and once without principles: does the paper's shape show, what is shuffling worth, and
+does a critique depend on its principle?
 
 python tests/measurements/tiny_world.py --output outputs/tiny_world
 
-About seven minutes a run on two cores; finished runs in the folder are read, not repeated.
+About six minutes a run on two cores; what is finished in the folder is read, not repeated.
 """
 
 import argparse
@@ -14,12 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trl_spct.evaluation.judgments import credits_at, read_judgments
+from trl_spct import Preference
+from trl_spct.data.preparation import score_range_of
+from trl_spct.evaluation.judgments import Judgment, PipelineJudge, credits_at, read_judgments, record_judgments
 from trl_spct.evaluation.statistics import paired_interval
+from trl_spct.judge.critiques import parse_critique
+from trl_spct.judge.outcomes import credit
 from trl_spct.judge.voting import Guidance
 
 
 RECIPE = Path(__file__).parents[2] / "recipes/spct.py"
+sys.path.insert(0, str(RECIPE.parent))
 SEEDS = (0, 1, 2)
 STAGES = ("base", "rft", "spct")
 
@@ -33,8 +39,65 @@ def run_all(folder: Path) -> dict[str, tuple[list[dict], dict]]:
         arguments = [part for key, value in options.items() for part in (f"--{key}", str(value).lower())]
         subprocess.run([sys.executable, str(RECIPE), *arguments], check=True)  # two processes, as a user starts it
         files = (Path(options["output_dir"]) / file for file in ("results.json", "report.json"))
-        found[name] = tuple(json.loads(file.read_text()) for file in files)
+        results, report = (json.loads(file.read_text()) for file in files)
+        if name != "no principles":
+            for stage, shares in given_principles(Path(options["output_dir"]), options["seed"]).items():
+                report[stage].update(shares)
+        found[name] = results, report
     return found
+
+
+def given_principles(run: Path, seed: int) -> dict[str, dict[str, float]]:
+    """Accuracy of each judge when its critique begins with a given principle and it continues greedily."""
+    from tiny.job import Job
+
+    left = run / "given_principles.json"
+    if not left.exists():
+        job, shares = Job(run, seed, True), {}
+        for stage in STAGES:
+            shares[stage] = {
+                f"accuracy_given_the_{name}_principle": _continued(job, stage, attribute)
+                for name, attribute in (("wanted", "principle"), ("unwanted", "unwanted"))
+            }
+        left.write_text(json.dumps(shares))
+    return json.loads(left.read_text())
+
+
+def _continued(job, stage: str, attribute: str) -> float:
+    from tiny.job import MAX_CRITIQUE, TEMPLATE, _judged, rows_of
+    from tiny.world import REFLECTION
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(job.path(stage))
+    tokenizer = AutoTokenizer.from_pretrained(job.path(stage))
+    rows = rows_of(job.world, "held_out")
+    prompts = [
+        tokenizer.apply_chat_template(
+            _judged(row, f"Specific Criteria: {REFLECTION}, {getattr(row, attribute)} (weight 4).\n"),
+            continue_final_message=True,
+            tokenize=False,
+        )
+        for row in rows
+    ]
+    inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+    inputs.pop("token_type_ids", None)
+    outputs = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_CRITIQUE)
+    texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    credits = []
+    for text, row in zip(texts, rows, strict=True):
+        scores = parse_critique(text, len(row.labels), score_range_of(len(row.labels), TEMPLATE)).scores
+        credits.append(credit(scores, row.labels))
+    return statistics.mean(credits)
+
+
+def unshuffled(run: Path, seed: int) -> list[Judgment]:
+    """Held-out rows read by the base judge in their own order, k = 8."""
+    from tiny.job import Job
+    from transformers import pipeline
+
+    judge = pipeline("grm-reward", model=str(run / "base"), device="cpu")
+    rows = map(Preference.from_row, Job(run, seed, True).rows("held_out"))
+    return record_judgments(PipelineJudge(judge, 8, order="fixed", seed=seed), rows, run / "unshuffled")
 
 
 def result(results: list[dict], stage: str, k: int, guided: bool = False, temperature: float = 0.5) -> dict:
@@ -68,18 +131,16 @@ def table(found: dict[str, tuple[list[dict], dict]]) -> str:
     return "\n".join(lines)
 
 
-def shuffling(folder: Path) -> str:
-    """What shuffling gains the base judge's Voting@8 over reading each row in its own order: paired, in points."""
-    lines, shuffled, fixed = [], [], []
+def shuffling(folder: Path) -> dict[str, tuple[float, float, float]]:
+    """What shuffling gains the base judge's Voting@8 over reading each row in its own order: (gain, low, high)."""
+    gains, shuffled, fixed = {}, [], []
     for seed in SEEDS:
-        judgments = folder / f"seed{seed}" / "judgments"
-        by_row = [
-            [statistics.mean(credits_at(judgment, 8)) for judgment in read_judgments(judgments / name)]
-            for name in ("base-k8-T0.5-fixed", "base-k32-T0.5-random")
-        ]
+        run = folder / f"seed{seed}"
+        pair = unshuffled(run, seed), read_judgments(run / "judgments" / "base-k32-T0.5")
+        by_row = [[statistics.mean(credits_at(judgment, 8)) for judgment in judged] for judged in pair]
         fixed, shuffled = fixed + by_row[0], shuffled + by_row[1]
-        lines.append(f"seed {seed}: {_difference(paired_interval(*by_row))}")
-    return "\n".join((*lines, f"all rows: {_difference(paired_interval(fixed, shuffled))}"))
+        gains[f"seed {seed}"] = paired_interval(*by_row)
+    return {**gains, "all rows": paired_interval(fixed, shuffled)}
 
 
 def _difference(found: tuple[float, float, float]) -> str:
@@ -115,7 +176,9 @@ def main() -> None:
     found = run_all(output)
     console = Console(width=200)
     console.print(table(found))
-    console.print(f"Voting@8 of the base judges, shuffled against unshuffled:\n{shuffling(output)}")
+    console.print("Voting@8 of the base judges, shuffled against unshuffled:")
+    for name, gain in shuffling(output).items():
+        console.print(f"{name}: {_difference(gain)}")
 
 
 if __name__ == "__main__":
