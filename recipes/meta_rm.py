@@ -29,7 +29,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, g
 from trl_spct import MetaRMTrainer, MetaRMTrainingConfig, Preference, RejectiveSampler, RejectiveSamplerConfig
 from trl_spct.data.loading import (
     dataset_name_of,
-    find_chat_template,
+    find_templates,
     finish,
     load_named,
     load_preferences,
@@ -72,7 +72,7 @@ class MetaRMScriptArguments(ScriptArguments):
 
 def main(script_args, training_args, model_args, dataset_args):
     set_model_init_kwargs(training_args, model_args)
-    find_chat_template(training_args, Path(__file__).parent)
+    find_templates(training_args, Path(__file__).parent)
     judge = script_args.judge_name_or_path
     if judge:
         training_args.template = training_args.template or described(load_config(judge)).get("template", "paper")

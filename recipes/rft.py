@@ -34,7 +34,7 @@ from trl_spct import OpenAIEngine, RejectiveSampler, RejectiveSamplerConfig
 from trl_spct.data.loading import (
     dataset_name_of,
     exit_on_push_errors,
-    find_chat_template,
+    find_templates,
     finish,
     load_named,
     load_preferences,
@@ -70,7 +70,7 @@ class RFTScriptArguments(ScriptArguments):
 
 def main(script_args, training_args, model_args, dataset_args):
     set_model_init_kwargs(training_args, model_args)
-    find_chat_template(training_args, Path(__file__).parent)
+    find_templates(training_args, Path(__file__).parent)
     split = script_args.dataset_train_split
     if script_args.trajectories:
         dataset = load_trajectories(script_args.trajectories)

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType
 from paths import ROOT
 from tiny_models import tiny_tokenizer
 
-from trl_spct.data.loading import find_chat_template
+from trl_spct.data.loading import find_templates
 
 
 CPU = ["--use_cpu", "--bf16", "false"]
@@ -137,7 +137,7 @@ def at_root(monkeypatch):
 def test_every_file_is_tested():
     folders = {ROOT / "recipes" / name for name in MODELS}
     assert {str(path.relative_to(ROOT)) for folder in folders for path in folder.rglob("*")} == set(RECIPES)
-    tested = {"accelerate_configs", "data", *MODELS}
+    tested = {"accelerate_configs", "data", "smollm2-135m", *MODELS}  # see test_smollm2_recipe.py
     assert {path.parent.name for path in (ROOT / "recipes").glob("*/*.yaml")} == tested
 
 
@@ -308,15 +308,23 @@ def test_chat_templates_are_found_from_anywhere(tmp_path, monkeypatch):
     path = ROOT / "recipes" / "qwen3-0.6b" / "rft_qlora.yaml"
     args = parse("rft", ["--config", str(path), *CPU])[1]
     named = args.chat_template_path
-    find_chat_template(args, ROOT / "recipes")
+    find_templates(args, ROOT / "recipes")
     assert args.chat_template_path == str(ROOT / named)
     own = tmp_path / named
     own.parent.mkdir(parents=True)
     own.write_text("one's own")
     for kept in (named, "some/model", "recipes/no_such.jinja", None):
         args.chat_template_path = kept
-        find_chat_template(args, ROOT / "recipes")
+        find_templates(args, ROOT / "recipes")
         assert args.chat_template_path == kept
+
+
+def test_templates_of_the_recipes_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = parse("rft", ["--config", str(ROOT / "recipes/smollm2-135m/rft_full.yaml"), *CPU])[1]
+    named = args.template
+    find_templates(args, ROOT / "recipes")
+    assert args.template == str(ROOT / named) and Path(args.template).is_file()
 
 
 def test_chat_templates_are_files():

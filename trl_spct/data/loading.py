@@ -256,13 +256,13 @@ def set_model_init_kwargs(training_args: Any, model_args: ModelConfig) -> None:
     }
 
 
-def find_chat_template(training_args: Any, recipes: Path) -> None:
-    """Resolves a chat template of the recipes, `recipes/chat_templates/…`, from any working directory."""
-    path = Path(training_args.chat_template_path or "")
-    if path.parts[:1] == ("recipes",) and not path.exists():
+def find_templates(training_args: Any, recipes: Path) -> None:
+    """Resolves templates that are files of the recipes, such as `recipes/chat_templates/…`, from any folder."""
+    for name in ("chat_template_path", "template"):
+        path = Path(getattr(training_args, name) or "")
         packaged = recipes.joinpath(*path.parts[1:])
-        if packaged.is_file():
-            training_args.chat_template_path = str(packaged)
+        if path.parts[:1] == ("recipes",) and not path.exists() and packaged.is_file():
+            setattr(training_args, name, str(packaged))
 
 
 def finish(trainer: Any, dataset_name: str | None = None) -> None:

