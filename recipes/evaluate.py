@@ -41,7 +41,7 @@ from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
 from trl_spct.evaluation.reports import push_results, write_results
-from trl_spct.jobs import write_json
+from trl_spct.jobs import stored_cost, write_json
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
 
@@ -115,12 +115,16 @@ class Evaluation:
         default = VOTING_TEMPERATURE if max(script_args.k) > 1 else 0.0
         self.temperature = default if judge_args.temperature is None else judge_args.temperature
 
+    def folder(self, folder: str, name: str) -> Path:
+        """The folder of the judgments of one benchmark."""
+        return self.output / folder / ("" if name == ROWS else name)
+
     def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
         """Judgments of one benchmark by one judge, resumed from `folder`."""
         return judge_benchmark(
             judge,
             self.loaded[name],
-            self.output / folder / ("" if name == ROWS else name),
+            self.folder(folder, name),
             invalid_rows=self.args.invalid_rows,
             rows_per_shard=rows_per_shard or self.args.rows_per_shard,
             progress=None if folder.startswith("baselines") else f"{folder}: {name}",
@@ -170,6 +174,8 @@ class Evaluation:
             if self.state.is_main_process:
                 rows = [row for item in items.items for row in item.rows]
                 self.report.setdefault("diagnosis", {})[name] = diagnose(judgments, rows)
+                if (cost := stored_cost(*(self.folder(folder, name) for folder, *_ in runs))) is not None:
+                    self.report["diagnosis"][name]["cost"] = cost.report(self.judge_args.prices)
                 self.compare(name, judgments, guided.get("guidance"))
 
     def compare_llm_judge(self) -> None:

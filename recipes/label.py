@@ -118,7 +118,7 @@ def main(script_args, judge_args, model_args):
         output = script_args.output_dir
         repo_id = script_args.hub_dataset_id or os.path.basename(os.path.abspath(output))
         written = {name: getattr(script_args, name) for name in ("pairs", "min_margin", "seed", "messages", "prefix")}
-        report = write_labels(rows, judgments, output, **written)
+        report = write_labels(rows, judgments, output, **written, prices=judge_args.prices)
         write_labels_card(output, report, judge.protocol, script_args.dataset_name, repo_id)
         lines = [*report_lines(report), f"Labels, card and judgments are in {os.path.abspath(output)}"]
         Console().print("\n".join(lines), highlight=False, soft_wrap=True)

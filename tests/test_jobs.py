@@ -10,11 +10,12 @@ import threading
 from datetime import date
 
 import pytest
-from datasets import Features, List, Value
+from datasets import Dataset, Features, List, Value
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects
 
 from trl_spct import jobs
-from trl_spct.jobs import MANIFEST, FolderInUseError, ShardedJob, claim_folder, locked, write_json
+from trl_spct.jobs import MANIFEST, FolderInUseError, ShardedJob, claim_folder, locked, stored_cost, write_json
+from trl_spct.judge.costs import spend
 
 
 FEATURES = Features({"row": Value("int64"), "scores": List(List(Value("int64"))), "text": Value("string")})
@@ -107,6 +108,29 @@ def test_a_killed_job_resumes(tmp_path):
     assert calls == [range(0, 3), range(3, 6), range(3, 6), range(6, 7)], "what was there is not done again"
     assert list(job(tmp_path).read()) == records(range(7))
     assert list(job(tmp_path).run(lambda rows: 1 / 0)) == [range(0, 3), range(3, 6), range(6, 7)]
+
+
+def test_a_resumed_job_knows_the_cost_of_the_whole(tmp_path):
+    def costly(rows):
+        spend(read=100 * len(rows), written=len(rows))
+        if rows.start == 6 and not resumed:
+            raise KeyboardInterrupt
+        return records(rows)
+
+    resumed = []
+    assert stored_cost(tmp_path) is None
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            list(job(tmp_path).run(costly))
+        assert (stored_cost(tmp_path).read, stored_cost(tmp_path).written) == (600, 6)
+    resumed.append(True)
+    list(job(tmp_path).run(costly))
+    cost = stored_cost(tmp_path)
+    assert (cost.read, cost.written, cost.scored) == (700, 7, 0) and cost.seconds > 0
+    assert list(job(tmp_path).read()) == records(range(7)) and stored_cost(tmp_path) == cost
+    (path, rows), *_ = job(tmp_path).shards
+    Dataset.from_list(records(rows), features=FEATURES).to_parquet(path)
+    assert stored_cost(tmp_path) is None, "of a version that did not count"
 
 
 def test_a_kill_while_writing_leaves_no_shard(tmp_path, monkeypatch):

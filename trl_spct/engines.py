@@ -1,12 +1,16 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Sampling on a server: the contract of [`sample_critiques`] over vLLM or any other OpenAI-compatible server."""
+"""Judges and Meta RMs on servers: the contracts of [`sample_critiques`] and [`meta_scores`] over vLLM and others."""
 
 import json
 import logging
+import math
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -15,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .judge.closing import ScoreLine, unfinished, with_scores
+from .judge.costs import Cost, metered, spend
+from .judge.modeling_meta_rm import EXTRAS_NAME
 from .judge.preferences import Messages
 from .judge.repositories import ADAPTER_FILE, read_json
 from .judge.sampling import (
@@ -34,12 +40,15 @@ from .judge.sampling import (
 )
 from .server_answers import (
     DIALECTS,
+    POOLING,
     STRUCTURED,
     BrokenAnswer,
     Refused,
     error_message,
     parse_answer,
+    prompt_tokens,
     read_choices,
+    read_logit,
     refusal,
 )
 
@@ -54,9 +63,159 @@ LOCAL = "http://localhost:8000/v1"
 _CONNECT_SECONDS = 10
 _LONGEST_BACKOFF = 8.0
 _NO_KEY = "EMPTY"
+_POLL_SECONDS = 0.1
 
 
-class OpenAIEngine:
+class ServerModel:
+    """A model on a server; for the arguments see [`OpenAIEngine`]."""
+
+    dialects: Sequence[str | None]
+    described_in: tuple[str, str]  # a file beside an adapter, and an entry of the config
+    counted = "read"
+
+    def __init__(
+        self,
+        model: str | None = None,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        *,
+        dialect: Any = None,
+        client: "openai.OpenAI | Callable[[], openai.OpenAI] | None" = None,
+        max_concurrent_requests: int = 64,
+        max_retries: int = 10,
+        timeout: float = 600.0,
+        requests_per_minute: float = math.inf,
+        tokens_per_minute: float = math.inf,
+    ):
+        if dialect not in self.dialects:
+            raise ValueError(f"Found dialect={dialect!r}; expected one of {[*self.dialects]}.")
+        per_minute = requests_per_minute, tokens_per_minute
+        if max_concurrent_requests < 1 or max_retries < 0 or not min(timeout, *per_minute) > 0:
+            numbers = f"{max_concurrent_requests=}, {max_retries=}, {timeout=}, {per_minute=}"
+            raise ValueError(f"Found {numbers}; expected at least 1, at least 0, and the others more than 0.")
+        if client is not None and (base_url or api_key):
+            raise ValueError("Found a `client` beside `base_url` or `api_key`; expected the client to have them.")
+        if find_spec("openai") is None:
+            raise ImportError(f"`{type(self).__name__}` needs the `openai` client: `pip install openai`.")
+        if client is None:
+            root = _root(base_url or os.environ.get("OPENAI_BASE_URL") or LOCAL)
+            key = _read_key(api_key or os.environ.get("OPENAI_API_KEY") or "")
+            client = partial(_new_client, root, key, max_retries, timeout)
+        self._source = client
+        self._client: tuple[int, openai.OpenAI] | None = None
+        self.model, self.dialect = model, dialect
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.max_concurrent_requests, self.per_minute = max_concurrent_requests, per_minute
+        self._share()
+
+    def _share(self) -> None:
+        """Makes what the threads of this process share."""
+        self._slots = threading.BoundedSemaphore(self.max_concurrent_requests)
+        self._limits = RateLimits(*self.per_minute) if min(self.per_minute) < math.inf else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None, "_slots": None, "_limits": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._share()
+
+    @property
+    def client(self) -> "openai.OpenAI":
+        """The client; another one in a forked process, since processes cannot share connections."""
+        if self._client is None or self._client[0] != os.getpid():
+            self._client = (os.getpid(), self._source() if callable(self._source) else self._source)
+        return self._client[1]
+
+    @property
+    def base_url(self) -> str:
+        """Root of the API, without a user or a query."""
+        return str(self.client.base_url.copy_with(userinfo=b"", query=None)).rstrip("/")
+
+    @property
+    def name(self) -> str:
+        """Name of the model on the server, for manifests; asks the server if it was not given."""
+        return self.model or self._served["id"]
+
+    @cached_property
+    def _stored(self) -> dict[str, Any]:
+        """The description of the tokenizer or the model; empty if unknown."""
+        file, entry = self.described_in
+        for home in (getattr(self.tokenizer, "name_or_path", None), self.model):
+            if home and (os.path.isdir(home) or "/" in home.strip("/")):
+                if stored := read_json(home, file) or (read_json(home, "config.json") or {}).get(entry):
+                    return stored
+        return {}
+
+    @cached_property
+    def _served(self) -> dict[str, Any]:
+        """The server's description of the model; empty if it lists no models and the name is known."""
+        try:
+            listed = self._ask("/models", None, lambda answer: answer.get("data"), threading.Event())
+        except (EngineError, Refused) as error:
+            if self.model is None or error.status is None:
+                raise
+            listed = None
+        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        models = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
+        if self.model is not None:
+            return models.get(self.model, {})
+        if len(models) != 1:
+            raise EngineError(
+                f"Found the models {[*models]} at {self.base_url}; expected one, or its name as `model`."
+            )
+        return next(iter(models.values()))
+
+    def _ask(self, path: str, body: Any, read: Callable, stopping: threading.Event) -> Any:
+        """Returns what `read` makes of the answer; a broken one is requested again as often as the client retries."""
+        attempts = self.client.max_retries + 1
+        for attempt in range(1, attempts + 1):
+            try:
+                with self._limits.admit(body, stopping) if body and self._limits else nullcontext():
+                    answer = parse_answer(self._send(path, body))
+                    value = read(answer)
+                    spend(**({self.counted: prompt_tokens(answer, body)} if body else {}))
+                return value
+            except BrokenAnswer as error:
+                message = f"{self._url(path)}: {self._shown(str(error))}"
+            except Refused as refused:
+                raise Refused(refused.refusal.cause, self._shown(str(refused)), refused.status) from None
+            if attempt == attempts or stopping.wait(min(0.5 * 2.0 ** min(attempt - 1, 9), _LONGEST_BACKOFF)):
+                break
+        raise EngineError(f"{message} Gave up after {attempt} attempts.", status=200)
+
+    def _url(self, path: str) -> str:
+        return path if "://" in path else self.base_url + path
+
+    def _send(self, path: str, body: Any) -> bytes:
+        import openai
+
+        client: Any = self.client
+        url, attempts = self._url(path), client.max_retries + 1
+        options = {"headers": {"Authorization": openai.Omit()}} if client.api_key == _NO_KEY else {}
+        try:
+            request = client.get if body is None else partial(client.post, body=body)
+            return request(path, cast_to=bytes, options=options)
+        except openai.APIStatusError as error:
+            status, data = error.status_code, error.response.content
+            text = f"{url} answered {status}: {self._shown(error_message(data))}."
+            failure = refusal(text, status, data.decode(errors="replace"), attempts)
+        except openai.OpenAIError as error:
+            cause = error.__cause__ or error
+            text = self._shown(f"{type(cause).__name__}: {cause}")
+            failure = EngineError(f"{url} gave no answer ({text}). Gave up after {attempts} attempts.")
+        raise failure
+
+    def _shown(self, text: str) -> str:
+        """A text for a message: without the API key, which some servers repeat, and cut if it is long."""
+        key = self.client.api_key if self.client.api_key not in (None, _NO_KEY) else ""
+        for secret in sorted({key, repr(key)[1:-1], json.dumps(key)[1:-1], *key.split()}, key=len, reverse=True):
+            text = text.replace(secret, "***") if len(secret) > 3 else text
+        return text if len(text) <= 600 else f"{text[:600]}…"
+
+
+class OpenAIEngine(ServerModel):
     """
     Samples critiques on a vLLM server, or on any other server that speaks OpenAI's API.
 
@@ -101,7 +260,12 @@ class OpenAIEngine:
         max_concurrent_requests (`int`, *optional*, defaults to `64`): Over all threads that call the engine.
         max_retries (`int`, *optional*, defaults to `10`): Retries of a request, about a minute in all.
         timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer, the server's queue included.
+        requests_per_minute, tokens_per_minute (`float`, *optional*, defaults to infinity):
+            Limits in any minute, of tokens read and written together; a request counts as all that it may write until
+            it is answered. Retries follow the server's `Retry-After` alone.
     """
+
+    dialects, described_in = tuple(DIALECTS), (ADAPTER_FILE, "grm")
 
     def __init__(
         self,
@@ -110,60 +274,14 @@ class OpenAIEngine:
         api_key: str | None = None,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         *,
-        client: "openai.OpenAI | Callable[[], openai.OpenAI] | None" = None,
         dialect: str = "vllm",
         chat_template_kwargs: Mapping[str, Any] | None = None,
         extra_body: Mapping[str, Any] | None = None,
-        max_concurrent_requests: int = 64,
-        max_retries: int = 10,
-        timeout: float = 600.0,
+        **connection: Any,
     ):
-        if dialect not in DIALECTS:
-            raise ValueError(f"Found dialect={dialect!r}; expected one of {[*DIALECTS]}.")
-        if max_concurrent_requests < 1 or max_retries < 0 or not timeout > 0:
-            numbers = f"{max_concurrent_requests=}, {max_retries=} and {timeout=}"
-            raise ValueError(f"Found {numbers}; expected at least 1, at least 0 and more than 0.")
-        if client is not None and (base_url or api_key):
-            raise ValueError("Found a `client` beside `base_url` or `api_key`; expected the client to have them.")
-        if find_spec("openai") is None:
-            raise ImportError("`OpenAIEngine` needs the `openai` client: `pip install openai`.")
-        if client is None:
-            root = _root(base_url or os.environ.get("OPENAI_BASE_URL") or LOCAL)
-            key = _read_key(api_key or os.environ.get("OPENAI_API_KEY") or "")
-            client = partial(_new_client, root, key, max_retries, timeout)
-        self._source = client
-        self._client: tuple[int, openai.OpenAI] | None = None
-        self.model = model
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, str) else tokenizer
-        self.dialect = dialect
+        super().__init__(model, base_url, api_key, tokenizer, dialect=dialect, **connection)
         self._chat_template_kwargs = None if chat_template_kwargs is None else dict(chat_template_kwargs)
         self.extra_body = dict(extra_body or {})
-        self.max_concurrent_requests = max_concurrent_requests
-        self._slots = threading.BoundedSemaphore(max_concurrent_requests)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_client": None, "_slots": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._slots = threading.BoundedSemaphore(self.max_concurrent_requests)
-
-    @property
-    def client(self) -> "openai.OpenAI":
-        """The client; another one in a forked process, since processes cannot share connections."""
-        if self._client is None or self._client[0] != os.getpid():
-            self._client = (os.getpid(), self._source() if callable(self._source) else self._source)
-        return self._client[1]
-
-    @property
-    def base_url(self) -> str:
-        """Root of the API, without a user or a query."""
-        return str(self.client.base_url.copy_with(userinfo=b"", query=None)).rstrip("/")
-
-    @property
-    def name(self) -> str:
-        """Name of the model on the server, for manifests; asks the server if it was not given."""
-        return self.model or self._served["id"]
 
     @property
     def chat_template_kwargs(self) -> dict[str, Any]:
@@ -176,15 +294,6 @@ class OpenAIEngine:
         """The template that the judge was trained with, from the repository or folder of the tokenizer or the model;
         `None` if it is not known."""
         return {k: v for k, v in self._stored.items() if k in ("template", "template_digests")} or None
-
-    @cached_property
-    def _stored(self) -> dict[str, Any]:
-        for home in (getattr(self.tokenizer, "name_or_path", None), self.model):
-            if home and (os.path.isdir(home) or "/" in home.strip("/")):
-                entry = read_json(home, ADAPTER_FILE) or (read_json(home, "config.json") or {}).get("grm")
-                if entry:
-                    return entry
-        return {}
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -243,8 +352,7 @@ class OpenAIEngine:
             copies = count if temperature == 0 else 1
             size = count if temperature != 0 and self.dialect == "vllm" else 1
             requests += [_Request(row, offset, size, copies) for offset in range(0, count, size * copies)]
-        call = _Call(send, requests, counts, self._slots)
-        call.run(min(self.max_concurrent_requests, len(requests)))
+        call = _Call(self, send, requests, counts)
         if (error := call.error()) is not None:
             raise error
         return list(call.completed().values())
@@ -273,9 +381,7 @@ class OpenAIEngine:
             scores = answer.ids or tokenizer(answer.text, add_special_tokens=False)["input_ids"]
             return [with_scores(tokenizer, samples[request.row], [*ids, *scores])]
 
-        requests = [_Request(row, 0, 1) for row in range(len(samples))]
-        call = _Call(send, requests, [1] * len(samples), self._slots)
-        call.run(min(self.max_concurrent_requests, len(requests)))
+        call = _Call(self, send, [_Request(row, 0, 1) for row in range(len(samples))], [1] * len(samples))
         if failure := call.error():
             logger.warning("Some critiques could not be closed: %s", failure)
         return [drawn or sample for (drawn,), sample in zip(call.samples, samples, strict=True)]
@@ -293,69 +399,89 @@ class OpenAIEngine:
         encoded = encode_checked(self.tokenizer, prompts, *options)
         return "/completions", [{"prompt": ids} for ids in encoded]
 
+
+class MetaRMEngine(ServerModel):
+    """
+    Scores critiques with a Meta RM on a server: vLLM's pooling endpoint, or SGLang's `/classify`.
+
+    Takes the place of a Meta RM in the pipeline. Conversations are rendered here and sent as token ids; the scores are
+    logits without an activation. Failures are as those of [`OpenAIEngine`].
+
+    ```python
+    >>> # vllm serve judge-meta-rm --runner pooling --port 8001
+    >>> meta_rm = MetaRMEngine(base_url="http://localhost:8001", tokenizer="judge-meta-rm")
+    >>> judge = GRMRewardPipeline(OpenAIEngine(tokenizer="judge-spct"), meta_rm=meta_rm)
+    ```
+
+    Args:
+        model, base_url, api_key, **connection: As for [`OpenAIEngine`], `client` and limits included.
+        tokenizer (tokenizer or `str`):
+            The Meta RM's folder or Hub id, whose config has its guidance and what it was trained with, or its own.
+        dialect (`str`, *optional*): `"vllm"` or `"sglang"`; by default what the server says that it is, else vLLM.
+    """
+
+    dialects, described_in, counted = (None, *POOLING), (EXTRAS_NAME, "meta_rm"), "scored"
+
+    def __init__(self, *names: str | None, tokenizer: PreTrainedTokenizerBase | str, **connection: Any):
+        super().__init__(*names, tokenizer=tokenizer, **connection)  # type: ignore[misc]
+
     @cached_property
-    def _served(self) -> dict[str, Any]:
-        """The server's description of the model; empty if it lists no models and the name is known."""
-        try:
-            listed = self._ask("/models", None, lambda answer: answer.get("data"), threading.Event())
-        except (EngineError, Refused) as error:
-            if self.model is None or error.status is None:
-                raise
-            listed = None
-        entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-        models = {entry["id"]: entry for entry in entries if isinstance(entry.get("id"), str)}
-        if self.model is not None:
-            return models.get(self.model, {})
-        if len(models) != 1:
-            raise EngineError(
-                f"Found the models {[*models]} at {self.base_url}; expected one, or its name as `model`."
-            )
-        return next(iter(models.values()))
+    def config(self) -> PreTrainedConfig:
+        """Its name, and `meta_rm`: a [`MetaRMConfig`] as a dictionary."""
+        config = PreTrainedConfig(meta_rm=self._stored)
+        config._name_or_path = self.name
+        if not config.meta_rm:
+            advice = "it guides as in the paper, unchecked. Pass its folder or Hub id as `tokenizer` if it has one"
+            logger.warning("Found no description of the Meta RM %s: %s.", self.name, advice)
+        return config
 
-    def _ask(self, path: str, body: Any, read: Callable[[dict[str, Any]], Any], stopping: threading.Event) -> Any:
-        """Returns what `read` makes of the answer; a broken one is requested again as often as the client retries."""
-        attempts = self.client.max_retries + 1
-        for attempt in range(1, attempts + 1):
-            try:
-                return read(parse_answer(self._send(path, body)))
-            except BrokenAnswer as error:
-                message = f"{self.base_url}{path}: {self._shown(str(error))}"
-            except Refused as refused:
-                raise Refused(refused.refusal.cause, self._shown(str(refused)), refused.status) from None
-            if attempt == attempts or stopping.wait(min(0.5 * 2.0 ** min(attempt - 1, 9), _LONGEST_BACKOFF)):
-                break
-        raise EngineError(f"{message} Gave up after {attempt} attempts.", status=200)
+    def __call__(self, rows: Sequence[Sequence[int]]) -> list[float]:
+        """One logit per row of token ids. Raises as [`OpenAIEngine`] does."""
+        server: Any = self.dialect or self._served.get("owned_by")
+        path, field, options = POOLING.get(server, POOLING["vllm"])
+        name, url = self.name, self.base_url.removesuffix("/v1") + path
 
-    def _send(self, path: str, body: Any) -> bytes:
-        import openai
+        def send(request: _Request, stopping: threading.Event) -> list[float]:
+            body = {"model": name, field: list(rows[request.row]), **options}
+            return [self._ask(url, body, read_logit, stopping)]
 
-        client: Any = self.client
-        url, attempts = self.base_url + path, client.max_retries + 1
-        options = {"headers": {"Authorization": openai.Omit()}} if client.api_key == _NO_KEY else {}
-        try:
-            request = client.get if body is None else partial(client.post, body=body)
-            return request(path, cast_to=bytes, options=options)
-        except openai.APIStatusError as error:
-            status, data = error.status_code, error.response.content
-            text = f"{url} answered {status}: {self._shown(error_message(data))}."
-            failure = refusal(text, status, data.decode(errors="replace"), attempts)
-        except openai.OpenAIError as error:
-            cause = error.__cause__ or error
-            text = self._shown(f"{type(cause).__name__}: {cause}")
-            failure = EngineError(f"{url} gave no answer ({text}). Gave up after {attempts} attempts.")
-        raise failure
+        call = _Call(self, send, [_Request(row, 0, 1) for row in range(len(rows))], [1] * len(rows))
+        if (error := call.error()) is not None:
+            raise error
+        return [logit for (logit,) in call.samples]
 
-    def _shown(self, text: str) -> str:
-        """A text for a message: without the API key, which some servers repeat, and cut if it is long."""
-        key = self.client.api_key if self.client.api_key not in (None, _NO_KEY) else ""
-        for secret in sorted({key, repr(key)[1:-1], json.dumps(key)[1:-1], *key.split()}, key=len, reverse=True):
-            text = text.replace(secret, "***") if len(secret) > 3 else text
-        return text if len(text) <= 600 else f"{text[:600]}…"
+
+class RateLimits:
+    """At most so many requests, and tokens, in any minute."""
+
+    def __init__(self, requests: float, tokens: float, clock: Callable[[], float] = time.monotonic):
+        self.requests, self.tokens, self.clock = requests, tokens, clock
+        self._turn, self._sent = threading.Lock(), deque[list[float]]()
+
+    @contextmanager
+    def admit(self, body: Mapping[str, Any], stopping: threading.Event) -> Iterator[None]:
+        """Waits for a request's turn. It counts with all that it may write until it is answered."""
+        most = prompt_tokens({}, body) + body.get("max_tokens", 0) * body.get("n", 1)
+        with self._turn:  # one thread waits for room, the others for their turn
+            while self._is_full(most) and not stopping.wait(_POLL_SECONDS):
+                pass
+            sent = [self.clock(), most]
+            self._sent.append(sent)
+        with metered() as spent:
+            yield
+        cost = sum(spent, Cost())
+        sent[1] = cost.read + cost.written + cost.scored
+
+    def _is_full(self, tokens: int) -> bool:
+        while self._sent and self._sent[0][0] <= self.clock() - 60:
+            self._sent.popleft()
+        used = sum(used for _, used in self._sent)
+        return bool(self._sent) and (len(self._sent) >= self.requests or used + tokens > self.tokens)
 
 
 @dataclass(frozen=True)
 class _Request:
-    """`size` samples of prompt `row`, from number `offset` of this call on, each of which counts `copies` times."""
+    """`size` results of prompt `row`, from number `offset` of this call on, each of which counts `copies` times."""
 
     row: int
     offset: int
@@ -364,24 +490,24 @@ class _Request:
 
 
 class _Call:
-    """The requests of one call, sent by several threads that hold a slot each, and their samples."""
+    """The requests of one call, sent by several threads that hold a slot each, and their results, `samples`."""
 
-    def __init__(
-        self, send: Callable, requests: Sequence[_Request], counts: Sequence[int], slots: threading.Semaphore
-    ):
-        self.send, self.slots = send, slots
-        self.samples: list[list[Sample | None]] = [[None] * count for count in counts]
+    def __init__(self, model: ServerModel, send: Callable, requests: Sequence[_Request], counts: Sequence[int]):
+        self.send, self.slots = send, model._slots
+        self.samples: list[list[Any]] = [[None] * count for count in counts]
         self.refusals: dict[int, Refused] = {}
         self.failure: tuple[int, EngineError] | None = None
         self._stopping = threading.Event()
         self._pending: SimpleQueue[_Request] = SimpleQueue()
         for request in requests:
             self._pending.put(request)
+        self._run(min(model.max_concurrent_requests, len(requests)))
 
-    def run(self, num_threads: int) -> None:
+    def _run(self, num_threads: int) -> None:
         """Returns when all requests are answered, or after a failure those in flight."""
         # Daemons: an interrupted process ends without the answers that it waits for.
-        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(num_threads)]
+        work = [partial(copy_context().run, self._work) for _ in range(num_threads)]  # which are metered as this one
+        threads = [threading.Thread(target=target, daemon=True) for target in work]
         try:
             for thread in threads:
                 thread.start()
@@ -405,9 +531,9 @@ class _Call:
                     self.failure = self.failure or (request.row, error)  # before others fail because of it
                     self._stopping.set()
 
-    def completed(self) -> dict[int, list[Sample]]:
+    def completed(self) -> dict[int, list[Any]]:
         """The samples of each prompt of which none is missing."""
-        return {row: drawn for row, drawn in enumerate(self.samples) if None not in drawn}  # type: ignore[misc]
+        return {row: drawn for row, drawn in enumerate(self.samples) if None not in drawn}
 
     def error(self) -> EngineError | None:
         """The failure of the call, or its refusals."""

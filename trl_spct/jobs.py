@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features
 from filelock import FileLock, Timeout
 
+from .judge.costs import Cost, metered
 from .judge.dates import on_day
 
 
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STARTED = "started_on"
 SHARDS = "shard-*.parquet"
+_COST = b"cost"  # in the metadata of a shard
 _CACHE = os.path.join(".cache", "huggingface")  # `upload_folder` ignores this folder
 
 
@@ -164,9 +167,7 @@ class ShardedJob:
             if stopping.is_set():
                 return None
             try:
-                with on_day(self.day):
-                    records = work(rows)
-                _write(path, records, self.features)
+                self.write(path, rows, work)
             except BaseException:
                 stopping.set()
                 raise
@@ -188,6 +189,12 @@ class ShardedJob:
                 finally:
                     stopping.set()
 
+    def write(self, path: Path, rows: range, work: Callable[[range], list[dict]]) -> None:
+        """Writes a shard in one step, with its cost. Prompts have the date of the first start."""
+        with on_day(self.day), metered() as spent:
+            records = work(rows)
+        _write(path, records, self.features, sum(spent, Cost()))
+
     def read(self) -> Dataset:
         """All records in the order of the rows, mapped into memory. Every process may read once all have written."""
         if not self.shards:
@@ -204,10 +211,21 @@ class ShardedJob:
         return Dataset.from_file(str(arrow))
 
 
-def _write(path: Path, records: list[dict[str, Any]], features: Features) -> None:
+def _write(path: Path, records: list[dict[str, Any]], features: Features, cost: Cost) -> None:
     columns = {name: [record[name] for record in records] for name in features}  # `from_list` takes no empty list
     table = Dataset.from_dict(columns, features=features).with_format("arrow")[:]
+    schema = features.arrow_schema
+    schema = schema.with_metadata({**(schema.metadata or {}), _COST: json.dumps(asdict(cost))})
     with in_one_step(path) as partial:
-        pq.write_table(table.cast(features.arrow_schema), partial)
+        pq.write_table(table.cast(schema), partial)
     for partial in path.parent.glob(f"{path.stem}.*.partial"):
         partial.unlink(missing_ok=True)
+
+
+def stored_cost(*folders: str | os.PathLike) -> Cost | None:
+    """What the shards of these folders cost, over all starts; `None` if there are none, or one does not say."""
+    paths = [path for folder in folders for path in Path(folder).glob(SHARDS)]
+    stored = [pq.read_metadata(path).metadata or {} for path in paths]
+    if not stored or not all(_COST in metadata for metadata in stored):
+        return None
+    return sum((Cost(**json.loads(metadata[_COST])) for metadata in stored), Cost())

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel, pipeline
+from transformers import pipeline
 
 from .evaluation.judgments import judge_all
 from .judge.conversations import conversation_text, message_text, response_text
 from .judge.critiques import PROBLEMS, opens_draft, without_thoughts
 from .judge.judging import JudgingOptions, check_whole
+from .judge.meta_scoring import is_engine
 from .judge.orders import derive_seed
 from .judge.pipelines import TASK, GRMRewardPipeline
 from .judge.preferences import InvalidPreference, Messages, Preference
@@ -61,7 +62,7 @@ class JudgeReward:
         judge (`str`, [`GRMRewardPipeline`] or a sampler):
             A path or an id, with which every process loads the judge; a loaded pipeline; or a sampler, for instance an
             [`~trl_spct.engines.OpenAIEngine`], which should have a `tokenizer`.
-        meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
+        meta_rm ([`MetaRMForSequenceClassification`], `str` or an engine, *optional*, defaults to `"auto"`):
             As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
         k (`int`, *optional*, defaults to `4`): Critiques per group.
         thoughts (`str`, *optional*, defaults to `"hide"`):
@@ -84,7 +85,7 @@ class JudgeReward:
         self,
         judge: str | GRMRewardPipeline | Sampler,
         *,
-        meta_rm: PreTrainedModel | str | bool | None = "auto",
+        meta_rm: Any = "auto",
         k: int = 4,
         thoughts: str = "hide",
         seed: int = 0,
@@ -118,7 +119,8 @@ class JudgeReward:
 
     def __getstate__(self) -> dict[str, Any]:
         loaded = isinstance(self.source, GRMRewardPipeline)
-        if (self.judge.engine is None or self.judge.meta_rm is not None) and (loaded or self.device is None):
+        local = self.judge.engine is None or not (self.judge.meta_rm is None or is_engine(self.judge.meta_rm))
+        if local and (loaded or self.device is None):
             raise ValueError(
                 "Found a judge or a Meta RM in this process, which is not sent to another one; expected a judge on a "
                 "server, `AsyncJudgeReward(OpenAIEngine(…))`, or a path with the `device` to load it to there."

@@ -2,6 +2,7 @@
 """Arguments and loaders that several recipes share."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 BASE_URL_HELP = "Address of an OpenAI-compatible server. The model's name is then its name there, if needed."
 TOKENIZER_HELP = "Tokenizer of the model, for a server that reads token ids: no response then holds control tokens."
-KEY_HELP = "Key of the server. Default: the environment variable OPENAI_API_KEY."
+KEY_HELP = "Key of the servers. Default: the environment variable OPENAI_API_KEY."
 TEMPLATE_HELP = (
     f"Prompt template: one of {', '.join(sorted(TEMPLATES))}; {OFFICIAL}, the prompt on a released judge's card; "
     "or a text file in which {conversation} and {responses} stand. Default: the template in the judge's config."
@@ -53,8 +54,13 @@ class JudgeArguments:
     tokenizer_name_or_path: str | None = helped(None, TOKENIZER_HELP)
     dialect: str = helped("vllm", "API of the server.", DIALECTS)
     api_key: str | None = helped(None, KEY_HELP, repr=False)
+    requests_per_minute: float = helped(math.inf, "Limit of requests to the judge's server.")
+    tokens_per_minute: float = helped(math.inf, "Limit of tokens read and written there.")
     meta_rm: str | None = helped(
         None, "Meta RM, by path or Hub id. Default: that of the judge's repository; `none` votes without one."
+    )
+    meta_rm_base_url: str | None = helped(
+        None, "Address of a vLLM or SGLang server with the Meta RM, of which meta_rm then gives tokenizer and config."
     )
     guide: str | None = helped(
         None,
@@ -87,6 +93,9 @@ class JudgeArguments:
         None, "fair cuts the longest texts of rows that do not fit into the judge's context.", ("fair",)
     )
     batch_size: int | None = helped(None, "Rows judged together. Default: as many as make 256 critiques.")
+    prices: list[float] | None = helped(
+        None, "Prices of a million tokens that the judge reads and writes, such as 0.1 0.4, for the reports."
+    )
 
     def __post_init__(self) -> None:
         with suppress(TypeError, ValueError):
@@ -98,6 +107,8 @@ class JudgeArguments:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"Found batch_size={self.batch_size}; expected at least 1.")
         Guidance.of(None, **self.guidance)
+        if self.prices is not None and (len(self.prices) != 2 or not min(self.prices) >= 0):
+            raise ValueError(f"Found prices={self.prices}; expected two numbers, for tokens read and written.")
 
     @property
     def guidance(self) -> dict[str, Any]:
@@ -124,15 +135,22 @@ class JudgeArguments:
 
 def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.device | str") -> "GRMRewardPipeline":
     """The judge that the arguments name, on a device or on a server; a guidance without a Meta RM is refused."""
-    from .engines import OpenAIEngine
+    from .engines import MetaRMEngine, OpenAIEngine
     from .judge.pipelines import GRMRewardPipeline
 
     name = model_args.model_name_or_path
-    meta_rm = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
+    meta_rm: Any = {None: "auto", "none": None}.get(args.meta_rm, args.meta_rm)
     variables: Any = args.chat_template_kwargs
+    if args.meta_rm_base_url is not None:
+        if args.meta_rm in (None, "none"):
+            raise ValueError(
+                "Found `meta_rm_base_url` without `meta_rm`; expected the folder or Hub id of the Meta RM."
+            )
+        meta_rm = MetaRMEngine(None, args.meta_rm_base_url, args.api_key, tokenizer=args.meta_rm)
     if args.base_url is not None:
         server = (args.base_url, args.api_key, args.tokenizer_name_or_path)
-        engine = OpenAIEngine(name, *server, dialect=args.dialect, chat_template_kwargs=variables)
+        limits = {name: getattr(args, name) for name in ("requests_per_minute", "tokens_per_minute")}
+        engine = OpenAIEngine(name, *server, dialect=args.dialect, chat_template_kwargs=variables, **limits)
         judge = GRMRewardPipeline(engine, meta_rm=meta_rm, device=device)
     elif name is None:
         raise ValueError("Found no judge; expected `model_name_or_path`, or `base_url` for one on a server.")
@@ -146,7 +164,7 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
 
 
 def load_pipeline(
-    model: str, model_args: "ModelConfig", device: "torch.device | str", meta_rm: str | None = None, **options: Any
+    model: str, model_args: "ModelConfig", device: "torch.device | str", meta_rm: Any = None, **options: Any
 ) -> "GRMRewardPipeline":
     """A judge in this process, with the dtype, attention and quantization of TRL's model arguments."""
     from transformers import pipeline

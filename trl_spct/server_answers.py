@@ -3,12 +3,15 @@
 
 import json
 import logging
+import math
 import re
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from .judge.costs import spend
 from .judge.sampling import EngineError, Refusal, Sample, decode_completions, storable
 
 
@@ -23,6 +26,11 @@ STRUCTURED = {"vllm": "structured_outputs"}
 """By dialect, the field that binds a completion to a regular expression."""
 
 DIALECTS: dict[str, dict[str, Any]] = {"vllm": VLLM_FIELDS, "openai": {}}
+POOLING: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "vllm": ("/pooling", "input", {"task": "classify", "use_activation": False}),
+    "sglang": ("/classify", "input_ids", {}),
+}
+"""By server, the endpoint of sequence classifiers, its field for token ids, and the other fields."""
 
 # Finish reasons of OpenAI, vLLM, TGI, SGLang, Anthropic, Gemini and Mistral, in lower case.
 _ENDED = {"stop", "eos", "eos_token", "end_turn", "stop_sequence", "end_of_text", "complete", "completed"}
@@ -93,6 +101,26 @@ def refusal(message: str, status: int, payload: str, attempts: int) -> Exception
     return EngineError(message, status=status)
 
 
+def prompt_tokens(answer: Mapping[str, Any], body: Mapping[str, Any]) -> int:
+    """Tokens of a request's prompt, as the answer says, else its token ids, else a quarter of the bytes."""
+    usage = answer.get("usage", answer.get("meta_info"))
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    if type(tokens) is int and tokens >= 0:
+        return tokens
+    ids = body.get("prompt") or body.get("input") or body.get("input_ids")
+    return len(ids) if ids else len(json.dumps(body["messages"]).encode()) // 4
+
+
+def read_logit(answer: dict[str, Any]) -> float:
+    """The logit in an answer of vLLM or SGLang."""
+    match answer:
+        case {"data": [{"data": [int() | float() as logit]}]} | {"embedding": [int() | float() as logit]}:
+            if math.isfinite(logit):
+                return float(logit)
+    advice = "expected one finite logit: serve a sequence classifier with one label, in bfloat16 or float32."
+    raise EngineError(f"Found the answer {json.dumps(answer)}; {advice}", status=200)
+
+
 def read_choices(answer: dict[str, Any], size: int, tokenizer: PreTrainedTokenizerBase | None) -> list[Sample]:
     """The samples of a request."""
     choices = answer.get("choices")
@@ -107,7 +135,9 @@ def read_choices(answer: dict[str, Any], size: int, tokenizer: PreTrainedTokeniz
     total = usage.get("completion_tokens") if isinstance(usage, dict) and size == 1 else None
     if all(isinstance(choice.get("index"), int) for choice in choices):
         choices = sorted(choices, key=itemgetter("index"))
-    return [_read_choice(choice, total, tokenizer) for choice in choices]
+    drawn = [_read_choice(choice, total, tokenizer) for choice in choices]
+    spend(written=sum(sample.num_tokens for sample in drawn))
+    return drawn
 
 
 def _read_choice(choice: dict[str, Any], total: Any, tokenizer: PreTrainedTokenizerBase | None) -> Sample:

@@ -911,13 +911,26 @@ def test_the_recipe_from_flags(judges, tmp_path, no_cache, monkeypatch, capsys):
     protocol = json.loads((tmp_path / "labels" / "README.md").read_text().split("```json\n")[1].split("```")[0])
     assert protocol["model"] == "writing" and protocol["k"] == 2 and protocol["template"] == "compact"
 
+    cost = report["cost"]
+    assert cost["written"] == sum(c["num_tokens"] for record in critiques_of(tmp_path) for c in record)
+    assert cost["read"] > cost["written"] > 0 == cost["scored"] and "money" not in cost
     monkeypatch.setattr(LabelingJudge, "__call__", lambda *args, **options: pytest.fail("judged again"))
+    label(*asked, "--invalid_rows", "drop", "--prices", 2, 8)
+    paid = json.loads((tmp_path / "labels" / "report.json").read_text())["cost"]
+    assert paid == {**cost, "prices": [2, 8], "money": (2 * cost["read"] + 8 * cost["written"]) / 1e6}
+    line = f"{cost['read']:,} tokens read, {cost['written']:,} written, {cost['seconds']:,.1f} s"
+    assert f"cost: {line}, {paid['money']:,.4g} at 2 and 8 a million" in capsys.readouterr().out
+    assert f"| cost | {line}, " in (tmp_path / "labels" / "README.md").read_text()
     more = ["--invalid_rows", "drop", "--pairs", "all", "--min_margin", 1000, "--messages", "--prefix", "judge_"]
     label(*asked, *more)
     report = json.loads((tmp_path / "labels" / "report.json").read_text())
     assert report["pairs"]["made"] == 0 and report["pairs"]["min_margin"] == 1000
     columns = load_dataset(str(tmp_path / "labels"), "scores", split="train").column_names
     assert "judge_scores" in columns and "scores" not in columns
+
+
+def critiques_of(folder):
+    return load_dataset(str(folder / "labels"), "judgments", split="train")["critiques"]
 
 
 KEY = "sk-s3cret"

@@ -135,7 +135,7 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch, caplog):
         evaluate(
             *["--dataset_name", rows, "--base_url", server.url, "--tokenizer_name_or_path", models["judge"]],
             *["--template", "compact", "--max_new_tokens", "16", "--k", "4", "--output_dir", tmp_path / "out"],
-            *["--api_key", "sk-s3cret"],
+            *["--api_key", "sk-s3cret", "--greedy", "--prices", "1", "3"],
         )
         server.shutdown()
         asked = server.bodies
@@ -146,10 +146,15 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch, caplog):
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) > 3 and not [path for path in files if b"sk-s3cret" in path.read_bytes()]
     assert "sk-s3cret" not in caplog.text
-    assert server.url not in json.dumps(report) and sum(body["n"] for body in asked) == 16
+    assert server.url not in json.dumps(report) and sum(body.get("n", 1) for body in asked) == 16 + 4
+    cost, text = report["diagnosis"]["rows"]["cost"], (tmp_path / "out" / "table.md").read_text()
+    assert cost["read"] == sum(len(body["prompt"]) for body in asked), "of votes and of greedy critiques"
+    assert cost["written"] == 20 * 13 and cost["money"] == pytest.approx((cost["read"] + 3 * 260) / 1e6)
+    assert f"{cost['read']:,} tokens read, 260 written" in text and "at 1 and 3 a million" in text
     assert all(isinstance(body["prompt"][0], int) for body in asked), "prompts go as token ids"
     judged = [result for result in read(tmp_path / "out", "results.json") if result["stage"] == "judge"]
-    assert [(result["k"], result["accuracy"], result["ties"]) for result in judged] == [(k, 0.5, 1) for k in (1, 2, 4)]
+    ks = (1, 1, 2, 4)  # greedy first
+    assert [(result["k"], result["accuracy"], result["ties"]) for result in judged] == [(k, 0.5, 1) for k in ks]
     diagnosis = report["diagnosis"]["rows"]
     assert diagnosis["ties"] == {"single": 1, "vote": 1} and diagnosis["order_flips"]["flips"] == 0
     assert diagnosis["chosen_places"] == {"2": [0.5, 0.5]}

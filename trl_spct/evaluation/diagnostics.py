@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..judge.costs import cost_text
 from ..judge.judging import NEXT_STEPS
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import Preference
@@ -180,7 +181,8 @@ UNREADABLE_ADVICE = (
 
 
 def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
-    """A report of [`diagnose`] in percent, by name; `"–"` without data."""
+    """A report of [`diagnose`], with a `cost` ([`Cost.report`]) if it has one, in percent, by name; `"–"` without
+    data."""
     ties, flips, length, confidence = (report.get(name) for name in ("ties", "order_flips", "length", "confidence"))
     places, closed = report.get("places", {}).values(), report.get("closed")
     closed_text = (
@@ -200,6 +202,7 @@ def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
         "order decides": flips and f"{percent(flips['flips'])} %{same}",
         "longer chosen / better": longer,
         "calibration error": confidence and percent(confidence["ece"]),
+        "cost": report.get("cost") and cost_text(report["cost"]),
     }
     return {name: cell or "–" for name, cell in cells.items()}
 

@@ -14,6 +14,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.generation import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from .compat import CACHE
+from .costs import spend
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
 from .shared_prompts import Prefill, PrefixReader, Tokens, left_padded, shared_lengths
 
@@ -65,6 +66,7 @@ class Decoder:
         """
         ids, mask = left_padded(prompts, self.settings.pad_token_id, self.model.device)
         rows = torch.tensor(owners, device=ids.device)
+        spend(read=len(prompts) if prefill else sum(map(len, prompts)))
         if uniforms is not None and ids.device.type != "mps":  # which has no float64
             uniforms = uniforms.to(ids.device)
         if prefill is None:
@@ -129,6 +131,7 @@ class Decoder:
                 cache.reorder_cache(places)
                 ids, mask = ids[places], mask[places]
             running = [running[place] for place in kept]
+        spend(written=sum(map(len, completions)))
         return completions
 
 

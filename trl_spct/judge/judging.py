@@ -293,7 +293,7 @@ class Judging:
 
     def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
         """Adds the critiques of a round to their blocks, in the order drawn; none to a block with a sample missing."""
-        new: list[tuple[Block, Critique]] = []
+        new: list[tuple[Request, Critique]] = []
         for _, of_block in groupby(zip(requests, samples, strict=True), key=lambda pair: id(pair[0].block)):
             pairs = list(of_block)
             if any(len(drawn or ()) != request.count for request, drawn in pairs):
@@ -304,23 +304,26 @@ class Judging:
             for order in block.orders[first : first + sum(request.count for request, _ in pairs)]:
                 sample = next(left[order])
                 critique = read_sample(sample, len(order), template).in_row_order(order)
-                new.append((block, replace(critique, num_tokens=sample.num_tokens)))
-        for block, critique in self._scored(new):
-            block.critiques.append(critique)
+                new.append((pairs[0][0], replace(critique, num_tokens=sample.num_tokens)))
+        for request, critique in self._scored(new):
+            request.block.critiques.append(critique)
 
-    def _scored(self, new: Sequence[tuple[Block, Critique]]) -> Sequence[tuple[Block, Critique]]:
+    def _scored(self, new: Sequence[tuple[Request, Critique]]) -> Sequence[tuple[Request, Critique]]:
         """Readable critiques with the Meta RM's scores, if it guides."""
         if self.guidance is None or self.meta_score is None:
             return new
-        conversations = [
-            meta_messages(block.preference.permuted(critique.order or ()), critique.text, self.meta_special_tokens)
-            for block, critique in new
-            if critique.scores is not None
-        ]
-        scores = iter(self.meta_score(conversations))
+        readable = [(request, critique) for request, critique in new if critique.scores is not None]
+        conversations = []
+        for request, critique in readable:
+            read = request.block.preference.permuted(critique.order or ())
+            conversations.append(meta_messages(read, critique.text, self.meta_special_tokens))
+        try:
+            scores = iter(self.meta_score(conversations))
+        except EngineError as error:
+            raise error.renumbered([request.row.number for request, _ in readable], {}) from error.__cause__
         return [
-            (block, critique if critique.scores is None else replace(critique, meta_score=next(scores)))
-            for block, critique in new
+            (request, critique if critique.scores is None else replace(critique, meta_score=next(scores)))
+            for request, critique in new
         ]
 
     def result(self, row: JudgedRow) -> dict[str, Any]:

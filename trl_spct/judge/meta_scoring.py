@@ -2,6 +2,7 @@
 """Meta RM scores of critiques, and whether a Meta RM fits a judge (paper, section 2.4)."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -10,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .costs import spend
 from .dates import dated_template, undated_template
 from .generation import evaluating
 from .modeling_meta_rm import MetaRMForSequenceClassification
@@ -33,6 +35,11 @@ def load_meta_rm(name: str | os.PathLike, dtype: torch.dtype, place: dict[str, A
         ) from error
 
 
+def is_engine(meta_rm: Any) -> bool:
+    """Whether a Meta RM is a callable on rows of token ids, such as a [`~trl_spct.engines.MetaRMEngine`]."""
+    return callable(meta_rm) and not isinstance(meta_rm, torch.nn.Module)
+
+
 def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **template_kwargs: Any) -> list[int]:
     """The token ids of a conversation in a Meta RM's chat template, in training and inference."""
     if tokenizer.chat_template is None:
@@ -49,7 +56,7 @@ def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **te
 
 @torch.no_grad()
 def meta_scores(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     conversations: Sequence[Conversation],
     batch_size: int = 8,
@@ -59,12 +66,14 @@ def meta_scores(
 
     `conversations` are what [`~trl_spct.judge.prompts.meta_messages`] returns. Critiques of the same responses in the
     same order share the user turn, which is read once for all of them, except by architectures that keep more than
-    keys and values.
+    keys and values. For engines see [`is_engine`].
     """
     if batch_size < 1:
         raise ValueError(f"Found batch_size={batch_size}; expected at least 1.")
     variables = chat_template_kwargs or {}
     encoded = [tuple(encode_meta(tokenizer, messages, **variables)) for messages in conversations]
+    if is_engine(model):
+        return model(encoded)
     distinct = sorted(set(encoded))  # a judge that is sure of itself repeats itself
     read = _shared_logits if can_share(model.config) else _plain_logits
     scores: dict[tuple[int, ...], float] = {}
@@ -79,7 +88,7 @@ def _shared_logits(
 ) -> Iterator[tuple[list[tuple[int, ...]], torch.Tensor]]:
     """Batches with their logits; what critiques share is read once for all of them."""
     shared = shared_lengths(rows)
-    reader = PrefixReader(model, pad_token_id)
+    reader = PrefixReader(model, pad_token_id, purpose="scored")
     for length, order in families(rows, shared, [1] * len(rows), _FAMILY * batch_size):
         root = reader.read([rows[order[0]][:length]], [()])[1] if length else None
         for start in range(0, len(order), batch_size):
@@ -95,6 +104,7 @@ def _plain_logits(
     rows = sorted(rows, key=len, reverse=True)
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
+        spend(scored=sum(map(len, batch)))
         ids = pad_sequence([torch.tensor(row) for row in batch], batch_first=True, padding_value=pad_token_id)
         mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in batch], batch_first=True)
         ids, mask = ids.to(model.device), mask.to(model.device)
@@ -114,11 +124,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.blake2b(repr(list(tokens)).encode(), digest_size=6).hexdigest()
 
 
-def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
     """Refuses a Meta RM that would read other tokens or critiques of another template than in training, by what its
     config says; that of the released one says nothing."""
     stored = getattr(model.config, "meta_rm", None) or {}
-    embedded = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    embedded = math.inf if is_engine(model) else model.get_input_embeddings().num_embeddings
     if len(tokenizer) > embedded:
         raise ValueError(
             f"Found a tokenizer of {len(tokenizer)} tokens for a Meta RM that embeds {embedded}; expected its own. "

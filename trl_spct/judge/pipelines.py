@@ -18,7 +18,7 @@ from .closing import close_critiques, closer_of
 from .dates import prints_date
 from .hub import pushing, upload, write_judge_card
 from .judging import JudgedRow, Judging, JudgingOptions, check_whole
-from .meta_scoring import check_fit, check_template, load_meta_rm, meta_scores
+from .meta_scoring import check_fit, check_template, is_engine, load_meta_rm, meta_scores
 from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
 from .preferences import Messages, Preference
@@ -69,8 +69,9 @@ class GRMRewardPipeline(Pipeline):
 
         model ([`~transformers.PreTrainedModel`] or an engine): The judge; `pipeline` also takes its path or id.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The judge's, if an engine has none.
-        meta_rm ([`MetaRMForSequenceClassification`] or `str`, *optional*, defaults to `"auto"`):
-            A Meta RM, or its path or id. `"auto"`: the one that the judge's repository names, if any. `None`: none.
+        meta_rm ([`MetaRMForSequenceClassification`], `str` or an engine, *optional*, defaults to `"auto"`):
+            A Meta RM, its path or id, or one on a server. `"auto"`: the one that the judge's repository names, if
+            any. `None`: none.
         meta_rm_tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Of the Meta RM, if not beside it.
         batch_size (`int`, *optional*, defaults to `1`): Rows judged together. Does not change results.
 
@@ -131,7 +132,7 @@ class GRMRewardPipeline(Pipeline):
         model: PreTrainedModel | Sampler,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *args,
-        meta_rm: PreTrainedModel | str | bool | None = "auto",
+        meta_rm: Any = "auto",
         meta_rm_tokenizer: PreTrainedTokenizerBase | None = None,
         batch_size: int | None = None,
         **kwargs,
@@ -407,12 +408,14 @@ class GRMRewardPipeline(Pipeline):
         return dict(getattr(self.engine, "chat_template_kwargs", None) or {})
 
     def _load_meta_rm(
-        self, meta_rm: PreTrainedModel | str | bool | None, tokenizer: PreTrainedTokenizerBase | None
-    ) -> tuple[PreTrainedModel | None, PreTrainedTokenizerBase | None]:
+        self, meta_rm: Any, tokenizer: PreTrainedTokenizerBase | None
+    ) -> tuple[Any, PreTrainedTokenizerBase | None]:
         if meta_rm is None or meta_rm is False:
             return None, None
-        model: Any = meta_rm
-        if not isinstance(meta_rm, torch.nn.Module):
+        model = meta_rm
+        if is_engine(meta_rm):
+            tokenizer = tokenizer or meta_rm.tokenizer
+        elif not isinstance(meta_rm, torch.nn.Module):
             located = locate_meta_rm(self.model) if meta_rm == "auto" else (meta_rm, {})
             if located is None:
                 return None, None
@@ -422,6 +425,8 @@ class GRMRewardPipeline(Pipeline):
         tokenizer = tokenizer or self.tokenizer
         check_tokenizer(tokenizer)
         check_fit(model, tokenizer, self.find_template())
+        if is_engine(model):
+            return model, tokenizer
         if model.device != self.device:  # quantized models refuse even to stay where they are
             model = model.to(self.device)
         return model.eval(), tokenizer
@@ -432,7 +437,7 @@ class GRMRewardPipeline(Pipeline):
         With `include_code` the pipeline's code is copied too, for `pipeline("grm-reward", …, trust_remote_code=True)`
         without this package. `kwargs` are for the model's `save_pretrained`.
         """
-        if self.engine is not None:
+        if self.engine is not None or is_engine(self.meta_rm):
             raise ValueError("Found an engine, whose model is not in this process; there is nothing to save.")
         adapter = hasattr(self.model, "peft_config")
         if adapter and include_code:

@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .compat import CACHE
+from .costs import spend
 
 
 Tokens = Sequence[int]
@@ -155,10 +156,10 @@ class ContinuedLayer(DynamicLayer):
 
 class PrefixReader:
     """Reads rows of token ids, each shared beginning once, with a decoder for which [`can_share`] holds; `options` are
-    for every forward pass."""
+    for every forward pass, and `purpose` names the field of [`~trl_spct.judge.costs.Cost`] that counts the tokens."""
 
-    def __init__(self, model: PreTrainedModel, pad_token_id: int, **options):
-        self.model, self.pad_token_id, self.options = model, pad_token_id, options
+    def __init__(self, model: PreTrainedModel, pad_token_id: int, purpose: str = "read", **options):
+        self.model, self.pad_token_id, self.purpose, self.options = model, pad_token_id, purpose, options
 
     def read(
         self, rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], root: Prefill | None = None, keep: bool = True
@@ -180,6 +181,7 @@ class PrefixReader:
     def _forward(self, above: Prefill | None, owners: list[int], rows: Sequence[Tokens], keep: bool):
         """One forward pass over the columns in which some row continues its parent."""
         known = [above.lengths[owner] if above else 0 for owner in owners]
+        spend(**{self.purpose: sum(map(len, rows)) - sum(known)})
         longest = max(map(len, rows))
         cached = longest - max(1, *(len(row) - length for row, length in zip(rows, known, strict=True)))
         input_ids, mask = left_padded(rows, self.pad_token_id, self.model.device)

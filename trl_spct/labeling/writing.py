@@ -4,7 +4,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -17,7 +17,8 @@ from huggingface_hub import DatasetCardData
 from ..cards import dataset_card
 from ..evaluation.diagnostics import advice_lines, causes_text, percent
 from ..evaluation.statistics import mean_or_none
-from ..jobs import SHARDS, in_one_step, write_json
+from ..jobs import SHARDS, in_one_step, stored_cost, write_json
+from ..judge.costs import cost_text
 from ..judge.hub import push_folder
 from .labels import best_of_n, check_columns, preference_pairs, problems_of, score_columns
 from .rows import LabelRows
@@ -42,6 +43,7 @@ def write_labels(
     seed: int = 0,
     messages: bool = True,
     prefix: str = "",
+    prices: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Writes scores, the best of n and preference pairs as parquet, each into a sub-folder, and `report.json`.
 
@@ -53,9 +55,10 @@ def write_labels(
             Write prompts and answers as messages, so that TRL's trainers apply the chat template of the model. Queries
             that are messages are written as messages in any case.
         prefix (`str`, *optional*, defaults to `""`): Prefix of the columns of [`score_columns`].
+        prices (pair of `float`, *optional*): Of a million tokens that the judge reads and writes.
 
     Returns:
-        `dict`: see [`label_report`].
+        `dict`: see [`label_report`], and the `cost` of the judgments stored in the folder.
     """
     check_columns(rows, prefix)
     folder, skipped = Path(folder), Counter[str]()
@@ -82,6 +85,8 @@ def write_labels(
         "skipped": dict(sorted(skipped.items())),
     }
     report = label_report(rows, judgments, summary, num_best, columns)
+    if (cost := stored_cost(folder / JUDGMENTS)) is not None:
+        report["cost"] = cost.report(prices)
     write_json(folder / "report.json", report)
     return report
 
@@ -171,6 +176,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         + (f", mean margin {pairs['margin']:.2f}" if pairs["made"] else "")
         + f"; not made: {total(pairs['skipped'])}",
         f"best of n: {report['best_of_n']}; ties for the best: {percent(report['ties'], ' %')}",
+        *([f"cost: {cost_text(report['cost'])}"] if "cost" in report else []),
         *advice_lines(report["problems"], report["unreadable"]),
     ]
 
@@ -205,6 +211,7 @@ def write_labels_card(
         report=report,
         parts=list(files),
         causes=causes_text,
+        cost=cost_text,
         protocol=json.dumps(dict(protocol), indent=2, ensure_ascii=False),
         judge=protocol["model"],
         k=protocol["k"],
