@@ -39,7 +39,7 @@ FLOORS = [
     {"evaluation"},
     {"trainers"},
     {"labeling"},
-    {"rewards", "view", "cli", "scripts", "__init__"},
+    {"rewards", "view", "cli", "scripts", "serving", "remote_rewards", "__init__"},
 ]
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",
@@ -172,6 +172,7 @@ def test_dependencies_are_declared():
     declared = {re.split(r"[<>=~! ]", name)[0].replace("-", "_") for name in project["dependencies"]}
     brought = {"torch", "numpy", "tqdm", "pyarrow", "filelock", "fsspec"}  # by transformers, accelerate and datasets
     optional = {"bitsandbytes", "math_verify", "openai", "pydantic", "requests", "yaml", "vllm"}
+    optional |= {"fastapi", "prometheus_client", "uvicorn"}
     used = set().union(*map(absolute, MODULES)) - {"trl_spct"}
     assert {"trl", "transformers", "datasets"} <= used
     assert used <= declared | brought | optional, used - declared - brought - optional

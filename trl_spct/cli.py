@@ -24,6 +24,7 @@ VERBS = {
     "meta-rm": "Train a Meta RM",
     "policy": "RL with a judge as reward",
     "rft": "Rejective fine-tuning",
+    "serve": "A judge as an HTTP server",
     "spct": "Rule-based RL of a judge",
     "view": "One judgment as a picture",
 }
@@ -44,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     verb = parser.parse_args([argv[0].replace("_", "-")]).verb
+    if verb == "serve":  # in this process, which gets the signals
+        trl_spct.register()
+        importlib.import_module("trl_spct.serving").main(argv[1:])
+        return 0
     script = trl_spct.packaged("recipes") / f"{verb.replace('-', '_')}.py"
     arguments = _with_packaged_config(argv[1:], script.parent, parser)
     trl_spct.register()

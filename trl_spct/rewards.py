@@ -27,7 +27,7 @@ from .judge.prompts import judge_template
 from .judge.sampling import TRUNCATED, Sampler, storable
 
 
-_THOUGHTS = ("hide", "prefilled", "show")
+THOUGHTS = ("hide", "prefilled", "show")
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 
 
@@ -94,8 +94,8 @@ class JudgeReward:
         name: str = "judge_reward",
         **options,
     ):
-        if thoughts not in _THOUGHTS:
-            raise ValueError(f"Found thoughts={thoughts!r}; expected one of {', '.join(map(repr, _THOUGHTS))}.")
+        if thoughts not in THOUGHTS:
+            raise ValueError(f"Found thoughts={thoughts!r}; expected one of {', '.join(map(repr, THOUGHTS))}.")
         if isinstance(judge, GRMRewardPipeline) and meta_rm != "auto":
             raise ValueError("Found a loaded pipeline and a `meta_rm`; expected the Meta RM in the pipeline.")
         if batch_size is not None:
@@ -147,7 +147,7 @@ class JudgeReward:
         rank, step = PartialState().process_index, getattr(trainer_state, "global_step", 0)
         missing = [None] * len(completions)
         inputs = (prompts, reference or missing, principles or missing, completions)
-        groups = _grouped(_from_all(lambda: _read(inputs, self.thoughts)))
+        groups = group_completions(_from_all(lambda: read_completions(inputs, self.thoughts)))
         owned = {number: group for number, group in enumerate(groups) if group.members[0][0] == rank}
         outcomes = ChainMap(*_from_all(lambda: self._judged(owned, step, log_metric)))
         rewards: list[float | None] = [*missing]
@@ -162,7 +162,7 @@ class JudgeReward:
         return rewards
 
     def _judged(
-        self, groups: Mapping[int, "_Group"], step: int, log_metric: Callable[[str, float], None] | None
+        self, groups: Mapping[int, "Group"], step: int, log_metric: Callable[[str, float], None] | None
     ) -> dict[int, "_Outcome"]:
         """Judges the groups of this process, and logs their metrics."""
         readable = {number: group for number, group in groups.items() if group.distinct}
@@ -179,7 +179,7 @@ class JudgeReward:
             for name, value in _shares(groups.values(), list(results.values()), list(causes.values())).items():
                 log_metric(f"{self.__name__}/{name}", value)
         lowest = judge_template(judge.find_template(self.options.get("template"))).score_range[0]
-        return {number: _outcome(group, judgments.get(number), lowest) for number, group in groups.items()}
+        return {number: group_rewards(group, judgments.get(number), lowest) for number, group in groups.items()}
 
 
 class AsyncJudgeReward(JudgeReward):
@@ -196,7 +196,7 @@ _Outcome = tuple[dict[str, float] | None, str | None]
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """The completions of one prompt: (process, place) and text of each, in this sequence."""
 
     row: Preference
@@ -209,7 +209,8 @@ class _Group:
         return tuple(dict.fromkeys(text for text in self.texts if text.strip()))
 
 
-def _outcome(group: _Group, judgment: dict[str, Any] | None, lowest: int) -> _Outcome:
+def group_rewards(group: Group, judgment: dict[str, Any] | None, lowest: int) -> _Outcome:
+    """The scores of a group's texts, `None` without a judgment; empty texts get the lowest one."""
     empty = {text: float(lowest) for text in group.texts if not text.strip()}
     if not group.distinct:
         return empty, None
@@ -219,7 +220,7 @@ def _outcome(group: _Group, judgment: dict[str, Any] | None, lowest: int) -> _Ou
     return {**dict(zip(group.distinct, map(float, judgment["means"]), strict=True)), **empty}, counted
 
 
-def _read(columns: tuple[Sequence[Any], ...], thoughts: str) -> list[tuple[Preference, str]]:
+def read_completions(columns: tuple[Sequence[Any], ...], thoughts: str) -> list[tuple[Preference, str]]:
     """Each completion as text, with a preference that holds its query and a placeholder response."""
     read = []
     for number, (query, reference, principles, completion) in enumerate(zip(*columns, strict=True)):
@@ -256,12 +257,12 @@ def _text(completion: str | Messages, show_thoughts: bool, prefilled: bool) -> s
     return storable(response_text(turns))
 
 
-def _grouped(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[_Group]:
+def group_completions(slices: Sequence[Sequence[tuple[Preference, str]]]) -> list[Group]:
     """Groups in the sequence of their first completions, the same ones in every process."""
-    groups: dict[tuple, _Group] = {}
+    groups: dict[tuple, Group] = {}
     for process, completions in enumerate(slices):
         for place, (row, text) in enumerate(completions):
-            group = groups.setdefault((conversation_text(row.query), row.reference, row.principles), _Group(row))
+            group = groups.setdefault((conversation_text(row.query), row.reference, row.principles), Group(row))
             group.members.append((process, place))
             group.texts.append(text)
     return list(groups.values())
@@ -283,9 +284,7 @@ def _from_all(make: Callable[[], Any]) -> list[Any]:
     return values
 
 
-def _shares(
-    groups: Collection[_Group], judgments: Sequence[dict[str, Any]], causes: Sequence[str]
-) -> dict[str, float]:
+def _shares(groups: Collection[Group], judgments: Sequence[dict[str, Any]], causes: Sequence[str]) -> dict[str, float]:
     """Metrics of groups, of their judgments, and of the causes of those that have none."""
     texts = [text for group in groups for text in group.texts]
     empty = sum(not text.strip() for text in texts)
