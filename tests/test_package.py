@@ -39,7 +39,7 @@ FLOORS = [
     {"evaluation"},
     {"trainers"},
     {"labeling"},
-    {"rewards", "view", "cli", "scripts", "serving", "remote_rewards", "__init__"},
+    {"rewards", "cli", "scripts", "serving", "remote_rewards", "__init__"},
 ]
 PUBLIC = {
     "Preference", "Critique", "parse_critique", "judge_messages",

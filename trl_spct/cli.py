@@ -26,7 +26,6 @@ VERBS = {
     "rft": "Rejective fine-tuning",
     "serve": "A judge as an HTTP server",
     "spct": "Rule-based RL of a judge",
-    "view": "One judgment as a picture",
 }
 # Which functions say whether a recipe runs its embedded example, and whose parser it then has
 _EMBEDDED = {"spct": "tiny.job", "policy": "tiny.policy"}

@@ -251,8 +251,6 @@ def test_the_commands_of_the_readmes_parse(name, at_root):
         pytest.fail(f"{script} takes no arguments")
     elif script in ("rft", "spct", "meta_rm"):
         parse(script, [*arguments, *([] if "--use_cpu" in arguments else CPU)])
-    elif script == "view":
-        module(script).make_parser().parse_args(arguments)
     else:
         parse(script, arguments)
 
