@@ -96,30 +96,29 @@ def _number(text: str | None, kind: type) -> float | str | None:
         return text
 
 
-def main(script_args, judge_args, model_args):
+def main(script_args, judge_args, model_args, judge_rows=None):
+    """With `judge_rows` the rows are judged elsewhere, and this process only reads and writes."""
     state = PartialState(cpu=not torch.accelerator.is_available())
     rows = read_rows(script_args)
-    pipe = load_judge(judge_args, model_args, state.device)
     options = {**script_args.options, **judge_args.options(), **judge_args.guidance}
+    options["batch_size"] = judge_args.batch_size
     options = {name: value for name, value in options.items() if value is not None}
-    judge = LabelingJudge(pipe, batch_size=judge_args.batch_size, **options)
-    judgments = judge_dataset(
-        judge,
-        rows,
-        os.path.join(script_args.output_dir, JUDGMENTS),
-        invalid_rows=script_args.invalid_rows,
-        rows_per_shard=script_args.rows_per_shard,
-        progress="Judging" if state.is_main_process else None,
-        process_index=state.process_index,
-        num_processes=state.num_processes,
-        wait=state.wait_for_everyone,
-    )
+    job = {name: getattr(script_args, name) for name in ("invalid_rows", "rows_per_shard")}
+    job |= {"rows": rows, "folder": os.path.join(script_args.output_dir, JUDGMENTS)}
+    if judge_rows is not None:
+        judgments, protocol = judge_rows(**job, **options)
+    else:
+        judge = LabelingJudge(load_judge(judge_args, model_args, state.device), **options)
+        progress = "Judging" if state.is_main_process else None
+        share = {"process_index": state.process_index, "num_processes": state.num_processes}
+        judgments = judge_dataset(judge, progress=progress, wait=state.wait_for_everyone, **share, **job)
+        protocol = judge.protocol
     if state.is_main_process:
         output = script_args.output_dir
         repo_id = script_args.hub_dataset_id or os.path.basename(os.path.abspath(output))
         written = {name: getattr(script_args, name) for name in ("pairs", "min_margin", "seed", "messages", "prefix")}
         report = write_labels(rows, judgments, output, **written, prices=judge_args.prices)
-        write_labels_card(output, report, judge.protocol, script_args.dataset_name, repo_id)
+        write_labels_card(output, report, protocol, script_args.dataset_name, repo_id)
         lines = [*report_lines(report), f"Labels, card and judgments are in {os.path.abspath(output)}"]
         Console().print("\n".join(lines), highlight=False, soft_wrap=True)
     state.wait_for_everyone()

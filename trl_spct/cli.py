@@ -20,6 +20,7 @@ import trl_spct
 VERBS = {
     "evaluate": "Evaluate a judge",
     "label": "Scores, best of n and DPO pairs",
+    "label-ray": "The same on a cluster of Ray",
     "math-rows": "Preference rows by rule",
     "meta-rm": "Train a Meta RM",
     "policy": "RL with a judge as reward",

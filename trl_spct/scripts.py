@@ -17,7 +17,6 @@ from .server_answers import DIALECTS
 
 
 if TYPE_CHECKING:
-    import torch
     from trl import ModelConfig
 
     from .judge.pipelines import GRMRewardPipeline
@@ -133,8 +132,9 @@ class JudgeArguments:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.device | str") -> "GRMRewardPipeline":
-    """The judge that the arguments name, on a device or on a server; a guidance without a Meta RM is refused."""
+def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: Any = None) -> "GRMRewardPipeline":
+    """The judge that the arguments name, on a device (by default an accelerator, if there is one) or on a server; a
+    guidance without a Meta RM is refused."""
     from .engines import MetaRMEngine, OpenAIEngine
     from .judge.pipelines import GRMRewardPipeline
 
@@ -164,7 +164,7 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: "torch.d
 
 
 def load_pipeline(
-    model: str, model_args: "ModelConfig", device: "torch.device | str", meta_rm: Any = None, **options: Any
+    model: str, model_args: "ModelConfig", device: Any = None, meta_rm: Any = None, **options: Any
 ) -> "GRMRewardPipeline":
     """A judge in this process, with the dtype, attention and quantization of TRL's model arguments."""
     from transformers import pipeline
@@ -176,6 +176,6 @@ def load_pipeline(
     options |= {"dtype": model_args.dtype, "device": device, "meta_rm": meta_rm}
     model_kwargs: dict[str, Any] = {"attn_implementation": model_args.attn_implementation}
     if (quantization := get_quantization_config(model_args)) is not None:
-        options |= {"device": None, "device_map": {"": device}}
+        options |= {"device": None, "device_map": {"": 0 if device is None else device}}
         model_kwargs["quantization_config"] = quantization
     return pipeline(TASK, model=model, model_kwargs=model_kwargs, **options)

@@ -99,9 +99,10 @@ def test_the_launch_line_of_the_docstring_parses(name):
     module.make_parser().parse_args_and_config([*arguments, *([] if name == "evaluate" else ["--use_cpu", *CPU[1:3]])])
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "label", "policy", "math_rows"])
-def test_help_names_every_option_and_its_values(name, capsys):
+@pytest.mark.parametrize("name", [*SCRIPTS, "label", "label_ray", "policy", "math_rows"])
+def test_help_names_every_option_and_its_values(name, capsys, monkeypatch):
     """Of the recipe's own classes; and `%` in a help text would break it."""
+    monkeypatch.syspath_prepend(ROOT / "recipes")
     module = recipe(name)
     parser = module.make_parser()
     own = [kind for kind in parser.dataclass_types if kind.__module__ in (module.__name__, "trl_spct.scripts")]

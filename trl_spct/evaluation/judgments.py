@@ -275,7 +275,7 @@ def judge_in_shards(
     missing = (numbers for path, numbers in job.shards[process_index::num_processes] if not path.exists())
     for number in chain.from_iterable(missing):
         try:
-            with _naming_rows([number], names, private):
+            with naming_rows([number], names, private):
                 judge.check(rows[number])
         except PromptTooLongError:
             if not drop:
@@ -284,7 +284,7 @@ def judge_in_shards(
 
     def work(numbers: range) -> list[dict[str, Any]]:
         fitting = [number for number in numbers if number not in too_long]
-        with _naming_rows(fitting, names, private):
+        with naming_rows(fitting, names, private):
             judged, causes = judge_all(judge, [rows[n] for n in fitting], [occurrences[n] for n in fitting], drop)
         judgments = {fitting[place]: judgment for place, judgment in judged.items()}
         refused = dict.fromkeys(too_long, "length") | {fitting[place]: cause for place, cause in causes.items()}
@@ -319,7 +319,7 @@ def judge_all(
 
 
 @contextmanager
-def _naming_rows(numbers: Sequence[int], names: Sequence[Any], private: bool) -> Iterator[None]:
+def naming_rows(numbers: Sequence[int], names: Sequence[Any], private: bool) -> Iterator[None]:
     """Errors name the row; those of a server do not quote private rows."""
     try:
         yield

@@ -61,13 +61,21 @@ def judge_dataset(
         [`PromptTooLongError`] before any row is judged, [`EngineError`] with the number of a refused row, and
         `FileExistsError` if the folder holds judgments of another judge, other rows or other settings.
     """
+    job = labeling_job(judge.settings, rows, folder, rows_per_shard)
+    return judge_in_shards(job, judge, rows, rows.row_numbers, to_record, **options)
+
+
+def labeling_job(
+    settings: Mapping[str, Any], rows: LabelRows, folder: str | os.PathLike, rows_per_shard: int
+) -> ShardedJob:
+    """The job of rows and of a judge with these settings."""
     digest = rows_digest((row.query, row.responses, row.reference, row.principles) for row in rows)
-    settings = {"kind": "judgments", **judge.settings, "data": digest}
-    job = ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
-    return judge_in_shards(job, judge, rows, rows.row_numbers, _record, **options)
+    settings = {"kind": "judgments", **settings, "data": digest}
+    return ShardedJob(folder, len(rows), rows_per_shard, JUDGMENT_FEATURES, settings)
 
 
-def _record(number: int, judgment: Mapping[str, Any] | None, cause: str | None) -> dict[str, Any]:
+def to_record(number: int, judgment: Mapping[str, Any] | None, cause: str | None) -> dict[str, Any]:
+    """The record of a row from an output of the pipeline, or from the cause of its refusal."""
     judgment = judgment or {"scores": None, "weight": 0, "best": None, "tied": [], "critiques": []}
     return {
         "row": number,
