@@ -255,6 +255,22 @@ def test_the_two_halves_judge_as_over_a_server(model, meta_rm, tmp_path, guided)
     assert (sum(critique["counted"] for critique in critiques) <= 10) is guided
 
 
+def test_stopping_early_and_closing_over_a_stage(model, tmp_path):
+    """All critiques are sampled, and those that a server would not have been asked for are left out."""
+    rows, writer, options = prepare_rows(equal_rows(10)), Writer(model), {**OPTIONS, "k": 8, "early_stopping": "exact"}
+    with serving(writer.answer) as server:
+        pipe = GRMRewardPipeline(OpenAIEngine(model, base_url=server.url, tokenizer=model), meta_rm=None)
+        expected = judge_dataset(LabelingJudge(pipe, **options), rows, tmp_path / "server", 4)
+    load = partial(stage_judge, model, meta_rm=None)
+    work = work_of(rows, tmp_path / "stage", load, k=8, early_stopping="exact")
+    assert sum(block.num_rows for block in halves(work, (0, 1, 2), writer)) == 80
+    judgments = work["job"].read()
+    assert judgments.to_list() == expected.to_list()
+    assert sum(map(len, judgments["critiques"])) < 80
+    with pytest.raises(ValueError, match="Found close_critiques with dialect='openai'"):
+        LabelingJudge(load(), **OPTIONS, close_critiques=True)
+
+
 def test_a_stage_that_reaches_the_limit(model, tmp_path):
     """A critique that ends at the limit is cut, unless its last token ends it."""
     rows, writer = prepare_rows(rows_of(1)), Writer(model)
