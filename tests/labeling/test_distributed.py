@@ -21,7 +21,7 @@ from tiny_models import save_writing, tiny_config, tiny_tokenizer
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from trl_spct import MetaRMForSequenceClassification, OpenAIEngine
-from trl_spct.jobs import claim_folder
+from trl_spct.jobs import claim_folder, stored_cost
 from trl_spct.judge.orders import count_occurrences, derive_seed
 from trl_spct.judge.pipelines import GRMRewardPipeline
 from trl_spct.judge.preferences import InvalidPreference
@@ -111,6 +111,8 @@ def test_shards_in_any_order_are_those_of_label(load, tmp_path, monkeypatch):
     assert len(set(texts)) == 4
     manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("label", "ray")]
     assert manifests[0] == manifests[1]
+    costs = [stored_cost(tmp_path / name) for name in ("label", "ray")]
+    assert costs[0].written == costs[1].written > 0 and costs[1].read > 0
     monkeypatch.setattr(LabelingJudge, "__call__", lambda *args, **options: pytest.fail("judged again"))
     another(shard(0))
     judge_dataset(LabelingJudge(load(), **OPTIONS), rows, tmp_path / "ray", 4)
