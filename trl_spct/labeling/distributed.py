@@ -34,8 +34,7 @@ _REQUESTS |= {"sampling_params": pa.struct(_SAMPLING)}
 
 
 class RayJudge:
-    """
-    Judges batches of rows in an actor of Ray that loads its judge once. Needs `pip install "trl-spct[ray]"`.
+    """Judges batches of rows in an actor of Ray that loads its judge once. Needs `pip install "trl-spct[ray]"`.
 
     ```python
     >>> load = partial(pipeline, "grm-reward", model="me/judge")  # or partial(GRMRewardPipeline, OpenAIEngine(…))
@@ -43,14 +42,10 @@ class RayJudge:
     >>> rows.map_batches(RayJudge, fn_constructor_kwargs={"load": load, "k": 8}, batch_size=64, **actors)
     ```
 
-    Rows are those of [`~trl_spct.labeling.rows.prepare_rows`]. They keep their columns, and get those of
-    [`~trl_spct.labeling.labels.score_columns`] and `critiques`. Equal rows of different batches share their critiques.
-
-    Args:
-        load (callable): Returns the [`GRMRewardPipeline`].
-        invalid_rows (`str`, *optional*, defaults to `"error"`):
-            `"drop"` leaves rows that do not fit, or that a server refuses, without scores.
-        **options: As for [`~trl_spct.labeling.judgments.LabelingJudge`].
+    `load` returns the pipeline, `options` are those of [`~trl_spct.labeling.judgments.LabelingJudge`]. Rows in a shape
+    of [`~trl_spct.labeling.rows.prepare_rows`] keep their columns and get those of
+    [`~trl_spct.labeling.labels.score_columns`] and `critiques`. With `invalid_rows="drop"` rows that do not fit, or
+    that a server refuses, have no scores. Equal rows of different batches share their critiques.
     """
 
     def __init__(self, load: Callable[..., GRMRewardPipeline], invalid_rows: InvalidRows = "error", **options: Any):
@@ -108,8 +103,8 @@ class ShardRequests(ShardJudge):
 
 
 class StageClient:
-    """Stands for a server's client, with a stage of Ray that samples between its two halves: without `answers` it
-    notes `requests`; with them, token ids by seed, it gives those."""
+    """A server's client in two halves: without `answers` of a stage it notes `requests`; then it gives these token ids
+    by seed."""
 
     api_key, max_retries = "", 0
 
@@ -129,8 +124,8 @@ class StageClient:
         ids: list[int] | None = []
         if self.answers is None:
             params = {name: body[name] for name in _SAMPLING}
-            request = {"seed": body["seed"], "tokenized_prompt": body["prompt"], "sampling_params": params}
-            self.requests.append(request)
+            prompt = {"seed": body["seed"], "tokenized_prompt": body["prompt"]}
+            self.requests.append({**prompt, "sampling_params": params})
         elif not (ids := self.answers.get(body["seed"])):
             raise EngineError("Found no tokens of a critique in its block; expected whole shards as blocks.")
         ended = ids and (len(ids) < body["max_tokens"] or ids[-1] in self.ends)
@@ -138,20 +133,17 @@ class StageClient:
         return json.dumps({"choices": [choice]}).encode()
 
 
-class StageEngine(OpenAIEngine):
-    """An engine over a [`StageClient`]."""
-
-
 def stage_judge(
     model: str, max_model_len: int | None = None, chat_template_kwargs: Any = None, **options: Any
 ) -> GRMRewardPipeline:
     """The judge over a stage of Ray that samples from `model`; `options` are the pipeline's, such as `meta_rm`."""
     client: Any = StageClient(model, max_model_len or context_length(AutoConfig.from_pretrained(model)))
-    variables = {"chat_template_kwargs": chat_template_kwargs}
     tokenizer = AutoTokenizer.from_pretrained(model)
     client.ends = tokenizer.all_special_ids
-    engine = StageEngine(model, tokenizer=tokenizer, client=client, dialect="openai", **variables)
-    return GRMRewardPipeline(engine, **options)
+    options["model"] = OpenAIEngine(
+        model, tokenizer=tokenizer, client=client, dialect="openai", chat_template_kwargs=chat_template_kwargs
+    )
+    return GRMRewardPipeline(**options)
 
 
 def judge_on_ray(
@@ -169,16 +161,10 @@ def judge_on_ray(
     """Judges rows as [`~trl_spct.labeling.judgments.judge_dataset`] does, in actors of Ray: the same shards in the
     same folder, which all nodes see, and which either resumes. A shard's rows are checked when it is judged.
 
-    Args:
-        load (callable): Returns the judge; with a `stage`, [`stage_judge`] with its arguments bound.
-        stage (callable, *optional*):
-            Samples in place of the judge, such as a processor of `ray.data.llm`: from `tokenized_prompt` and
-            `sampling_params` it makes `generated_tokens`, beside `shard` and `seed`. Blocks must stay whole.
-        num_workers, num_cpus, num_gpus: Number of actors, and what each of them reserves.
-        rows_per_shard, invalid_rows, **options: As for `judge_dataset` and its judge.
-
-    Returns:
-        The judgments, and the judge's `protocol`.
+    `load` returns the judge. A `stage`, such as a processor of `ray.data.llm`, samples in its place: from
+    `tokenized_prompt` and `sampling_params` it makes `generated_tokens`, beside `shard` and `seed`, in whole blocks;
+    `load` is then [`stage_judge`] with its arguments bound. `num_cpus` and `num_gpus` are those of each actor. Returns
+    the judgments, and the judge's `protocol`.
     """
     try:
         import ray
