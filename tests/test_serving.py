@@ -488,6 +488,8 @@ def test_metrics():
     assert found["trl_spct_rows_total"] == 2 and found["trl_spct_queue_rows"] == 0
     assert found['trl_spct_unreadable_critiques_total{cause="truncated"}'] == 4
     assert found['trl_spct_tokens_total{direction="written"}'] == 60
+    assert found['trl_spct_tokens_total{direction="read"}'] > 60
+    assert found['trl_spct_tokens_total{direction="scored"}'] == 0
 
 
 def test_arguments():

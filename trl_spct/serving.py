@@ -19,6 +19,7 @@ from accelerate import PartialState
 
 from .evaluation.judgments import judge_all
 from .judge.conversations import conversation_text
+from .judge.costs import Cost, metered
 from .judge.judging import JudgingOptions, check_whole
 from .judge.orders import count_occurrences, row_key
 from .judge.pipelines import GRMRewardPipeline
@@ -48,7 +49,7 @@ SECONDS = Histogram(
     "trl_spct_request_seconds", "Time to answer.", ["path", "status"], buckets=[2.0**power for power in range(-4, 10)]
 )
 ROWS = Counter("trl_spct_rows", "Judged rows.")
-TOKENS = Counter("trl_spct_tokens", "Tokens of the judge.", ["direction"])
+TOKENS = Counter("trl_spct_tokens", "Tokens that were read, written, or scored by the Meta RM.", ["direction"])
 UNREADABLE = Counter("trl_spct_unreadable_critiques", "Unreadable critiques.", ["cause"])
 QUEUE = Gauge("trl_spct_queue_rows", "Waiting rows.")
 
@@ -292,7 +293,8 @@ class JudgeServer:
         call: Any = partial(self.pipe, batch_size=len(rows), **json.loads(rows[0].options))
         inputs = [row.preference for row in rows], [row.occurrence for row in rows]
         try:
-            judgments, causes = judge_all(call, *inputs, drop=True)
+            with metered() as spent:
+                judgments, causes = judge_all(call, *inputs, drop=True)
         except EngineError as error:  # whose answer may quote the row of another client
             public = error.reason if error.status is None or len(rows) == 1 else f"Found the status {error.status}."
             return [failure(502, f"The judge's server failed. {public}")] * len(rows)
@@ -301,6 +303,9 @@ class JudgeServer:
                 return [outcome for row in rows for outcome in self._judge_together([row])]
             return [failure(422, str(error).removeprefix("Row 0: ")) if isinstance(error, ValueError) else error]
         ROWS.inc(len(judgments))
+        cost = sum(spent, Cost())
+        TOKENS.labels("read").inc(cost.read)
+        TOKENS.labels("scored").inc(cost.scored)
         for critique in (critique for judgment in judgments.values() for critique in judgment["critiques"]):
             TOKENS.labels("written").inc(critique["num_tokens"])
             if critique["problem"]:
