@@ -23,6 +23,7 @@ from tiny_models import WITHOUT_THIS_PACKAGE, save_writing
 from transformers import pipeline
 
 from trl_spct import GRMRewardPipeline, cli
+from trl_spct.judge.costs import spend
 from trl_spct.judge.sampling import EngineError, PromptRefusedError, Refusal, Sample
 
 
@@ -467,7 +468,11 @@ def test_an_error_of_another_row_is_not_ones_own(caplog):
 
 
 def test_metrics():
-    pipe = pipe_of(lambda responses, number: Sample("x", 10, truncated=True) if number else scores_of(responses))
+    def sample(responses, number):
+        spend(read=5, scored=1)
+        return Sample("x", 10, truncated=True) if number else scores_of(responses)
+
+    pipe = pipe_of(sample)
 
     async def ask():
         async with connected(JudgeServer(pipe, ServeArguments(k=3))) as client:
@@ -488,8 +493,9 @@ def test_metrics():
     assert found["trl_spct_rows_total"] == 2 and found["trl_spct_queue_rows"] == 0
     assert found['trl_spct_unreadable_critiques_total{cause="truncated"}'] == 4
     assert found['trl_spct_tokens_total{direction="written"}'] == 60
-    assert found['trl_spct_tokens_total{direction="read"}'] > 60
-    assert found['trl_spct_tokens_total{direction="scored"}'] == 0
+    assert (
+        found['trl_spct_tokens_total{direction="read"}'] == 5 * found['trl_spct_tokens_total{direction="scored"}'] > 0
+    )
 
 
 def test_arguments():
