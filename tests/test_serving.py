@@ -5,6 +5,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import pickle
 import random
 import signal
 import socket
@@ -22,14 +23,17 @@ from test_rewards import Reader, scores_of, worth
 from tiny_models import WITHOUT_THIS_PACKAGE, save_writing
 from transformers import pipeline
 
-from trl_spct import GRMRewardPipeline, cli
+from trl_spct import GRMRewardPipeline, JudgeReward, cli
 from trl_spct.judge.costs import spend
 from trl_spct.judge.sampling import EngineError, PromptRefusedError, Refusal, Sample
 
 
 httpx = pytest.importorskip("httpx")
+openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
+
+from fastapi.testclient import TestClient  # noqa: E402
 
 from trl_spct import serving  # noqa: E402
 from trl_spct.serving import JudgeServer, ServeArguments  # noqa: E402
@@ -350,7 +354,7 @@ def test_a_full_queue(monkeypatch):
     refused, health, first, others = asyncio.run(ask())
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
     assert refused.json()["detail"]["message"].startswith("Found 2 waiting rows; expected room for 2 more")
-    assert health == {"status": "ok", "waiting": 2}
+    assert health["status"] == "ok" and health["waiting"] == 2
     assert [judgment["scores"] for judgment in (first, *others)] == [[1], [1], [2]]
 
 
@@ -469,13 +473,14 @@ def test_an_error_of_another_row_is_not_ones_own(caplog):
 
 def test_metrics():
     def sample(responses, number):
-        spend(read=5, scored=1)
+        spend(read=5, written=10, scored=1)
         return Sample("x", 10, truncated=True) if number else scores_of(responses)
 
     pipe = pipe_of(sample)
+    server = JudgeServer(pipe, ServeArguments(k=3), prices=[2.0, 8.0])
 
     async def ask():
-        async with connected(JudgeServer(pipe, ServeArguments(k=3))) as client:
+        async with connected(server) as client:
             before = read((await client.get("/metrics")).text)
             await asyncio.gather(client.post("/judge", json=[GOOD, BAD]), client.post("/judge", json=5))
             response = await client.get("/metrics")
@@ -493,9 +498,51 @@ def test_metrics():
     assert found["trl_spct_rows_total"] == 2 and found["trl_spct_queue_rows"] == 0
     assert found['trl_spct_unreadable_critiques_total{cause="truncated"}'] == 4
     assert found['trl_spct_tokens_total{direction="written"}'] == 60
-    assert (
-        found['trl_spct_tokens_total{direction="read"}'] == 5 * found['trl_spct_tokens_total{direction="scored"}'] > 0
-    )
+    tokens = [found[f'trl_spct_tokens_total{{direction="{kind}"}}'] for kind in ("read", "scored")]
+    assert tokens[0] == 5 * tokens[1] > 0 and found["trl_spct_judging_seconds_total"] > 0
+    assert found["trl_spct_money_total"] == pytest.approx((2 * tokens[0] + 8 * 10 * tokens[1]) / 1e6)
+
+
+@pytest.fixture
+def served(judge, monkeypatch):
+    """The URL of a server, which answers in this process."""
+    client = TestClient(JudgeServer(judge, ServeArguments(k=2), api_key="secret").app(), raise_server_exceptions=False)
+    monkeypatch.setenv(serving.API_KEY, "secret")
+    make = openai.OpenAI
+    monkeypatch.setattr(openai, "OpenAI", lambda **options: make(**{**options, "max_retries": 0}, http_client=client))
+    with client:
+        yield "http://testserver"
+
+
+def test_a_reward_of_trl_over_the_server(served, judge):
+    prompts = ["Name a bird."] * 3 + [[{"role": "user", "content": "Name a fish."}]] * 2
+    fish = [[{"role": "assistant", "content": text}] for text in ("Cod.", "Eel.")]
+    completions = ["Owl.", "Bee.", "", *fish]
+    options = {"k": 3, "seed": 4, "max_responses_per_prompt": 8}
+    over, here = (JudgeReward(source, **options) for source in (served, judge))
+    logged = {}, {}
+    rewards = [
+        reward(prompts=prompts, completions=completions, log_metric=metrics.__setitem__)
+        for reward, metrics in zip((over, here), logged, strict=True)
+    ]
+    assert rewards[0] == rewards[1] and len(set(rewards[0])) > 1 and rewards[0][2] == 1.0
+    assert logged[0] == logged[1]
+    again = pickle.loads(pickle.dumps(over))
+    assert again(prompts=prompts, completions=completions) == rewards[0]
+
+
+def test_a_group_that_the_judge_cannot_read_has_no_reward(served):
+    long = "word " * 5000
+    rewards = JudgeReward(served, k=1)(prompts=["a", "a", "b", "b"], completions=["x", "y", long, "z"])
+    assert rewards[2:] == [None, None] and None not in rewards[:2]
+
+
+def test_a_reward_names_what_the_server_refuses(served, monkeypatch):
+    with pytest.raises(EngineError, match="Found the parameters \\['template'\\]"):
+        JudgeReward(served, template="paper")
+    monkeypatch.setenv(serving.API_KEY, "another")
+    with pytest.raises(EngineError, match="Found another API key, or none"):
+        JudgeReward(served)
 
 
 def test_arguments():

@@ -2,13 +2,16 @@
 """Judge as the reward of policy RL: one judgment of n = G responses per GRPO group (paper, section 10)."""
 
 import asyncio
+import json
+import os
 from collections import ChainMap, Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -24,7 +27,7 @@ from .judge.orders import derive_seed
 from .judge.pipelines import TASK, GRMRewardPipeline
 from .judge.preferences import InvalidPreference, Messages, Preference
 from .judge.prompts import judge_template
-from .judge.sampling import TRUNCATED, Sampler, storable
+from .judge.sampling import TRUNCATED, EngineError, PromptRefusedError, Refusal, Sampler, storable
 
 
 THOUGHTS = ("hide", "prefilled", "show")
@@ -60,8 +63,8 @@ class JudgeReward:
 
     Args:
         judge (`str`, [`GRMRewardPipeline`] or a sampler):
-            A path or an id, with which every process loads the judge; a loaded pipeline; or a sampler, for instance an
-            [`~trl_spct.engines.OpenAIEngine`], which should have a `tokenizer`.
+            A path or an id, with which every process loads the judge; a loaded pipeline; a sampler, for instance an
+            [`~trl_spct.engines.OpenAIEngine`], which should have a `tokenizer`; or the URL of a `trl-spct serve`.
         meta_rm ([`MetaRMForSequenceClassification`], `str` or an engine, *optional*, defaults to `"auto"`):
             As for [`GRMRewardPipeline`]; a loaded pipeline has its own.
         k (`int`, *optional*, defaults to `4`): Critiques per group.
@@ -112,6 +115,8 @@ class JudgeReward:
         """The pipeline that judges."""
         if isinstance(self.source, GRMRewardPipeline):
             return self.source
+        if isinstance(self.source, str) and self.source.startswith(("http://", "https://")):
+            return cast(GRMRewardPipeline, ServedJudge(self.source))
         device = PartialState().device if self.device is None else self.device
         if not isinstance(self.source, str):
             return GRMRewardPipeline(self.source, meta_rm=self.meta_rm, device=device)
@@ -189,6 +194,54 @@ class AsyncJudgeReward(JudgeReward):
         turns = _IN_TURN if PartialState().num_processes > 1 else None
         judging = partial(super().__call__, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(turns, judging)
+
+
+@dataclass(frozen=True)
+class ServedJudge:
+    """The judge of `trl-spct serve` at a URL, called as a pipeline is. A key is that of `TRL_SPCT_API_KEY`."""
+
+    url: str
+    meta_rm = tokenizer = None
+    preset = MappingProxyType[str, Any]({})
+
+    @property
+    def engine(self) -> "ServedJudge":
+        """Itself: the judge is not in this process."""
+        return self
+
+    def judging(self, **options: Any) -> None:
+        """Raises an [`EngineError`] if the server refuses the options."""
+        self([], **options)
+
+    def find_template(self, name: str | None = None) -> str:
+        """The server's template."""
+        return name or self._client.get("/health", cast_to=cast(Any, object))["template"]
+
+    def __call__(self, rows: Sequence[Preference], occurrences: Any = None, batch_size: Any = None, **options: Any):
+        """The judgments of rows. Raises as a pipeline over an engine does."""
+        import openai
+
+        fields = ("query", "responses", "reference", "principles")
+        shown = [{name: value for name in fields if (value := getattr(row, name)) is not None} for row in rows]
+        try:
+            asked: Any = {"params": {name: json.dumps(value) for name, value in options.items()}}
+            return self._client.post("/judge", body=shown, cast_to=cast(Any, object), options=asked)
+        except openai.APIStatusError as error:
+            found = error.body if isinstance(error.body, dict) else {}
+            detail = {"message": str(error), "row": None, "cause": None, **(found.get("detail") or {})}
+        except openai.OpenAIError as error:
+            raise EngineError(f"{self.url} gave no answer ({error.__cause__ or error}).") from None
+        if detail["cause"] is not None and detail["row"] is not None:
+            refusals = {detail["row"]: Refusal(detail["cause"], detail["message"])}
+            raise PromptRefusedError(detail["message"], detail["row"], 422, refusals=refusals)
+        raise EngineError(f"{self.url}: {detail['message']}")
+
+    @property
+    def _client(self) -> Any:
+        import openai
+
+        key = os.environ.get("TRL_SPCT_API_KEY") or "EMPTY"
+        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=10, timeout=600.0)
 
 
 _Outcome = tuple[dict[str, float] | None, str | None]

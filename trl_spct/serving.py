@@ -24,7 +24,7 @@ from .judge.judging import JudgingOptions, check_whole
 from .judge.orders import count_occurrences, row_key
 from .judge.pipelines import GRMRewardPipeline
 from .judge.preferences import Preference
-from .judge.prompts import judge_template
+from .judge.prompts import judge_template, portable_template
 from .judge.sampling import EngineError
 from .rewards import THOUGHTS, Group, group_completions, group_rewards, read_completions
 from .scripts import JudgeArguments, helped, load_judge
@@ -50,6 +50,8 @@ SECONDS = Histogram(
 )
 ROWS = Counter("trl_spct_rows", "Judged rows.")
 TOKENS = Counter("trl_spct_tokens", "Tokens that were read, written, or scored by the Meta RM.", ["direction"])
+JUDGING = Counter("trl_spct_judging_seconds", "Seconds of judging.")
+MONEY = Counter("trl_spct_money", "What the judge cost at `--prices`.")
 UNREADABLE = Counter("trl_spct_unreadable_critiques", "Unreadable critiques.", ["cause"])
 QUEUE = Gauge("trl_spct_queue_rows", "Waiting rows.")
 
@@ -104,6 +106,7 @@ class JudgeServer:
     options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
     api_key: str | None = None
+    prices: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         self.options = {"k": self.args.k, "seed": self.args.seed, **self.options}
@@ -150,7 +153,7 @@ class JudgeServer:
 
     async def health(self) -> dict[str, Any]:
         """That the server runs, and how many rows wait."""
-        return {"status": "ok", "waiting": self._waiting()}
+        return {"status": "ok", "waiting": self._waiting(), "template": portable_template(self.pipe.find_template())}
 
     async def metrics(self, request: Request) -> Response:
         """What Prometheus reads."""
@@ -304,6 +307,8 @@ class JudgeServer:
             return [failure(422, str(error).removeprefix("Row 0: ")) if isinstance(error, ValueError) else error]
         ROWS.inc(len(judgments))
         cost = sum(spent, Cost())
+        JUDGING.inc(cost.seconds)
+        MONEY.inc(cost.report(self.prices).get("money", 0.0))
         TOKENS.labels("read").inc(cost.read)
         TOKENS.labels("scored").inc(cost.scored)
         for critique in (critique for judgment in judgments.values() for critique in judgment["critiques"]):
@@ -379,5 +384,5 @@ def main(arguments: Sequence[str]) -> None:
     pipe = load_judge(judge_args, model_args, PartialState(cpu=not torch.accelerator.is_available()).device)
     guidance = {name: value for name, value in judge_args.guidance.items() if value is not None}
     options = {**judge_args.options(), **guidance}
-    server = JudgeServer(pipe, args, options, judge_args.batch_size, os.environ.get(API_KEY))
+    server = JudgeServer(pipe, args, options, judge_args.batch_size, os.environ.get(API_KEY), judge_args.prices)
     uvicorn.run(server.app(), host=args.host, port=args.port, timeout_keep_alive=75)
