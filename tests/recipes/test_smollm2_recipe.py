@@ -4,6 +4,7 @@
 import gzip
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from paths import ROOT
 from test_recipe_files import CPU, commands_in, keys, launched, parse
 from tiny_models import tiny_tokenizer
+from trl import DatasetMixtureConfig, ModelConfig, RewardConfig, ScriptArguments, TrlParser
 
 from trl_spct.data.preparation import prepare_preferences
 from trl_spct.judge.prompts import judge_template
@@ -19,6 +21,8 @@ from trl_spct.trainers.recorded import recorded_trajectories
 
 HOME = ROOT / "recipes" / "smollm2-135m"
 STAGES = [f"recipes/smollm2-135m/{stage}_full.yaml" for stage in ("rft", "spct", "meta_rm")]
+
+SCALAR = "recipes/smollm2-135m/scalar_rm.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +100,9 @@ def written(tmp_path_factory):
 
 def test_its_rows_are_read_by_every_stage(written):
     names = sorted(path.name for path in written.iterdir())
-    assert names == [f"{name}_{part}.jsonl" for name in ("pandalm", "ukpconvarg1") for part in ("test", "train")]
-    for name in names:
+    parts = [f"{name}_{part}.jsonl" for name in ("pandalm", "ukpconvarg1") for part in ("test", "train")]
+    assert names == sorted(["pairs.jsonl", *parts])
+    for name in parts:
         prepared = prepare_preferences(rows_of(written / name), None, "drop").dataset
         assert len(prepared) and all(len(row["responses"]) == 2 for row in prepared)
     recorded = recorded_trajectories(
@@ -106,6 +111,26 @@ def test_its_rows_are_read_by_every_stage(written):
     assert {"kept", "incorrect"} <= set(recorded["outcome"])
     kept = next(row for row in recorded if row["outcome"] == "kept")
     assert kept["completion"][0]["content"] == "Response 1 is better.\n\nScores: \\boxed{8, 4}"
+
+
+def test_the_scalar_model_reads_the_same_rows(written):
+    """In TRL's preference format, the better response as chosen."""
+    rows = [row for name in ("pandalm", "ukpconvarg1") for row in rows_of(written / f"{name}_train.jsonl")]
+    pairs = rows_of(written / "pairs.jsonl")
+    assert len(pairs) == len(rows)
+    arguments = {row["chosen"][0]["content"] for row in pairs} - {"Owl."}
+    assert arguments == {row["a2"] for row in rows if "a2" in row}
+    assert {row["rejected"][0]["content"] for row in pairs} == {"Bee.", "No."}
+
+
+def test_its_scalar_recipe_is_one_of_trl(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (command,) = re.findall(r"^# trl (reward .*)$", (ROOT / SCALAR).read_text(), flags=re.MULTILINE)
+    parser = TrlParser((ScriptArguments, RewardConfig, ModelConfig, DatasetMixtureConfig))
+    _, args, model, mixture = parser.parse_args_and_config([*command.split()[1:], *CPU])
+    assert model.model_name_or_path == keys(STAGES[0])["model_name_or_path"]
+    assert mixture.datasets[0].data_files == "outputs/smollm2-135m/pairs.jsonl"
+    assert args.output_dir == "outputs/smollm2-135m/scalar_rm"
 
 
 def test_its_template_asks_for_what_it_reads():

@@ -1,0 +1,321 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+The ablations of the paper (its tables 1 and 7, and figure 4) in the tiny world.
+
+python tests/measurements/ablations.py --runs outputs/tiny_world --output outputs/ablations --seeds 0
+
+Starts from the base judges of finished runs (`tiny_world.py` makes them) and trains one judge for each line, all by
+the same code in one process of one thread. Each is judged on the same held-out rows, greedily and with 32 critiques at
+T = 0.5; differences are paired by rows. "general" is the share of right answers to questions of the world that are no
+judging: what an audience needs, how a text sounds. Finished parts are read, not repeated; one seed takes about an hour
+of one core.
+"""
+
+import argparse
+import json
+import random
+import sys
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+
+SEEDS = (0, 1, 2)
+VOTES, STEPS, TEMPERATURE = 32, 60, 0.5
+
+
+@dataclass(frozen=True)
+class Line:
+    """One judge: the stage that makes it, the judge that it starts from, and what differs from the method."""
+
+    stage: str
+    start: str = "base"
+    options: dict[str, Any] = field(default_factory=dict)
+    reference: bool = False
+
+
+LINES = {
+    "RFT": Line("rft"),
+    "RFT w/o hinted": Line("rft", options={"keep": "unhinted"}),
+    "RFT w/o unhinted": Line("rft", options={"keep": "hinted"}),
+    "RFT with general data": Line("rft", options={"general": True}),
+    "general data alone": Line("general"),
+    "RFT, too easy kept": Line("rft", options={"keep": "too_easy"}),
+    "SPCT": Line("spct", "RFT"),
+    "SPCT w/o RFT": Line("spct"),
+    "SPCT from RFT w/o hinted": Line("spct", "RFT w/o hinted"),
+    "SPCT from RFT, too easy kept": Line("spct", "RFT, too easy kept"),
+    "SPCT, G = 2": Line("spct", "RFT", {"num_generations": 2}),
+    "SPCT, G = 8": Line("spct", "RFT", {"num_generations": 8}),
+    "SPCT, beta = 0": Line("spct", "RFT", {"beta": 0.0}),
+    "SPCT, beta = 0.16": Line("spct", "RFT", {"beta": 0.16}),
+    "SPCT with a reference answer": Line("spct", "RFT", reference=True),
+}
+"""Each line by the name of its folder. beta is 0.04 and G 4 [P] where nothing else is said."""
+
+
+class Ablation:
+    """The lines of one seed."""
+
+    def __init__(self, run: Path, seed: int, output: Path):
+        from tiny.job import Job
+
+        self.job, self.output = Job(run, seed, True), output
+        self.held_out = list(self.job.rows("held_out"))
+
+    def model(self, name: str) -> str:
+        """The folder of a judge, trained if it is not yet."""
+        if name == "base":
+            return self.job.path("base")
+        folder, line = self.output / name, LINES[name]
+        if not (folder / "config.json").exists():
+            getattr(self, line.stage)(folder, self.model(line.start), line)
+        return str(folder)
+
+    def trajectories(self):
+        """Those that the base judge of the run has sampled: three unhinted ones and a hinted one per row."""
+        from trl_spct.data.loading import load_named
+
+        return load_named(self.job.path("trajectories"))["train"]
+
+    def rft(self, folder: Path, start: str, line: Line) -> None:
+        from tiny.job import TEMPLATE, _common, _finish
+
+        from trl_spct import RejectiveSampler, RejectiveSamplerConfig
+
+        rows, keep = self.trajectories(), line.options.get("keep")
+        if keep in ("hinted", "unhinted"):
+            rows = rows.filter(lambda hinted: hinted == (keep == "hinted"), input_columns="hinted")
+        if keep == "too_easy":
+            rows = rows.map(lambda outcome: {"outcome": outcome.replace("too_easy", "kept")}, input_columns="outcome")
+        args = RejectiveSamplerConfig(
+            str(folder),
+            template=TEMPLATE,
+            learning_rate=1e-4,
+            lr_scheduler_type="cosine",
+            per_device_train_batch_size=32,
+            num_train_epochs=1,
+            **_common(self.job.seed),
+        )
+        general = self.lessons("prompt") if line.options.get("general") else None
+        _finish(RejectiveSampler(start, args=args, train_dataset=rows, general_dataset=general))
+
+    def general(self, folder: Path, start: str, line: Line) -> None:
+        """Neither hinted nor unhinted trajectories: as many steps on general data as there are for RFT."""
+        from tiny.job import _common, _finish
+        from trl import SFTConfig, SFTTrainer
+
+        args = SFTConfig(
+            str(folder),
+            learning_rate=1e-4,
+            lr_scheduler_type="cosine",
+            per_device_train_batch_size=32,
+            max_steps=json.loads((self.output / "RFT" / "trainer_state.json").read_text())["global_step"],
+            **_common(self.job.seed),
+        )
+        self.model("RFT")
+        _finish(SFTTrainer(start, args=args, train_dataset=self.lessons("prompt")))
+
+    def spct(self, folder: Path, start: str, line: Line) -> None:
+        from tiny.job import MAX_CRITIQUE, TEMPLATE, _common, _finish
+
+        from trl_spct import SPCTConfig, SPCTTrainer
+
+        options = {"beta": 0.04, **line.options}
+        args = SPCTConfig(
+            str(folder),
+            template=TEMPLATE,
+            max_completion_length=MAX_CRITIQUE,
+            learning_rate=2e-4,
+            lr_scheduler_type="constant",
+            per_device_train_batch_size=128,
+            max_steps=STEPS,
+            **options,
+            **{**_common(self.job.seed), "save_steps": 20},
+        )
+        rows = self.job.rows("spct")
+        if line.reference:
+            rows = rows.map(lambda row: {"reference": self.reference(row)})
+        _finish(SPCTTrainer(start, args=args, train_dataset=rows))
+
+    def reference(self, row: dict) -> str:
+        """A text of its own with the quality that the query wants."""
+        from tiny.world import TOPICS, _response
+
+        draw = random.Random(f"reference-{row['query']}")
+        return _response(draw, draw.choice(tuple(TOPICS)), row["principle"])
+
+    def lessons(self, column: str):
+        from datasets import Dataset
+        from tiny.job import LESSONS, _assistant, _user
+
+        pairs = self.job.world.lessons(LESSONS)
+        return Dataset.from_list([{column: [_user(asked)], "completion": [_assistant(told)]} for asked, told in pairs])
+
+    def judged(self, name: str, k: int, reference: bool = False) -> list:
+        """Judgments of the held-out rows."""
+        from transformers import pipeline
+
+        from trl_spct import Preference
+        from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
+
+        pipe = pipeline("grm-reward", model=self.model(name), device="cpu")
+        rows = map(Preference.from_row, self.held_out)
+        if reference:
+            rows = [replace(row, reference=self.reference(raw)) for row, raw in zip(rows, self.held_out, strict=True)]
+        judge = PipelineJudge(pipe, k, temperature=TEMPERATURE if k > 1 else 0.0, seed=self.job.seed)
+        part = f"{name}-k{k}" + ("-reference" if reference else "")
+        return record_judgments(judge, rows, self.output / "judgments" / part, rows_per_shard=64)
+
+    def ability(self, name: str) -> list[bool]:
+        """Whether each question about needs and sounds of texts gets its answer, greedily."""
+        import torch
+        from tiny.job import _user
+        from tiny.world import AUDIENCES, NEEDS, OCCASIONS, QUALITIES, TOPICS, _response
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        left = self.output / "ability" / f"{name}.json"
+        if left.exists():
+            return json.loads(left.read_text())
+        world, draw = self.job.world, random.Random(f"ability-{self.job.seed}")
+        asked = [
+            (need.format(audience=who, occasion=when), f"Something {world.wanted[who, when]}.")
+            for need in NEEDS
+            for who in AUDIENCES
+            for when in OCCASIONS
+        ]
+        for _ in range(len(asked)):
+            quality = draw.choice(QUALITIES)
+            text = _response(draw, draw.choice(tuple(TOPICS)), quality)
+            asked.append((f"How does this sound?\n{text}", f"Rather {quality}."))
+        model = AutoModelForCausalLM.from_pretrained(self.model(name))
+        tokenizer = AutoTokenizer.from_pretrained(self.model(name))
+        prompts = [
+            tokenizer.apply_chat_template([_user(question)], add_generation_prompt=True, tokenize=False)
+            for question, _ in asked
+        ]
+        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            outputs = model.generate(**inputs, do_sample=False, max_new_tokens=8)
+        told = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        right = [text.strip() == answer for text, (_, answer) in zip(told, asked, strict=True)]
+        left.parent.mkdir(exist_ok=True)
+        left.write_text(json.dumps(right))
+        return right
+
+    def credits(self, name: str, **options: Any) -> dict[str, list[float]]:
+        """Greedy, Voting@8 and Voting@32 by row."""
+        from trl_spct.evaluation.judgments import credits_at
+        from trl_spct.evaluation.statistics import mean
+
+        greedy, sampled = (self.judged(name, k, **options) for k in (1, VOTES))
+        found = {"greedy": [mean(credits_at(judgment, 1)) for judgment in greedy]}
+        for k in (1, 8, VOTES):
+            found[f"@{k}"] = [mean(credits_at(judgment, k)) for judgment in sampled]
+        return found
+
+    def guided(self) -> dict[str, list[float]]:
+        """Voting@32 of the run's own SPCT judge, by how many of its critiques its Meta RM lets vote."""
+        from trl_spct.evaluation.judgments import credits_at, read_judgments
+        from trl_spct.evaluation.statistics import mean
+        from trl_spct.judge.voting import Guidance
+
+        judgments = read_judgments(self.job.folder / "judgments" / f"spct-k{VOTES}-T{TEMPERATURE:g}")
+        ways = {"all": None, "1": Guidance(1 / VOTES), "k/4": Guidance(0.25), "k/2": Guidance(0.5)}
+        return {name: [mean(credits_at(j, VOTES, way)) for j in judgments] for name, way in ways.items()}
+
+    def in_pairs(self, name: str) -> dict[str, list[float]]:
+        """Rows of three and four responses, greedily: read whole, and as the wins over all pairs."""
+        from transformers import pipeline
+
+        from trl_spct import Preference
+        from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
+        from trl_spct.judge.outcomes import credit
+
+        rows = [Preference.from_row(row) for row in self.held_out if len(row["responses"]) > 2]
+        whole = [j for j, row in zip(self.judged(name, 1), self.held_out, strict=True) if len(row["responses"]) > 2]
+        pairs = [(row, pair) for row in rows for pair in combinations(range(len(row)), 2)]
+        asked = [
+            replace(row, responses=tuple(row.responses[i] for i in pair), labels=tuple(row.labels[i] for i in pair))
+            for row, pair in pairs
+        ]
+        judge = PipelineJudge(pipeline("grm-reward", model=self.model(name), device="cpu"), 1, seed=self.job.seed)
+        judged = record_judgments(judge, asked, self.output / "judgments" / f"{name}-pairs", rows_per_shard=256)
+        wins = {id(row): [0.0] * len(row) for row in rows}
+        for (row, pair), judgment in zip(pairs, judged, strict=True):
+            (scores,) = judgment.scores
+            for place, other in (pair, pair[::-1]) if scores is not None else ():
+                mine, its = scores[pair.index(place)], scores[pair.index(other)]
+                wins[id(row)][place] += (mine > its) + 0.5 * (mine == its)
+        return {
+            "list": [credit(j.scores[0], j.labels) for j in whole],
+            "pairs": [credit(wins[id(row)], row.labels) for row in rows],
+        }
+
+    def measure(self) -> dict[str, dict[str, list]]:
+        left = self.output / "credits.json"
+        found = json.loads(left.read_text()) if left.exists() else {}
+        for name in ("base", *LINES):
+            if name not in found:
+                reference = name in LINES and LINES[name].reference
+                found[name] = {**self.credits(name, reference=reference), "general": self.ability(name)}
+                left.write_text(json.dumps(found))
+        found["k_meta"], found["input"] = self.guided(), self.in_pairs("SPCT")
+        return found
+
+
+def cell(values: list[float], base: list[float] | None) -> str:
+    from trl_spct.evaluation.statistics import mean, paired_interval
+
+    share = f"{100 * mean(values):.1f}"
+    if base is None or values is base:
+        return share
+    gain, low, high = (100 * value for value in paired_interval(base, values))
+    return f"{share}, {gain:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def tables(found: dict[str, dict[str, list]]) -> str:
+    """Markdown; each difference is to RFT for judges after RFT, and to SPCT for those after RL."""
+    columns = ("greedy", "@1", "@8", f"@{VOTES}", "general")
+    lines = ["| judge | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name in ("base", *LINES):
+        method = None if name == "base" else "SPCT" if LINES[name].stage == "spct" else "RFT"
+        cells = [cell(found[name][c], found[method][c] if method else None) for c in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for title, plain in (("k_meta", "all"), ("input", "list")):
+        lines += ["", f"| {title} | accuracy |", "|---|---|"]
+        lines += [f"| {name} | {cell(values, found[title][plain])} |" for name, values in found[title].items()]
+    return "\n".join(lines)
+
+
+def pooled(parts: list[dict[str, dict[str, list]]]) -> dict[str, dict[str, list]]:
+    return {
+        name: {column: sum((part[name][column] for part in parts), []) for column in columns}
+        for name, columns in parts[0].items()
+    }
+
+
+def main() -> None:
+    import torch
+    from rich.console import Console
+    from tiny.job import _quiet
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/ablations"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    _quiet()
+    console, parts = Console(width=250), []
+    for seed in options.seeds:
+        parts.append(Ablation(options.runs / f"seed{seed}", seed, options.output / f"seed{seed}").measure())
+    console.print(tables(pooled(parts)), markup=False)
+
+
+if __name__ == "__main__":
+    main()
