@@ -108,15 +108,15 @@ class Ablation:
         from tiny.job import _common, _finish
         from trl import SFTConfig, SFTTrainer
 
+        steps = json.loads(Path(self.model("RFT"), "trainer_state.json").read_text())["global_step"]
         args = SFTConfig(
             str(folder),
             learning_rate=1e-4,
             lr_scheduler_type="cosine",
             per_device_train_batch_size=32,
-            max_steps=json.loads((self.output / "RFT" / "trainer_state.json").read_text())["global_step"],
+            max_steps=steps,
             **_common(self.job.seed),
         )
-        self.model("RFT")
         _finish(SFTTrainer(start, args=args, train_dataset=self.lessons("prompt")))
 
     def spct(self, folder: Path, start: str, line: Line) -> None:
