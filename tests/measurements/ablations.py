@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 SEEDS = (0, 1, 2)
 VOTES, STEPS, TEMPERATURE = 32, 60, 0.5
+LARGE = "four times as large"
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class Line:
 
 LINES = {
     "RFT": Line("rft"),
-    "RFT w/o hinted": Line("rft", options={"keep": "unhinted"}),
-    "RFT w/o unhinted": Line("rft", options={"keep": "hinted"}),
+    "RFT without hinted": Line("rft", options={"keep": "unhinted"}),
+    "RFT without unhinted": Line("rft", options={"keep": "hinted"}),
     "RFT with general data": Line("rft", options={"general": True}),
     "general data alone": Line("general"),
     "RFT, too easy kept": Line("rft", options={"keep": "too_easy"}),
     "SPCT": Line("spct", "RFT"),
-    "SPCT w/o RFT": Line("spct"),
-    "SPCT from RFT w/o hinted": Line("spct", "RFT w/o hinted"),
+    "SPCT without RFT": Line("spct"),
+    "SPCT from RFT without hinted": Line("spct", "RFT without hinted"),
     "SPCT from RFT, too easy kept": Line("spct", "RFT, too easy kept"),
     "SPCT, G = 2": Line("spct", "RFT", {"num_generations": 2}),
     "SPCT, G = 8": Line("spct", "RFT", {"num_generations": 8}),
@@ -70,6 +71,8 @@ class Ablation:
         """The folder of a judge, trained if it is not yet."""
         if name == "base":
             return self.job.path("base")
+        if name == LARGE:
+            return self.large()
         folder, line = self.output / name, LINES[name]
         if not (folder / "config.json").exists():
             getattr(self, line.stage)(folder, self.model(line.start), line)
@@ -240,7 +243,7 @@ class Ablation:
         whole = [j for j, row in zip(self.judged(name, 1), self.held_out, strict=True) if len(row["responses"]) > 2]
         pairs = [(row, pair) for row in rows for pair in combinations(range(len(row)), 2)]
         asked = [
-            replace(row, responses=tuple(row.responses[i] for i in pair), labels=tuple(row.labels[i] for i in pair))
+            replace(row, responses=tuple(row.responses[i] for i in pair), labels=(1, 0))  # which are not read
             for row, pair in pairs
         ]
         judge = PipelineJudge(pipeline("grm-reward", model=self.model(name), device="cpu"), 1, seed=self.job.seed)
@@ -256,6 +259,70 @@ class Ablation:
             "pairs": [credit(wins[id(row)], row.labels) for row in rows],
         }
 
+    def by_principle(self, name: str) -> dict[str, list[float]]:
+        """Accuracy of greedy critiques that begin with a principle, by its origin (table 1 of the paper)."""
+        own, other, sampled = (self.judged(*which) for which in ((name, 1), ("RFT", 1), (name, VOTES)))
+        found: dict[str, list[str | None]] = {
+            "its own": [criteria(j.critiques[0].text) for j in own],
+            "of the RFT judge": [criteria(j.critiques[0].text) for j in other],
+            "its own of a correct critique, where it has one": [right_criteria(j) for j in sampled],
+            "the wanted one": [
+                f"Specific Criteria: on reflection, {row['principle']} (weight 4).\n" for row in self.held_out
+            ],
+        }
+        return {origin: self.continued(name, beginnings) for origin, beginnings in found.items()}
+
+    def continued(self, name: str, beginnings: list[str | None]) -> list[float]:
+        import torch
+        from tiny.job import MAX_CRITIQUE, TEMPLATE, _judged, rows_of
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from trl_spct.judge.critiques import parse_critique
+        from trl_spct.judge.outcomes import credit
+        from trl_spct.judge.prompts import judge_template
+
+        model = AutoModelForCausalLM.from_pretrained(self.model(name))
+        tokenizer = AutoTokenizer.from_pretrained(self.model(name))
+        rows = rows_of(self.job.world, "held_out")
+        prompts = [
+            tokenizer.apply_chat_template(_judged(row, begun or ""), continue_final_message=True, tokenize=False)
+            for row, begun in zip(rows, beginnings, strict=True)
+        ]
+        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
+        inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            outputs = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_CRITIQUE)
+        texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        ranges = [judge_template(TEMPLATE, binary=len(row.labels) == 1).score_range for row in rows]
+        read = [parse_critique(t, len(row.labels), r) for t, row, r in zip(texts, rows, ranges, strict=True)]
+        return [credit(critique.scores, row.labels) for critique, row in zip(read, rows, strict=True)]
+
+    def by_size(self) -> dict[str, list[float]]:
+        """A judge of four times as many weights, greedy, against votes of the small one (figure 4 of the paper)."""
+        found = {"small": self.credits("SPCT"), "four times as large": self.credits(LARGE)}
+        columns = ("greedy", "@8", f"@{VOTES}")
+        return {f"{size}, {column}": credits[column] for size, credits in found.items() for column in columns}
+
+    def large(self) -> str:
+        """The folder of a judge of four times as many weights after all stages."""
+        from unittest.mock import patch
+
+        import tiny.job
+        from tiny.judge import build_judge
+        from transformers import LlamaForCausalLM
+
+        def four_times(tokenizer) -> LlamaForCausalLM:
+            config = build_judge(tokenizer).config
+            config.hidden_size, config.intermediate_size, config.num_attention_heads = 256, 512, 8
+            return LlamaForCausalLM(config)
+
+        job = tiny.job.Job(self.output / LARGE, self.job.seed, True)
+        job.folder.mkdir(exist_ok=True)
+        with patch.object(tiny.job, "build_judge", four_times):
+            for stage, build in (("base", job.build_base), ("rft", job.fine_tune), ("spct", job.reinforce)):
+                job.stage(stage, build, LARGE)
+        return job.path("spct")
+
     def measure(self) -> dict[str, dict[str, list]]:
         left = self.output / "credits.json"
         found = json.loads(left.read_text()) if left.exists() else {}
@@ -265,7 +332,21 @@ class Ablation:
                 found[name] = {**self.credits(name, reference=reference), "general": self.ability(name)}
                 left.write_text(json.dumps(found))
         found["k_meta"], found["input"] = self.guided(), self.in_pairs("SPCT")
+        found["principle"], found["size"] = self.by_principle("SPCT"), self.by_size()
         return found
+
+
+def criteria(critique: str) -> str | None:
+    """The line with the principle."""
+    line = critique.partition("\n")[0]
+    return f"{line}\n" if line.startswith("Specific Criteria:") else None
+
+
+def right_criteria(judgment) -> str | None:
+    from trl_spct.judge.outcomes import is_correct
+
+    right = (c for c in judgment.critiques if is_correct(c.scores, judgment.labels))
+    return criteria(next(right, judgment.critiques[0]).text)
 
 
 def cell(values: list[float], base: list[float] | None) -> str:
@@ -286,7 +367,12 @@ def tables(found: dict[str, dict[str, list]]) -> str:
         method = None if name == "base" else "SPCT" if LINES[name].stage == "spct" else "RFT"
         cells = [cell(found[name][c], found[method][c] if method else None) for c in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    for title, plain in (("k_meta", "all"), ("input", "list")):
+    for title, plain in (
+        ("k_meta", "all"),
+        ("input", "list"),
+        ("principle", "its own"),
+        ("size", f"small, @{VOTES}"),
+    ):
         lines += ["", f"| {title} | accuracy |", "|---|---|"]
         lines += [f"| {name} | {cell(values, found[title][plain])} |" for name, values in found[title].items()]
     return "\n".join(lines)
