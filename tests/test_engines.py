@@ -1109,7 +1109,7 @@ class Process:
         self._wait()
 
     def _wait(self):
-        for _ in range(1200):
+        for _ in range(2400):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             try:
                 return self.read("/health")

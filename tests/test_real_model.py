@@ -372,7 +372,8 @@ class TestVLLM:
     def test_greedy_judgments_are_those_of_this_process(self, here, there, rows):
         assert there.find_template() == "compact"
         for options in ({}, {"close_critiques": True}, {"template": "paper", "close_critiques": True}):
-            want, got = (judge([*rows], k=3, temperature=0.0, seed=0, **options) for judge in (here, there))
+            some = [*rows.select(range(2))]
+            want, got = (judge(some, k=3, temperature=0.0, seed=0, **options) for judge in (here, there))
             assert got == want, options
             assert all(judgment["closed"] == 3 * ("close_critiques" in options) for judgment in got)
 
