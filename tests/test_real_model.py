@@ -302,10 +302,15 @@ def test_closed_scores_are_the_likeliest(smollm2, rows):
         assert after.text == before.text + line.opening + scores
 
 
+def opening_drafts(tokenizer):
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    return tokenizer
+
+
 def test_thoughts_end_at_their_budget(smollm2, rows):
     """The tags of a draft are several tokens each; behind the draft, the critique is closed like any other."""
-    tokenizer, model = AutoTokenizer.from_pretrained(smollm2), AutoModelForCausalLM.from_pretrained(smollm2).eval()
-    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    model = AutoModelForCausalLM.from_pretrained(smollm2).eval()
+    tokenizer = opening_drafts(AutoTokenizer.from_pretrained(smollm2))
     tag = tokenizer("\n</think>\n\n", add_special_tokens=False)["input_ids"]
     assert len(tag) > 3
     prompts = [judge_messages(Preference.from_row(row), "compact") for row in rows.select(range(2))]
@@ -345,7 +350,9 @@ def test_a_reward(smollm2, rows):
 @pytest.fixture(scope="module")
 def vllm(fine_tuned, tmp_path_factory):
     """What `RejectiveSampler` has saved, served as it is."""
-    server = start_vllm(fine_tuned[0], tmp_path_factory.mktemp("vllm") / "log.txt", "--max-model-len 2048")
+    thoughts = '{{"reasoning_start_str":"<think>","reasoning_end_str":"</think>"}}'
+    options = f"--max-model-len 2048 --reasoning-config {thoughts}"
+    server = start_vllm(fine_tuned[0], tmp_path_factory.mktemp("vllm") / "log.txt", options)
     yield server
     server.kill()
 
@@ -427,9 +434,18 @@ class TestVLLM:
         trajectories = RejectiveSampler(fine_tuned[0], args=args, train_dataset=rows, sampler=engine).collect()
         assert len(trajectories) == 3 * len(rows) and all(trajectories["closed"])
 
-    def test_the_budget_for_thoughts_is_the_servers(self, there, rows):
+    def test_the_budget_for_thoughts_is_the_servers(self, vllm, fine_tuned, rows):
+        """It ends drafts whose tags are several tokens, and the critiques behind them are closed."""
+        tokenizer = opening_drafts(AutoTokenizer.from_pretrained(fine_tuned[0]))
+        engine = OpenAIEngine(base_url=vllm.url, tokenizer=tokenizer, extra_body={"thinking_token_budget": 6})
+        judge = GRMRewardPipeline(engine, max_new_tokens=24)
         with pytest.raises(ValueError, match="thinking_token_budget"):
-            there(rows[0], max_thinking_tokens=4)
+            judge(rows[0], max_thinking_tokens=4)
+        judgment = judge(rows[0], k=2, seed=0, close_critiques=True)
+        assert judgment["closed"] == judgment["votes"] == 2
+        for critique in judgment["critiques"]:
+            thoughts, tag, _ = critique["text"].partition("</think>")
+            assert tag and 5 <= len(tokenizer(thoughts)["input_ids"]) <= 8, critique["text"]
 
     def test_meta_scores(self, meta_rm, fine_tuned, tmp_path):
         """vLLM loads what `MetaRMTrainer` has saved as it is, and pools the logit of this process."""
