@@ -114,11 +114,12 @@ def with_closed(
         for place, sample in enumerate(of_prompt)
         if read_sample(sample, asked[row][1], asked[row][0]).problem in CLOSABLE
     ]
-    line_of = {row: ScoreLine.of(*asked[row]) for row, _ in places}
-    unscored = [drawn[row][place] for row, place in places]
-    closed = close([prompts[row] for row, _ in places], unscored, [line_of[row] for row, _ in places])
-    for (row, place), sample in zip(places, closed, strict=True):
-        drawn[row][place] = sample
+    if places:
+        line_of = {row: ScoreLine.of(*asked[row]) for row, _ in places}
+        unscored = [drawn[row][place] for row, place in places]
+        closed = close([prompts[row] for row, _ in places], unscored, [line_of[row] for row, _ in places])
+        for (row, place), sample in zip(places, closed, strict=True):
+            drawn[row][place] = sample
     return drawn
 
 
