@@ -212,7 +212,7 @@ def test_a_stopped_run_resumes(smollm2, rows, tmp_path, kind):
 
 def test_critiques_of_its_own_are_closed_and_kept(smollm2, rows, tmp_path):
     """The model samples, and is closed: without that, none of its critiques is kept."""
-    options = {"num_generations": 2, "hint": False, "template": "compact", "max_completion_length": 12, "seed": 1}
+    options = {"num_generations": 2, "hint": "none", "template": "compact", "max_completion_length": 12, "seed": 1}
     args = RejectiveSamplerConfig(str(tmp_path), **TRAINING, **options, close_critiques=True)
     trajectories = RejectiveSampler(smollm2, args=args, train_dataset=rows).collect()
     assert len(trajectories) == 8 and all(trajectories["closed"])
