@@ -318,9 +318,13 @@ def test_thoughts_end_at_their_budget(smollm2, rows):
     free = sample_critiques(model, tokenizer, prompts, 2, 0, max_new_tokens=6)
     for sample, unbound in zip(sum(bound, []), sum(free, []), strict=True):
         assert sample.prefilled and sample.ids[:6] == unbound.ids and list(sample.ids[6 : 6 + len(tag)]) == tag
-    judge = GRMRewardPipeline(model, tokenizer, **{**SHORT, "max_new_tokens": 24}, close_critiques=True)
-    judgment = judge(rows[0], k=2, seed=0, max_thinking_tokens=6)
-    assert judgment["closed"] == 2 and all(c["text"].count("</think>") == 1 for c in judgment["critiques"])
+    judge = GRMRewardPipeline(model, tokenizer, **{**SHORT, "max_new_tokens": 24}, max_thinking_tokens=6)
+    written, closed = (judge(rows[0], k=2, seed=0, close_critiques=closes) for closes in (False, True))
+    assert closed["closed"] == 2
+    for before, after in zip(written["critiques"], closed["critiques"], strict=True):
+        assert "</think>" in before["text"]
+        added = after["text"].removeprefix(before["text"])
+        assert re.fullmatch(r"\n\nScores: \\boxed\{\d+, \d+\}", added), added
 
 
 def test_labels(smollm2, rows, tmp_path):

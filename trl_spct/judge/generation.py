@@ -149,7 +149,7 @@ class SeededSampling(LogitsProcessor):
     """Draws each token by inverting the cumulative distribution at a uniform number, independent of the batch. Greedy
     search then picks it.
 
-    Row b uses `uniforms[b, t]` in [0, 1) at step t. Computed in float64, where the uniforms are.
+    Row b uses `uniforms[b, t]` in [0, 1) at step t. Probabilities are added up in float64, where the uniforms are.
     """
 
     def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):
@@ -159,13 +159,18 @@ class SeededSampling(LogitsProcessor):
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
-        logits = scores.float().to(self.uniforms.device).double().div_(self.temperature)
-        if self.nucleus is not None:
-            logits = self.nucleus(input_ids, logits)
-        cumulative = logits.softmax(dim=-1).cumsum_(dim=-1)
-        drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.to(scores.device), 0.0)
+        uniforms = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None]
+        few = 4 if scores.device.type == "cpu" else len(scores)  # for which memory is not mapped anew at every step
+        parts = zip(input_ids.split(few), scores.split(few), uniforms.split(few), strict=True)
+        tokens = torch.cat([self._draw(*part) for part in parts]).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+    def _draw(self, input_ids: torch.Tensor, scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        logits = scores.float().to(uniforms.device) / self.temperature
+        logits = logits if self.nucleus is None else self.nucleus(input_ids, logits)
+        cumulative = logits.softmax(dim=-1).double().cumsum_(dim=-1)
+        drawn = uniforms * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
 
 
 class _NumberCheck(LogitsProcessor):
@@ -174,7 +179,7 @@ class _NumberCheck(LogitsProcessor):
     broken: torch.Tensor | bool = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.broken = scores.isnan().any() | self.broken
+        self.broken = scores.amax(dim=-1).isnan().any() | self.broken
         return scores
 
 
