@@ -46,7 +46,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from trl_spct.judge.decoding import SHARED_DECODING, PromptLayer, attend
-from trl_spct.judge.generation import Decoder, SeededSampling
+from trl_spct.judge.generation import Decoder, SeededSampling, evaluating
 from trl_spct.judge.sampling import sample_critiques
 
 
@@ -153,16 +153,17 @@ def floor(args, model, tokenizer, rows) -> int:
     query = draw(prompts, heads, each * group, dim)
     scores = draw(prompts, heads, each * group, args.prompt)
     own_query, own_scores = draw(batch, heads, group, dim), draw(batch, heads, group, args.new // 2)
-    for linear in linears[:-1]:  # the head of the model reads last tokens only
-        linear(states[:, : linear.in_features])
-    for _ in range(batches * args.new):
-        for linear in linears:
-            linear(states[:batch, : linear.in_features])
-        for layer in range(layers):
-            query @ keys[layer].transpose(-1, -2)
-            scores @ keys[layer]
-            own_query @ own[layer].transpose(-1, -2)
-            own_scores @ own[layer]
+    with evaluating(model):  # where layers may multiply faster
+        for linear in linears[:-1]:  # the head of the model reads last tokens only
+            linear(states[:, : linear.in_features])
+        for _ in range(batches * args.new):
+            for linear in linears:
+                linear(states[:batch, : linear.in_features])
+            for layer in range(layers):
+                query @ keys[layer].transpose(-1, -2)
+                scores @ keys[layer]
+                own_query @ own[layer].transpose(-1, -2)
+                own_scores @ own[layer]
     return samples
 
 
