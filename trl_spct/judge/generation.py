@@ -207,7 +207,7 @@ def _gains(module: nn.Module) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= 2**16
 
 
-def _linear(module: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+def _linear(module: Any, states: torch.Tensor) -> torch.Tensor:
     if torch.is_grad_enabled() or states.dtype != torch.float32 or states.numel() < 16 * states.shape[-1]:
         return nn.functional.linear(states, module.weight, module.bias)
     return torch.ops.mkldnn._linear_pointwise(states, module.weight, module.bias, "none", [], "")
