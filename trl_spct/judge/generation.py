@@ -149,7 +149,7 @@ class SeededSampling(LogitsProcessor):
     """Draws each token by inverting the cumulative distribution at a uniform number, independent of the batch. Greedy
     search then picks it.
 
-    Row b uses `uniforms[b, t]` in [0, 1) at step t. Probabilities are added up in float64, where the uniforms are.
+    Row b uses `uniforms[b, t]` in [0, 1) at step t. Computed in float64, where the uniforms are.
     """
 
     def __init__(self, uniforms: torch.Tensor, prompt_length: int, temperature: float, top_p: float = 1.0):
@@ -166,9 +166,9 @@ class SeededSampling(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
     def _draw(self, input_ids: torch.Tensor, scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-        logits = scores.float().to(uniforms.device) / self.temperature
+        logits = scores.float().to(uniforms.device).double().div_(self.temperature)
         logits = logits if self.nucleus is None else self.nucleus(input_ids, logits)
-        cumulative = logits.softmax(dim=-1).double().cumsum_(dim=-1)
+        cumulative = logits.softmax(dim=-1).cumsum_(dim=-1)
         drawn = uniforms * cumulative[:, -1:]
         return torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
 
