@@ -193,7 +193,7 @@ def keep_trainable(model: torch.nn.Module) -> None:
 
 @cache
 def _prefers_onednn() -> bool:
-    """Whether MKL multiplies in float32 without AVX-512, as on AMD's processors, where oneDNN takes half the time."""
+    """Whether MKL multiplies in float32 without AVX-512, as on AMD's processors, where oneDNN is faster."""
     with suppress(OSError):
         is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
         return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512"
