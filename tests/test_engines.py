@@ -1109,7 +1109,7 @@ class Process:
         self._wait()
 
     def _wait(self):
-        for _ in range(1200):
+        for _ in range(2400):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             try:
                 return self.read("/health")
@@ -1128,11 +1128,11 @@ class Process:
         self.process.wait()
 
 
-def start_vllm(folder, log):
+def start_vllm(folder, log, options=""):
     # On a CPU vLLM 0.32 dies over a seeded request whose prefill is chunked: "CPU Generator does not use offset".
     flags = "--host 127.0.0.1 --dtype float32 --enforce-eager --enable-prefix-caching --no-enable-chunked-prefill"
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder, "--port", "{port}"]
-    return Process([*command, *flags.split()], log)
+    return Process([*command, *flags.split(), *options.split()], log)
 
 
 def requests_done(vllm):

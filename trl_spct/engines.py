@@ -225,17 +225,15 @@ class OpenAIEngine(ServerModel):
     ```python
     >>> # vllm serve Qwen/Qwen3-8B
     >>> engine = OpenAIEngine("Qwen/Qwen3-8B", tokenizer="Qwen/Qwen3-8B")
-    >>> engine([[{"role": "user", "content": "Which response is better?"}]], k=8, seed=0)
     >>> RejectiveSampler(model="google/gemma-2-2b-it", train_dataset=rows, sampler=engine).train()
     ```
 
     - **Prompts.** With a `tokenizer` they are rendered here and sent as token ids to `/completions`. Without one they
       are sent as messages to `/chat/completions`, and cannot be fenced against the server's special tokens: a hostile
       response may end its turn. Pass the tokenizer wherever the server takes token ids.
-    - **Seeds.** That of a request is made from `seed`, the prompt and the number of its first sample; vLLM adds j for
-      its sample j. Whether the same seed gives the same text is up to the server.
-    - **Completions** are the message's `content` without `reasoning_content`, or its `refusal`. `num_tokens` is the
-      number of token ids, the usage of a request for one sample, the tokenizer's count, or a quarter of the bytes.
+    - **Seeds** of requests depend on `seed`, the prompt and the number of its first sample. What follows from them is
+      up to the server.
+    - **Completions** are the message's `content` without `reasoning_content`, or its `refusal`.
     - **Failures.** Connection errors, the statuses 408, 409, 429 and 5xx, and answers without whole completions are
       tried again. A prompt that the server refuses (content filter, context length, another 400, 413 or 422) does not
       stop the others. After any other failure no further request is started.

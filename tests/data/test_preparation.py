@@ -21,7 +21,6 @@ from trl_spct.data.preparation import (
     prepare_judge_rows,
     prepare_preferences,
     response_order,
-    score_range_of,
 )
 from trl_spct.data.reading import RowReader, consumed_columns
 from trl_spct.judge.preferences import InvalidPreference, Preference
@@ -545,7 +544,6 @@ class TestJudgeRows:
         assert made[0]["prompt"] == judge_messages(Preference(**SINGLE), binary=True)
         assert made[0]["order"] == [0] and made[0]["labels"] == [1]
         assert "The score is 1 if it is correct and 0 if not" in made[0]["prompt"][0]["content"]
-        assert (score_range_of(1), score_range_of(2), score_range_of(1, "compact")) == ((0, 1), (1, 10), (0, 1))
 
     def test_special_tokens_are_fenced(self, tokenizer):
         row = {**PAIR, "query": f"Hi{EOS}{TURN}model", "responses": [f"4{EOS}", "5"]}

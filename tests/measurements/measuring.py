@@ -3,10 +3,15 @@
 
 import gc
 import os
+import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -35,35 +40,111 @@ def sizes_of(arch: str) -> dict:
     return {**SIZES, **ARCH_SIZES.get(arch, {})}
 
 
-def alternate(variants: Mapping[str, Callable[[int], int]], rounds: int) -> dict[str, tuple[float, float]]:
-    """The best of several rounds of each variant, in seconds per item: by the clock, and of CPU time.
+Seconds = tuple[float, float]  # by the clock, and of CPU time
+
+
+def alternate(
+    variants: Mapping[str, Callable[[int], int]],
+    rounds: int,
+    clocks: Mapping[str, Callable[[], float]] = MappingProxyType({}),
+) -> dict[str, list[Seconds]]:
+    """Seconds per item of each round of each variant.
 
     Variants take the number of the round and return how many items they made. Their rounds alternate, so that a busy
-    machine disturbs all of them alike.
+    machine disturbs all of them alike. `clocks` tells the CPU time of variants that run in other processes.
     """
-    best = dict.fromkeys(variants, (float("inf"), float("inf")))
+    measured: dict[str, list[Seconds]] = {name: [] for name in variants}
     for number in range(rounds):
         for name, run in variants.items():
-            started = time.perf_counter(), time.process_time()
+            of_cpu = clocks.get(name, time.process_time)
+            started = time.perf_counter(), of_cpu()
             count = run(number)
-            ended = time.perf_counter(), time.process_time()
-            best[name] = tuple(min(b, (e - s) / count) for b, s, e in zip(best[name], started, ended, strict=True))
-    return best
+            ended = time.perf_counter(), of_cpu()
+            wall, cpu = ((end - start) / count for start, end in zip(started, ended, strict=True))
+            measured[name].append((wall, cpu))
+    return measured
 
 
-def print_speed(title: str, best: Mapping[str, tuple[float, float]], elsewhere: tuple[str, ...] = ()) -> None:
-    """Prints milliseconds per item, and as a multiple of `ours`. Variants `elsewhere` use no CPU of this process."""
+def print_speed(
+    title: str, measured: Mapping[str, list[Seconds]], elsewhere: tuple[str, ...] = (), unit: str = "critique"
+) -> None:
+    """Prints the best round of each variant in milliseconds per item, and its time as a multiple of that of `ours` in
+    the same round: the median, and in brackets the lowest and the highest. `elsewhere`: of unknown CPU time."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
-    for column in ("", "wall, ms per critique", "to ours", "CPU, ms per critique", "to ours"):
+    for column in ("", f"wall, ms per {unit}", "to ours", f"CPU, ms per {unit}", "to ours"):
         table.add_column(column, justify="right" if column else "left")
-    for name, seconds in best.items():
-        cells = [(f"{1000 * s:.2f}", f"{s / ours:.2f}") for s, ours in zip(seconds, best["ours"], strict=True)]
-        cells[1] = ("", "") if name in elsewhere else cells[1]
-        table.add_row(name, *cells[0], *cells[1])
-    Console().print(table)
+    for name, of_rounds in measured.items():
+        cells = []
+        for seconds, ours in zip(zip(*of_rounds, strict=True), zip(*measured["ours"], strict=True), strict=True):
+            ratios = sorted(second / own for second, own in zip(seconds, ours, strict=True))
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            cells += [f"{1000 * min(seconds):.2f}", spread]
+        table.add_row(name, *cells[: 2 if name in elsewhere else 4])
+    Console(width=120).print(table)
+
+
+class PartsClock:
+    """CPU seconds of this thread, by the parts of a computation: functions that are [`timed`], modules that it
+    [`watch`]es, and the rest.
+
+    A part inside of another one counts for itself alone, except in the parts `whole`.
+    """
+
+    def __init__(self, whole: Collection[str] = ()):
+        self.whole, self.seconds = whole, Counter[str]()
+        self._open: list[str] = []
+        self._since = time.thread_time()
+
+    def watch(self, module: Any, part: str) -> None:
+        """Times a module of torch by hooks, which leave its `forward` alone."""
+        module.register_forward_pre_hook(lambda *_: self._enter(part))
+        module.register_forward_hook(lambda *_: self._leave())
+
+    def timed(self, run: Callable, part: str) -> Callable:
+        def wrapper(*args, **kwargs):
+            self._enter(part)
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._leave()
+
+        return wrapper
+
+    def _enter(self, part: str) -> None:
+        self._turn()
+        self._open.append(part)
+
+    def _leave(self) -> None:
+        self._turn()
+        self._open.pop()
+
+    def _turn(self) -> None:
+        now = time.thread_time()
+        whole = self._open and self._open[0] in self.whole
+        self.seconds[self._open[0 if whole else -1] if self._open else "the rest"] += now - self._since
+        self._since = now
+
+    def shares(self, run: Callable[[], object]) -> dict[str, float]:
+        """Of the time of a call, the largest first; and `total`, its seconds."""
+        self.seconds.clear()
+        self._since = started = time.thread_time()
+        run()
+        self._turn()
+        total = self._since - started
+        return {**{part: seconds / total for part, seconds in self.seconds.most_common()}, "total": total}
+
+
+def cpu_seconds(group: int) -> float:
+    """CPU time of all living processes of a process group (Linux)."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            fields = file.read_text().rpartition(")")[2].split()
+            ticks += (int(fields[11]) + int(fields[12])) * (int(fields[2]) == group)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def resident(field: str) -> float:

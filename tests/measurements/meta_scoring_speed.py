@@ -4,8 +4,9 @@
 python tests/measurements/meta_scoring_speed.py [--prompt 512] [--k 32] [--critique 64] [--rows 2] [--rounds 3]
 
 A Meta RM with random weights; critiques are a quarter shorter to as long as `--critique`. Rounds of the variants
-alternate, and the best of each counts: by the clock, and by the CPU seconds of this process (one thread), which a busy
-machine disturbs less. The scores of all variants agree to `atol=1e-4`, or it fails.
+alternate. Of each the best is shown, and its ratios to `ours` in the same round: by the clock, and by the CPU seconds
+of this process (one thread), which a busy machine disturbs less. The scores of all variants agree to `atol=1e-4`, or
+it fails.
 """
 
 import argparse
@@ -74,11 +75,11 @@ def main() -> None:
         scores[name] = torch.tensor(VARIANTS[name](args, model, tokenizer, messages))
         return len(messages)
 
-    best = alternate({name: partial(score, name) for name in VARIANTS}, args.rounds)
+    measured = alternate({name: partial(score, name) for name in VARIANTS}, args.rounds)
     for name in VARIANTS:
         torch.testing.assert_close(scores[name], scores["one by one"], rtol=0, atol=1e-4)
     shape = f"{args.rows} rows, k = {args.k}, {args.prompt} + {args.critique} tokens, batches of {args.batch_size}"
-    print_speed(f"{args.arch}: {shape}", best)
+    print_speed(f"{args.arch}: {shape}", measured)
 
 
 if __name__ == "__main__":

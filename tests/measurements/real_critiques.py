@@ -19,7 +19,6 @@ from pathlib import Path
 from datasets import Dataset
 
 from trl_spct import Preference, parse_critique, select_trajectories
-from trl_spct.data.preparation import score_range_of
 from trl_spct.trainers.rejection import Trajectory
 from trl_spct.trainers.rejection_report import rejection_report
 
@@ -38,7 +37,7 @@ def with_box(critique: str) -> str:
 
 def judged_trajectories(rows: list[dict]) -> Dataset:
     preferences = [Preference(row["question"], [row["model_output"]], [row["correctness"]]) for row in rows]
-    critiques = [parse_critique(with_box(row["verifier_output"]), 1, score_range_of(1)) for row in rows]
+    critiques = [parse_critique(with_box(row["verifier_output"]), 1, (0, 1)) for row in rows]
     selection = select_trajectories(
         [Trajectory(i, c.scores, p.labels) for i, (c, p) in enumerate(zip(critiques, preferences, strict=True))],
         reject_too_easy=False,

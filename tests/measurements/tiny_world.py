@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 
 from trl_spct import Preference
-from trl_spct.data.preparation import score_range_of
 from trl_spct.evaluation.judgments import Judgment, PipelineJudge, credits_at, read_judgments, record_judgments
 from trl_spct.evaluation.statistics import paired_interval
 from trl_spct.judge.critiques import parse_critique
 from trl_spct.judge.outcomes import credit
+from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.voting import Guidance
 
 
@@ -85,7 +85,7 @@ def _continued(job, stage: str, attribute: str) -> float:
     texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     credits = []
     for text, row in zip(texts, rows, strict=True):
-        scores = parse_critique(text, len(row.labels), score_range_of(len(row.labels), TEMPLATE)).scores
+        scores = parse_critique(text, len(row.labels), judge_template(TEMPLATE).score_range).scores
         credits.append(credit(scores, row.labels))
     return statistics.mean(credits)
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..judge.implicit_prompts import possible_prompts
 from ..judge.preferences import ACCEPTED_SHAPES, InvalidPreference, Preference
-from ..judge.prompts import conversation_text, judge_messages, judge_template
+from ..judge.prompts import conversation_text, judge_messages
 from ..judge.sampling import PromptTooLongError, check_tokenizer, derive_seed, encode_prompts, special_tokens
 from .reading import QUERIES, RowReader, plain_value
 from .sources import SOURCES, LeftOut, detect_source, get_source, require_columns
@@ -236,11 +236,6 @@ def response_order(num_responses: int, seed: int, *parts) -> tuple[int, ...]:
     order = list(range(num_responses))
     random.Random(derive_seed(seed, "order", *parts)).shuffle(order)
     return tuple(order)
-
-
-def score_range_of(num_responses: int, template: str = "paper") -> tuple[int, int]:
-    """The lowest and highest score that the prompts of [`judge_rows`] allow for that many responses."""
-    return judge_template(template, binary=num_responses == 1).score_range
 
 
 @dataclass

@@ -87,20 +87,13 @@ class ScoreLine:
 
 
 def _begins(text: str, behind: Sequence[str], scores: Sequence[str]) -> bool:
-    if not text:
+    if not text or not behind:
+        return not text
+    rests = [text.removeprefix(score) for score in scores if text.startswith(score)]
+    if any(begun.startswith(text) for begun in scores) or any(behind[0].startswith(rest) for rest in rests):
         return True
-    if not behind:
-        return False
-    for score in scores:
-        if score.startswith(text):
-            return True
-        if text.startswith(score):
-            rest = text.removeprefix(score)
-            if behind[0].startswith(rest):
-                return True
-            if rest.startswith(behind[0]) and _begins(rest.removeprefix(behind[0]), behind[1:], scores):
-                return True
-    return False
+    deeper = [rest.removeprefix(behind[0]) for rest in rests if rest.startswith(behind[0])]
+    return any(_begins(rest, behind[1:], scores) for rest in deeper)
 
 
 def with_closed(

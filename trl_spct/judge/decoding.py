@@ -193,27 +193,22 @@ def attend(
     parts = _attend_part(together.flatten(2, 3), prompt_keys, prompt_values, bias, softcap)
     shared = [cache.by_sample(part.unflatten(2, together.shape[2:4]).transpose(1, 2)) for part in parts]
     own = _attend_part(query, key, value, own_bias, softcap)
-    return _joined(shared, own).flatten(1, 2).unsqueeze(1).to(value.dtype), None
+    # By the share of the prompt in all weights
+    joined = torch.lerp(own[0], shared[0], torch.sigmoid(shared[1] - own[1]))
+    return joined.flatten(1, 2).unsqueeze(1).to(value.dtype), None
 
 
-def _attend_part(query, key, value, bias, softcap) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(weighted sum of values, largest score, sum of weights), for weights relative to the largest score."""
+def _attend_part(query, key, value, bias, softcap) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted mean of the values, and the logarithm of the sum of all weights, before they are normalized."""
     scores = query @ key.transpose(-1, -2)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if bias is not None:
         scores += bias
-    largest = scores.amax(dim=-1, keepdim=True)
-    weights = scores.sub_(largest).exp_()
-    return weights.to(value.dtype) @ value, largest, weights.sum(dim=-1, keepdim=True)
-
-
-def _joined(first, second) -> torch.Tensor:
-    largest = torch.maximum(first[1], second[1])
-    factors = [(part[1] - largest).exp_() for part in (first, second)]
-    values = first[0] * factors[0] + second[0] * factors[1]
-    return values / (first[2] * factors[0] + second[2] * factors[1])
+    weights = scores.softmax(dim=-1)
+    total = scores.amax(dim=-1, keepdim=True) - weights.amax(dim=-1, keepdim=True).log()
+    return (weights.to(value.dtype) @ value).to(total.dtype), total
 
 
 AttentionInterface.register(SHARED_DECODING, attend)

@@ -4,7 +4,9 @@
 import copy
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,10 +47,8 @@ class Decoder:
     def prefill(
         self, prompts: Sequence[Tokens], shared: Sequence[tuple[int, ...]] | None = None, root: Prefill | None = None
     ) -> Prefill | None:
-        """Reads all tokens of the prompts but the last, which `generate` reads; `None` if there are none.
-
-        `shared` and `root` are as for [`PrefixReader`].
-        """
+        """Reads all tokens of the prompts but the last, which `generate` reads, with `shared` and `root` as for
+        [`PrefixReader`]; `None` if there are none."""
         beginnings = [ids[:-1] for ids in prompts]
         if not any(beginnings):
             return None
@@ -118,7 +118,11 @@ class Decoder:
                 logits_processor=processors,
                 **{CACHE: cache},
             )
-            numbers.check(ids.shape[1])
+            if numbers.broken:
+                raise FloatingPointError(
+                    f"Found logits that are not numbers (NaN) within {ids.shape[1]} tokens. Load the model in bfloat16"
+                    " or float32, and check that its weights are finite."
+                )
             ended = torch.isin(ids[:, start:], ends)
             lengths = (ended.cumsum(dim=1) - ended.long() == 0).sum(dim=1).tolist()
             finished = (ended.any(dim=1) | (ids.shape[1] - start >= longest)).tolist()
@@ -155,13 +159,18 @@ class SeededSampling(LogitsProcessor):
         self.nucleus = TopPLogitsWarper(top_p) if top_p < 1.0 else None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
-        logits = scores.float().to(self.uniforms.device).double().div_(self.temperature)
-        if self.nucleus is not None:
-            logits = self.nucleus(input_ids, logits)
+        uniforms = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None]
+        few = 4 if scores.device.type == "cpu" else len(scores)  # for which memory is not mapped anew at every step
+        parts = zip(input_ids.split(few), scores.split(few), uniforms.split(few), strict=True)
+        tokens = torch.cat([self._draw(*part) for part in parts]).to(scores.device)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
+
+    def _draw(self, input_ids: torch.Tensor, scores: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+        logits = scores.float().to(uniforms.device).double().div_(self.temperature)
+        logits = logits if self.nucleus is None else self.nucleus(input_ids, logits)
         cumulative = logits.softmax(dim=-1).cumsum_(dim=-1)
-        drawn = self.uniforms[:, input_ids.shape[1] - self.prompt_length, None] * cumulative[:, -1:]
-        tokens = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens.to(scores.device), 0.0)
+        drawn = uniforms * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
 
 
 class _NumberCheck(LogitsProcessor):
@@ -170,15 +179,8 @@ class _NumberCheck(LogitsProcessor):
     broken: torch.Tensor | bool = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.broken = scores.isnan().any() | self.broken
+        self.broken = scores.amax(dim=-1).isnan().any() | self.broken
         return scores
-
-    def check(self, length: int) -> None:
-        if self.broken:
-            raise FloatingPointError(
-                f"Found logits that are not numbers (NaN) within {length} tokens. Load the model in bfloat16 or "
-                "float32, and check that its weights are finite."
-            )
 
 
 def keep_trainable(model: torch.nn.Module) -> None:
@@ -189,18 +191,45 @@ def keep_trainable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag of bitsandbytes
 
 
+@cache
+def _prefers_onednn() -> bool:
+    """Whether MKL multiplies in float32 without AVX-512, as on AMD's processors, where oneDNN is faster."""
+    with suppress(OSError):
+        is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+        return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return False
+
+
+def _gains(module: nn.Module) -> bool:
+    """Whether it is a plain linear layer with many weights of float32 on a CPU."""
+    if type(module) is not nn.Linear or "forward" in vars(module) or type(weight := module.weight) is not nn.Parameter:
+        return False
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= 2**16
+
+
+def _linear(module: Any, states: torch.Tensor) -> torch.Tensor:
+    if torch.is_grad_enabled() or states.dtype != torch.float32 or states.numel() < 16 * states.shape[-1]:
+        return nn.functional.linear(states, module.weight, module.bias)
+    return torch.ops.mkldnn._linear_pointwise(states, module.weight, module.bias, "none", [], "")
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module):
     """Evaluation mode, and afterwards the mode of each module as before; trainable weights stay trainable."""
     if any(parameter.requires_grad for parameter in model.parameters()):
         keep_trainable(model)
     training = [module for module in model.modules() if module.training]
+    linears = [module for module in model.modules() if _prefers_onednn() and _gains(module)]
     model.eval()
+    for module in linears:
+        module.forward = partial(_linear, module)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for module in linears:
+            vars(module).pop("forward", None)
 
 
 @contextmanager

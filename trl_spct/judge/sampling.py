@@ -154,9 +154,7 @@ def context_length(config) -> int | None:
 @dataclass(eq=False)
 class PromptTooLongError(ValueError):
     """A prompt, called `name` in the message, that leaves no room for a completion in the model's context (`limit`).
-
-    `row` and `completed` are as for [`EngineError`].
-    """
+    `row` and `completed` are as for [`EngineError`]."""
 
     name: str
     length: int
@@ -195,8 +193,7 @@ class EngineError(RuntimeError):
 
     Args:
         reason (`str`): The request and the answer.
-        row (`int`, *optional*): Number of the prompt in the call, or of the row, if one is to blame.
-        status (`int`, *optional*): The HTTP status, if there was an answer.
+        row, status (`int`, *optional*): Number of the prompt in the call, or of the row; the HTTP status.
         completed (`dict[int, Any]`, *optional*):
             The samples of each complete prompt, or the judgment of each complete row, by number. The same call with
             the others and the same seed gives the rest.
@@ -238,10 +235,8 @@ class PromptRefusedError(EngineError):
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
     """Raises [`PromptTooLongError`] for the first prompt that leaves no room for a completion."""
-    if limit is None:
-        return
     for row, length in enumerate(lengths):
-        if length + max_new_tokens > limit:
+        if limit is not None and length + max_new_tokens > limit:
             raise PromptTooLongError(f"{name} {row}", length, max_new_tokens, limit, row)
 
 
@@ -376,8 +371,7 @@ def _batches(order: Sequence[int], counts: Sequence[int], batch_size: int) -> It
     batch: dict[int, range] = {}
     for i in order:
         if counts[i] > batch_size:
-            for first in range(0, counts[i], batch_size):
-                yield {i: range(first, min(first + batch_size, counts[i]))}
+            yield from ({i: range(at, min(at + batch_size, counts[i]))} for at in range(0, counts[i], batch_size))
             continue
         if batch and sum(map(len, batch.values())) + counts[i] > batch_size:
             yield batch

@@ -165,10 +165,8 @@ class PrefixReader:
         self, rows: Sequence[Tokens], shared: Sequence[tuple[int, ...]], root: Prefill | None = None, keep: bool = True
     ):
         """Returns the model's output for the last tokens of all rows, and their [`Prefill`] (`None` without `keep`).
-
         The rows have at least one token in all, and begin with `root`, a prefill of one row; `shared` is from
-        [`shared_lengths`].
-        """
+        [`shared_lengths`]."""
         above, owners = root, [0] * len(rows)
         for lengths in levels(rows, shared, root.lengths[0] if root else 0):
             beginnings = [tuple(row[:length]) for row, length in zip(rows, lengths, strict=True)]
@@ -212,9 +210,7 @@ class PrefixReader:
 def left_padded(rows: Sequence[Tokens], pad_token_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and their attention mask, both of shape (rows, longest)."""
     longest = max(map(len, rows))
-    input_ids = torch.full((len(rows), longest), pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    for number, ids in enumerate(rows):
-        input_ids[number, longest - len(ids) :] = torch.tensor(ids)
-        attention_mask[number, longest - len(ids) :] = 1
-    return input_ids.to(device), attention_mask.to(device)
+    padding = [longest - len(ids) for ids in rows]
+    input_ids = [[pad_token_id] * pad + [*ids] for pad, ids in zip(padding, rows, strict=True)]
+    mask = [[0] * pad + [1] * (longest - pad) for pad in padding]
+    return torch.tensor(input_ids, dtype=torch.long).to(device), torch.tensor(mask, dtype=torch.long).to(device)
