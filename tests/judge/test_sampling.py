@@ -621,30 +621,3 @@ def test_tags_of_a_draft_are_read_where_they_are_special_tokens(tokenizer):
     ids = tokenizer.encode(r"[THINK]\boxed{1, 2}[/THINK]\boxed{8, 3}<|im_end|>", add_special_tokens=False)
     (text,) = decode_completions(tokenizer, [ids])
     assert text == r"[THINK]\boxed{1, 2}[/THINK]\boxed{8, 3}"
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
-def test_large_layers_go_through_onednn_where_it_is_faster(monkeypatch):
-    """In evaluation, without gradients, from 16 rows on; and then they are what they were."""
-    torch.manual_seed(0)
-    large, small, half = torch.nn.Linear(512, 256), torch.nn.Linear(256, 8), torch.nn.Linear(512, 256).bfloat16()
-    model = torch.nn.ModuleList([large, small, half])
-
-    def calls(layer, *shape, grad=False):
-        """Calls of oneDNN, with the right result."""
-        states = torch.randn(shape, dtype=layer.weight.dtype)
-        with torch.set_grad_enabled(grad), torch.profiler.profile() as profile:
-            found = layer(states)
-        torch.testing.assert_close(found, torch.nn.functional.linear(states, layer.weight, layer.bias))
-        assert found.requires_grad is grad
-        return sum(event.count for event in profile.key_averages() if event.key == "mkldnn::_linear_pointwise")
-
-    for prefers in (True, False):
-        monkeypatch.setattr(generation, "_prefers_onednn", lambda prefers=prefers: prefers)
-        with evaluating(model):
-            assert calls(large, 2, 8, 512) == calls(large, 16, 512) == prefers
-            with evaluating(model):  # in another thread, say
-                assert calls(large, 16, 512) == prefers
-            assert calls(large, 15, 512) == calls(large, 16, 512, grad=True) == calls(small, 16, 256) == 0
-            assert calls(half, 16, 512) == 0
-    assert calls(large, 16, 512) == 0 and all("forward" not in vars(layer) for layer in model)

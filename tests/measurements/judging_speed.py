@@ -153,7 +153,7 @@ def floor(args, model, tokenizer, rows) -> int:
     query = draw(prompts, heads, each * group, dim)
     scores = draw(prompts, heads, each * group, args.prompt)
     own_query, own_scores = draw(batch, heads, group, dim), draw(batch, heads, group, args.new // 2)
-    with evaluating(model):  # where layers may multiply faster
+    with evaluating(model):
         for linear in linears[:-1]:  # the head of the model reads last tokens only
             linear(states[:, : linear.in_features])
         for _ in range(batches * args.new):

@@ -4,9 +4,7 @@
 import copy
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache, partial
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -191,45 +189,18 @@ def keep_trainable(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag of bitsandbytes
 
 
-@cache
-def _prefers_onednn() -> bool:
-    """Whether MKL multiplies in float32 without AVX-512, as on AMD's processors, where oneDNN is faster."""
-    with suppress(OSError):
-        is_amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
-        return is_amd and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return False
-
-
-def _gains(module: nn.Module) -> bool:
-    """Whether it is a plain linear layer with many weights of float32 on a CPU."""
-    if type(module) is not nn.Linear or "forward" in vars(module) or type(weight := module.weight) is not nn.Parameter:
-        return False
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= 2**16
-
-
-def _linear(module: Any, states: torch.Tensor) -> torch.Tensor:
-    if torch.is_grad_enabled() or states.dtype != torch.float32 or states.numel() < 16 * states.shape[-1]:
-        return nn.functional.linear(states, module.weight, module.bias)
-    return torch.ops.mkldnn._linear_pointwise(states, module.weight, module.bias, "none", [], "")
-
-
 @contextmanager
 def evaluating(model: torch.nn.Module):
     """Evaluation mode, and afterwards the mode of each module as before; trainable weights stay trainable."""
     if any(parameter.requires_grad for parameter in model.parameters()):
         keep_trainable(model)
     training = [module for module in model.modules() if module.training]
-    linears = [module for module in model.modules() if _prefers_onednn() and _gains(module)]
     model.eval()
-    for module in linears:
-        module.forward = partial(_linear, module)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for module in training:
             module.training = True
-        for module in linears:
-            vars(module).pop("forward", None)
 
 
 @contextmanager
