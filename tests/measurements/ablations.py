@@ -127,12 +127,11 @@ class Ablation:
 
         from trl_spct import SPCTConfig, SPCTTrainer
 
-        options = {"beta": 0.04, **line.options}
+        options = {"beta": 0.04, "learning_rate": 2e-4, **line.options}
         args = SPCTConfig(
             str(folder),
             template=TEMPLATE,
             max_completion_length=MAX_CRITIQUE,
-            learning_rate=2e-4,
             lr_scheduler_type="constant",
             per_device_train_batch_size=128,
             max_steps=STEPS,
@@ -304,24 +303,30 @@ class Ablation:
         return {f"{size}, {column}": credits[column] for size, credits in found.items() for column in columns}
 
     def large(self) -> str:
-        """The folder of a judge of four times as many weights after all stages."""
+        """The folder of a judge of four times as many weights after all stages, at lower learning rates."""
         from unittest.mock import patch
 
         import tiny.job
         from tiny.judge import build_judge
-        from transformers import LlamaForCausalLM
+        from transformers import LlamaForCausalLM, TrainingArguments
 
         def four_times(tokenizer) -> LlamaForCausalLM:
             config = build_judge(tokenizer).config
             config.hidden_size, config.intermediate_size, config.num_attention_heads = 256, 512, 8
+            config.initializer_range = 0.06
             return LlamaForCausalLM(config)
 
-        job = tiny.job.Job(self.output / LARGE, self.job.seed, True)
-        job.folder.mkdir(exist_ok=True)
-        with patch.object(tiny.job, "build_judge", four_times):
-            for stage, build in (("base", job.build_base), ("rft", job.fine_tune), ("spct", job.reinforce)):
-                job.stage(stage, build, LARGE)
-        return job.path("spct")
+        def slower(*args, learning_rate: float, **kwargs) -> TrainingArguments:
+            return TrainingArguments(*args, learning_rate=learning_rate / 3, **kwargs)
+
+        job, folder = tiny.job.Job(self.output / LARGE, self.job.seed, True), self.output / LARGE / "spct"
+        if not (folder / "config.json").exists():
+            job.folder.mkdir(exist_ok=True)
+            with patch.multiple(tiny.job, build_judge=four_times, TrainingArguments=slower):
+                job.stage("base", job.build_base, LARGE)
+            job.stage("rft", job.fine_tune, LARGE)
+            self.spct(folder, job.path("rft"), Line("spct", options={"learning_rate": 1e-4}))
+        return str(folder)
 
     def measure(self) -> dict[str, dict[str, list]]:
         left = self.output / "credits.json"
