@@ -21,7 +21,7 @@ Writes `judgments/` (every critique), `results.json`, `report.json` (protocol an
 paired by items. recipes/EVALUATION.md describes benchmarks, baselines and tables.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
 from trl_spct.evaluation.benchmark_results import benchmark_results, compare_judges, judge_benchmark
 from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
+from trl_spct.evaluation.fidelity import fidelity, meta_judged
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
 from trl_spct.evaluation.reports import push_results, write_results
 from trl_spct.jobs import stored_cost, write_json
@@ -61,6 +62,10 @@ class EvaluationArguments(ScriptArguments):
     allow_changed: bool = helped(False, "Accept benchmarks that differ from what is recorded of them.")
     scalar_rm: str | None = helped(None, "Scalar reward model to compare with, by path or Hub id.")
     llm_judge: str | None = helped(None, "Model that selects the best response, by majority, to compare with.")
+    meta_judge: str | None = helped(
+        None,
+        "Model, or URL of its server, that says by majority of 3 whether the reason of a right critique is sound.",
+    )
     baselines: bool = helped(True, "Compare with baselines that read no content.")
     compare_with: list[str] | None = helped(None, "Output folders of other judges' runs, to show and to test against.")
     k: list[int] = field(
@@ -103,6 +108,11 @@ class Evaluation:
         # Without `cpu` each of several processes on a machine without a GPU would be a main process of its own.
         # Processes wait for each other's last shard, which may take longer than a collective usually does.
         self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
+        self.processes = {
+            "process_index": self.state.process_index,
+            "num_processes": self.state.num_processes,
+            "wait": self.state.wait_for_everyone,
+        }
         self.output = Path(script_args.output_dir)
         self.loaded = load_items(script_args, dataset_args)
         self.others = read_others(script_args, self.loaded)
@@ -128,9 +138,7 @@ class Evaluation:
             invalid_rows=self.args.invalid_rows,
             rows_per_shard=rows_per_shard or self.args.rows_per_shard,
             progress=None if folder.startswith("baselines") else f"{folder}: {name}",
-            process_index=self.state.process_index,
-            num_processes=self.state.num_processes,
-            wait=self.state.wait_for_everyone,
+            **self.processes,
         )
 
     def add(self, name: str, judgments, stage: str, **described) -> None:
@@ -155,6 +163,7 @@ class Evaluation:
         """Evaluates the judge with k votes per row, and with one greedy critique if asked for."""
         most = max(self.args.k)
         pipe = load_judge(self.judge_args, self.model_args, self.state.device)
+        meta_judge = self.load_meta_judge()
         guidance = None  # applied to stored judgments, which are the same for every guidance
         if pipe.meta_rm is not None:
             guidance = Guidance.of(getattr(pipe.meta_rm.config, "meta_rm", None), **self.judge_args.guidance)
@@ -171,12 +180,24 @@ class Evaluation:
                 self.add(name, judgments, self.args.stage, temperature=temperature, **modes)
             protocol = {**judge.protocol, "guidance": None if guidance is None else str(guidance)}
             self.report.setdefault("protocol", {})[name] = protocol
+            rows = [row for item in items.items for row in item.rows]
+            read = {}
+            if meta_judge is not None and not items.benchmark.private:  # of these only hashes are left to read
+                judged = meta_judged(judgments, rows, meta_judge, self.folder("meta_judge", name), **self.processes)
+                read["meta_judged"] = fidelity(judged)
             if self.state.is_main_process:
-                rows = [row for item in items.items for row in item.rows]
-                self.report.setdefault("diagnosis", {})[name] = diagnose(judgments, rows)
+                self.report.setdefault("diagnosis", {})[name] = {**diagnose(judgments, rows), **read}
                 if (cost := stored_cost(*(self.folder(folder, name) for folder, *_ in runs))) is not None:
                     self.report["diagnosis"][name]["cost"] = cost.report(self.judge_args.prices)
                 self.compare(name, judgments, guided.get("guidance"))
+
+    def load_meta_judge(self) -> PipelineJudge | None:
+        if (path := self.args.meta_judge) is None:
+            return None
+        url, name = (path, None) if "://" in path else (None, path)
+        judge_args = JudgeArguments(base_url=url, api_key=self.judge_args.api_key, meta_rm="none")
+        model_args = replace(self.model_args, model_name_or_path=name, model_revision="main")
+        return PipelineJudge(load_judge(judge_args, model_args, self.state.device), 3, seed=self.args.seed)
 
     def compare_llm_judge(self) -> None:
         if self.args.llm_judge is None:
@@ -190,14 +211,6 @@ class Evaluation:
             self.add(name, self.judged(judge, "llm_judge", name), "LLM-as-a-judge", temperature=self.temperature)
 
     def options(self, benchmark, temperature: float, *names: str) -> dict:
-        names = names or (
-            "order",
-            "max_new_tokens",
-            "template",
-            "truncation",
-            "close_critiques",
-            "max_thinking_tokens",
-        )
         options = {"seed": self.args.seed, **self.judge_args.options(*names), "temperature": temperature}
         return {**options, "order": benchmark.order} if benchmark.order else options
 

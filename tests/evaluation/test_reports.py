@@ -123,9 +123,9 @@ def test_biases():
     lines = bias_table({"rmb": DIAGNOSIS, "single": {"unreadable": 0.0}}).splitlines()
     places = "100.0 (90.0–100.0) / 12.5 (0.0–25.0)"
     shown = f"25.0 % (count 1) | 50.0 %, of votes 0.0 % | {places} | 75.0 / 25.0 | 50.0 % (same order 0.0)"
-    shown += " | 60.0 / – | 20.0 | –"
+    shown += " | 60.0 / – | 20.0 | – | –"
     assert lines[2] == f"| rmb | {shown} |"
-    assert lines[3] == "| single | 0.0 % | – | – | – | – | – | – | – |"
+    assert lines[3] == "| single | 0.0 % | – | – | – | – | – | – | – | – |"
     assert len({line.count("|") for line in lines}) == 1
 
 

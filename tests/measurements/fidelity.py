@@ -8,20 +8,22 @@ Starts from the rejectively fine-tuned judges of finished runs of the tiny world
 the principle that a query wants is known. A Meta RM learns from their own unhinted trajectories; then three judges are
 trained at equal steps: by the outcome alone (the paper's reward), and times or gated by the Meta RM's word. Reported
 on held-out rows, k = 8: accuracy of single critiques; the share that is right and names the wanted principle; the
-difference to the outcome reward, paired by rows; and how well the Meta RM tells right from wrong reasons among right
-critiques (ROC-AUC against the world). Finished parts are read, not repeated.
+difference to the outcome reward, paired by rows; how well the Meta RM, and a generative meta-judge that learned from
+the same labels, tell right from wrong reasons among right critiques (ROC-AUC against the world); and costs of steps.
+Finished parts are read, not repeated. About four minutes a seed on one core.
 """
 
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 SEEDS = (0, 1, 2)
-STEPS, VOTES = 60, 8
+STEPS, VOTES, META_VOTES = 60, 8, 8
 REWARDS = {"outcome": {}, "product": {"meta_reward": "product"}, "gate": {"meta_reward": "gate"}}
 
 
@@ -64,7 +66,26 @@ def reinforce(job, folder: Path, meta_rm: Path, options: dict) -> None:
         **options,
         **{**_common(job.seed), "save_steps": 20},
     )
-    _finish(SPCTTrainer(job.path("rft"), args=args, train_dataset=job.rows("spct")))
+    trainer, seconds = SPCTTrainer(job.path("rft"), args=args, train_dataset=job.rows("spct")), [0.0]
+    meta = trainer.outcome.meta
+    if meta is not None:
+        trainer.outcome.meta = timed(meta, seconds)
+    started = time.process_time()
+    _finish(trainer)
+    # CPU seconds of this process, and of them those in the Meta RM; of a resumed run no cost is known.
+    cost = {"step": (time.process_time() - started) / STEPS, "meta_rm": seconds[0] / STEPS}
+    (folder / "cost.json").write_text(json.dumps(cost))
+
+
+def timed(meta, seconds: list[float]):
+    def read(preferences, critiques):
+        started = time.process_time()
+        scores = meta(preferences, critiques)
+        seconds[0] += time.process_time() - started
+        return scores
+
+    read.reward = meta.reward
+    return read
 
 
 def judge(job, model: str, meta_rm: Path, folder: Path) -> list:
@@ -76,6 +97,58 @@ def judge(job, model: str, meta_rm: Path, folder: Path) -> list:
     pipe = pipeline("grm-reward", model=model, meta_rm=str(meta_rm), device="cpu")
     rows = map(Preference.from_row, job.rows("held_out"))
     return record_judgments(PipelineJudge(pipe, VOTES, seed=job.seed), rows, folder, rows_per_shard=64)
+
+
+def train_meta_judge(job, folder: Path) -> None:
+    """The generative meta-judge: it learns to write 1 or 0 under critiques, from the Meta RM's rows and labels."""
+    import torch
+    from datasets import Dataset
+    from tiny.job import TEMPLATE, _assistant, _common, _tokenized, _trained
+    from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    from trl_spct import Preference, judge_messages
+    from trl_spct.data.loading import load_named
+    from trl_spct.data.meta_rows import meta_rows
+    from trl_spct.evaluation.fidelity import analysis
+    from trl_spct.judge.critiques import Critique
+    from trl_spct.judge.sampling import special_tokens
+
+    torch.manual_seed(job.seed)
+    tokenizer = AutoTokenizer.from_pretrained(job.path("rft"))
+    conversations = []
+    for row in meta_rows(load_named(job.path("trajectories"))["train"]):
+        read = Preference(row["query"], tuple(row["responses"]))
+        read = analysis(read, Critique(row["critique"], order=tuple(row["read_order"])), None)
+        prompt = judge_messages(read, TEMPLATE, binary=True, special_tokens=special_tokens(tokenizer))
+        conversations.append([*prompt, _assistant(rf"Scores: \boxed{{{row['label']}}}")])
+    args = TrainingArguments(
+        str(folder),
+        learning_rate=1e-3,
+        lr_scheduler_type="cosine",
+        per_device_train_batch_size=32,
+        num_train_epochs=2,
+        **_common(job.seed),
+    )
+    rows = Dataset.from_list(_tokenized(tokenizer, conversations))
+    model = AutoModelForCausalLM.from_pretrained(job.path("rft"))
+    _trained(Trainer(model, args, DataCollatorForSeq2Seq(tokenizer), rows, processing_class=tokenizer)).save_model()
+
+
+def meta_judge_scores(job, judgments: list, output: Path) -> list[float | None]:
+    """The generative meta-judge's scores of all right critiques."""
+    from transformers import pipeline
+
+    from trl_spct import Preference
+    from trl_spct.evaluation.fidelity import meta_judged
+    from trl_spct.evaluation.judgments import PipelineJudge
+
+    if not (output / "meta_judge" / "model.safetensors").exists():
+        train_meta_judge(job, output / "meta_judge")
+    pipe = pipeline("grm-reward", model=str(output / "meta_judge"), device="cpu", max_new_tokens=12)
+    judge = PipelineJudge(pipe, META_VOTES, temperature=1.0, seed=job.seed)
+    rows = map(Preference.from_row, job.rows("held_out"))
+    judged = meta_judged(judgments, rows, judge, output / "judgments" / "meta_judge", None, rows_per_shard=256)
+    return [critique.meta_score for judgment in judged for critique in judgment.critiques]
 
 
 def shares(judgments: list, rows: list[dict]) -> dict[str, list]:
@@ -103,7 +176,7 @@ def by_row(found: dict[str, list], wanted) -> list[float]:
 
 
 def line(name: str, found: dict[str, list], base: dict[str, list]) -> str:
-    from trl_spct.evaluation.statistics import paired_interval, roc_auc
+    from trl_spct.evaluation.statistics import paired_interval
 
     kinds = {
         "right": lambda right, reason: right,
@@ -116,13 +189,32 @@ def line(name: str, found: dict[str, list], base: dict[str, list]) -> str:
         gain = paired_interval(paper, values)
         cells.append(f"{100 * sum(values) / len(values):.1f}")
         cells.append("–" if found is base else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * g for g in gain)))
-    scored = [(m, r) for m, r, ok in zip(found["meta"], found["reason"], found["right"], strict=True) if ok]
-    auc = roc_auc([score for score, _ in scored], [int(reason) for _, reason in scored])
-    return f"| {name} | {' | '.join(cells)} | {auc:.3f} |"
+    return f"| {name} | {' | '.join(cells)} | {agreement(found, 'meta')} |"
+
+
+def agreement(found: dict[str, list], reader: str) -> str:
+    """ROC-AUC of a reader's scores against the world's truth about the reasons of right critiques."""
+    from trl_spct.evaluation.statistics import roc_auc
+
+    read = zip(found[reader], found["reason"], found["right"], strict=True)
+    scores, reasons = zip(*((score, reason) for score, reason, right in read if right and score is not None))
+    return f"{roc_auc(scores, reasons):.3f}"
+
+
+def readers_line(name: str, found: dict[str, list]) -> str:
+    """Who says that a right critique's reason is sound: the world, the Meta RM and the meta-judge."""
+    right = [place for place, is_right in enumerate(found["right"]) if is_right]
+    cells = [f"{100 * sum(found['reason'][i] for i in right) / len(right):.1f}"]
+    for reader in ("meta", "meta_judge"):
+        scores = [score for i in right if (score := found[reader][i]) is not None]
+        cells += [f"{100 * sum(score > 0 for score in scores) / len(scores):.1f}", agreement(found, reader)]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def measure(run: Path, seed: int, output: Path) -> dict[str, dict[str, list]]:
     from tiny.job import Job, _quiet
+
+    from trl_spct.evaluation.judgments import read_judgments
 
     left = output / "shares.json"
     if not left.exists():
@@ -138,7 +230,13 @@ def measure(run: Path, seed: int, output: Path) -> dict[str, dict[str, list]]:
         for name, model in models.items():
             found[name] = shares(judge(job, model, meta_rm, output / "judgments" / name), rows)
         left.write_text(json.dumps(found))
-    return json.loads(left.read_text())
+    found, second = json.loads(left.read_text()), output / "meta_judge.json"
+    if not second.exists():
+        _quiet()
+        judgments = read_judgments(output / "judgments" / "outcome")
+        second.write_text(json.dumps(meta_judge_scores(Job(run, seed, True), judgments, output)))
+    found["outcome"]["meta_judge"] = json.loads(second.read_text())
+    return found
 
 
 def main() -> None:
@@ -156,15 +254,25 @@ def main() -> None:
     together: dict[str, dict[str, list]] = {}
     for number, parts in enumerate(found.values()):
         for name, part in parts.items():
-            merged = together.setdefault(name, {key: [] for key in part})
+            merged = together.setdefault(name, {key: [] for key in part})  # rows of different worlds
             for key, values in part.items():
                 merged[key] += [(number, value) for value in values] if key == "row" else values
     console.print(
         "| seed, reward | right | − outcome | for the right reason | − outcome | for a wrong one | − outcome | AUC |"
     )
-    for seed, parts in (*found.items(), ("all", together)):
+    everything = (*found.items(), ("all", together))
+    for seed, parts in everything:
         for name, part in parts.items():
             console.print(line(f"{seed}, {name}", part, parts["outcome"]), markup=False)
+    console.print("Sound among the right critiques of the judge of the outcome reward, and agreement with the world:")
+    console.print("| seed | world | Meta RM | AUC | meta-judge | AUC |")
+    for seed, parts in everything:
+        console.print(readers_line(str(seed), parts["outcome"]), markup=False)
+    console.print("CPU seconds per step of 128 critiques, and of them in the Meta RM:")
+    for seed in options.seeds:
+        for name in REWARDS:
+            cost = json.loads((options.output / f"seed{seed}" / name / "cost.json").read_text())
+            console.print(f"seed {seed}, {name}: {cost['step']:.2f}, {cost['meta_rm']:.2f}")
 
 
 if __name__ == "__main__":

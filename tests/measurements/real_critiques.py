@@ -18,7 +18,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from trl_spct import Preference, parse_critique, select_trajectories
+from trl_spct import Preference, select_trajectories
+from trl_spct.judge.prompts import judge_template
 from trl_spct.trainers.rejection import Trajectory
 from trl_spct.trainers.rejection_report import rejection_report
 
@@ -37,7 +38,7 @@ def with_box(critique: str) -> str:
 
 def judged_trajectories(rows: list[dict]) -> Dataset:
     preferences = [Preference(row["question"], [row["model_output"]], [row["correctness"]]) for row in rows]
-    critiques = [parse_critique(with_box(row["verifier_output"]), 1, (0, 1)) for row in rows]
+    critiques = [judge_template(binary=True).parse(with_box(row["verifier_output"]), 1) for row in rows]
     selection = select_trajectories(
         [Trajectory(i, c.scores, p.labels) for i, (c, p) in enumerate(zip(critiques, preferences, strict=True))],
         reject_too_easy=False,

@@ -18,7 +18,6 @@ from pathlib import Path
 from trl_spct import Preference
 from trl_spct.evaluation.judgments import Judgment, PipelineJudge, credits_at, read_judgments, record_judgments
 from trl_spct.evaluation.statistics import paired_interval
-from trl_spct.judge.critiques import parse_critique
 from trl_spct.judge.outcomes import credit
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.voting import Guidance
@@ -85,7 +84,8 @@ def _continued(job, stage: str, attribute: str) -> float:
     texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     credits = []
     for text, row in zip(texts, rows, strict=True):
-        scores = parse_critique(text, len(row.labels), judge_template(TEMPLATE).score_range).scores
+        n = len(row.labels)
+        scores = judge_template(TEMPLATE, binary=n == 1).parse(text, n).scores
         credits.append(credit(scores, row.labels))
     return statistics.mean(credits)
 

@@ -224,7 +224,43 @@ def test_ways_to_guide_are_ways_to_read(tmp_path, monkeypatch):
         guided, guidance, report = told(*more)
         assert (guided, guidance) == ({False, True}, expected)
         assert report["comparison"]["rows"]["plain voting"]["k"] == 4
+        assert report["diagnosis"]["rows"]["fidelity"]["critiques"] > 0, "of each judge with a Meta RM"
     assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is judged again"
+
+
+def test_a_meta_judge_on_a_server(tmp_path, monkeypatch, capsys):
+    """It reads right critiques alone, once, three times each; what it said is stored."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_results.RESAMPLES", 50)
+    rows, asked = tmp_path / "rows.jsonl", []
+    rows.write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "aa", "rejected": "b"}) + "\n" for i in range(4)))
+
+    def answer(path, body, number):
+        if path.endswith("/models"):
+            return MODELS
+        asked.append(body)
+        return {"choices": [choice(r"Scores: \boxed{1}", i) for i in range(body.get("n", 1))]}
+
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        arguments = [
+            *["--dataset_name", rows, "--model_name_or_path", save_writing(tmp_path / "judge"), "--k", "4"],
+            *["--template", "compact", "--max_new_tokens", "24", "--meta_judge", server.url],
+            *["--output_dir", tmp_path / "out"],
+        ]
+        evaluate(*arguments)
+        count = len(asked)
+        evaluate(*arguments)
+        server.shutdown()
+    judgments = read_judgments(tmp_path / "out" / "judgments")
+    right = {(n, c.text, c.order) for n, j in enumerate(judgments) for c in j.critiques if c.scores[0] > c.scores[1]}
+    report = read(tmp_path / "out", "report.json")["diagnosis"]["rows"]
+    assert report["meta_judged"]["sound"] == 1.0 and "fidelity" not in report, "there is no Meta RM"
+    assert 0 < report["meta_judged"]["right"] < 1
+    assert sum(body.get("n", 1) for body in asked) == 3 * len(right) and len(asked) == count
+    assert all("Is this analysis sound?" in body["messages"][-1]["content"] for body in asked)
+    assert "sound reason, if right: 100.0 (100.0–100.0) by the meta-judge" in capsys.readouterr().out
+    assert "100.0 (100.0–100.0) by the meta-judge" in (tmp_path / "out" / "table.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,6 @@ def load_preferences(
 
     The parts of a mixture may differ in their schemas: each is prepared on its own, see [`prepare_preferences`].
     `splits` are those that are needed, all by default; `seed` draws the test split of a mixture.
-
-    Raises:
-        `ValueError`: if no dataset is named, if a split is missing, or for streaming.
     """
     if script_args.dataset_streaming or dataset_args.streaming:
         raise ValueError("Found streaming of the dataset; expected none: all preference rows are checked first.")
@@ -93,14 +90,8 @@ def dataset_name_of(script_args: ScriptArguments, dataset_args: DatasetMixtureCo
 
 
 def load_named(name: str, config: str | None = None) -> DatasetDict:
-    """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file.
-
-    A file may be compressed, and `*` names several.
-
-    Raises:
-        `FileNotFoundError`: if a file or folder does not exist.
-        `ValueError`: if a file is empty or not JSON, with the number of the line.
-    """
+    """A dataset by Hub id, from a local folder, or from a JSON, parquet or CSV file, which may be compressed; `*`
+    names several. Errors name the line that is not JSON."""
     path = Path(name)
     if (builder := _builder_of(name)) and not path.is_dir():
         return _load_files(name, builder)

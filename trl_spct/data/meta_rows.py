@@ -28,11 +28,8 @@ _TRAJECTORY = (*_KEPT, "completion", "completion_ids", "hinted")
 class MetaData:
     """Rows for [`MetaRMTrainer`], and what they were made of.
 
-    Args:
-        train ([`~datasets.Dataset`]): Rows of [`meta_rows`], with their `source`.
-        held_out ([`~datasets.Dataset`], *optional*): Rows of other queries.
-        counts (`dict[str, dict[str, int]]`): For each source, its trajectories by outcome.
-    """
+    `train` are rows of [`meta_rows`] with their `source`, `held_out` those of other queries, and `counts` the
+    trajectories of each source by outcome."""
 
     train: Dataset
     held_out: Dataset | None
@@ -53,17 +50,12 @@ class MetaData:
 def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
     """A Meta RM's training rows: the unhinted, readable trajectories, correct and incorrect (paper, section 6).
 
-    Args:
-        trajectories ([`~datasets.Dataset`]): What [`~trl_spct.RejectiveSampler.collect`] returns.
-        source (`str`, *optional*): Origin of the trajectories, for a column `source`.
+    `trajectories` are what [`~trl_spct.RejectiveSampler.collect`] returns, `source` is their origin, for a column.
 
     Returns:
         [`~datasets.Dataset`] with `query`, `responses`, `read_order` (`read_order[p]` is the response that the judge
         read as number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and
         `labels`, with which a held-out set can vote. Responses, scores and labels are in the order of the row.
-
-    Raises:
-        `ValueError`: if columns are missing, for instance in trajectories of an earlier version.
     """
     outcomes = _outcomes(trajectories, source or "trajectories")
     origin = {} if source is None else {"source": source}
@@ -90,9 +82,6 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
         trajectories (mapping of [`~datasets.Dataset`]): Trajectories as for [`meta_rows`], by source.
         held_out_share (`float`, *optional*, defaults to `0.0`): Share of the queries whose rows are held out.
         seed (`int`, *optional*, defaults to `0`): Seed of the split.
-
-    Raises:
-        `ValueError`: if columns are missing, or if no critique can be learned from.
     """
     found = {name: Counter(_outcomes(part, name)) for name, part in trajectories.items()}
     counts = {name: {outcome: of[outcome] for outcome in OUTCOMES} for name, of in found.items()}

@@ -43,15 +43,9 @@ _OPTIONAL = ("labels", "reference", "principles")
 class PreparedPreferences:
     """Preference rows, with counts of the rows that they were read from.
 
-    Args:
-        dataset ([`~datasets.Dataset`]): The preference rows.
-        num_read (`int`): Number of rows read. Each was dropped, or gave at least one preference row.
-        dropped (`dict[str, int]`): Number of dropped rows by cause.
-        name (`str`, *optional*, defaults to `"train_dataset"`): Name of the dataset in messages.
-        source (`str`, *optional*): Name of the source adapter that read the rows.
-        row_numbers (`tuple[int, ...]`, *optional*): For each preference row, the number of the row read.
-        response_numbers (`dict[int, tuple[int, ...]]`, *optional*): For each preference row without some responses of
-            the row read, the numbers of those that it has.
+    Each of the `num_read` rows was `dropped`, counted by cause, or gave at least one preference row. `name` is that of
+    the dataset in messages, `source` the adapter that read the rows, `row_numbers` the number of the row read for each
+    preference row, and `response_numbers`, for those without some of its responses, the numbers of the others.
     """
 
     dataset: Dataset
@@ -82,6 +76,7 @@ def prepare_preferences(
 
     `reference` and `principles` are added if a row has one; unknown columns are kept. Queries are texts; if one is a
     list of messages, all become messages. `labels` is left out if no row has any. A top-level NaN counts as `None`.
+    Errors name the row; a dataset needs random access.
 
     Args:
         dataset ([`~datasets.Dataset`] or sequence of mappings):
@@ -99,11 +94,6 @@ def prepare_preferences(
         prompt_column (`str`, *optional*): Column with the query, if not `query`, `prompt` or `messages`.
         invalid_responses (`str`, *optional*, defaults to `"error"`):
             `"drop"` removes empty or missing responses from rows that have others; needs `read_labels=False`.
-
-    Raises:
-        [`InvalidPreference`]: for a row that cannot be used, with its number.
-        `ValueError`: if columns are missing or reserved, or if no row is left.
-        `TypeError`: for a dataset without random access, for instance an `IterableDataset`.
     """
     for option, value in (("invalid_rows", invalid_rows), ("invalid_responses", invalid_responses)):
         if value not in ("error", "drop"):
@@ -179,8 +169,7 @@ def prepare_judge_rows(
     """[`prepare_preferences`], then [`judge_rows`] with `kwargs`.
 
     With a `context_length`, rows whose prompts leave less than `max_completion_length` tokens are invalid, too, and
-    counted as `"length"`.
-    """
+    counted as `"length"`."""
     tokenizer = _tokenizer_of(processing_class)
     prepared = prepare_preferences(dataset, source, invalid_rows, name)
     rows = judge_rows(prepared.dataset, processing_class, name=name, **kwargs)

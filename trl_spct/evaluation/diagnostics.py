@@ -14,6 +14,7 @@ from ..judge.outcomes import credit, highest
 from ..judge.preferences import Preference
 from ..judge.voting import Scores
 from .benchmark_metrics import pick_credit
+from .fidelity import fidelity
 from .judgments import Judgment, tie_share, votes_at
 from .statistics import binned_error, bootstrap_interval, mean, mean_or_none
 
@@ -22,11 +23,11 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
     """A JSON-like report on one judge and one set of rows, for `length` only. Entries without data are left out.
 
     `rows`, `critiques` (numbers), `tokens` (mean per critique), `truncated` (rows that were cut); `unreadable` (share)
-    and `problems` (count by cause) of critiques; `closed`: their share, and the accuracy of single critiques that are
-    closed and that are whole; `undecided` (rows without a readable critique); `ties`: share of
-    single critiques and of votes of all with more than one winner; `scores_used`: count of each whole score; `places`,
-    `chosen_places`, `order_flips`, `length` and `confidence`: see [`accuracy_by_place`], [`chosen_places`],
-    [`order_flips`], [`length_preference`] and [`calibration`]."""
+    and `problems` (count by cause) of critiques; `undecided` (rows without a readable critique); `ties`: share of
+    single critiques and of votes of all with more than one winner; `scores_used`: count of each whole score; `closed`,
+    `places`, `chosen_places`, `order_flips`, `length`, `confidence` and `fidelity`: see [`closing_value`],
+    [`accuracy_by_place`], [`chosen_places`], [`order_flips`], [`length_preference`], [`calibration`] and
+    [`~trl_spct.evaluation.fidelity.fidelity`]."""
     critiques = [critique for judgment in judgments for critique in judgment.critiques]
     readable = [critique.scores for critique in critiques if critique.scores is not None]
     problems = Counter(critique.problem for critique in critiques if critique.problem is not None)
@@ -50,6 +51,7 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "length": None if rows is None else length_preference(judgments, rows),
         "scores_used": {str(int(score)): count for score, count in sorted(used.items())} if whole else {},
         "confidence": calibration(judgments) if k > 1 else None,
+        "fidelity": fidelity(judgments),
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
 
@@ -181,8 +183,8 @@ UNREADABLE_ADVICE = (
 
 
 def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
-    """A report of [`diagnose`], with a `cost` ([`Cost.report`]) if it has one, in percent, by name; `"–"` without
-    data."""
+    """A report of [`diagnose`] in percent, by name; `"–"` without data. It may also have a `cost` ([`Cost.report`]),
+    and as `meta_judged` the fidelity by a generative meta-judge."""
     ties, flips, length, confidence = (report.get(name) for name in ("ties", "order_flips", "length", "confidence"))
     places, closed = report.get("places", {}).values(), report.get("closed")
     closed_text = (
@@ -194,6 +196,8 @@ def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
     chosen = (" / ".join(map(percent, shares)) for shares in report.get("chosen_places", {}).values())
     longer = length and f"{percent(length['chosen_longer'])} / {percent(length.get('right_longer'))}"
     same = f" (same order {percent(flips['same_order'])})" if flips and "same_order" in flips else ""
+    readers = {"fidelity": "the Meta RM", "meta_judged": "the meta-judge"}
+    reasons = {reader: read for name, reader in readers.items() if (read := report.get(name))}
     cells = {
         "unreadable": f"{percent(report['unreadable'])} %{causes_text(report.get('problems', {}))}{closed_text}",
         "ties": ties and f"{percent(ties['single'])} %, of votes {percent(ties['vote'])} %",
@@ -202,6 +206,9 @@ def report_cells(report: Mapping[str, Any]) -> dict[str, str]:
         "order decides": flips and f"{percent(flips['flips'])} %{same}",
         "longer chosen / better": longer,
         "calibration error": confidence and percent(confidence["ece"]),
+        "sound reason, if right": "; ".join(
+            f"{interval_text({**read, 'accuracy': read['sound']})} by {reader}" for reader, read in reasons.items()
+        ),
         "cost": report.get("cost") and cost_text(report["cost"]),
     }
     return {name: cell or "–" for name, cell in cells.items()}

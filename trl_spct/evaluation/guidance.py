@@ -41,11 +41,9 @@ def guidance_table(
 ) -> list[dict[str, Any]]:
     """Accuracy over k and over ways to guide, and its paired difference to plain voting, from one sampling run.
 
-    Returns:
-        `list[dict]` of `k`, `k_meta`, `guide`, `voters` (mean effective number of voters of a readable block,
-        `(Σw)² / Σw²`), `accuracy` (of [`~trl_spct.evaluation.judgments.scaling_results`]), `low`, `high`,
-        `difference`, `difference_low`, `difference_high` (to plain voting) and `n` (rows).
-    """
+    `list[dict]` of `k`, `k_meta`, `guide`, `voters` (mean effective number of voters of a readable block,
+    `(Σw)² / Σw²`), `accuracy` (of [`~trl_spct.evaluation.judgments.scaling_results`]), `low`, `high`, `difference`,
+    `difference_low`, `difference_high` (to plain voting) and `n` (rows)."""
     return [row for k in _checked(judgments, ks, candidates) for row, _ in _compared(judgments, k, candidates, seed)]
 
 
@@ -63,14 +61,9 @@ def choose_guidance(
     most effective voters is chosen: without a visible difference plain voting. Not in the paper. The accuracy of the
     choice on these rows is biased upwards: report it on rows of other queries.
 
-    Args:
-        judgments (sequence of [`Judgment`]): With a meta score for each readable critique.
-        ks (sequence of `int`, *optional*): Numbers of votes; defaults to the powers of two from 2 to all critiques.
-        k (`int`, *optional*): The number of votes to choose at; defaults to the largest of `ks`.
-
-    Returns:
-        [`GuidanceChoice`]; [`store_guidance`] writes it into a Meta RM.
-    """
+    Each readable critique needs a meta score. `ks` are numbers of votes, by default the powers of two from 2 to all
+    critiques, and `k` the one to choose at, by default the largest. [`store_guidance`] writes the choice into a Meta
+    RM."""
     ks = _checked(judgments, ks, candidates)
     k = max(ks) if k is None else k
     if k not in ks:

@@ -54,13 +54,7 @@ def judge_dataset(
     """Judges rows and writes the judgments in shards of a folder. A restart with the same settings judges the missing
     shards. For options see [`~trl_spct.evaluation.judgments.judge_in_shards`]; rows left out have no scores.
 
-    Returns:
-        [`~datasets.Dataset`] with [`JUDGMENT_FEATURES`]: one judgment per row, in the order of the rows.
-
-    Raises:
-        [`PromptTooLongError`] before any row is judged, [`EngineError`] with the number of a refused row, and
-        `FileExistsError` if the folder holds judgments of another judge, other rows or other settings.
-    """
+    Returns one judgment per row, in the order of the rows, with [`JUDGMENT_FEATURES`]."""
     job = labeling_job(judge.settings, rows, folder, rows_per_shard)
     return judge_in_shards(job, judge, rows, rows.row_numbers, to_record, **options)
 

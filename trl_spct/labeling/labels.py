@@ -106,9 +106,7 @@ def preference_pairs(
             any two responses. Ties for the best or the worst are broken by a draw, never by the place.
         min_margin (`float`, *optional*, defaults to `0.0`): Points per vote that the scores must exceed in difference.
         seed, messages: Seed of the draws, and whether texts are written as messages.
-        skipped (`Counter`, *optional*):
-            Counts candidates without a pair: `tie`, `margin`, `duplicate` (equal texts); and rows without candidates:
-            `single` (n = 1), `unreadable`.
+        skipped (`Counter`, *optional*): Counts candidates without a pair, and rows without candidates, by cause.
     """
     check_pairs(pairs, min_margin)
     skipped = Counter() if skipped is None else skipped

@@ -57,9 +57,7 @@ def write_labels(
         prefix (`str`, *optional*, defaults to `""`): Prefix of the columns of [`score_columns`].
         prices (pair of `float`, *optional*): Of a million tokens that the judge reads and writes.
 
-    Returns:
-        `dict`: see [`label_report`], and the `cost` of the judgments stored in the folder.
-    """
+    Returns [`label_report`], with the `cost` of the judgments stored in the folder."""
     check_columns(rows, prefix)
     folder, skipped = Path(folder), Counter[str]()
     _check_scores(judgments, os.path.abspath(folder / JUDGMENTS))

@@ -2,7 +2,7 @@
 """What a Meta RM says of critiques as a factor of the outcome reward (not in the paper)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,15 +15,21 @@ from ..judge.prompts import meta_messages
 from ..judge.sampling import check_tokenizer, special_tokens
 
 
-META_REWARDS = ("product", "gate")
+META_REWARDS: dict[str, Callable[[float], float]] = {
+    "product": lambda score: math.tanh(score / 2),  # 2 m - 1
+    "gate": lambda score: 1.0 if score > 0 else -1.0,
+    "none": lambda score: 1.0,
+}
+"""By name, the reward of a correct critique from its meta score."""
 
 
 class MetaReward:
-    """The reward of correct critiques, by what a frozen Meta RM says of them.
+    """Meta scores of correct critiques by a frozen Meta RM, and their `reward`.
 
     With m = sigmoid(meta score) it is `2 m - 1` under `"product"`, and 1 under `"gate"` where m > 1/2, else −1: the
     product of R_score and R_meta of DeepSeekMath-V2 (Eq. 3), in the range of the outcome reward. There, a generative
-    verifier gives R_meta. Critiques that are not correct are worth −1 unread: praise of itself saves none.
+    verifier gives R_meta. `"none"` leaves the paper's reward, and only logs the scores. Critiques that are not correct
+    are worth −1 unread: praise of itself saves none.
 
     Args:
         name (`str`): Path or id of the Meta RM. It must know the judge's `template`.
@@ -31,7 +37,7 @@ class MetaReward:
     """
 
     def __init__(self, name: str, rule: str, template: str, dtype: torch.dtype, device: Any, batch_size: int = 32):
-        self.rule, self.batch_size = rule, batch_size
+        self.reward, self.batch_size = META_REWARDS[rule], batch_size
         self.model = load_meta_rm(name, dtype, {}).to(device).eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(name)
         check_tokenizer(self.tokenizer)
@@ -40,12 +46,9 @@ class MetaReward:
         self.special_tokens = special_tokens(self.tokenizer)
 
     def __call__(self, preferences: Sequence[Preference], critiques: Sequence[Critique]) -> list[float]:
-        """One reward for each critique of a preference in the order of its row."""
+        """One meta score for each critique of a preference in the order of its row."""
         read = [
             meta_messages(preference.permuted(critique.order or ()), critique.text, self.special_tokens)
             for preference, critique in zip(preferences, critiques, strict=True)
         ]
-        scores = meta_scores(self.model, self.tokenizer, read, self.batch_size, self.variables)
-        if self.rule == "gate":
-            return [1.0 if score > 0 else -1.0 for score in scores]
-        return [math.tanh(score / 2) for score in scores]  # 2 m - 1
+        return meta_scores(self.model, self.tokenizer, read, self.batch_size, self.variables)

@@ -20,8 +20,7 @@ class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
             Longest conversation in tokens: query, responses and critique. Longer rows are invalid, and never
             truncated, since the scores come last. The default is Gemma-2's context; `None` for no limit. [?]
         invalid_rows (`str`, *optional*, defaults to `"error"`):
-            What happens to rows that cannot be used, or are too long: `"error"` names the first ones, `"drop"` counts
-            them by cause.
+            Rows that cannot be used or are too long: `"error"` names the first ones, `"drop"` counts them by cause.
         pos_weight (`float`, *optional*):
             Weight of a correct critique in the loss, relative to an incorrect one. Incorrect over correct rows
             balances the classes, but then the logits are no probabilities, on which soft voting relies. [?]
@@ -31,9 +30,8 @@ class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, stored with the model. By default those of the judge that it starts from.
 
-    Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?].
-
-    The paper's batch size of 512 [P] is `per_device_train_batch_size` × `gradient_accumulation_steps` × processes.
+    Changed defaults: `learning_rate=1e-5` [P], `num_train_epochs=1` [?]. The paper's batch size of 512 [P] is
+    `per_device_train_batch_size` × `gradient_accumulation_steps` × processes.
     """
 
     _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]

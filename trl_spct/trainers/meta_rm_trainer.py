@@ -82,10 +82,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         **kwargs:
             Passed to [`~trl.RewardTrainer`]. Defaults: [`classification_metrics`] as `compute_metrics`, and
             [`~transformers.DataCollatorWithPadding`]. A `peft_config` needs `task_type="SEQ_CLS"` to train the head.
-
-    Raises:
-        `ValueError`: for invalid rows, with their numbers; for an adapter that leaves the head random.
-        `FileExistsError`: if `args.output_dir` holds an adapter and this run trains a full model, or the reverse.
     """
 
     _tag_names = ["trl", "spct", "meta-rm"]
@@ -163,11 +159,6 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             raise ValueError(
                 f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Make it with `trl_spct.data.meta_rows.meta_rows`."
-            )
-        if "order" in columns:
-            raise ValueError(
-                f"The {dataset_name} dataset has the column `order`, which an earlier version wrote beside responses "
-                "in the order that the judge read; expected `read_order`. Make the rows again from trajectories."
             )
         with global_then_local_main_first():
             encoded = dataset.map(

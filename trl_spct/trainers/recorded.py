@@ -49,17 +49,9 @@ def recorded_trajectories(
     response number p + 1, and the prompt shows that order. Judgments of this package have these fields: their `scores`
     must be those of the text, and truncated critiques are unreadable.
 
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The judge's.
-        invalid_rows (`str`, *optional*, defaults to `"error"`):
-            `"error"` raises [`InvalidPreference`] with the row's number, `"drop"` skips and counts single critiques.
-        reject_too_easy (`bool`, *optional*, defaults to `True`):
-            Whether rows whose critiques are all correct are rejected. Rows with a single critique never are.
-        context_length (`int`, *optional*): The most tokens of a prompt and its critique together.
-        template, source, chat_template_kwargs: See [`RejectiveSamplerConfig`].
-
-    Returns:
-        [`~datasets.Dataset`] with the columns of [`RejectiveSampler.collect`]; none is hinted.
+    `tokenizer` is the judge's, `context_length` the most tokens of a prompt and its critique together; for the others
+    see [`RejectiveSamplerConfig`]. `invalid_rows="drop"` skips and counts single critiques; rows with one critique are
+    never too easy. Returns the columns of [`RejectiveSampler.collect`]; none is hinted.
     """
     prepared = prepare_preferences(dataset, source, invalid_rows)
     rows, numbers, dropped = prepared.dataset, prepared.row_numbers, Counter[str]()

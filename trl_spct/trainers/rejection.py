@@ -3,7 +3,6 @@
 
 import math
 import random
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -41,12 +40,6 @@ class Selection:
     def kept(self) -> tuple[int, ...]:
         """Indices of the kept trajectories."""
         return tuple(i for i, outcome in enumerate(self.outcomes) if outcome is Outcome.KEPT)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of trajectories per outcome, zeros included."""
-        counter = Counter(self.outcomes)
-        return {outcome.value: counter[outcome] for outcome in Outcome}
 
 
 def select_trajectories(trajectories: Iterable[Trajectory], reject_too_easy: bool = True) -> Selection:

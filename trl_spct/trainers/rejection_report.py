@@ -16,19 +16,13 @@ Report: TypeAlias = dict[str, Any]
 
 
 def rejection_report(trajectories: Dataset) -> Report:
-    """Counts of trajectories.
+    """Counts of the trajectories of [`~trl_spct.RejectiveSampler.collect`], as a `dict` of JSON values.
 
-    Args:
-        trajectories ([`~datasets.Dataset`]): Result of [`~trl_spct.RejectiveSampler.collect`].
-
-    Returns:
-        `dict` of JSON values: `trajectories`, `rows`; `outcomes` of unhinted ones and `hinted_outcomes`; `problems`,
-        the causes of unreadable ones; `ties`, incorrect ones whose highest score is shared; `places`, kept ones by the
-        place, from 1, in which they read the best of several responses; `closed`, those whose scores were decoded
-        apart, and `closed_kept`;
-        `accuracy`, the share of correct ones among the unhinted, where unreadable ones
-        are incorrect; `pass_rates`, rows by the number of their correct unhinted trajectories, as `"2/3"`; `remarks`,
-        advice in words.
+    `trajectories`, `rows`; `outcomes` of unhinted ones and `hinted_outcomes`; `problems`, the causes of unreadable
+    ones; `ties`, incorrect ones whose highest score is shared; `places`, kept ones by the place, from 1, in which they
+    read the best of several responses; `closed`, those whose scores were decoded apart, and `closed_kept`; `accuracy`,
+    the share of correct ones among the unhinted, where unreadable ones are incorrect; `pass_rates`, rows by the number
+    of their correct unhinted trajectories, as `"2/3"`; `remarks`, advice in words.
     """
     rows, hints, results, problems = (
         trajectories.with_format(None)[name][:] for name in ("row", "hinted", "outcome", "problem")

@@ -188,15 +188,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
     def collect(self) -> Dataset:
         """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
 
-        Returns:
-            [`~datasets.Dataset`]: one row per trajectory: `prompt` (without the hint) and `completion` as messages;
-            `scores` in the order of the row; `hinted`; `outcome`, see [`~trl_spct.trainers.rejection.Outcome`];
-            `problem` (why there are no scores); `row`, `sample`, `num_tokens`; and the columns of the preference rows.
-
-        Raises:
-            `FileExistsError`: if the folder holds trajectories of another configuration.
-            `RuntimeError`: if the model itself is to sample and will be sharded by FSDP or ZeRO-3.
-        """
+        Returns one row per trajectory: `prompt` (without the hint) and `completion` as messages; `scores` in the order
+        of the row; `hinted`; `outcome`, see [`~trl_spct.trainers.rejection.Outcome`]; `problem` (why there are no
+        scores); `row`, `sample`, `num_tokens`; and the columns of the preference rows."""
         if self.rows is None:
             raise ValueError(
                 "Found collected trajectories or recorded critiques as `train_dataset`; expected preference rows to "
@@ -216,11 +210,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         return self.trajectories
 
     def train(self, *args, **kwargs):
-        """Collects trajectories unless there are some, then fine-tunes on the kept ones.
-
-        Raises:
-            `NothingKeptError`: if no trajectory was kept, with the counts and what to do.
-        """
+        """Collects trajectories unless there are some, then fine-tunes on the kept ones, if there are any."""
         trajectories = self.trajectories or self.collect()
         with locked(self.args.output_dir, self.accelerator.process_index):
             kept, general = self._training_rows(trajectories)

@@ -12,11 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..cards import PAPER, JudgeCards
 from ..data.preparation import preference_of, response_order
 from ..jobs import locked
-from ..judge.critiques import Critique, opens_draft
+from ..judge.critiques import opens_draft
 from ..judge.generation import keep_trainable
 from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
-from ..judge.preferences import Preference
 from ..judge.prompts import judge_messages, judge_template
 from ..judge.sampling import Sample, decode_completions, read_sample, special_tokens
 from .grouped_grpo import GroupedGRPOTrainer
@@ -181,7 +180,7 @@ class OutcomeReward:
 
     Logs [`critique_metrics`] as `spct/…`, and in the completions table `scores` and `labels` (in the row order),
     `problem` and `order`. With `meta`, which rewards the correct ones, of these also the mean `spct/meta_reward` and
-    the share `spct/sound` above 0.
+    the share `spct/sound` with a meta score above 0.
 
     Completions are read from their ids, since TRL leaves out drafts, or their tags; one that ends on none of
     `end_tokens` was truncated, and is worth −1.
@@ -197,7 +196,7 @@ class OutcomeReward:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         self.template, self.tokenizer, self.end_tokens = template, tokenizer, end_tokens
-        self.meta: Callable[[list[Preference], list[Critique]], list[float]] | None = None
+        self.meta: MetaReward | None = None
         self.chat_template_kwargs = chat_template_kwargs or {}
 
     def __call__(
@@ -228,11 +227,12 @@ class OutcomeReward:
         if self.meta is not None:
             correct = [place for place, reward in enumerate(rewards) if reward > 0]
             read = [preference_of({name: kwargs[name][i] for name in ("query", "responses")}) for i in correct]
-            for place, reward in zip(correct, self.meta(read, [critiques[i] for i in correct]), strict=True):
-                rewards[place] = reward
+            meta_scores = self.meta(read, [critiques[i] for i in correct])
+            for place, score in zip(correct, meta_scores, strict=True):
+                rewards[place] = self.meta.reward(score)
             if log_metric is not None and correct:
                 log_metric("spct/meta_reward", sum(rewards[place] for place in correct) / len(correct))
-                log_metric("spct/sound", sum(rewards[place] > 0 for place in correct) / len(correct))
+                log_metric("spct/sound", sum(score > 0 for score in meta_scores) / len(correct))
         return rewards
 
     def _samples(self, prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]]) -> list[Sample]:
