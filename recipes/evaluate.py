@@ -108,11 +108,8 @@ class Evaluation:
         # Without `cpu` each of several processes on a machine without a GPU would be a main process of its own.
         # Processes wait for each other's last shard, which may take longer than a collective usually does.
         self.state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
-        self.processes = {
-            "process_index": self.state.process_index,
-            "num_processes": self.state.num_processes,
-            "wait": self.state.wait_for_everyone,
-        }
+        index, count = self.state.process_index, self.state.num_processes
+        self.processes = {"process_index": index, "num_processes": count, "wait": self.state.wait_for_everyone}
         self.output = Path(script_args.output_dir)
         self.loaded = load_items(script_args, dataset_args)
         self.others = read_others(script_args, self.loaded)
@@ -182,7 +179,7 @@ class Evaluation:
             self.report.setdefault("protocol", {})[name] = protocol
             rows = [row for item in items.items for row in item.rows]
             read = {}
-            if meta_judge is not None and not items.benchmark.private:  # of these only hashes are left to read
+            if meta_judge is not None and not items.benchmark.private:  # whose critiques are hashes
                 judged = meta_judged(judgments, rows, meta_judge, self.folder("meta_judge", name), **self.processes)
                 read["meta_judged"] = fidelity(judged)
             if self.state.is_main_process:
