@@ -4,13 +4,16 @@ Is a right judgment right for the right reason, and does a Meta RM in the reward
 
 python tests/measurements/fidelity.py --runs outputs/tiny_world --output outputs/fidelity
 
+`--single` repeats it on rows of one response, where a wrong reason is often right by luck. About four minutes a seed
+on one core.
+
 Starts from the rejectively fine-tuned judges of finished runs of the tiny world (`tiny_world.py` makes them), where
 the principle that a query wants is known. A Meta RM learns from their own unhinted trajectories; then three judges are
 trained at equal steps: by the outcome alone (the paper's reward), and times or gated by the Meta RM's word. Reported
 on held-out rows, k = 8: accuracy of single critiques; the share that is right and names the wanted principle; the
 difference to the outcome reward, paired by rows; how well the Meta RM, and a generative meta-judge that learned from
 the same labels, tell right from wrong reasons among right critiques (ROC-AUC against the world); and costs of steps.
-Finished parts are read, not repeated. About four minutes a seed on one core.
+Finished parts are read, not repeated.
 """
 
 import argparse
@@ -48,7 +51,20 @@ def train_meta_rm(job, folder: Path) -> None:
     _finish(MetaRMTrainer(job.path("rft"), args=args, train_dataset=rows))
 
 
-def reinforce(job, folder: Path, meta_rm: Path, options: dict) -> None:
+def rows_of(job, part: str, single: bool):
+    """Rows of a part of the job; or as many of one response each, where wrong reasons are often right by luck."""
+    from dataclasses import asdict
+
+    from datasets import Dataset
+    from tiny.job import COLUMNS, ROWS, SPLITS
+
+    if not single:
+        return job.rows(part)
+    rows = job.world.rows(ROWS[part], SPLITS.get(part, "train"), seed=list(ROWS).index(part), sizes=(1,))
+    return Dataset.from_list([{name: asdict(row)[name] for name in COLUMNS} for row in rows])
+
+
+def reinforce(job, folder: Path, meta_rm: Path, options: dict, rows) -> None:
     from tiny.job import MAX_CRITIQUE, TEMPLATE, _common, _finish
 
     from trl_spct import SPCTConfig, SPCTTrainer
@@ -66,7 +82,7 @@ def reinforce(job, folder: Path, meta_rm: Path, options: dict) -> None:
         **options,
         **{**_common(job.seed), "save_steps": 20},
     )
-    trainer, seconds = SPCTTrainer(job.path("rft"), args=args, train_dataset=job.rows("spct")), [0.0]
+    trainer, seconds = SPCTTrainer(job.path("rft"), args=args, train_dataset=rows), [0.0]
     meta = trainer.outcome.meta
     if meta is not None:
         trainer.outcome.meta = timed(meta, seconds)
@@ -88,14 +104,14 @@ def timed(meta, seconds: list[float]):
     return read
 
 
-def judge(job, model: str, meta_rm: Path, folder: Path) -> list:
+def judge(job, model: str, meta_rm: Path, folder: Path, rows) -> list:
     from transformers import pipeline
 
     from trl_spct import Preference
     from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
 
     pipe = pipeline("grm-reward", model=model, meta_rm=str(meta_rm), device="cpu")
-    rows = map(Preference.from_row, job.rows("held_out"))
+    rows = map(Preference.from_row, rows)
     return record_judgments(PipelineJudge(pipe, VOTES, seed=job.seed), rows, folder, rows_per_shard=64)
 
 
@@ -134,7 +150,7 @@ def train_meta_judge(job, folder: Path) -> None:
     _trained(Trainer(model, args, DataCollatorForSeq2Seq(tokenizer), rows, processing_class=tokenizer)).save_model()
 
 
-def meta_judge_scores(job, judgments: list, output: Path) -> list[float | None]:
+def meta_judge_scores(job, judgments: list, model: Path, folder: Path, rows) -> list[float | None]:
     """The generative meta-judge's scores of all right critiques."""
     from transformers import pipeline
 
@@ -142,12 +158,11 @@ def meta_judge_scores(job, judgments: list, output: Path) -> list[float | None]:
     from trl_spct.evaluation.fidelity import meta_judged
     from trl_spct.evaluation.judgments import PipelineJudge
 
-    if not (output / "meta_judge" / "model.safetensors").exists():
-        train_meta_judge(job, output / "meta_judge")
-    pipe = pipeline("grm-reward", model=str(output / "meta_judge"), device="cpu", max_new_tokens=12)
+    if not (model / "model.safetensors").exists():
+        train_meta_judge(job, model)
+    pipe = pipeline("grm-reward", model=str(model), device="cpu", max_new_tokens=12)
     judge = PipelineJudge(pipe, META_VOTES, temperature=1.0, seed=job.seed)
-    rows = map(Preference.from_row, job.rows("held_out"))
-    judged = meta_judged(judgments, rows, judge, output / "judgments" / "meta_judge", None, rows_per_shard=256)
+    judged = meta_judged(judgments, map(Preference.from_row, rows), judge, folder, None, rows_per_shard=256)
     return [critique.meta_score for judgment in judged for critique in judgment.critiques]
 
 
@@ -211,31 +226,34 @@ def readers_line(name: str, found: dict[str, list]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def measure(run: Path, seed: int, output: Path) -> dict[str, dict[str, list]]:
+def measure(run: Path, seed: int, home: Path, single: bool) -> dict[str, dict[str, list]]:
     from tiny.job import Job, _quiet
 
     from trl_spct.evaluation.judgments import read_judgments
 
-    left = output / "shares.json"
+    job, output = Job(run, seed, True), home / "single" if single else home
+    left, rows = output / "shares.json", list(rows_of(job, "held_out", single))
     if not left.exists():
         _quiet()
-        job, meta_rm = Job(run, seed, True), output / "meta_rm"
+        meta_rm = home / "meta_rm"
         if not (meta_rm / "config.json").exists():
             train_meta_rm(job, meta_rm)
-        models, rows, found = {"rft": job.path("rft")}, list(job.rows("held_out")), {}
+        models, found = {"rft": job.path("rft")}, {}
         for name, options in REWARDS.items():
             models[name] = str(output / name)
             if not (output / name / "config.json").exists():
-                reinforce(job, output / name, meta_rm, options)
+                reinforce(job, output / name, meta_rm, options, rows_of(job, "spct", single))
         for name, model in models.items():
-            found[name] = shares(judge(job, model, meta_rm, output / "judgments" / name), rows)
+            found[name] = shares(judge(job, model, meta_rm, output / "judgments" / name, rows), rows)
         left.write_text(json.dumps(found))
     found, second = json.loads(left.read_text()), output / "meta_judge.json"
     if not second.exists():
         _quiet()
-        judgments = read_judgments(output / "judgments" / "outcome")
-        second.write_text(json.dumps(meta_judge_scores(Job(run, seed, True), judgments, output)))
-    found["outcome"]["meta_judge"] = json.loads(second.read_text())
+        folder = output / "judgments"
+        judgments = read_judgments(folder / "rft")
+        scores = meta_judge_scores(job, judgments, home / "meta_judge", folder / "meta_judge", rows)
+        second.write_text(json.dumps(scores))
+    found["rft"]["meta_judge"] = json.loads(second.read_text())
     return found
 
 
@@ -247,10 +265,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
     parser.add_argument("--output", type=Path, default=Path("outputs/fidelity"))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--single", action="store_true", help="rows of one response, on which luck is common")
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=220)
-    found = {s: measure(options.runs / f"seed{s}", s, options.output / f"seed{s}") for s in options.seeds}
+    folders = {seed: options.output / f"seed{seed}" for seed in options.seeds}
+    found = {s: measure(options.runs / f"seed{s}", s, folder, options.single) for s, folder in folders.items()}
     together: dict[str, dict[str, list]] = {}
     for number, parts in enumerate(found.values()):
         for name, part in parts.items():
@@ -264,14 +284,15 @@ def main() -> None:
     for seed, parts in everything:
         for name, part in parts.items():
             console.print(line(f"{seed}, {name}", part, parts["outcome"]), markup=False)
-    console.print("Sound among the right critiques of the judge of the outcome reward, and agreement with the world:")
+    console.print("Sound among the right critiques of the judge before RL, and agreement with the world:")
     console.print("| seed | world | Meta RM | AUC | meta-judge | AUC |")
     for seed, parts in everything:
-        console.print(readers_line(str(seed), parts["outcome"]), markup=False)
+        console.print(readers_line(str(seed), parts["rft"]), markup=False)
     console.print("CPU seconds per step of 128 critiques, and of them in the Meta RM:")
     for seed in options.seeds:
         for name in REWARDS:
-            cost = json.loads((options.output / f"seed{seed}" / name / "cost.json").read_text())
+            folder = folders[seed] / "single" if options.single else folders[seed]
+            cost = json.loads((folder / name / "cost.json").read_text())
             console.print(f"seed {seed}, {name}: {cost['step']:.2f}, {cost['meta_rm']:.2f}")
 
 

@@ -64,7 +64,7 @@ def meta_judged(
     scores = dict(zip(distinct, map(_log_odds, verdicts), strict=True))
     scored = []
     for judgment, of_row in zip(judgments, read, strict=True):
-        critiques = [replace(critique, meta_score=scores.get(of_row.get(critique))) for critique in judgment.critiques]
+        critiques = [replace(c, meta_score=scores.get(of_row[c]) if c in of_row else None) for c in judgment.critiques]
         scored.append(replace(judgment, critiques=tuple(critiques)))
     return scored
 
