@@ -7,13 +7,13 @@ python tests/measurements/meta_helps.py --runs outputs/tiny_world --output outpu
 Reads finished runs of the tiny world (`tiny_world.py` makes them). Where the SPCT judge is nearly always right,
 nothing is left to gain: so it judges rows of its weak cells, the pairs of an audience and an occasion for which its
 fresh critiques of training rows were right least often. Queries of training, of the choice of guidance and of the test
-are disjoint. Meta RMs, each from the rejectively fine-tuned judge:
+are disjoint. Meta RMs:
 
 - `now`: that of the run, from trajectories of stage 1 and fresh critiques of 1,000 rows of any cell
-- `more`: also from the SPCT judge's critiques of as many further rows of any cell as `hard` has
-- `hard`: also from its critiques of rows of the weak cells
+- `more`: `now`, trained on with the SPCT judge's critiques of as many further rows of any cell as `hard` has
+- `hard`: `now`, trained on with its critiques of rows of the weak cells
 - `margin`: as `hard`, without right critiques whose best response is less than 3 points ahead, which may be luck
-- `split`: as `margin`, without rows of whose critiques all are right or all wrong
+- `split`: as `hard`, without rows of whose critiques all are right or all are wrong
 - `truth`: as `hard`, labeled by the world: right, and for the right reason. Not to be had outside of it
 
 Reported are ROC-AUC of right against wrong critiques, over all and within rows, and guided against plain voting with
@@ -93,34 +93,27 @@ def lucky(row: dict) -> bool:
     return row["label"] == 1 and len(labels) > 1 and scores[best] - max(others) < MARGIN
 
 
-def training_rows(job, variant: str, hard, more):
-    """Rows of a variant's Meta RM, with what is learned from first."""
-    from datasets import concatenate_datasets
+def training_rows(variant: str, critiques):
+    """Rows that a variant's Meta RM is trained on with, from collected critiques."""
     from tiny.world import named_principle
 
-    from trl_spct.data.loading import load_named
     from trl_spct.data.meta_rows import meta_rows
 
-    parts = [load_named(job.path(name))["train"] for name in ("trajectories", "fresh_trajectories")]
-    parts.append(more if variant == "more" else hard)
-    kept = [meta_rows(part) for part in parts]
-    if variant == "truth":
-        wanted = {
-            row["query"]: row["principle"] for part in parts for row in part.select_columns(["query", "principle"])
-        }
-
-        def true_label(row):
-            return {"label": int(row["label"] and named_principle(row["critique"]) == wanted[row["query"]])}
-
-        kept = [part.map(true_label, load_from_cache_file=False) for part in kept]
-    rows = concatenate_datasets(kept)
-    if variant in ("margin", "split"):
-        rows = rows.select([i for i, row in enumerate(rows) if not lucky(row)])
+    rows = meta_rows(critiques)
+    if variant == "margin":
+        return rows.select([i for i, row in enumerate(rows) if not lucky(row)])
     if variant == "split":
         labels: dict = {}
         for row in rows:
             labels.setdefault((row["query"], *row["responses"]), set()).add(row["label"])
-        rows = rows.select([i for i, r in enumerate(rows) if len(labels[r["query"], *r["responses"]]) == 2])
+        return rows.select([i for i, r in enumerate(rows) if len(labels[r["query"], *r["responses"]]) == 2])
+    if variant == "truth":
+        wanted = dict(zip(critiques["query"], critiques["principle"], strict=True))
+
+        def true_label(row):
+            return {"label": int(row["label"] and named_principle(row["critique"]) == wanted[row["query"]])}
+
+        return rows.map(true_label, load_from_cache_file=False)
     return rows
 
 
@@ -132,14 +125,14 @@ def train(job, rows, folder: Path) -> None:
     args = MetaRMTrainingConfig(
         str(folder),
         template=TEMPLATE,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         lr_scheduler_type="cosine",
         per_device_train_batch_size=32,
         train_sampling_strategy="group_by_length",
         num_train_epochs=2,
         **_common(job.seed),
     )
-    _finish(MetaRMTrainer(job.path("rft"), args=args, train_dataset=rows))
+    _finish(MetaRMTrainer(job.path("meta_rm"), args=args, train_dataset=rows))
 
 
 def scored(judgments: list, rows: list, name: str) -> list:
@@ -209,8 +202,8 @@ def measure(run: Path, seed: int, output: Path) -> dict:
     cells = weak_cells(job)
     rows = {split: [Preference.from_row(row) for row in rows_of(job, split, cells, 7)] for split in ("dev", "test")}
     plain = {split: judged(job, rows[split], output / f"judgments-{split}") for split in rows}
-    hard = collect(job, rows_of(job, "train", cells, 8), output / "hard")
-    more = collect(job, rows_of(job, "train", None, 9), output / "more")
+    hard = collect(job, rows_of(job, "train", cells, 8), output / "critiques-hard")
+    more = collect(job, rows_of(job, "train", None, 9), output / "critiques-more")
     votes, lost = credits_of(plain["test"], VOTES), []
     for judgment, credit in zip(plain["test"], votes, strict=True):
         if credit < 1:
@@ -223,7 +216,7 @@ def measure(run: Path, seed: int, output: Path) -> dict:
         name = Path(job.path("meta_rm")) if variant == "now" else output / variant
         learned: dict = {}
         if variant != "now":
-            data = training_rows(job, variant, hard, more)
+            data = training_rows(variant, more if variant == "more" else hard)
             learned = {"rows": len(data), "wrong": len(data) - sum(data["label"])}
             if not (name / "config.json").exists():
                 train(job, data, name)

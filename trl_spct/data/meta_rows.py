@@ -52,11 +52,9 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
 
     `trajectories` are what [`~trl_spct.RejectiveSampler.collect`] returns, `source` is their origin, for a column.
 
-    Returns:
-        [`~datasets.Dataset`] with `query`, `responses`, `read_order` (`read_order[p]` is the response that the judge
-        read as number p + 1), `critique` and `label` (1 if the critique is correct, else 0); and `scores` and
-        `labels`, with which a held-out set can vote. Responses, scores and labels are in the order of the row.
-    """
+    Returns `query`, `responses`, `read_order` (`read_order[p]` is the response that the judge read as number p + 1),
+    `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with which a held-out set
+    can vote. Responses, scores and labels are in the order of the row."""
     outcomes = _outcomes(trajectories, source or "trajectories")
     origin = {} if source is None else {"source": source}
 
@@ -78,11 +76,7 @@ def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float
 
     The paper takes the unhinted trajectories of stage 1, right and wrong, and fresh samples of the trained judge.
 
-    Args:
-        trajectories (mapping of [`~datasets.Dataset`]): Trajectories as for [`meta_rows`], by source.
-        held_out_share (`float`, *optional*, defaults to `0.0`): Share of the queries whose rows are held out.
-        seed (`int`, *optional*, defaults to `0`): Seed of the split.
-    """
+    `trajectories` are those of [`meta_rows`] by source; the rows of a share of the queries are held out."""
     found = {name: Counter(_outcomes(part, name)) for name, part in trajectories.items()}
     counts = {name: {outcome: of[outcome] for outcome in OUTCOMES} for name, of in found.items()}
     if not any(of["correct"] + of["incorrect"] for of in counts.values()):

@@ -69,8 +69,7 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         train_dataset, eval_dataset ([`~datasets.Dataset`], or `dict` of them for evaluation):
             Rows with the columns
 
-            - `query`: a text, or a list of messages;
-            - `responses`: the responses;
+            - `query`, a text or a list of messages, and `responses`;
             - `read_order` (optional): `read_order[p]` is the response that the judge read as number p + 1, since
               critiques name responses by number. Without it, `responses` are in the order that the judge read;
             - `critique`: the judge's completion;
@@ -159,6 +158,11 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
             raise ValueError(
                 f"The {dataset_name} dataset has the columns {sorted(columns)} and lacks {missing}; expected "
                 f"{list(COLUMNS)}, or `input_ids` and `label`. Make it with `trl_spct.data.meta_rows.meta_rows`."
+            )
+        if "order" in columns:
+            raise ValueError(
+                f"The {dataset_name} dataset has the column `order`, which an earlier version wrote beside responses "
+                "in the order that the judge read; expected `read_order`. Make the rows again from trajectories."
             )
         with global_then_local_main_first():
             encoded = dataset.map(

@@ -97,10 +97,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             The judge to fine-tune, as for [`~trl.SFTTrainer`].
         args ([`RejectiveSamplerConfig`], *optional*): Configuration.
         train_dataset ([`~datasets.Dataset`]):
-            Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads; the same with a column
-            `critiques`, which are learned from in place of sampled ones, see
-            [`~trl_spct.trainers.recorded.recorded_trajectories`]; or trajectories that an earlier `collect()` returned
-            or left in its folder.
+            Preference rows in any shape that [`~trl_spct.Preference.from_row`] reads; these with `critiques` to learn
+            from, see [`~trl_spct.trainers.recorded.recorded_trajectories`]; or trajectories of an earlier `collect()`.
         eval_dataset ([`~datasets.Dataset`] or `dict` of them, *optional*):
             Trajectories of held-out rows, whose kept ones give the evaluation loss.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -108,8 +106,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         sampler (`str`, [`~transformers.PreTrainedModel`] or `Callable`, *optional*):
             Who samples; the model itself by default, in the paper a stronger one. The path or id of another model,
             with its own tokenizer; another model that shares the tokenizer; an [`~trl_spct.engines.OpenAIEngine`]; or
-            any [`~trl_spct.judge.sampling.Sampler`]. If it raises a `RuntimeError` with samples of complete prompts by
-            number (`completed`), these are kept; see also [`~trl_spct.judge.sampling.PromptRefusedError`].
+            any [`~trl_spct.judge.sampling.Sampler`]. What it had `completed` before a `RuntimeError` is kept.
         general_dataset ([`~datasets.Dataset`] or sequence of them, *optional*):
             Instruction data with `prompt` and `completion`, or `messages`, to mix in: at most `general_ratio` rows per
             trajectory that is trained on. Without general data the paper loses 5 points.
