@@ -63,6 +63,7 @@ class MetaRMScriptArguments(ScriptArguments):
     sampling_batch_size: int = helped(64, "Critiques decoded together on each device.")
     prompt_column: str | None = helped(None, "Column with the query, if it is not query, prompt or messages.")
     source: str | None = helped(None, "Adapter for public data in its own schema. Known schemas are recognized.")
+    min_margin: float = helped(0.0, "Points by which the best response must lead in correct critiques to learn from.")
     eval_share: float = helped(0.0, "Share of the queries that are held out.")
     choose_k: int = helped(
         32, "Critiques per held-out row, at T = 0.5, that choose the guidance. 0 keeps the paper's k/2."
@@ -82,7 +83,7 @@ def main(script_args, training_args, model_args, dataset_args):
         parts["fresh"] = sample_fresh(script_args, training_args, dataset_args, quantization)
     if not parts:
         raise ValueError("Found neither `trajectories` nor a `judge_name_or_path`; expected critiques to learn from.")
-    data = prepare_meta_rows(parts, script_args.eval_share, training_args.seed)
+    data = prepare_meta_rows(parts, script_args.eval_share, training_args.seed, script_args.min_margin)
     trainer = MetaRMTrainer(
         model=model_args.model_name_or_path,
         args=training_args,

@@ -55,8 +55,8 @@ def test_rows_and_counts():
     data = prepare_meta_rows(parts())
     assert data.held_out is None and len(data.train) == 41
     assert data.counts == {
-        "rft": {"correct": 10, "incorrect": 11, "hinted": 1, "unreadable": 1},
-        "fresh": {"correct": 6, "incorrect": 14, "hinted": 0, "unreadable": 0},
+        "rft": {"correct": 10, "incorrect": 11, "close": 0, "hinted": 1, "unreadable": 1},
+        "fresh": {"correct": 6, "incorrect": 14, "close": 0, "hinted": 0, "unreadable": 0},
     }
     assert data.train[0] == {
         "query": "q0", "responses": ["b", "a"], "critique": "q0: True", "label": 1, "source": "rft",
@@ -64,6 +64,24 @@ def test_rows_and_counts():
     }  # fmt: skip
     assert data.train["label"][20] == 0, "a tie is incorrect"
     assert "41 rows to train on, 0 held out" in str(data) and "rft: 10 correct, 11 incorrect" in str(data)
+
+
+def test_correct_critiques_that_are_close_can_be_left_out():
+    """Margins of 2, 3 and 1 to the best other response; a wrong critique, and one of a single response, stay."""
+    three = {"responses": ["b", "a", "c"], "labels": [1.0, 0.0, 0.0], "order": [2, 1, 0]}
+    rows = [
+        trajectory("two", scores=[8, 6]),
+        trajectory("three", scores=[9, 6, 2], **three),
+        trajectory("one", scores=[9, 8, 1], **three),
+        trajectory("wrong", scores=[6, 7]),
+        trajectory("single", responses=["a"], labels=[1.0], order=[0], scores=[1]),
+    ]
+    assert meta_rows(Dataset.from_list(rows), min_margin=3)["query"][:] == ["three", "wrong", "single"]
+    assert meta_rows(Dataset.from_list(rows), min_margin=2)["query"][:] == ["two", "three", "wrong", "single"]
+    assert len(meta_rows(Dataset.from_list(rows))) == 5
+    data = prepare_meta_rows({"rft": Dataset.from_list(rows)}, min_margin=3)
+    assert data.counts["rft"] == {"correct": 2, "incorrect": 1, "close": 2, "hinted": 0, "unreadable": 0}
+    assert len(data.train) == 3 and "2 close" in str(data)
 
 
 @settings(deadline=None, max_examples=20)

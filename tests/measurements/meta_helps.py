@@ -15,6 +15,7 @@ are disjoint. Meta RMs:
 - `margin`: as `hard`, without right critiques whose best response is less than 3 points ahead, which may be luck
 - `split`: as `hard`, without rows of whose critiques all are right or all are wrong
 - `truth`: as `hard`, labeled by the world: right, and for the right reason. Not to be had outside of it
+- `longer`: as `hard`, for eight epochs in place of two
 
 Reported are ROC-AUC of right against wrong critiques, over all and within rows, and guided against plain voting with
 the guidance that was chosen for each k on rows of their own. Finished parts are read, not repeated.
@@ -32,7 +33,7 @@ SEEDS = (0, 1, 2)
 ROWS = {"train": 1500, "dev": 192, "test": 256}
 WEAK = 16  # of 64 cells
 VOTES, KS, MARGIN = 32, (8, 32), 3
-VARIANTS = ("now", "more", "hard", "margin", "split", "truth")
+VARIANTS = ("now", "margin", "hard", "truth", "more", "split", "longer")
 
 
 def cell_of(query: str) -> tuple[str, str]:
@@ -85,23 +86,13 @@ def collect(job, rows: list[dict], folder: Path):
     return RejectiveSampler(job.path("spct"), args=args, train_dataset=Dataset.from_list(rows)).collect()
 
 
-def lucky(row: dict) -> bool:
-    """Whether a right critique hardly prefers the best response."""
-    scores, labels = row["scores"], row["labels"]
-    best = labels.index(max(labels))
-    others = [score for i, score in enumerate(scores) if i != best]
-    return row["label"] == 1 and len(labels) > 1 and scores[best] - max(others) < MARGIN
-
-
 def training_rows(variant: str, critiques):
     """Rows that a variant's Meta RM is trained on with, from collected critiques."""
     from tiny.world import named_principle
 
     from trl_spct.data.meta_rows import meta_rows
 
-    rows = meta_rows(critiques)
-    if variant == "margin":
-        return rows.select([i for i, row in enumerate(rows) if not lucky(row)])
+    rows = meta_rows(critiques, min_margin=MARGIN if variant == "margin" else 0)
     if variant == "split":
         labels: dict = {}
         for row in rows:
@@ -117,7 +108,7 @@ def training_rows(variant: str, critiques):
     return rows
 
 
-def train(job, rows, folder: Path) -> None:
+def train(job, rows, folder: Path, epochs: int) -> None:
     from tiny.job import TEMPLATE, _common, _finish
 
     from trl_spct import MetaRMTrainer, MetaRMTrainingConfig
@@ -129,7 +120,7 @@ def train(job, rows, folder: Path) -> None:
         lr_scheduler_type="cosine",
         per_device_train_batch_size=32,
         train_sampling_strategy="group_by_length",
-        num_train_epochs=2,
+        num_train_epochs=epochs,
         **_common(job.seed),
     )
     _finish(MetaRMTrainer(job.path("meta_rm"), args=args, train_dataset=rows))
@@ -219,7 +210,7 @@ def measure(run: Path, seed: int, output: Path) -> dict:
             data = training_rows(variant, more if variant == "more" else hard)
             learned = {"rows": len(data), "wrong": len(data) - sum(data["label"])}
             if not (name / "config.json").exists():
-                train(job, data, name)
+                train(job, data, name, 8 if variant == "longer" else 2)
         dev, test = (scored(plain[split], rows[split], str(name)) for split in ("dev", "test"))
         found[variant] = {**learned, "auc": separation(test)}
         for k in KS:

@@ -39,8 +39,7 @@ def load_preferences(
     """Preference rows by split, from a Hub id, a local folder, a JSON, parquet or CSV file, or a mixture of these.
 
     The parts of a mixture may differ in their schemas: each is prepared on its own, see [`prepare_preferences`].
-    `splits` are those that are needed, all by default; `seed` draws the test split of a mixture.
-    """
+    `splits` are those that are needed, all by default; `seed` draws the test split of a mixture."""
     if script_args.dataset_streaming or dataset_args.streaming:
         raise ValueError("Found streaming of the dataset; expected none: all preference rows are checked first.")
     options: dict[str, Any] = {"source": source, "invalid_rows": invalid_rows}
@@ -259,8 +258,7 @@ def find_templates(training_args: Any, recipes: Path) -> None:
 def finish(trainer: Any, dataset_name: str | None = None) -> None:
     """Saves the model with tokenizer and card, pushes it if `push_to_hub` is set, and closes the trackers.
 
-    Exits with the commands that push again if a push failed, now or earlier in the run.
-    """
+    Exits with the commands that push again if a push failed, now or earlier in the run."""
     args = trainer.args
     folder = os.path.abspath(args.output_dir)
     try:

@@ -2,6 +2,7 @@
 """Rows for a Meta RM: unhinted critiques, correct and incorrect, split by query (paper, section 6)."""
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from .preparation import split_by_query
 
 logger = logging.getLogger(__name__)
 
-OUTCOMES = ("correct", "incorrect", "hinted", "unreadable")
+OUTCOMES = ("correct", "incorrect", "close", "hinted", "unreadable")
 _KEPT = ("query", "responses", "scores", "labels", "order")
 # Trajectories of the version that wrote no `completion_ids` have their responses in the order that the judge read.
 _TRAJECTORY = (*_KEPT, "completion", "completion_ids", "hinted")
@@ -47,15 +48,17 @@ class MetaData:
             self.held_out.to_parquet(Path(folder, "test.parquet"))
 
 
-def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
+def meta_rows(trajectories: Dataset, source: str | None = None, min_margin: float = 0.0) -> Dataset:
     """A Meta RM's training rows: the unhinted, readable trajectories, correct and incorrect (paper, section 6).
 
     `trajectories` are what [`~trl_spct.RejectiveSampler.collect`] returns, `source` is their origin, for a column.
+    Correct ones whose best of several responses is less than `min_margin` points ahead, maybe by luck, are left out
+    (not in the paper).
 
     Returns `query`, `responses`, `read_order` (`read_order[p]` is the response that the judge read as number p + 1),
     `critique` and `label` (1 if the critique is correct, else 0); and `scores` and `labels`, with which a held-out set
     can vote. Responses, scores and labels are in the order of the row."""
-    outcomes = _outcomes(trajectories, source or "trajectories")
+    outcomes = _outcomes(trajectories, source or "trajectories", min_margin)
     origin = {} if source is None else {"source": source}
 
     def to_meta(row: dict[str, Any]) -> dict[str, Any]:
@@ -71,23 +74,26 @@ def meta_rows(trajectories: Dataset, source: str | None = None) -> Dataset:
     return rows.rename_column("order", "read_order")
 
 
-def prepare_meta_rows(trajectories: Mapping[str, Dataset], held_out_share: float = 0.0, seed: int = 0) -> MetaData:
+def prepare_meta_rows(
+    trajectories: Mapping[str, Dataset], held_out_share: float = 0.0, seed: int = 0, min_margin: float = 0.0
+) -> MetaData:
     """From trajectories to rows for a Meta RM, split by query, with counts by source and outcome.
 
     The paper takes the unhinted trajectories of stage 1, right and wrong, and fresh samples of the trained judge.
 
     `trajectories` are those of [`meta_rows`] by source; the rows of a share of the queries are held out."""
-    found = {name: Counter(_outcomes(part, name)) for name, part in trajectories.items()}
+    found = {name: Counter(_outcomes(part, name, min_margin)) for name, part in trajectories.items()}
     counts = {name: {outcome: of[outcome] for outcome in OUTCOMES} for name, of in found.items()}
     if not any(of["correct"] + of["incorrect"] for of in counts.values()):
         raise ValueError(f"Found no unhinted readable critique ({counts}); expected at least one to learn from.")
-    rows = concatenate_datasets(with_same_columns([meta_rows(part, name) for name, part in trajectories.items()]))
+    parts = [meta_rows(part, name, min_margin) for name, part in trajectories.items()]
+    rows = concatenate_datasets(with_same_columns(parts))
     data = MetaData(*split_by_query(rows, held_out_share, seed), counts)
     logger.info("Meta RM rows: %s", data)
     return data
 
 
-def _outcomes(trajectories: Dataset, name: str) -> list[str]:
+def _outcomes(trajectories: Dataset, name: str, min_margin: float) -> list[str]:
     """One of `OUTCOMES` for each trajectory."""
     missing = sorted({*_TRAJECTORY}.difference(trajectories.column_names))
     if missing:
@@ -101,6 +107,9 @@ def _outcomes(trajectories: Dataset, name: str) -> list[str]:
             return "hinted"
         if row["scores"] is None:
             return "unreadable"
-        return "correct" if meta_label(row["scores"], row["labels"]) else "incorrect"
+        if not meta_label(row["scores"], row["labels"]):
+            return "incorrect"
+        second, first = [-math.inf, *sorted(row["scores"])][-2:]
+        return "close" if first - second < min_margin else "correct"
 
     return [*map(outcome, trajectories.select_columns(["hinted", "scores", "labels"]).with_format(None))]

@@ -45,8 +45,7 @@ class PreparedPreferences:
 
     Each of the `num_read` rows was `dropped`, counted by cause, or gave at least one preference row. `name` is that of
     the dataset in messages, `source` the adapter that read the rows, `row_numbers` the number of the row read for each
-    preference row, and `response_numbers`, for those without some of its responses, the numbers of the others.
-    """
+    preference row, and `response_numbers`, for those without some of its responses, the numbers of the others."""
 
     dataset: Dataset
     num_read: int
@@ -132,8 +131,7 @@ def judge_rows(
     `prompt` has the judge's messages; a single response is scored 0 or 1 (paper, section 2.2). `order[place]` is the
     index in `responses` of the response that the judge reads in that place, drawn from the seed and the row's place in
     the dataset alone. `processing_class` is the judge's, with a chat template and a pad token; for `template` see
-    [`~trl_spct.judge.prompts.judge_template`].
-    """
+    [`~trl_spct.judge.prompts.judge_template`]."""
     require_columns(dataset.column_names, ("query", "responses"), name, "Prepare the rows with `prepare_preferences`.")
     reason = ", which hold what the judge reads; rows that were prepared already must not be prepared again"
     _refuse_columns(dataset.column_names, ("prompt", "order"), name, reason)

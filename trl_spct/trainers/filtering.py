@@ -28,8 +28,7 @@ def without_too_easy(
     """Removes the rows whose k critiques are all correct, by the rule of [`~trl_spct.select_trajectories`].
 
     A group whose rewards are all +1 has no advantages. Rows that are never right stay. `rows` are as [`judge_rows`]
-    makes them, with labels; `sampler` is a [`~trl_spct.judge.sampling.Sampler`], in the paper a weak model.
-    """
+    makes them, with labels; `sampler` is a [`~trl_spct.judge.sampling.Sampler`], in the paper a weak model."""
     if k < 1:
         raise ValueError(f"Found k={k}; expected at least one critique per row.")
     with PartialState().split_between_processes(list(range(len(rows)))) as numbers:
@@ -57,8 +56,7 @@ def without_too_easy(
 def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
     """Removes the preference rows that another judge, given by path or id, gets right 3 of 3 times.
 
-    It samples as in training by `args`, an [`SPCTConfig`]. Rows are in any accepted shape, one preference each.
-    """
+    It samples as in training by `args`, an [`SPCTConfig`]. Rows are in any accepted shape, one preference each."""
     model, tokenizer = load_sampler(judge, args)
     args = with_template(args, model.config)
     numbered = dataset.add_column("row_number", list(range(len(dataset))))

@@ -51,8 +51,7 @@ def recorded_trajectories(
 
     `tokenizer` is the judge's, `context_length` the most tokens of a prompt and its critique together; for the others
     see [`RejectiveSamplerConfig`]. `invalid_rows="drop"` skips and counts single critiques; rows with one critique are
-    never too easy. Returns the columns of [`RejectiveSampler.collect`]; none is hinted.
-    """
+    never too easy. Returns the columns of [`RejectiveSampler.collect`]; none is hinted."""
     prepared = prepare_preferences(dataset, source, invalid_rows)
     rows, numbers, dropped = prepared.dataset, prepared.row_numbers, Counter[str]()
     if CRITIQUES not in rows.column_names or "order" in rows.column_names or len({*numbers}) < len(rows):

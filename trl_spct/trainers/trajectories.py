@@ -54,8 +54,7 @@ class TrajectoryCollector:
     """Samples the rows of a shard without and with hints, reads the scores, and applies the rejection rule.
 
     `tokenizer`, `context_length` and `chat_template_kwargs` are the sampler's, `row_numbers` those of the user's rows,
-    and `closer`, if it is set, closes samples without scores.
-    """
+    and `closer`, if it is set, closes samples without scores."""
 
     def __init__(
         self,
