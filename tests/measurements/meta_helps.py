@@ -13,7 +13,6 @@ are disjoint. Meta RMs:
 - `more`: `now`, trained on with the SPCT judge's critiques of as many further rows of any cell as `hard` has
 - `hard`: `now`, trained on with its critiques of rows of the weak cells
 - `margin`: as `hard`, without right critiques whose best response is less than 3 points ahead, which may be luck
-- `split`: as `hard`, without rows of whose critiques all are right or all are wrong
 - `truth`: as `hard`, labeled by the world: right, and for the right reason. Not to be had outside of it
 - `longer`: as `hard`, for eight epochs in place of two
 
@@ -33,7 +32,7 @@ SEEDS = (0, 1, 2)
 ROWS = {"train": 1500, "dev": 192, "test": 256}
 WEAK = 16  # of 64 cells
 VOTES, KS, MARGIN = 32, (8, 32), 3
-VARIANTS = ("now", "margin", "hard", "truth", "more", "split", "longer")
+VARIANTS = ("now", "more", "hard", "margin", "truth", "longer")
 
 
 def cell_of(query: str) -> tuple[str, str]:
@@ -93,11 +92,6 @@ def training_rows(variant: str, critiques):
     from trl_spct.data.meta_rows import meta_rows
 
     rows = meta_rows(critiques, min_margin=MARGIN if variant == "margin" else 0)
-    if variant == "split":
-        labels: dict = {}
-        for row in rows:
-            labels.setdefault((row["query"], *row["responses"]), set()).add(row["label"])
-        return rows.select([i for i, r in enumerate(rows) if len(labels[r["query"], *r["responses"]]) == 2])
     if variant == "truth":
         wanted = dict(zip(critiques["query"], critiques["principle"], strict=True))
 
