@@ -215,6 +215,24 @@ def measure(run: Path, seed: int, output: Path) -> dict:
     return found
 
 
+def on_held_out_rows(run: Path) -> str:
+    """What there is to gain on the held-out rows of a run, and what its Meta RM knows there."""
+    from trl_spct.data.loading import load_named
+    from trl_spct.data.meta_rows import meta_rows
+    from trl_spct.evaluation.judgments import read_judgments
+    from trl_spct.judge.outcomes import is_correct
+
+    judgments = read_judgments(run / "judgments" / f"spct-k{VOTES}-T0.5")
+    lost = [j for j, credit in zip(judgments, credits_of(judgments, VOTES), strict=True) if credit < 1]
+    hopeless = sum(not any(is_correct(scores, judgment.labels) for scores in judgment.scores) for judgment in lost)
+    wrong = list(meta_rows(load_named(str(run / "fresh_trajectories"))["train"])["label"]).count(0)
+    auc = "{:.3f}, within rows {:.3f}".format(*separation(judgments))
+    return (
+        f"held-out rows: {len(lost)} of {len(judgments)} lost or tied, {hopeless} without a right critique; AUC of "
+        f"`now` {auc}, from {wrong} wrong critiques of this judge"
+    )
+
+
 def line(name: str, found: dict) -> str:
     from trl_spct.evaluation.statistics import paired_interval
 
@@ -242,6 +260,8 @@ def main() -> None:
     import torch
     from rich.console import Console
 
+    from trl_spct.evaluation.statistics import paired_interval
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
     parser.add_argument("--output", type=Path, default=Path("outputs/meta_helps"))
@@ -255,6 +275,7 @@ def main() -> None:
         output.mkdir(parents=True, exist_ok=True)
         found[seed] = measure(options.runs / f"seed{seed}", seed, output)
     for seed, parts in found.items():
+        console.print(f"seed {seed}, {on_held_out_rows(options.runs / f'seed{seed}')}", markup=False)
         lost = parts["facts"]["lost"]
         console.print(
             f"seed {seed}: single critiques {100 * parts['facts']['single']:.1f}; of {ROWS['test']} rows {len(lost)} "
@@ -267,6 +288,10 @@ def main() -> None:
             console.print(line(f"{seed}, {variant}", parts[variant]), markup=False)
     for variant in VARIANTS if len(found) > 1 else ():
         console.print(line(f"all, {variant}", pooled([parts[variant] for parts in found.values()])), markup=False)
+    for k in map(str, KS):
+        guided = [[v for parts in found.values() for v in parts[name][k]["guided"]] for name in ("hard", "margin")]
+        gain = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * g for g in paired_interval(*guided)))
+        console.print(f"`margin` against `hard`, guided@{k}: {gain}", markup=False)
 
 
 if __name__ == "__main__":
