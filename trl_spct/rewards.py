@@ -40,9 +40,6 @@ class JudgeReward:
     All completions of a prompt form one judgment of n = G responses, and the mean score per vote is the reward.
 
     ```python
-    >>> from trl import GRPOTrainer
-    >>> from trl_spct import JudgeReward
-
     >>> trainer = GRPOTrainer("path/to/policy", reward_funcs=JudgeReward("path/to/judge", k=4), train_dataset=rows)
     ```
 
@@ -79,9 +76,6 @@ class JudgeReward:
         **options:
             Options of judging, see [`GRMRewardPipeline`]. `max_responses_per_prompt` defaults to `"auto"` where tokens
             can be counted.
-
-    Raises:
-        `ValueError`: if an option is out of its range, before a judge is loaded where possible.
     """
 
     def __init__(

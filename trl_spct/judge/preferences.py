@@ -46,9 +46,6 @@ class Preference:
             it is 1 (correct) or 0 (incorrect).
         reference (`str`, *optional*): A reference answer that the judge may read.
         principles (`str`, *optional*): The principles that the judge must use (paper, sections 1 and 10).
-
-    Raises:
-        `InvalidPreference`: if a part is missing, empty, of the wrong type or not Unicode, or labels do not fit.
     """
 
     query: str | tuple[Mapping[str, str], ...]

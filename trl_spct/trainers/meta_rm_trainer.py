@@ -51,14 +51,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
     metrics: `accuracy` and `positive_share` in training; in evaluation also `roc_auc` and `ece`, over the whole set.
 
     ```python
-    >>> from trl_spct import MetaRMTrainer, MetaRMTrainingConfig
-
-    >>> trainer = MetaRMTrainer(
-    ...     model="google/gemma-2-27b-it",
-    ...     args=MetaRMTrainingConfig(output_dir="meta-rm"),
-    ...     train_dataset=load_dataset("json", data_files="critiques.jsonl", split="train"),
-    ... )
-    >>> trainer.train()
+    >>> rows = load_dataset("json", data_files="critiques.jsonl", split="train")
+    >>> MetaRMTrainer("google/gemma-2-27b-it", MetaRMTrainingConfig("meta-rm"), train_dataset=rows).train()
     ```
 
     Args:
