@@ -34,7 +34,7 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
 from trl_spct.data.loading import load_preferences, push_or_exit
 from trl_spct.data.loading import load_rows as load_splits
 from trl_spct.evaluation import reports
-from trl_spct.evaluation.baselines import CONTENT_BLIND, ChoiceJudge, ContentBlindJudge, ScalarJudge
+from trl_spct.evaluation.baselines import CONTENT_BLIND, ContentBlindJudge, PairwiseJudge, ScalarJudge
 from trl_spct.evaluation.benchmark_loading import load_benchmark, load_rows
 from trl_spct.evaluation.benchmark_results import benchmark_results, compare_judges, judge_benchmark
 from trl_spct.evaluation.benchmarks import BENCHMARKS, rows_benchmark
@@ -42,6 +42,7 @@ from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.fidelity import fidelity, meta_judged
 from trl_spct.evaluation.judgments import PipelineJudge, read_judgments
 from trl_spct.evaluation.reports import push_results, write_results
+from trl_spct.evaluation.sampled_judges import ChoiceJudge, SemiScalarJudge
 from trl_spct.jobs import stored_cost, write_json
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
@@ -61,11 +62,16 @@ class EvaluationArguments(ScriptArguments):
     )
     allow_changed: bool = helped(False, "Accept benchmarks that differ from what is recorded of them.")
     scalar_rm: str | None = helped(None, "Scalar reward model to compare with, by path or Hub id.")
+    pairwise_rm: str | None = helped(None, "Pairwise reward model, which may be llm-blender/PairRM-hf.")
+    semi_scalar_rm: list[str] | None = helped(
+        None, "Semi-scalar reward model: a critic and its head, or one such as ankner/Llama3-8B-CLoud-RM."
+    )
     llm_judge: str | None = helped(None, "Model that selects the best response, by majority, to compare with.")
     meta_judge: str | None = helped(
         None,
         "Model, or URL of its server, that says by majority of 3 whether the reason of a right critique is sound.",
     )
+    token_prob: bool = helped(False, "Weigh the llm_judge's votes by the probability of their token.")
     baselines: bool = helped(True, "Compare with baselines that read no content.")
     compare_with: list[str] | None = helped(None, "Output folders of other judges' runs, to show and to test against.")
     k: list[int] = field(
@@ -128,7 +134,7 @@ class Evaluation:
 
     def judged(self, judge, folder: str, name: str, rows_per_shard: int | None = None):
         """Judgments of one benchmark by one judge, resumed from `folder`."""
-        return judge_benchmark(
+        judgments = judge_benchmark(
             judge,
             self.loaded[name],
             self.folder(folder, name),
@@ -137,6 +143,11 @@ class Evaluation:
             progress=None if folder.startswith("baselines") else f"{folder}: {name}",
             **self.processes,
         )
+        if folder not in ("judgments", "greedy") and self.state.is_main_process:
+            cost = stored_cost(self.folder(folder, name))
+            read = {**diagnose(judgments), "cost": cost and cost.report()}
+            self.report.setdefault("baselines", {}).setdefault(name, {})[folder] = read
+        return judgments
 
     def add(self, name: str, judgments, stage: str, **described) -> None:
         if self.state.is_main_process:
@@ -150,11 +161,28 @@ class Evaluation:
                 judge = ContentBlindJudge(blind, self.args.seed, items.benchmark.binary)
                 self.add(name, self.judged(judge, f"baselines/{blind}", name, 4096), blind, baseline=True)
 
-    def compare_scalar_rm(self) -> None:
-        if (path := self.args.scalar_rm) is not None:
-            judge = ScalarJudge.from_pretrained(path, self.state.device, dtype=self.model_args.dtype)
+    def compare_reward_models(self) -> None:
+        """Reward models that write nothing, which do not scale, and semi-scalar ones, with the judge's votes."""
+        args, options = self.args, {"device": self.state.device, "dtype": self.model_args.dtype}
+        sampling = {"k": max(args.k), "seed": args.seed, "temperature": self.temperature}
+        sampling["max_new_tokens"] = self.judge_args.max_new_tokens
+        for kind, load in {
+            "scalar_rm": ScalarJudge,
+            "pairwise_rm": PairwiseJudge,
+            "semi_scalar_rm": SemiScalarJudge,
+        }.items():
+            if (paths := getattr(args, kind)) is None:
+                continue
+            paths, scales = [paths] if isinstance(paths, str) else paths, kind == "semi_scalar_rm"
+            judge = load.from_pretrained(*paths, **options, **(sampling if scales else {}))
+            described = {"temperature": self.temperature} if scales else {"baseline": True}
             for name in self.loaded:
-                self.add(name, self.judged(judge, "scalar_rm", name), Path(path).name, baseline=True)
+                if kind != "pairwise_rm" or not self.has_singles(name):
+                    self.add(name, self.judged(judge, kind, name), Path(paths[-1]).name, **described)
+
+    def has_singles(self, name: str) -> bool:
+        """Whether a row has a single response, which leaves nothing to compare."""
+        return any(len(row) == 1 for item in self.loaded[name].items for row in item.rows)
 
     def judge(self) -> None:
         """Evaluates the judge with k votes per row, and with one greedy critique if asked for."""
@@ -200,12 +228,12 @@ class Evaluation:
         if self.args.llm_judge is None:
             return
         pipe = load_pipeline(self.args.llm_judge, self.model_args, self.state.device)
+        stage = "LLM-as-a-judge" + ", TokenProb" * self.args.token_prob
         for name, items in self.loaded.items():
-            if any(len(row) == 1 for item in items.items for row in item.rows):
-                continue  # a single response leaves nothing to select
-            options = self.options(items.benchmark, self.temperature, "order", "max_new_tokens")
-            judge = ChoiceJudge(pipe, max(self.args.k), **options)
-            self.add(name, self.judged(judge, "llm_judge", name), "LLM-as-a-judge", temperature=self.temperature)
+            if not self.has_singles(name):
+                options = self.options(items.benchmark, self.temperature, "order", "max_new_tokens")
+                judge = ChoiceJudge(pipe, max(self.args.k), token_prob=self.args.token_prob, **options)
+                self.add(name, self.judged(judge, "llm_judge", name), stage, temperature=self.temperature)
 
     def options(self, benchmark, temperature: float, *names: str) -> dict:
         options = {"seed": self.args.seed, **self.judge_args.options(*names), "temperature": temperature}
@@ -319,7 +347,7 @@ def main(script_args, judge_args, model_args, dataset_args):
     if model_args.model_name_or_path is not None or judge_args.base_url is not None:
         evaluation.judge()
     evaluation.compare_llm_judge()
-    evaluation.compare_scalar_rm()
+    evaluation.compare_reward_models()
     evaluation.compare_baselines()
     if evaluation.state.is_main_process:
         evaluation.write()

@@ -158,7 +158,11 @@ def _read_choice(choice: dict[str, Any], total: Any, tokenizer: PreTrainedTokeni
         total = len(ids)
     if type(total) is not int or total < 0:
         total = _count(text, tokenizer)
-    return Sample(text, total, truncated=reason in _CUT, ids=tokens)
+    logprobs: tuple[float, ...] | None = None
+    match choice.get("logprobs"):  # if `extra_body` asks for them
+        case {"token_logprobs": [*values]} if tokens is not None and len(values) == len(tokens):
+            logprobs = tuple(values)
+    return Sample(text, total, truncated=reason in _CUT, ids=tokens, logprobs=logprobs)
 
 
 def _content(choice: dict[str, Any]) -> str | None:

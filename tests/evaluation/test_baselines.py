@@ -15,8 +15,9 @@ from tiny_models import tiny_causal_lm, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from trl_spct import GRMRewardPipeline, Preference
-from trl_spct.evaluation.baselines import ChoiceJudge, ContentBlindJudge, ScalarJudge
+from trl_spct.evaluation.baselines import ContentBlindJudge, ScalarJudge
 from trl_spct.evaluation.judgments import credits_at, record_judgments
+from trl_spct.evaluation.sampled_judges import ChoiceJudge
 from trl_spct.judge.orders import count_occurrences
 from trl_spct.judge.sampling import PromptTooLongError, Sample
 

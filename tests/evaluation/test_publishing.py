@@ -2,14 +2,21 @@
 """Results of an evaluation in the card of the judge."""
 
 import json
+import re
 
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
+from paths import RECIPES
 from test_reports import result
 
 from trl_spct import packaged
 from trl_spct.cards import PAPER
+from trl_spct.evaluation.benchmark_loading import LoadedBenchmark
+from trl_spct.evaluation.benchmark_results import judge_benchmark
+from trl_spct.evaluation.benchmarks import BENCHMARKS
+from trl_spct.evaluation.judgments import Judge, Judgment
 from trl_spct.evaluation.reports import with_blocks, write_results
+from trl_spct.judge.critiques import Critique
 
 
 DIAGNOSIS = {
@@ -140,3 +147,45 @@ def test_a_block_whose_end_was_deleted_is_left_to_its_owner():
     text = "## Results\n\n<!-- results: b -->\nold\n\n## Limits\n"
     made = with_blocks(text, {"b": "new"})
     assert "old" in made and made.count("new") == 1
+
+
+# --- what leaderboards take ---
+
+
+class Texts(Judge):
+    """Scores `good` 9 and other texts 2; a row with `silent` has no vote."""
+
+    settings = {"judge": "texts"}
+
+    def __call__(self, rows, occurrences=None):
+        scores = [tuple(9 if text == "good" else 2 for text in row.responses) for row in rows]
+        return [
+            Judgment((), (Critique("", None if "silent" in row.responses else s),)) for row, s in zip(rows, scores)
+        ]
+
+
+def test_the_documented_files_for_leaderboards(tmp_path, monkeypatch):
+    text = (RECIPES / "EVALUATION.md").read_text(encoding="utf-8")
+    code = re.search(r"## Submitting.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    benchmark = BENCHMARKS["judgebench-gpt"]
+    rows = [("A>B", "good", "bad"), ("B>A", "bad", "good"), ("A>B", "bad", "silent"), ("B>A", "bad", "worse")]
+    names = ("label", "response_A", "response_B")
+    pairs = [{**dict(zip(names, row, strict=True)), "pair_id": str(i)} for i, row in enumerate(rows)]
+    items = [benchmark.read(None, {**p, "question": "q?", "source": "livebench-math"}, 0) for p in pairs]
+    loaded = LoadedBenchmark(benchmark, tuple(items), {})
+    judge_benchmark(Texts(), loaded, tmp_path / "judgments" / "judgebench-gpt")
+    values = {"Chat": [0.8, 0, 1], "mt-bench-easy": [0.75, 0, 1]}
+    entry = {"stage": "judge", "benchmark": "rewardbench", "values": values}
+    worse = {**entry, "values": {"mt-bench-easy": [0.5, 0, 1]}}
+    results = [{**entry, "k": 8}, {**worse, "k": 1}, {"stage": "judge", "benchmark": "judgebench-gpt", "values": {}}]
+    (tmp_path / "results.json").write_text(json.dumps([*results, {**worse, "stage": "other", "k": 32}]))
+    monkeypatch.setattr("trl_spct.evaluation.benchmark_loading.load_benchmark", lambda name: loaded)
+    exec(compile(code.replace("judge-results", str(tmp_path)), "EVALUATION.md", "exec"), {})
+    assert json.loads((tmp_path / "rewardbench.json").read_text()) == {
+        "model": "me/judge", "model_type": "Generative RM", "chat_template": None, "mt-bench-easy": 0.75
+    }  # fmt: skip
+    assert not (tmp_path / "rewardbench-2.json").exists()
+    lines = [json.loads(line) for line in (tmp_path / "judgebench-gpt.jsonl").read_text().splitlines()]
+    decided = [[j and j["decision"] for j in line["judgments"]] for line in lines]
+    assert decided == [["A>B", "B>A"], ["B>A", "A>B"], [None, None], ["A=B", "A=B"]], "each in the order it was read"
+    assert [(line["pair_id"], line["label"]) for line in lines] == [(p["pair_id"], p["label"]) for p in pairs]

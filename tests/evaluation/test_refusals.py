@@ -4,9 +4,9 @@
 import pytest
 
 from trl_spct import GRMRewardPipeline, Preference
-from trl_spct.evaluation.baselines import ChoiceJudge
 from trl_spct.evaluation.diagnostics import diagnose, report_lines
 from trl_spct.evaluation.judgments import PipelineJudge, judge_all, record_judgments, scaling_results
+from trl_spct.evaluation.sampled_judges import ChoiceJudge
 from trl_spct.judge.sampling import EngineError, PromptRefusedError, PromptTooLongError, Refusal, Sample
 
 

@@ -38,9 +38,11 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
-    AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=1)).save_pretrained(folder / "rm")
-    tokenizer.save_pretrained(folder / "rm")
-    return {"judge": save_tiny(folder / "judge"), "rm": folder / "rm"}
+    heads = {name: folder / name for name in ("rm", "pairs", "critic")}
+    for head in heads.values():
+        AutoModelForSequenceClassification.from_config(tiny_config("llama", num_labels=1)).save_pretrained(head)
+        tokenizer.save_pretrained(head)
+    return {"judge": save_tiny(folder / "judge"), **heads}
 
 
 def read(folder, name):
@@ -55,8 +57,9 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     arguments = [
         *["--benchmarks", f"rewardbench={tmp_path / 'rb'}", f"realmistake={tmp_path / 'rm'}", "--allow_changed"],
         *["--model_name_or_path", models["judge"], "--template", "compact", "--max_new_tokens", "4", "--k", "1", "3"],
-        *["--greedy", "--scalar_rm", models["rm"], "--llm_judge", models["judge"], "--max_rows", "4"],
-        *["--output_dir", tmp_path / "out"],
+        *["--greedy", "--scalar_rm", models["rm"], "--llm_judge", models["judge"], "--token_prob", "true"],
+        *["--pairwise_rm", models["pairs"], "--semi_scalar_rm", models["judge"], models["critic"]],
+        *["--max_rows", "4", "--output_dir", tmp_path / "out"],
     ]
     evaluate(*arguments)
     out = tmp_path / "out"
@@ -67,8 +70,10 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
             assert (stage, benchmark, 1, None) in lines
         judge = {line for line in lines if line[:2] == ("judge", benchmark)}
         assert judge == {("judge", benchmark, 1, 0.0), ("judge", benchmark, 1, 0.5), ("judge", benchmark, 3, 0.5)}
-    assert ("LLM-as-a-judge", "rewardbench", 3, 0.5) in lines
-    assert not [line for line in lines if line[:2] == ("LLM-as-a-judge", "realmistake")], "nothing to select from"
+        assert ("critic", benchmark, 3, 0.5) in lines, "the mean of three critiques"
+    weighted = "LLM-as-a-judge, TokenProb"
+    assert {(weighted, "rewardbench", 3, 0.5), ("pairs", "rewardbench", 1, None)} <= lines
+    assert not [line for line in lines if line[:2] in ((weighted, "realmistake"), ("pairs", "realmistake"))]
     assert {r["n"] for r in results} == {4}
 
     report = read(out, "report.json")
@@ -77,6 +82,9 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     assert protocol["model"] == "judge", "no place on this machine"
     assert report["diagnosis"]["rewardbench"]["unreadable"] == 1.0
     assert report["items"]["rewardbench"]["differences"]
+    baselines = report["baselines"]["rewardbench"]
+    assert baselines["semi_scalar_rm"]["problems"] == {"truncated": 12} and baselines["llm_judge"]["cost"]["written"]
+    assert baselines["pairwise_rm"]["cost"]["scored"] and "problems" not in baselines["scalar_rm"]
     (entry,) = read(out, "model-index.json")
     assert {found["dataset"]["name"] for found in entry["results"]} == {"rewardbench", "realmistake"}
     assert (out / "scaling.png").read_bytes().startswith(b"\x89PNG")
@@ -89,7 +97,7 @@ def test_everything_from_flags(models, tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="out has judged other rows of rewardbench; expected those of the same rows"):
         evaluate(*arguments, "--compare_with", out, "--max_rows", "3")
     evaluate(*arguments, "--compare_with", out)
-    assert len(before) == 15 and {path: path.stat().st_mtime_ns for path in before} == before, (
+    assert len(before) == 18 and {path: path.stat().st_mtime_ns for path in before} == before, (
         "nothing is judged twice"
     )
     comparison = read(out, "report.json")["comparison"]["rewardbench"]["judge (out)"]

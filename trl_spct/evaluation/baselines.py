@@ -1,33 +1,36 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
-"""Baselines under the same protocol: content-blind judges, scalar reward models, LLM-as-a-Judge."""
+"""Judges without text: content-blind ones, scalar and pairwise reward models. They do not vary: k is 1."""
 
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DebertaV2Model,
+    DebertaV2PreTrainedModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
 
+from ..judge.conversations import conversation_text
 from ..judge.critiques import Critique
+from ..judge.fence import Fence
 from ..judge.meta_scoring import meta_scores
 from ..judge.modeling_meta_rm import require_head
-from ..judge.orders import ORDERS, SAMPLES_PER_ROW, count_occurrences, draw_orders, row_seed
+from ..judge.orders import count_occurrences, derive_seed, row_seed
 from ..judge.preferences import Preference
-from ..judge.prompts import choice_messages
-from ..judge.sampling import (
-    EngineError,
-    PromptTooLongError,
-    Sample,
-    check_lengths,
-    check_tokenizer,
-    context_length,
-    derive_seed,
-    encode_prompts,
-    read_sample,
-)
-from ..judge.templates import CHOICE
-from ..judge.voting import VOTING_TEMPERATURE
+from ..judge.prompts import meta_messages
+from ..judge.repositories import read_json
+from ..judge.sampling import PromptTooLongError, check_lengths, check_tokenizer, context_length, special_tokens
 from .judgments import Judge, Judgment, described_model
 
 
@@ -70,120 +73,125 @@ class ScalarJudge(Judge):
     """A scalar reward model: any `AutoModelForSequenceClassification` with one label. Each response is read alone, as
     the assistant's turn after the query, in the tokenizer's chat template."""
 
+    kind = "scalar"
+
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
         check_tokenizer(tokenizer)
         if model.config.num_labels != 1:
             count = model.config.num_labels
             raise ValueError(f"Found a classifier with {count} labels; expected a reward model with one.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.settings = {"judge": "scalar", **described_model(model)}
+        self.longest = getattr(model, "longest", context_length(model.config))
+        self.settings = {"judge": self.kind, **described_model(model)}
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, device: Any = None, **kwargs: Any) -> "ScalarJudge":
-        """Loads a trained reward model, or an adapter of one, and its tokenizer; without a trained head it raises."""
-        load = AutoModelForSequenceClassification.from_pretrained
-        model, info = load(name, output_loading_info=True, **kwargs)
-        require_head(info, name)
-        adapters = getattr(model, "peft_config", {})
-        if adapters and not any(hasattr(module, "modules_to_save") for module in model.modules()):
-            base = next(iter(adapters.values())).base_model_name_or_path  # without a head in the adapter
-            require_head(load(base, config=model.config, output_loading_info=True)[1], base)
-        model.eval()
+        """Loads a trained model and its tokenizer; without a trained head it raises."""
+        model = load_classifier(name, **kwargs)
         return cls(model if device is None else model.to(device), AutoTokenizer.from_pretrained(name))
 
     def check(self, row: Preference, number: int = 0) -> None:
         encoded = self.tokenizer.apply_chat_template(self._conversations(row), tokenize=True, return_dict=False)
         try:
-            check_lengths(list(map(len, encoded)), 0, context_length(self.model.config))
+            check_lengths(list(map(len, encoded)), 0, self.longest)
         except PromptTooLongError as error:
             raise PromptTooLongError(f"Row {number}", *error.lengths, number) from None
 
     def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
         for number, row in enumerate(rows):
             self.check(row, number)
-        conversations = [conversation for row in rows for conversation in self._conversations(row)]
-        scores = iter(meta_scores(self.model, self.tokenizer, conversations, self.batch_size))
-        return [Judgment((), (_critique([next(scores) for _ in row.responses]),)) for row in rows]
+        conversations = [self._conversations(row) for row in rows]
+        logits = iter(meta_scores(self.model, self.tokenizer, sum(conversations, []), self.batch_size))
+        read = [[next(logits) for _ in of_row] for of_row in conversations]
+        return [Judgment((), (_critique(self._scores(len(row), of)),)) for row, of in zip(rows, read, strict=True)]
 
-    @staticmethod
-    def _conversations(row: Preference) -> list[list[Mapping[str, str]]]:
+    def _conversations(self, row: Preference) -> list[list[Mapping[str, str]]]:
         query = [{"role": "user", "content": row.query}] if isinstance(row.query, str) else row.query
         return [[*query, {"role": "assistant", "content": response}] for response in row.responses]
 
-
-class ChoiceJudge(Judge):
-    """LLM-as-a-Judge with majority vote: a critique scores 1 for the response that it selects as the best, and 0 for
-    the others (paper, section 2.5). Options are those of [`PipelineJudge`]."""
-
-    def __init__(
-        self,
-        pipe,
-        k: int,
-        seed: int = 0,
-        temperature: float | None = None,
-        max_new_tokens: int | None = None,
-        order: str = ORDERS[0],
-        batch_size: int | None = None,
-    ):
-        self.pipe, self.k, self.seed, self.order = pipe, k, seed, order
-        self.batch_size = batch_size or max(1, 256 // k)
-        self.options: dict[str, Any] = {
-            "temperature": (VOTING_TEMPERATURE if k > 1 else 0.0) if temperature is None else temperature,
-            "top_p": 1.0,
-            "max_new_tokens": pipe.default_length if max_new_tokens is None else max_new_tokens,
-        }
-        settings = {"judge": "choice", "k": k, "seed": seed, "order": order, "template_digest": CHOICE.digest}
-        variables = {"chat_template_kwargs": pipe.chat_template_kwargs or None}
-        self.settings = {**settings, **described_model(pipe.model), **self.options, **variables}
-
-    def check(self, row: Preference) -> None:
-        if self.pipe.tokenizer is not None:
-            messages = choice_messages(row, self.pipe.special_tokens)
-            (ids,) = encode_prompts(self.pipe.tokenizer, [messages], self.pipe.chat_template_kwargs)
-            check_lengths([len(ids)], self.options["max_new_tokens"], self.pipe.context)
-
-    def __call__(self, rows: Sequence[Preference], occurrences: Sequence[int] | None = None) -> list[Judgment]:
-        occurrences = count_occurrences(rows) if occurrences is None else occurrences
-        judged: dict[int, Judgment] = {}
-        for first in range(0, len(rows), self.batch_size):
-            self._judge(range(first, min(first + self.batch_size, len(rows))), rows, occurrences, judged)
-        return list(judged.values())
-
-    def _judge(
-        self, numbers: range, rows: Sequence[Preference], occurrences: Sequence[int], judged: dict[int, Judgment]
-    ) -> None:
-        """Adds judgments to `judged`; errors hold them by row."""
-        orders = {}
-        for n in numbers:
-            draw = random.Random(derive_seed(row_seed(self.seed, rows[n], occurrences[n]), "order"))
-            orders[n] = draw_orders(len(rows[n]), self.k, self.order, draw)
-        requests = [(n, order) for n, drawn in orders.items() for order in dict.fromkeys(drawn)]
-        prompts = [choice_messages(rows[n].permuted(order), self.pipe.special_tokens) for n, order in requests]
-        counts = [orders[n].count(order) for n, order in requests]
-        firsts = [occurrences[n] * SAMPLES_PER_ROW for n, _ in requests]
-        failure = None
-        try:
-            samples = dict(enumerate(self.pipe.sample(prompts, counts, self.seed, firsts, **self.options)))
-        except PromptTooLongError as error:
-            number, _ = requests[error.row]
-            raise PromptTooLongError(f"Row {number}", *error.lengths, number, completed=judged) from None
-        except EngineError as error:
-            samples, failure = error.completed, error
-        texts = {requests[i]: iter(drawn) for i, drawn in samples.items()}
-        for n, drawn in orders.items():
-            if all((n, order) in texts for order in drawn):
-                judged[n] = Judgment((), tuple(_choice(next(texts[n, order]), order) for order in drawn))
-        if failure is not None:
-            raise failure.renumbered([n for n, _ in requests], judged) from failure.__cause__
+    def _scores(self, num_responses: int, logits: Sequence[float]) -> Sequence[float]:
+        return logits
 
 
-def _choice(sample: Sample, order: Sequence[int]) -> Critique:
-    read = read_sample(sample, 1, replace(CHOICE, score_range=(1, len(order))))
-    scores = None
-    if read.scores is not None:
-        chosen = order[read.scores[0] - 1]
-        scores = tuple(int(i == chosen) for i in range(len(order)))
-    return Critique(sample.text, scores, read.problem, tuple(order), num_tokens=sample.num_tokens)
+class PairwiseJudge(ScalarJudge):
+    """A pairwise reward model, whose logit says that the first of two responses is better. A pair is read in both
+    orders, whose logits are averaged; the score of a response is the number of others that it beats. Single responses
+    are refused.
+
+    The model is a classifier with one label that reads the user turn of
+    [`~trl_spct.judge.prompts.meta_messages`], or a [`PairRM`]."""
+
+    kind = "pairwise"
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
+        if isinstance(model, PairRM):
+            tokenizer.chat_template = PairRM.chat_template
+        super().__init__(model, tokenizer, batch_size)
+
+    def check(self, row: Preference, number: int = 0) -> None:
+        if len(row) == 1:
+            raise ValueError("Found a single response; expected at least two, since a pairwise model compares.")
+        super().check(row, number)
+
+    def _conversations(self, row: Preference) -> list[list[Mapping[str, str]]]:
+        special, rows = special_tokens(self.tokenizer), [some_of(row, pair) for pair in _pairs(len(row))]
+        if not isinstance(self.model, PairRM):
+            return [meta_messages(pair, "", special)[:1] for pair in rows]  # type: ignore[misc]
+        roles, query = ("source", "candidate1", "candidate2"), conversation_text(row.query, speaker=False)
+        texts = [map(Fence(special), (query, *pair.responses)) for pair in rows]
+        return [[{"role": r, "content": t} for r, t in zip(roles, of_pair, strict=True)] for of_pair in texts]
+
+    def _scores(self, num_responses: int, logits: Sequence[float]) -> Sequence[float]:
+        logit, wins = dict(zip(_pairs(num_responses), logits, strict=True)), [0.0] * num_responses
+        for i, j in logit:
+            wins[i] += 0.5 * (1 + (logit[i, j] > logit[j, i]) - (logit[i, j] < logit[j, i]))
+        return wins
+
+
+class PairRM(DebertaV2PreTrainedModel):
+    """The layout of `llm-blender/PairRM-hf` (arXiv 2306.02561): a head of two layers reads the states of the prefixes
+    of the query and of either response. Its texts together have up to 2,048 tokens; longer rows are refused."""
+
+    chat_template = "{% for m in messages %}{{ '[CLS]<|' + m['role'] + '|>' + m['content'] + '[SEP]' }}{% endfor %}"
+    longest = 2048
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        config.num_labels, config.is_causal, size = 1, False, config.hidden_size
+        self.pretrained_model = DebertaV2Model(config)
+        layers = (nn.Identity(), nn.Linear(2 * size, size), nn.Tanh(), nn.Identity(), nn.Linear(size, config.n_tasks))
+        self.head_layer = nn.Sequential(*layers)
+        self.post_init()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> SequenceClassifierOutput:
+        states = self.pretrained_model(input_ids, attention_mask=attention_mask).last_hidden_state
+        prefixes = (self.config.source_prefix_id, self.config.cand1_prefix_id, self.config.cand2_prefix_id)
+        places = [(input_ids == prefix).int().argmax(dim=1) for prefix in prefixes]
+        query, *sides = (states[torch.arange(len(states)), place] for place in places)
+        first, second = (self.head_layer(torch.cat([query, side], dim=-1)) for side in sides)
+        return SequenceClassifierOutput(logits=(first - second).mean(dim=-1))
+
+
+def load_classifier(name: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
+    """Loads a classifier with one label, an adapter of one, or a [`PairRM`]; without a trained head it raises."""
+    is_pair_rm = "cand1_prefix_id" in (read_json(name, "config.json") or {})
+    load = (PairRM if is_pair_rm else AutoModelForSequenceClassification).from_pretrained
+    model, info = load(name, output_loading_info=True, **kwargs)
+    require_head(info, name)
+    adapters = getattr(model, "peft_config", {})
+    if adapters and not any(hasattr(module, "modules_to_save") for module in model.modules()):
+        base = next(iter(adapters.values())).base_model_name_or_path  # without a head in the adapter
+        require_head(load(base, config=model.config, output_loading_info=True)[1], base)
+    return model.eval()
+
+
+def some_of(row: Preference, places: Sequence[int]) -> Preference:
+    """A row with some of its responses, without labels."""
+    return replace(row, responses=tuple(row.responses[place] for place in places), labels=None)
+
+
+def _pairs(num_responses: int) -> list[tuple[int, ...]]:
+    return [*permutations(range(num_responses), 2)]
 
 
 def _critique(scores: Sequence[float]) -> Critique:

@@ -182,6 +182,15 @@ def _between(text: str, opening: str, closing: str) -> str:
     return inside.translate(_FULL_WIDTH) if opened and (closed or not closing) else ""
 
 
+def boxed_span(text: str) -> tuple[int, int]:
+    """Where the number in the last box of a text begins and ends."""
+    box = _last_box(text)
+    assert box is not None
+    inside = text[box.end() :].partition("}")[0]
+    start = box.end() + len(inside) - len(inside.lstrip(" \t\r\n\xa0$"))
+    return start, start + len(inside.strip(" \t\r\n\xa0$"))
+
+
 def _last_box(text: str) -> re.Match | None:
     """The opening of the last box."""
     return max(_BOX_OPENS.finditer(text), key=re.Match.start, default=None)

@@ -94,14 +94,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
     Unlike in the native class, the logit is pooled at the right-most *attended* token, so that a final end-of-sequence
     token counts even where it doubles as padding, and the pooled state is cast to the dtype of the head.
 
-    Args:
-        config (`PreTrainedConfig`): A decoder's config, with one label or with none set.
-
-    Example:
-
     ```python
-    >>> from trl_spct import MetaRMForSequenceClassification
-
     >>> model = MetaRMForSequenceClassification.from_pretrained("google/gemma-2-27b")  # with a fresh head
     >>> type(model).__name__
     'Gemma2ForSequenceClassification'
@@ -220,7 +213,8 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
 def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
     """Refuses a classifier whose head is drawn at random, by the loading info of `from_pretrained`."""
-    missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(("score.", "classifier.")))
+    heads = ("score.", "classifier.", "reward_head.", "head_layer.")
+    missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(heads))
     if missing:
         raise ValueError(
             f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head of this "

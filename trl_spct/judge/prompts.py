@@ -107,12 +107,14 @@ def judge_messages(
     return [*system, {"role": "user", "content": content}]
 
 
-def choice_messages(preference: Preference, special_tokens: Iterable[str] = ()) -> list[dict[str, str]]:
+def choice_messages(
+    preference: Preference, special_tokens: Iterable[str] = (), template: JudgeTemplate = CHOICE
+) -> list[dict[str, str]]:
     """The prompt for the best response, without scores: the LLM-as-a-Judge baseline (paper, section 2.5), whose answer
     `parse_critique(text, num_responses=1, score_range=(1, len(preference)))` reads."""
     if len(preference) == 1:
         raise ValueError("Found a single response; expected at least two to select the best from.")
-    return [{"role": "user", "content": _rendered(CHOICE, preference, Fence(special_tokens))}]
+    return [{"role": "user", "content": _rendered(template, preference, Fence(special_tokens))}]
 
 
 def hint_line(preference: Preference, template: JudgeTemplate | None = None, strength: float | None = None) -> str:

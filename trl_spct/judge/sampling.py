@@ -29,9 +29,9 @@ _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of t
 class Sample:
     """One sampled completion, without special tokens.
 
-    `num_tokens` counts the end token, `truncated` says that the limit came first, `ids` are the tokens where the
-    sampler knows them, `prefilled` says that the prompt ended with an open draft (`<think>`), and `closed` that the
-    scores were decoded apart from the text.
+    `num_tokens` counts the end token, `truncated` says that the limit came first, `ids` are the tokens and `logprobs`
+    theirs where the sampler knows them, `prefilled` says that the prompt ended with an open draft (`<think>`), and
+    `closed` that the scores were decoded apart from the text.
     """
 
     text: str
@@ -40,6 +40,7 @@ class Sample:
     ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     prefilled: bool = False
     closed: bool = False
+    logprobs: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         object.__setattr__(self, "text", storable(self.text))
@@ -139,9 +140,8 @@ def encode_prompts(
     return tokenizer.apply_chat_template(
         [list(prompt) for prompt in prompts],
         tokenize=True,
-        add_generation_prompt=True,
         return_dict=False,
-        **{**dated_template(tokenizer), **(chat_template_kwargs or {})},
+        **{"add_generation_prompt": True, **dated_template(tokenizer), **(chat_template_kwargs or {})},
         tokenizer_kwargs={"verbose": False},  # no warning about `model_max_length`: the model's context is checked
     )
 
