@@ -6,7 +6,16 @@ import subprocess
 import sys
 
 import pytest
+from hand_made import judged
 from paths import TESTS
+
+
+@pytest.fixture
+def paper_grid(monkeypatch):
+    monkeypatch.syspath_prepend(TESTS / "measurements")
+    import paper_grid
+
+    return paper_grid
 
 
 @pytest.mark.slow
@@ -22,3 +31,39 @@ def test_what_is_measured_on_a_gpu_runs_on_a_cpu(tmp_path):
     assert (before["after"], after["after"]) == ("rft", "spct") and before["kept"] and after["steps"]
     assert all(exact["greedy_texts_equal"]) and exact["largest_logp_difference"] < 1e-4
     assert step["stock"]["seconds"] > 0 and qlora["stated_gb"] == 16
+
+
+def test_the_paper_grid_by_hand(paper_grid):
+    """Two rows with two responses, of which the GRM judges one right by half of its votes, and two single ones."""
+    single = [judged((label,), [(label,)] * 4, (0.0,) * 4) for label in (1, 0)]
+    grm = [judged((1, 0), [(7, 3)] * 4, (0.0,) * 4), *single]
+    grm.insert(1, judged((0, 1), [(9, 2), (2, 9), (1, 9), None], (0.0, 2.0, 1.0, 3.0)))
+    written = [judged((1, 0), [(1.5, 2)] * 4), judged((0, 1), [(0, 1)] * 4), *single]
+    silent = [judged((1, 0), [(1, 0)]), judged((0, 1), [(1, 0)]), None, None]
+    found = {"scalar": silent, "semi-scalar": written, paper_grid.REFERENCE: grm}
+    lines = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in paper_grid.table(found, 4)[2:]}
+    assert [lines[name][1].split(" ")[0] for name in lines] == ["50.0", "50.0", "75.0", "75.0"]
+    assert lines["scalar"][2:4] == ["does not scale"] * 2 and lines["scalar"][7] == "–"
+    assert lines["GRM"][4] == "–" and lines["GRM"][5:7] == ["5", "100.0 (4)"], "the sum 12 to 20 wins"
+    assert lines["semi-scalar"][4].startswith("-50.0 (") and lines["GRM"][7] == "1.000"
+    assert lines["GRM"][8] == "6.2 % |"
+
+
+@pytest.mark.slow
+def test_the_paper_grid_of_a_small_run(paper_grid, tiny_job, tiny_run, tmp_path):
+    folder = tiny_run / "outputs" / "tiny"
+    found = paper_grid.judged(folder, 3, tmp_path, votes=4)
+    rows = tiny_job.ROWS["held_out"]
+    assert {len(judgments) for judgments in found.values()} == {rows} and len(found) == 7
+    several = [len(j.labels) > 1 for j in found["GRM"]]
+    for name, scored in {"pairwise": several, "TokenProb": several, "semi-scalar": [True] * rows}.items():
+        assert [judgment is not None for judgment in found[name]] == scored
+    choices = zip(found["LLM-as-a-Judge"], found["TokenProb"], strict=True)
+    for plain, weighted in (pair for pair in choices if pair[0] is not None):
+        for one, other in zip(plain.scores, weighted.scores, strict=True):
+            assert (one is None) == (other is None), "of the same samples"
+            assert one is None or (one.index(max(one)) == other.index(max(other)) and 0 < max(other) <= 1)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    paper_grid.judged(folder, 3, tmp_path, votes=4)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(paper_grid.table(found, 4)) == 2 + 8 and "k = 2: " in paper_grid.token_prob_gain(found, 4)
