@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from . import packaged
 from .jobs import SHARDS
-from .judge.hub import LEFT_OUT, PushError, base_of, is_repo_id, keep_private, model_push_command, push_folder, pushing
+from .judge.hub import PushError, base_of, is_repo_id, keep_private, model_push_command, push_folder, pushing
 from .judge.prompts import template_name
 from .judge.repositories import describe_adapter, described
 
@@ -151,13 +151,6 @@ class JudgeCards(_Trainer):
     def card_results(self) -> dict[str, str]:
         """Results on rows that were not trained on, by name."""
         return {}
-
-
-def push_judge(folder: str | os.PathLike, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
-    """Pushes the output folder of a trainer, see [`~trl_spct.judge.hub.push_folder`], without trajectories, rows,
-    judgments, checkpoints and pickled arguments."""
-    keep_private(folder)
-    return push_folder(folder, repo_id, "model", private=private, token=token, exclude=LEFT_OUT)
 
 
 def dataset_card(template: str, data: DatasetCardData, **facts: Any) -> DatasetCard:

@@ -41,11 +41,8 @@ EXPECTED = {
     "pandalm": (2, {"ties": 2, "responses": 1, "empty": 1}, [2, 2], {"idx", "motivation_app", "cmp_key"}),
     "gsm8k": (3, {"none_correct": 1, "all_correct": 1}, [4, 3, 2], {"ground_truth"}),
     "genrm-cot": (7, {}, [4, 2, 4, 2, 4, 2, 2], {"question_id", "target"}),
-    "bigbench-mistake": (4, {}, [1, 1, 1, 1], {"target", "answer", "mistake_index", "_task"}),
     "hhh-alignment": (5, {}, [2] * 5, {"_subset"}),
     "evalbiasbench": (3, {}, [2] * 3, {"bias", "_group"}),
-    "halueval": (4, {}, [1] * 4, {"ID", "hallucination_spans"}),
-    "finegrained-rlhf": (3, {"ties": 1}, [4, 3, 4], {"gold", "feedback"}),
 }
 
 
@@ -79,6 +76,29 @@ def test_wrong_source():
     # Two signatures at once: nobody can tell.
     columns = SOURCES["llmbar"].signature | SOURCES["hhh-alignment"].signature
     assert detect_source(columns) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        (
+            {"user_query": "q", "chatgpt_response": "a", "hallucination": "no"},
+            {"query": "q", "responses": ["a"], "labels": [1]},
+        ),
+        (
+            {"input": "q", "steps": ["a", "b"], "target": "4", "answer": "4", "mistake_index": None},
+            {"query": "q", "responses": ["a\nb"], "labels": [1]},
+        ),
+        (
+            {"question": "q", "passages": [["p"]], **{f"prediction {i}": f"a{i}" for i in (1, 2)}, "preference": [1]},
+            {"query": "q", "responses": ["a1", "a2"], "labels": [1, 0]},
+        ),
+    ],
+)
+def test_other_schemas_are_refused_until_their_columns_are_renamed(row, shape):
+    with pytest.raises(InvalidPreference, match=r"found the columns .* Rename the columns, or name a `source`"):
+        prepare_preferences([row])
+    assert prepare_preferences([{**row, **shape}]).dataset["responses"] == [shape["responses"]]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -150,37 +170,6 @@ def test_genrm_uses_each_incorrect_solution_once():
         assert all(correctness[best(row)] and sum(row["labels"]) == 1 for row in rows)
         num_correct = sum(correctness.values())
         assert len({best(row) for row in rows}) == min(len(rows), num_correct)
-
-
-def test_finegrained_is_a_ranking():
-    made = prepared("finegrained-rlhf").dataset
-    assert made["labels"] == [[3, -1, -1, -1], [2, -2, -2], [-3, 1, -1, 3]]
-    given = rows_of("finegrained-rlhf")
-    assert best(made[0]) == given[1]["prediction 1"]
-    assert best(made[1]) in [given[2]["prediction 1"], given[2]["prediction 2"]]
-    assert made[0]["query"].startswith(given[1]["question"]) and given[1]["passages"][0][0] in made[0]["query"]
-
-
-def test_finegrained_preferences_that_contradict_each_other():
-    row = {**rows_of("finegrained-rlhf")[1], "preference": [1, 1, 2, 0, 1, 1]}  # 1 > 2 > 4 > 1
-    with pytest.raises(LeftOut, match="single out no best answer"):
-        list(SOURCES["finegrained-rlhf"].read(row))
-    with pytest.raises(InvalidPreference, match="expected six of 0, 1 and 2"):
-        list(SOURCES["finegrained-rlhf"].read({**row, "preference": [1, 1, 1]}))
-
-
-def test_bigbench_labels_clean_traces():
-    made = prepared("bigbench-mistake").dataset
-    assert [labels[0] for labels in made["labels"]] == [int(index is None) for index in made["mistake_index"]]
-    assert made[0]["query"].startswith("Sort the words alphabetically.\n\n")
-    assert made[3]["query"] == rows_of("bigbench-mistake")[3]["input"]
-    assert made["target"] and "reference" not in made.column_names
-
-
-def test_halueval_labels():
-    assert prepared("halueval").dataset["labels"] == [[0], [1], [0], [1]]
-    with pytest.raises(InvalidPreference, match="expected yes or no"):
-        prepare_preferences([{**rows_of("halueval")[0], "hallucination": "maybe"}])
 
 
 def test_ukpconvarg1():
@@ -445,8 +434,6 @@ def _not_text():
 def test_labels_are_not_read_even_if_they_are_broken():
     rows = [{**row, **{f"annotator{i}": "?" for i in (1, 2, 3)}} for row in rows_of("pandalm")[:2]]
     assert len(prepare_preferences(rows, read_labels=False).dataset) == 2
-    rows = [{**row, "hallucination": None} for row in rows_of("halueval")]
-    assert len(prepare_preferences(rows, read_labels=False).dataset) == 4
     rows = [helpsteer2(0), helpsteer2(None, split="val")]
     assert len(prepare_preferences(rows, read_labels=False).dataset) == 2
 

@@ -77,6 +77,7 @@ def hub(tmp_path_factory):
         files = {path.name: path.read_bytes() for path in base.iterdir()}
         server.create(f"{USER}/base", **files, **{"README.md": b"---\nlicense: apache-2.0\n---\n\n# Base\n"})
         server.create(f"{USER}/preferences", "dataset", **{"train.jsonl": rows.encode()})
+        server.create(f"{USER}/described", **{"README.md": b"---\ntags:\n- own\n---\n\n# My own card\n"})
         server.create("Qwen/Qwen3-0.6B", **files)
         prompt = {"prompt": [{"role": "user", "content": "Why?"}]}
         server.create("trl-lib/ultrafeedback-prompt", "dataset", **{"train.jsonl": json.dumps(prompt).encode()})
@@ -123,6 +124,7 @@ def client_push_all(folder):
     judge = pipeline("grm-reward", model=f"{USER}/rft", meta_rm=f"{USER}/meta", max_new_tokens=4)
     judge.push_to_hub("guided")
     judge.push_to_hub("with-code", include_code=True)
+    judge.push_to_hub("described", tags=["mine"])
     return judge(ROW, k=2, seed=0)["critiques"]
 
 
@@ -233,11 +235,30 @@ def test_cards_of_models_name_what_they_were_made_from(name, hub, pushed):
 
 
 @pytest.mark.parametrize("name", ["guided", "with-code"])
-def test_a_pushed_pipeline_keeps_the_card_of_its_judge_under_the_new_name(name, hub, pushed):
+def test_a_pushed_pipeline_has_a_card_that_names_its_judge(name, hub, pushed):
     head, text = card(hub, name)
-    assert head["base_model"] == f"{USER}/base" and "| `num_generations` | 3 | 3 [P] |" in text
-    assert f'pipeline("grm-reward", model="{USER}/{name}")' in text and f"# vllm serve {USER}/{name}\n" in text
-    assert f"{USER}/rft" not in text and "The folder `meta_rm` holds a Meta RM" in text
+    assert head["base_model"] == f"{USER}/rft" and head["license"] == "apache-2.0"
+    assert f"[{USER}/rft](https://huggingface.co/{USER}/rft) as a pipeline" in text and "template `compact`" in text
+    assert f'pipeline("grm-reward", model="{USER}/{name}")' in text and "The folder `meta_rm` holds a Meta RM" in text
+    assert ("trust_remote_code=True" in text) is (name == "with-code")
+
+
+def test_a_pushed_pipeline_keeps_the_card_that_its_repository_has(hub, pushed):
+    head, text = card(hub, "described")
+    assert head["tags"] == ["own", "mine"] and text.endswith("# My own card\n")
+    assert "model.safetensors" in hub.repository(f"{USER}/described").files
+
+
+def test_the_card_of_a_judge_from_a_folder_names_its_ancestor_without_the_folder(tmp_path):
+    from types import SimpleNamespace
+
+    from trl_spct.judge.hub import _new_card
+
+    (tmp_path / "README.md").write_text("---\nbase_model: me/base\nlicense: mit\n---\n")
+    model = SimpleNamespace(config=SimpleNamespace(_name_or_path=str(tmp_path), grm={"template": "compact"}))
+    made = _new_card(model, "me/judge", False, False, None)
+    assert (made.data.base_model, made.data.license) == ("me/base", "mit")
+    assert "reward model: a model as a pipeline" in made.text and str(tmp_path) not in str(made)
 
 
 def client_use(name, kind="model", trains=0):
@@ -253,7 +274,9 @@ def client_use(name, kind="model", trains=0):
     for block in chosen:
         names = {}
         exec(compile(block.replace("http://localhost:8000", server.url), "README.md", "exec"), names)
-        assert {"trainer", "rows", "meta_rm"} & set(names) or len(names["verdict"]["critiques"]) == 8
+        assert {"trainer", "rows", "meta_rm"} & set(names) or len(
+            (names.get("judgment") or names["verdict"])["critiques"]
+        ) == 8
     return len(chosen)
 
 
@@ -266,7 +289,7 @@ def test_the_snippets_of_a_card_run(stranger):
     ("name", "kind", "trains", "count"),
     [
         ("lora", "model", 0, 2),
-        ("guided", "model", 0, 2),
+        ("guided", "model", 0, 1),
         ("rft", "model", 1, 1),
     ],
 )
@@ -313,12 +336,13 @@ def rewardbench_rows():
 
 def client_card(judge, meta_rm, evaluation):
     """Results into a card, from folders and on the Hub."""
-    from trl_spct.cards import push_judge
     from trl_spct.evaluation.reports import push_results, write_results
+    from trl_spct.judge.hub import LEFT_OUT, keep_private, push_folder
 
     assert write_results(judge, evaluation)
     for folder, name in ((judge, "carded"), (meta_rm, "carded-meta")):
-        push_judge(folder, name, private=True)
+        keep_private(folder)
+        push_folder(folder, name, "model", private=True, exclude=LEFT_OUT)
     push_results(f"{USER}/carded", evaluation)
 
 

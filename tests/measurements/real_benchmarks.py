@@ -57,8 +57,6 @@ STATED = {
     "ukpconvarg1": [Stated("longest", 0.77, "collector, all 11,650 pairs")],
     "hhh-alignment": [Stated("first", 1.0, "collector: the best is always first")],
     **{name: [Stated("random", 0.5, BY_HAND)] for name in ("llmbar", "pandalm", "evalbiasbench")},
-    "bigbench-mistake": [Stated("first", 0.5, BY_HAND)],
-    "halueval": [Stated("first", 0.5, BY_HAND)],
 }
 FILES = {
     "llmbar": "sample.jsonl",
@@ -66,13 +64,9 @@ FILES = {
     "hhh-alignment": "sample.jsonl",
     "evalbiasbench": "sample.jsonl",
     "gsm8k": "sample.jsonl",
-    "finegrained-rlhf": "sample.jsonl",
     "ukpconvarg1": "all_strict.jsonl.gz",
-    "bigbench-mistake": "sample.jsonl",
-    "halueval": "sample.jsonl",
 }
-RANKED = ("bigbench-mistake", "halueval")
-GROUPS = {"hhh-alignment": "_subset", "llmbar": "_subset", "evalbiasbench": "bias", "bigbench-mistake": "_task"}
+GROUPS = {"hhh-alignment": "_subset", "llmbar": "_subset", "evalbiasbench": "bias"}
 
 
 def load(data: Path) -> dict[str, LoadedBenchmark]:
@@ -82,7 +76,7 @@ def load(data: Path) -> dict[str, LoadedBenchmark]:
     }
     for name, file in FILES.items():
         rows = read(data / name / file)
-        benchmark = rows_benchmark(name, "roc_auc" if name in RANKED else "accuracy")
+        benchmark = rows_benchmark(name)
         group = GROUPS.get(name)
         found[name] = load_rows(benchmark, rows, name, "drop", group if group and group in rows[0] else None)
     return found
@@ -120,9 +114,8 @@ def coin(prompts: list, k: list[int], seed: int, **_) -> list[list[Sample]]:
 
 def chance(benchmark: LoadedBenchmark) -> float:
     """What the coin is worth: the share of best responses; of strict comparisons of two scores from 1 to 10, .45."""
-    name = benchmark.benchmark.name
-    if name in (*RANKED, "rm-bench"):
-        return 0.5 if name in RANKED else 0.45
+    if benchmark.benchmark.name == "rm-bench":
+        return 0.45
     rows = [labels for item in benchmark.items for labels in item.labels]
     return sum(labels.count(max(labels)) / len(labels) for labels in rows) / len(rows)
 

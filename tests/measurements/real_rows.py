@@ -33,7 +33,7 @@ from trl_spct import Preference, judge_messages  # noqa: E402
 from trl_spct.data.preparation import prepare_preferences  # noqa: E402
 
 
-SOURCES = ("llmbar", "gsm8k", "pandalm", "genrm-cot", "bigbench-mistake")
+SOURCES = ("llmbar", "gsm8k", "pandalm", "genrm-cot")
 CPU = [
     "--use_cpu",
     "--bf16",

@@ -411,7 +411,7 @@ def test_folders_of_the_same_name_in_mixtures_are_not_mistaken_for_each_other(tm
         assert mixed["query"][:] == [run] and "kind" not in mixed.column_names
 
 
-@pytest.mark.parametrize("name", ["llmbar", "hhh-alignment", "halueval", "pandalm"])
+@pytest.mark.parametrize("name", ["llmbar", "hhh-alignment", "pandalm"])
 def test_public_data_is_read_by_its_columns(name, no_cache):
     loaded = preferences(DATA / f"{name}.jsonl", invalid_rows="drop")
     assert {"query", "responses", "labels"} <= set(loaded["train"].column_names)

@@ -106,15 +106,6 @@ def _pair(better: Callable[[Row], Any]) -> Callable[[Row, Any], list[Ranked]]:
     return ranked
 
 
-def _single(is_correct: Callable[[Row], bool]) -> Callable[[Row, Any], list[Ranked]]:
-    """The rule of single responses."""
-    return lambda row, query: [((0,), (int(is_correct(row)),))]
-
-
-def _joined(*parts: str | None) -> str:
-    return "\n\n".join(part for part in parts if part)
-
-
 def _majority(row: Row) -> int:
     votes = [row[f"annotator{i}"] for i in (1, 2, 3)]
     for vote in (1, 2):
@@ -155,48 +146,6 @@ def _check_contrast(labels: Sequence[int]) -> None:
         raise LeftOut("No response is correct; expected one.", "none_correct")
     if all(labels):
         raise LeftOut("All responses are correct; expected an incorrect one.", "all_correct")
-
-
-def _passages(row: Row) -> tuple[Any, list[Any]]:
-    passages = "\n\n".join(" ".join(passage) for passage in row["passages"])
-    query = _joined(row["question"], f"Answer from these passages:\n\n{passages}")
-    return query, [row[f"prediction {i}"] for i in range(1, 5)]
-
-
-def _wins_minus_losses(row: Row, query: Any) -> list[Ranked]:
-    """One row per question. `preference` has the pairs 12, 13, 14, 23, 24, 34: 0 for a tie, 1 or 2 for the better."""
-    preference = row["preference"]
-    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
-    if len(preference) != len(pairs) or not set(preference) <= {0, 1, 2}:
-        raise InvalidPreference(f"Found the preferences {preference}; expected six of 0, 1 and 2.", "labels")
-    wins = [[0] * 4 for _ in range(4)]
-    for (i, j), better in zip(pairs, preference, strict=True):
-        wins[i][j] = (0, 1, -1)[better]
-        wins[j][i] = -wins[i][j]
-    kept, labels = one_best(query, [sum(row_of_wins) for row_of_wins in wins])
-    best = kept[labels.index(max(labels))]
-    if any(wins[best][other] != 1 for other in kept if other != best):
-        raise LeftOut(f"The preferences {preference} single out no best answer.", "ties")
-    return [(kept, labels)]
-
-
-_TASKS = {
-    "dyck_languages": "Complete the sequence so that all brackets are closed properly. Write only what is missing.",
-    "multistep_arithmetic": "Compute the value of the expression.",
-    "word_sorting": "Sort the words alphabetically.",
-}
-
-
-def _trace(row: Row) -> tuple[Any, list[Any]]:
-    # The inputs of some tasks do not state the task; upstream, the file name does.
-    return _joined(_TASKS.get(row.get("_task") or "", ""), row["input"]), ["\n".join(row["steps"])]
-
-
-def _faithful(row: Row) -> bool:
-    marked = str(row["hallucination"]).strip().lower()
-    if marked not in ("yes", "no"):
-        raise InvalidPreference(f"Found the hallucination {row['hallucination']!r}; expected yes or no.", "labels")
-    return marked == "no"
 
 
 def _scored(row: Row, query: Any) -> list[Ranked]:
@@ -294,7 +243,10 @@ SOURCES = {
     "pandalm": Source(
         "PandaLM test set (Apache-2.0): pairs by majority of three annotators (ties are left out)",
         "instruction,input,response1,response2,annotator1,annotator2,annotator3",
-        lambda row: (_joined(row["instruction"], row["input"]), [row["response1"], row["response2"]]),
+        lambda row: (
+            "\n\n".join(filter(None, (row["instruction"], row["input"]))),
+            [row["response1"], row["response2"]],
+        ),
         _pair(_majority),
     ),
     "hhh-alignment": Source(
@@ -322,25 +274,6 @@ SOURCES = {
         lambda row: (row["question"], [solution["model_output"] for solution in row["responses"]]),
         _three_against_one,
         consumed="question,responses",
-    ),
-    "finegrained-rlhf": Source(
-        "QA-Feedback (Apache-2.0): four answers from passages, ranked by six human pair preferences",
-        "question,passages,prediction 1,prediction 2,prediction 3,prediction 4,preference",
-        _passages,
-        _wins_minus_losses,
-    ),
-    "bigbench-mistake": Source(
-        "BIG-Bench Mistake (Apache-2.0): single reasoning traces, correct if no step is marked as a mistake",
-        "input,steps,target,answer,mistake_index",
-        _trace,
-        _single(lambda row: row["mistake_index"] is None),
-        consumed="input,steps",
-    ),
-    "halueval": Source(
-        "HaluEval general (MIT): single answers, correct if no hallucination is marked",
-        "user_query,chatgpt_response,hallucination",
-        _in_columns("user_query", "chatgpt_response"),
-        _single(_faithful),
     ),
     "ultrafeedback": Source(
         "UltraFeedback (MIT): up to four completions by `overall_score` (revision 40b4365, December 2023, or later)",

@@ -4,16 +4,14 @@
 import logging
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedModel
 from yaml import YAMLError
 
 from .prompts import CARD, template_name
@@ -25,9 +23,6 @@ logger = logging.getLogger(__name__)
 LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers
 # Rows and critiques, pickled arguments, which hold `hub_token` and local paths, and TRL's reference adapter.
 _PRIVATE = ("/trajectories/", "/fresh/", "/rows/", "/judgments/", "/ref/", "training_args.bin")
-
-TAG = "generative-reward-model"
-_META_RM_SENTENCE = "The folder `meta_rm` holds a Meta RM, which guides the vote."
 
 _TEXT = """
 # {name}
@@ -171,24 +166,12 @@ def write_judge_card(
     token=None,
     revision=None,
 ) -> None:
-    """Writes into a folder the card of the repository, else that of the judge's source under the new name, if it is a
-    judge's, else a short one with the snippet that loads the judge."""
+    """Writes into a folder the card that the repository has, else a short one with the snippet that loads the judge;
+    `tags` are added to either."""
     try:
         card = ModelCard.load(hf_hub_download(repo_id, CARD, token=token, revision=revision))
     except EntryNotFoundError:
-        home = (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
-        source = read_model_card(home, token) if home else None
-        if source is not None and TAG in (source.data.get("tags") or ()):
-            card = source
-            card.text = renamed(card.text, repo_id)
-            if has_meta_rm and "`meta_rm`" not in card.text:
-                card.text = card.text.replace("\nsays why.", f"\nsays why. {_META_RM_SENTENCE}", 1)
-            figures = "scaling*.png"
-            local = home if os.path.isdir(home) else snapshot_download(home, token=token, allow_patterns=figures)
-            for path in Path(local).glob(figures):
-                shutil.copy(path, folder)
-        else:
-            card = _new_card(model, source, home, repo_id, has_meta_rm, has_code)
+        card = _new_card(model, repo_id, has_meta_rm, has_code, token)
     card.data["tags"] = list(dict.fromkeys((*(card.data.get("tags") or ()), *tags)))
     card.save(Path(folder, CARD))
 
@@ -210,34 +193,31 @@ def base_of(name: str | None, token: str | None = None) -> tuple[str | None, str
     if not name:
         return None, None, {}
     card = read_model_card(name, token)
-    is_local = os.path.isdir(name) or not is_repo_id(name)
-    ancestor = (None if card is None else card.data.get("base_model")) if is_local else name
-    known = isinstance(ancestor, str) and is_repo_id(ancestor)
-    return Path(name).resolve().name if is_local else name, ancestor if known else None, _license_of(card)
-
-
-def _license_of(card: ModelCard | None) -> dict[str, Any]:
     data = {} if card is None else card.data.to_dict()
-    return {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
+    is_local = os.path.isdir(name) or not is_repo_id(name)
+    ancestor = data.get("base_model") if is_local else name
+    known = isinstance(ancestor, str) and is_repo_id(ancestor)
+    license = {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
+    return Path(name).resolve().name if is_local else name, ancestor if known else None, license
 
 
-def _new_card(
-    model: PreTrainedModel, source: ModelCard | None, home: str, repo_id: str, has_meta_rm: bool, has_code: bool
-) -> ModelCard:
-    base = home if home and not os.path.isdir(home) and is_repo_id(home) else None
+def _new_card(model, repo_id: str, has_meta_rm: bool, has_code: bool, token: str | None) -> ModelCard:
+    home = (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
+    name, base, license = base_of(home, token)
     data = ModelCardData(
         base_model=base,
         library_name="transformers",
-        tags=[TAG, "spct", "trl"],
+        tags=["generative-reward-model", "spct", "trl"],
         pipeline_tag="text-generation",
-        **_license_of(source),
+        **license,
     )
+    guided = " The folder `meta_rm` holds a Meta RM, which guides the vote."
     without_package = " Without trl_spct installed, leave its import out and pass `trust_remote_code=True`."
     text = _TEXT.format(
         name=repo_id.rsplit("/", 1)[-1],
-        base=f"[{base}](https://huggingface.co/{base})" if base else "a model",
+        base=f"[{base}](https://huggingface.co/{base})" if base and base == name else "a model",
         repo_id=repo_id,
         template=template_name(described(model.config).get("template", "paper")),
-        more=(f" {_META_RM_SENTENCE}" if has_meta_rm else "") + (without_package if has_code else ""),
+        more=guided * has_meta_rm + without_package * has_code,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
