@@ -153,7 +153,8 @@ def test_rules_by_hand(meta_rm):
 
 
 def trainer_of(judge, meta_rm, folder, steps=2, batch=8, **options):
-    changes = {name: options.pop(name) for name in ("meta_reward", "save_strategy") if name in options}
+    changes = {"meta_reward": options.pop("meta_reward", "product")}
+    changes |= {name: options.pop(name) for name in ("save_strategy",) if name in options}
     args = SPCTConfig(
         str(folder),
         **{**ON_CPU, **changes},
@@ -248,3 +249,9 @@ def test_bad_settings_are_refused(judge, meta_rm, tmp_path):
         trainer_of(judge, meta_rm, tmp_path, meta_reward="sum")
     with pytest.raises(OSError, match="Could not load the Meta RM"):
         trainer_of(judge, str(tmp_path / "none"), tmp_path)
+
+
+def test_the_papers_reward_is_the_default(tmp_path):
+    assert SPCTConfig(str(tmp_path), **ON_CPU, meta_rm="any").meta_reward == "none"
+    with pytest.raises(ValueError, match="meta_reward='gate'.*without a meta_rm"):
+        SPCTConfig(str(tmp_path), **ON_CPU, meta_reward="gate")

@@ -24,11 +24,10 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
             Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
             training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
         meta_rm (`str`, *optional*):
-            Path or id of a Meta RM, frozen, whose word on a critique is part of the reward (not in the paper). By
-            default the paper's reward.
-        meta_reward (`str`, *optional*, defaults to `"product"`):
-            How: `"product"`, `"gate"`, or `"none"`, which only logs it as `spct/sound`, see
-            [`~trl_spct.trainers.meta_reward.MetaReward`].
+            Path or id of a frozen Meta RM, which reads the correct critiques (not in the paper). By default none.
+        meta_reward (`str`, *optional*, defaults to `"none"`):
+            What its word does: `"none"` keeps the paper's reward and logs it as `spct/sound`; `"product"` and `"gate"`
+            make it part of the reward, see [`~trl_spct.trainers.meta_reward.MetaReward`].
 
     Changed defaults: `learning_rate=4e-7` [P], `beta=0.08` (27B; 0.002 for 16B) [P], `num_generations=4` [P],
     `loss_type="grpo"` (1/|o_i| per sequence) [P], `scale_rewards="group"` [P], `use_bias_correction_kl=False` (KL
@@ -50,9 +49,12 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
     )
     share_prompts: bool = field(default=True, metadata={"help": "Read a prompt once for its group where that gains."})
     easy_judge: str | None = field(default=None, metadata={"help": "Judge whose 3 of 3 correct rows are removed."})
-    meta_rm: str | None = field(default=None, metadata={"help": "Meta RM whose word is part of the reward."})
-    meta_reward: str = field(default="product", metadata={"help": "How, with `meta_rm`.", "choices": [*META_REWARDS]})
+    meta_rm: str | None = field(default=None, metadata={"help": "Meta RM that reads the correct critiques."})
+    meta_reward: str = field(
+        default="none", metadata={"help": "What the `meta_rm` does to the reward.", "choices": [*META_REWARDS]}
+    )
 
     def __post_init__(self):
         super().__post_init__()
         self.check("meta_reward", self.meta_reward in META_REWARDS, f"one of {[*META_REWARDS]}")
+        self.check("meta_reward", self.meta_rm is not None or self.meta_reward == "none", "'none' without a meta_rm")
