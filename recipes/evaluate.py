@@ -62,10 +62,8 @@ class EvaluationArguments(ScriptArguments):
     )
     allow_changed: bool = helped(False, "Accept benchmarks that differ from what is recorded of them.")
     scalar_rm: str | None = helped(None, "Scalar reward model to compare with, by path or Hub id.")
-    pairwise_rm: str | None = helped(None, "Pairwise reward model, which may be llm-blender/PairRM-hf.")
-    semi_scalar_rm: list[str] | None = helped(
-        None, "Semi-scalar reward model: a critic and its head, or one such as ankner/Llama3-8B-CLoud-RM."
-    )
+    pairwise_rm: str | None = helped(None, "Pairwise reward model to compare with.")
+    semi_scalar_rm: list[str] | None = helped(None, "Semi-scalar reward model to compare with: a critic and its head.")
     llm_judge: str | None = helped(None, "Model that selects the best response, by majority, to compare with.")
     meta_judge: str | None = helped(
         None,
@@ -101,6 +99,8 @@ class EvaluationArguments(ScriptArguments):
         self.k = sorted({self.k} if isinstance(self.k, int) else {*self.k})
         if not self.k or self.k[0] < 1:
             raise ValueError(f"Found k={self.k}; expected numbers of votes from 1 on.")
+        if self.semi_scalar_rm is not None and len(self.semi_scalar_rm) != 2:
+            raise ValueError(f"Found semi_scalar_rm={self.semi_scalar_rm}; expected a critic and its head.")
         for name in (benchmark.partition("=")[0] for benchmark in self.benchmarks or ()):
             if name not in BENCHMARKS:
                 raise ValueError(f"Found the benchmark {name!r}; expected one of {', '.join(sorted(BENCHMARKS))}.")

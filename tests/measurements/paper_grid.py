@@ -11,7 +11,7 @@ paired difference to the GRM, and the accuracy with as many tokens as the GRM wr
 figure. Finished parts are read, not repeated. The same on benchmarks with checkpoints of any size:
 
     accelerate launch recipes/evaluate.py --model_name_or_path judge-spct --meta_rm judge-meta-rm --k 1 8 32 \
-        --scalar_rm RM --pairwise_rm llm-blender/PairRM-hf --semi_scalar_rm ankner/Llama3-8B-CLoud-RM \
+        --scalar_rm RM --pairwise_rm PAIRWISE_RM --semi_scalar_rm CRITIC HEAD \
         --llm_judge google/gemma-2-27b-it --token_prob true --benchmarks rewardbench ppe-correctness
 """
 

@@ -276,6 +276,7 @@ def test_a_meta_judge_on_a_server(tmp_path, monkeypatch, capsys):
     [
         (["--k", "0"], "expected numbers of votes from 1 on"),
         (["--k", "4", "-1"], "expected numbers of votes from 1 on"),
+        (["--semi_scalar_rm", "cloud"], "expected a critic and its head"),
         (["--k_meta", "1.5"], "k_meta=1.5; expected at least 1 critique"),
         (["--k_meta", "2", "--guide", "soft"], "under which all critiques vote"),
     ],

@@ -8,22 +8,9 @@ from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
-import torch
-from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DebertaV2Model,
-    DebertaV2PreTrainedModel,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..judge.conversations import conversation_text
 from ..judge.critiques import Critique
-from ..judge.fence import Fence
 from ..judge.meta_scoring import meta_scores
 from ..judge.modeling_meta_rm import require_head
 from ..judge.orders import count_occurrences, derive_seed, row_seed
@@ -81,7 +68,7 @@ class ScalarJudge(Judge):
             count = model.config.num_labels
             raise ValueError(f"Found a classifier with {count} labels; expected a reward model with one.")
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.longest = getattr(model, "longest", context_length(model.config))
+        self.context = context_length(model.config)
         self.settings = {"judge": self.kind, **described_model(model)}
 
     @classmethod
@@ -93,7 +80,7 @@ class ScalarJudge(Judge):
     def check(self, row: Preference, number: int = 0) -> None:
         encoded = self.tokenizer.apply_chat_template(self._conversations(row), tokenize=True, return_dict=False)
         try:
-            check_lengths(list(map(len, encoded)), 0, self.longest)
+            check_lengths(list(map(len, encoded)), 0, self.context)
         except PromptTooLongError as error:
             raise PromptTooLongError(f"Row {number}", *error.lengths, number) from None
 
@@ -118,15 +105,9 @@ class PairwiseJudge(ScalarJudge):
     orders, whose logits are averaged; the score of a response is the number of others that it beats. Single responses
     are refused.
 
-    The model is a classifier with one label that reads the user turn of
-    [`~trl_spct.judge.prompts.meta_messages`], or a [`PairRM`]."""
+    The model is a classifier with one label that reads [`PairwiseJudge.messages`], which a subclass may override."""
 
     kind = "pairwise"
-
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8):
-        if isinstance(model, PairRM):
-            tokenizer.chat_template = PairRM.chat_template
-        super().__init__(model, tokenizer, batch_size)
 
     def check(self, row: Preference, number: int = 0) -> None:
         if len(row) == 1:
@@ -134,12 +115,11 @@ class PairwiseJudge(ScalarJudge):
         super().check(row, number)
 
     def _conversations(self, row: Preference) -> list[list[Mapping[str, str]]]:
-        special, rows = special_tokens(self.tokenizer), [some_of(row, pair) for pair in _pairs(len(row))]
-        if not isinstance(self.model, PairRM):
-            return [meta_messages(pair, "", special)[:1] for pair in rows]  # type: ignore[misc]
-        roles, query = ("source", "candidate1", "candidate2"), conversation_text(row.query, speaker=False)
-        texts = [map(Fence(special), (query, *pair.responses)) for pair in rows]
-        return [[{"role": r, "content": t} for r, t in zip(roles, of_pair, strict=True)] for of_pair in texts]
+        return [self.messages(some_of(row, pair)) for pair in _pairs(len(row))]
+
+    def messages(self, pair: Preference) -> list[Any]:
+        """The conversation that the model reads: the user turn of [`~trl_spct.judge.prompts.meta_messages`]."""
+        return meta_messages(pair, "", special_tokens(self.tokenizer))[:1]
 
     def _scores(self, num_responses: int, logits: Sequence[float]) -> Sequence[float]:
         logit, wins = dict(zip(_pairs(num_responses), logits, strict=True)), [0.0] * num_responses
@@ -148,34 +128,12 @@ class PairwiseJudge(ScalarJudge):
         return wins
 
 
-class PairRM(DebertaV2PreTrainedModel):
-    """The layout of `llm-blender/PairRM-hf` (arXiv 2306.02561): a head of two layers reads the states of the prefixes
-    of the query and of either response. Its texts together have up to 2,048 tokens; longer rows are refused."""
-
-    chat_template = "{% for m in messages %}{{ '[CLS]<|' + m['role'] + '|>' + m['content'] + '[SEP]' }}{% endfor %}"
-    longest = 2048
-
-    def __init__(self, config: PreTrainedConfig):
-        super().__init__(config)
-        config.num_labels, config.is_causal, size = 1, False, config.hidden_size
-        self.pretrained_model = DebertaV2Model(config)
-        layers = (nn.Identity(), nn.Linear(2 * size, size), nn.Tanh(), nn.Identity(), nn.Linear(size, config.n_tasks))
-        self.head_layer = nn.Sequential(*layers)
-        self.post_init()
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **kwargs) -> SequenceClassifierOutput:
-        states = self.pretrained_model(input_ids, attention_mask=attention_mask).last_hidden_state
-        prefixes = (self.config.source_prefix_id, self.config.cand1_prefix_id, self.config.cand2_prefix_id)
-        places = [(input_ids == prefix).int().argmax(dim=1) for prefix in prefixes]
-        query, *sides = (states[torch.arange(len(states)), place] for place in places)
-        first, second = (self.head_layer(torch.cat([query, side], dim=-1)) for side in sides)
-        return SequenceClassifierOutput(logits=(first - second).mean(dim=-1))
-
-
 def load_classifier(name: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
-    """Loads a classifier with one label, an adapter of one, or a [`PairRM`]; without a trained head it raises."""
-    is_pair_rm = "cand1_prefix_id" in (read_json(name, "config.json") or {})
-    load = (PairRM if is_pair_rm else AutoModelForSequenceClassification).from_pretrained
+    """Loads a classifier with one label, or an adapter of one; another layout has no trained head and raises."""
+    config = read_json(name, "config.json")
+    if config is not None and "model_type" not in config:  # a layout that transformers does not know
+        require_head({"missing_keys": ["score.weight"]}, name)
+    load = AutoModelForSequenceClassification.from_pretrained
     model, info = load(name, output_loading_info=True, **kwargs)
     require_head(info, name)
     adapters = getattr(model, "peft_config", {})

@@ -213,8 +213,7 @@ class MetaRMForSequenceClassification(PreTrainedModel):
 
 def require_head(loading_info: dict[str, Any], name: str | os.PathLike) -> None:
     """Refuses a classifier whose head is drawn at random, by the loading info of `from_pretrained`."""
-    heads = ("score.", "classifier.", "reward_head.", "head_layer.")
-    missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(heads))
+    missing = sorted(key for key in loading_info["missing_keys"] if key.startswith(("score.", "classifier.")))
     if missing:
         raise ValueError(
             f"Found no weights for {missing} in {str(name)!r}; expected a trained model with a one-label head of this "
