@@ -47,7 +47,6 @@ from trl_spct.jobs import stored_cost, write_json
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
 from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
 
-
 ROWS = "rows"
 """Name of the rows of `dataset_name` among the benchmarks; their judgments have no folder of their own."""
 

@@ -48,7 +48,6 @@ from trl_spct.judge.sampling import TRUNCATED, Sample, Sampler, derive_seed, sam
 from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, helped, load_pipeline
 from trl_spct.trainers.loading import saved_weights_digest
 
-
 logger = logging.getLogger(__name__)
 
 CORRECT, INCORRECT = "correct", "incorrect"

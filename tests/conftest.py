@@ -8,7 +8,6 @@ import sys
 import pytest
 from paths import RECIPES, ROOT, TESTS
 
-
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")

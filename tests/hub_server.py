@@ -19,7 +19,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-
 USER, TOKEN = "someone", "hf_of_someone"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".png", ".bin")
 

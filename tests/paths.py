@@ -3,7 +3,6 @@
 
 from pathlib import Path
 
-
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 DATA = TESTS / "data"

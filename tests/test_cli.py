@@ -20,7 +20,6 @@ from tiny_models import save_writing
 
 from trl_spct import cli, packaged
 
-
 # Verbs
 
 

@@ -17,7 +17,6 @@ from trl_spct import jobs
 from trl_spct.jobs import MANIFEST, FolderInUseError, ShardedJob, claim_folder, locked, stored_cost, write_json
 from trl_spct.judge.costs import spend
 
-
 FEATURES = Features({"row": Value("int64"), "scores": List(List(Value("int64"))), "text": Value("string")})
 
 

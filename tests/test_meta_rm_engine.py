@@ -42,7 +42,6 @@ from trl_spct.labeling.judgments import LabelingJudge, judge_dataset
 from trl_spct.labeling.rows import prepare_rows
 from trl_spct.scripts import JudgeArguments, load_judge
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS = [Preference(f"Q{i}", (f"a{i}", "b", "c <end_of_turn>"), labels=(1.0, 0.0, 0.0)) for i in range(4)]

@@ -17,7 +17,6 @@ from paths import ROOT
 
 import trl_spct
 
-
 PACKAGE = ROOT / "trl_spct"
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))

@@ -48,7 +48,6 @@ from trl_spct.labeling.judgments import LabelingJudge, judge_dataset
 from trl_spct.labeling.rows import prepare_rows
 from trl_spct.labeling.writing import NoScoresError, report_lines, write_labels
 
-
 pytestmark = pytest.mark.slow
 
 SHORT = {"template": "compact", "max_new_tokens": 12}  # the paper's prompt has 700 tokens, this one 150

@@ -28,7 +28,6 @@ from trl_spct import AsyncJudgeReward, GRMRewardPipeline, JudgeReward, MetaRMFor
 from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import PromptRefusedError, Refusal, Sample
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOCK = re.compile(r"\[The Begin of Response(?: \d+)?\]\n(.*?)\n\[The End of Response(?: \d+)?\]", re.DOTALL)

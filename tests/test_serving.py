@@ -27,7 +27,6 @@ from trl_spct import GRMRewardPipeline, JudgeReward, cli
 from trl_spct.judge.costs import spend
 from trl_spct.judge.sampling import EngineError, PromptRefusedError, Refusal, Sample
 
-
 httpx = pytest.importorskip("httpx")
 openai = pytest.importorskip("openai")
 pytest.importorskip("fastapi")
@@ -37,7 +36,6 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from trl_spct import serving  # noqa: E402
 from trl_spct.serving import JudgeServer, ServeArguments  # noqa: E402
-
 
 PACKAGE = ROOT / "trl_spct"
 

@@ -20,7 +20,6 @@ from transformers import (
     Qwen3Config,
 )
 
-
 BOS, EOS, PAD, UNK = "<bos>", "<eos>", "<pad>", "<unk>"
 TURN, TURN_END = "<start_of_turn>", "<end_of_turn>"
 SPECIAL_TOKENS = (PAD, EOS, BOS, UNK, TURN, TURN_END)

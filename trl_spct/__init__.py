@@ -9,7 +9,6 @@ import os
 import sys
 from pathlib import Path
 
-
 __version__ = "0.1.0"
 
 _EXPORTS = {

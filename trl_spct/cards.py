@@ -20,7 +20,6 @@ from .judge.hub import PushError, base_of, is_repo_id, keep_private, model_push_
 from .judge.prompts import template_name
 from .judge.repositories import describe_adapter, described
 
-
 if TYPE_CHECKING:
     from transformers import Trainer as _Trainer
 else:

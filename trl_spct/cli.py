@@ -16,7 +16,6 @@ from typing import Any
 
 import trl_spct
 
-
 VERBS = {
     "evaluate": "Evaluate a judge",
     "label": "Scores, best of n and DPO pairs",

@@ -52,7 +52,6 @@ from .server_answers import (
     refusal,
 )
 
-
 if TYPE_CHECKING:
     import openai
 

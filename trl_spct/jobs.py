@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from .judge.costs import Cost, metered
 from .judge.dates import on_day
 
-
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"

@@ -29,7 +29,6 @@ from .judge.preferences import InvalidPreference, Messages, Preference
 from .judge.prompts import judge_template
 from .judge.sampling import TRUNCATED, EngineError, PromptRefusedError, Refusal, Sampler, storable
 
-
 THOUGHTS = ("hide", "prefilled", "show")
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 

@@ -15,7 +15,6 @@ from .judge.sampling import check_sampling
 from .judge.voting import Guidance
 from .server_answers import DIALECTS
 
-
 if TYPE_CHECKING:
     from trl import ModelConfig
 

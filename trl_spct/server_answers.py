@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 from .judge.costs import spend
 from .judge.sampling import EngineError, Refusal, Sample, decode_completions, storable
 
-
 logger = logging.getLogger(__name__)
 
 

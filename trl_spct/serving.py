@@ -29,7 +29,6 @@ from .judge.sampling import EngineError
 from .rewards import THOUGHTS, Group, group_completions, group_rewards, read_completions
 from .scripts import JudgeArguments, helped, load_judge
 
-
 try:
     import uvicorn
     from fastapi import FastAPI, HTTPException, Request, Response

@@ -17,7 +17,6 @@ import json
 import random
 from pathlib import Path
 
-
 VERDICTS = {"1": 0, "2": 1}
 
 

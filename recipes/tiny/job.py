@@ -64,7 +64,6 @@ from trl_spct.trainers.arguments import CHECKPOINTING
 from .judge import MAX_CRITIQUE, TEMPLATE, build_judge, build_tokenizer, pieces_of
 from .world import Row, World, named_principle
 
-
 COLUMNS = ("query", "responses", "labels", "domain", "principle")
 SIZES = (1, 2, 3, 4, 2, 3, 4)
 """How often each number of responses occurs."""

@@ -10,7 +10,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl_spct.judge.fence import CONTEXT, FORMAT, RESPONSES
 from trl_spct.judge.prompts import judge_template
 
-
 TEMPLATE = "compact"
 MAX_CRITIQUE = 56
 """Tokens of the longest critique, rounded up."""

@@ -32,7 +32,6 @@ from .job import _assistant, _common, _quiet, _trained, _user
 from .judge import build_judge
 from .world import CLOSINGS, NEUTRAL_OPENINGS, OPENINGS, TOPICS, Row, World
 
-
 GROUP = 4
 """Completions per query in training and evaluation: the most that the judge learned to read at once."""
 MAX_ANSWER = 24

@@ -17,7 +17,6 @@ from trl_spct.evaluation.guidance import PLAIN
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification
 from trl_spct.judge.voting import Guidance
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

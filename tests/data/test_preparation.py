@@ -26,7 +26,6 @@ from trl_spct.data.reading import RowReader, consumed_columns
 from trl_spct.judge.preferences import InvalidPreference, Preference
 from trl_spct.judge.prompts import judge_messages
 
-
 datasets.disable_progress_bars()
 
 USER = [{"role": "user", "content": "What is 2 + 2?"}]

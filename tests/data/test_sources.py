@@ -17,7 +17,6 @@ from trl_spct.data.preparation import judge_rows, prepare_judge_rows, prepare_pr
 from trl_spct.data.sources import SOURCES, LeftOut, detect_source, get_source, one_best
 from trl_spct.judge.preferences import InvalidPreference
 
-
 datasets.disable_progress_bars()
 
 MIXTURE = RECIPES / "data" / "paper_mixture.yaml"

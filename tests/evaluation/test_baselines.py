@@ -21,7 +21,6 @@ from trl_spct.evaluation.sampled_judges import ChoiceJudge
 from trl_spct.judge.orders import count_occurrences
 from trl_spct.judge.sampling import PromptTooLongError, Sample
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = Preference("q?", ["bb", "a", "cccc"])

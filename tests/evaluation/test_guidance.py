@@ -25,7 +25,6 @@ from trl_spct.evaluation.judgments import scaling_results
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, native_config
 from trl_spct.judge.voting import Guidance
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SOFT, HALF, QUARTER = Guidance(guide="soft"), Guidance(0.5), Guidance(0.25)

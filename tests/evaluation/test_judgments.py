@@ -37,7 +37,6 @@ from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import EngineError, PromptTooLongError, Sample
 from trl_spct.judge.voting import Guidance
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -15,7 +15,6 @@ from trl_spct import Preference
 from trl_spct.evaluation.baselines import PairwiseJudge, ScalarJudge, load_classifier
 from trl_spct.judge.sampling import Sample
 
-
 with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(TESTS / "measurements")
     import published_layouts

@@ -18,7 +18,6 @@ from trl_spct.evaluation.judgments import Judge, Judgment
 from trl_spct.evaluation.reports import with_blocks, write_results
 from trl_spct.judge.critiques import Critique
 
-
 DIAGNOSIS = {
     "rows": 100,
     "critiques": 800,

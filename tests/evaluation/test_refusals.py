@@ -9,7 +9,6 @@ from trl_spct.evaluation.judgments import PipelineJudge, judge_all, record_judgm
 from trl_spct.evaluation.sampled_judges import ChoiceJudge
 from trl_spct.judge.sampling import EngineError, PromptRefusedError, PromptTooLongError, Refusal, Sample
 
-
 ROWS = [Preference(f"Question {i}?", ["worth 3", "worth 9"], [0, 1]) for i in range(9)]
 IDS = [f"mine-{i}" for i in range(9)]
 

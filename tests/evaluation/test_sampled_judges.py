@@ -17,7 +17,6 @@ from trl_spct.judge.prompts import judge_messages, meta_messages
 from trl_spct.judge.sampling import Sample
 from trl_spct.server_answers import read_choices
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = Preference("q?", ["bb", "a", "cccc"])

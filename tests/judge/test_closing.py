@@ -22,7 +22,6 @@ from trl_spct.judge.sampling import Sample, encode_prompts, read_sample, sample_
 from trl_spct.judge.templates import JudgeTemplate
 from trl_spct.trainers.rejection_report import rejection_report
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PAPER = judge_template("paper")

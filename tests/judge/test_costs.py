@@ -14,7 +14,6 @@ from trl_spct.judge.meta_scoring import encode_meta, meta_scores
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import encode_prompts, sample_critiques
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TOKENIZER = tiny_tokenizer()

@@ -15,7 +15,6 @@ from trl_spct.judge.critiques import (
 )
 from trl_spct.judge.templates import JudgeTemplate
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 

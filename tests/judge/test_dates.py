@@ -13,7 +13,6 @@ from trl_spct.judge.dates import dated_template, on_day, prints_date, undated_te
 from trl_spct.judge.meta_scoring import encode_meta
 from trl_spct.judge.sampling import encode_prompts
 
-
 TURN = {"role": "user", "content": "a"}
 LLAMA = (
     "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}!"

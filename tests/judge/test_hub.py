@@ -22,7 +22,6 @@ import yaml
 from hub_server import TOKEN, USER, HubServer
 from paths import RECIPES
 
-
 ROW = {"query": "Name a prime number.", "responses": ["Four.", "Seven."]}
 CPU = {
     "use_cpu": True,

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from trl_spct.judge.implicit_prompts import possible_prompts, split_turn, split_words, without_prompt
 from trl_spct.judge.preferences import InvalidPreference, Preference
 
-
 HH = "\n\nHuman: Why is the sky blue?\n\nAssistant:"
 
 

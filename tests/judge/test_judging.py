@@ -19,7 +19,6 @@ from trl_spct.judge.preferences import InvalidPreference
 from trl_spct.judge.sampling import EngineError, PromptTooLongError, Sample
 from trl_spct.judge.templates import JudgeTemplate
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 load_trained = MetaRMForSequenceClassification.load_trained

@@ -11,7 +11,6 @@ from trl_spct.judge.meta_scoring import check_fit, check_template, tokenizer_dig
 from trl_spct.judge.modeling_meta_rm import MetaRMForSequenceClassification, native_config
 from trl_spct.judge.prompts import judge_template
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = {"query": "Name a prime.", "responses": ["4", "7"]}

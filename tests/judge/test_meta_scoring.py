@@ -11,7 +11,6 @@ from trl_spct import MetaRMForSequenceClassification, Preference
 from trl_spct.judge.meta_scoring import encode_meta, meta_scores, tokenizer_digest
 from trl_spct.judge.prompts import meta_messages
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Gemma's window of 64 tokens ends within the shared part, and within each critique of more than 64 letters.

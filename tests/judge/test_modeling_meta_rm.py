@@ -29,7 +29,6 @@ from trl_spct.judge.modeling_meta_rm import (
 from trl_spct.judge.preferences import Preference
 from trl_spct.judge.prompts import meta_messages
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NATIVE = [arch for arch in ARCHITECTURES if arch != "granite"]

@@ -19,7 +19,6 @@ from trl_spct.judge.orders import (
     split_blocks,
 )
 
-
 sizes = st.integers(1, 7), st.integers(0, 30), st.integers(0, 2**32)
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from trl_spct.judge.outcomes import credit, highest, is_correct, meta_label, outcome_reward
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 NAN = float("nan")

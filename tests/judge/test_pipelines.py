@@ -33,7 +33,6 @@ from trl_spct.judge.sampling import (
     special_tokens,
 )
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = {"query": "Name a prime.", "responses": ["worth 3", "worth 9", "worth 5"]}

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from trl_spct.judge.preferences import InvalidPreference, Preference, checked_labels, message_text, restore_order
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 USER = {"role": "user", "content": "Which is larger, 9.9 or 9.11?"}

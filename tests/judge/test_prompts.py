@@ -27,7 +27,6 @@ from trl_spct.judge.prompts import (
 from trl_spct.judge.sampling import encode_prompts, special_tokens
 from trl_spct.judge.templates import CHOICE, JudgeTemplate
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 Q = "Which is larger, 9.9 or 9.11?"

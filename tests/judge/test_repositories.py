@@ -22,7 +22,6 @@ from trl_spct import MetaRMForSequenceClassification
 from trl_spct.judge.modeling_meta_rm import EXTRAS_NAME
 from trl_spct.judge.repositories import describe_adapter, locate_meta_rm
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = {"query": "Name a prime.", "responses": ["worth 3", "worth 9", "worth 5"]}

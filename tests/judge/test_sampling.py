@@ -28,7 +28,6 @@ from trl_spct.judge.sampling import (
     special_tokens,
 )
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -24,7 +24,6 @@ from trl_spct.judge.shared_prompts import (
     shared_lengths,
 )
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DRAW = random.Random(0)

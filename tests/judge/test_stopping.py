@@ -11,7 +11,6 @@ from trl_spct.judge.outcomes import highest
 from trl_spct.judge.stopping import decided, next_round
 from trl_spct.judge.voting import Guidance, vote, weighted_vote
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 guidances = st.one_of(

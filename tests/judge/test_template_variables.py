@@ -16,7 +16,6 @@ from trl_spct import GRMRewardPipeline, MetaRMForSequenceClassification
 from trl_spct.judge.meta_scoring import tokenizer_digest
 from trl_spct.judge.sampling import PromptTooLongError, Sample
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROWS = [{"query": "Name a prime.", "responses": ["4", "7"]}, {"query": "Why?", "responses": ["a", "b", "c"]}]

@@ -14,7 +14,6 @@ from trl_spct.judge.prompts import judge_messages
 from trl_spct.judge.sampling import encode_prompts, special_tokens
 from trl_spct.judge.truncation import EARLIER, MARK, MIN_TOKENS, Cuts, prompt_length, water_level
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 

@@ -16,7 +16,6 @@ from trl_spct.judge.voting import (
     weighted_vote,
 )
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 FIGURE_3 = [(1, 5), (5, 6), (4, 8), (7, 6)]

@@ -31,7 +31,6 @@ from trl_spct.labeling.judgments import LabelingJudge, judge_dataset, labeling_j
 from trl_spct.labeling.labels import COLUMNS, score_columns
 from trl_spct.labeling.rows import prepare_rows
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 OPTIONS = {"k": 4, **SHORT}

@@ -43,7 +43,6 @@ from trl_spct.labeling.labels import (
 from trl_spct.labeling.rows import prepare_rows
 from trl_spct.labeling.writing import NoScoresError, push_labels, report_lines, write_labels, write_labels_card
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = RECIPES / "label.py"

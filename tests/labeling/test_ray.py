@@ -3,7 +3,6 @@
 
 import pytest
 
-
 ray = pytest.importorskip("ray")
 
 from functools import partial  # noqa: E402
@@ -21,7 +20,6 @@ from trl_spct.labeling.distributed import RayJudge, judge_on_ray, stage_judge  #
 from trl_spct.labeling.judgments import LabelingJudge, judge_dataset  # noqa: E402
 from trl_spct.labeling.labels import COLUMNS, score_columns  # noqa: E402
 from trl_spct.labeling.rows import prepare_rows  # noqa: E402
-
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 SEEDS = (0, 1, 2)

@@ -33,7 +33,6 @@ from trl_spct.evaluation.statistics import bootstrap_interval, mean, paired_inte
 from trl_spct.judge.critiques import Critique
 from trl_spct.judge.outcomes import credit, highest
 
-
 Critiques = Sequence[tuple[Judgment, Critique]]
 
 

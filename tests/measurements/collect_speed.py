@@ -26,7 +26,6 @@ from pathlib import Path
 
 from measuring import ON_CPU, resident
 
-
 WORDS = "tides follow the moon and bees carry pollen while rain falls on the quiet town".split()
 
 

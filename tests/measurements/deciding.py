@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
 SEEDS = (0, 1, 2)

@@ -26,7 +26,6 @@ from trl_spct.evaluation.baselines import some_of
 from trl_spct.judge.prompts import choice_messages, judge_messages, meta_messages
 from trl_spct.judge.templates import JudgeTemplate
 
-
 CHOICE = JudgeTemplate("Select the best response.", r"Analysis: \boxed{x}")
 """A prompt for the best response that fits into the tiny judge's context."""
 EPOCHS, LEARNING_RATE = 3, 1e-3

@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest.mock import patch
 
-
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
 LOOK_ALIKES = str.maketrans("[]#aeo", "［］＃аео")

@@ -22,7 +22,6 @@ import sys
 import time
 from pathlib import Path
 
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 SEEDS = (0, 1, 2)

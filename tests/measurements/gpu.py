@@ -46,7 +46,6 @@ from tiny_models import save_tiny, tiny_tokenizer
 from transformers import AutoModelForCausalLM, Qwen2Config, TrainerCallback
 from transformers.utils import logging
 
-
 SHAPES = {  # layers, hidden, heads, key-value heads, intermediate, vocabulary: Qwen2.5's
     "0.5b": (24, 896, 14, 2, 4864, 151936),
     "1.5b": (28, 1536, 12, 2, 8960, 151936),

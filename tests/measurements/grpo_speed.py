@@ -32,7 +32,6 @@ from trl import GRPOTrainer
 from trl_spct import SPCTConfig
 from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer
 
-
 SIZES = {
     "hidden_size": 256,
     "intermediate_size": 768,

@@ -49,7 +49,6 @@ from trl_spct.judge.decoding import SHARED_DECODING, PromptLayer, attend
 from trl_spct.judge.generation import Decoder, SeededSampling, evaluating
 from trl_spct.judge.sampling import sample_critiques
 
-
 LOOPS = 8  # critiques for which the loop is timed
 MARKUP = 24  # tokens of the chat template
 LETTERS = "abcdefghijklmnopqrstuvwxyz ."

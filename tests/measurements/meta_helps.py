@@ -25,7 +25,6 @@ import json
 import sys
 from pathlib import Path
 
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 
 SEEDS = (0, 1, 2)

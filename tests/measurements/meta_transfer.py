@@ -43,10 +43,8 @@ from trl_spct.judge.prompts import meta_messages
 from trl_spct.judge.sampling import special_tokens
 from trl_spct.judge.voting import Guidance
 
-
 sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
 from tiny.job import MAX_CRITIQUE, TEMPLATE, Job  # noqa: E402
-
 
 JUDGES = ("base", "rft", "spct")
 HALF, SOFT = Guidance(), Guidance(guide="soft")

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
 SEEDS = (0, 1, 2)

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "recipes"), str(Path(__file__).parent)]
 

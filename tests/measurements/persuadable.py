@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
 from tiny.judge import TEMPLATE, build_tokenizer, pieces_of  # noqa: E402
@@ -22,7 +21,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, pipeline  # noqa: E402
 from trl_spct import Preference, judge_messages  # noqa: E402
 from trl_spct.judge.fence import FORMAT  # noqa: E402
 from trl_spct.judge.sampling import special_tokens  # noqa: E402
-
 
 WORDS = (
     "so then well this that one here now perhaps indeed plainly good poor short long begin of the end Response "

@@ -16,7 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-
 from measuring import ROOT  # isort: skip
 
 import pyarrow.parquet as pq

@@ -23,7 +23,6 @@ from trl_spct.judge.prompts import judge_template
 from trl_spct.trainers.rejection import Trajectory
 from trl_spct.trainers.rejection_report import rejection_report
 
-
 VERDICT = re.compile(r"Verification: Is the answer correct \(Yes/No\)\?[\s*]*(Yes|No)\b")
 BOXES = {"Yes": r"\boxed{1}", "No": r"\boxed{0}"}
 

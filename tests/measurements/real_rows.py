@@ -23,7 +23,6 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -31,7 +30,6 @@ from tiny_models import tiny_config, tiny_tokenizer  # noqa: E402
 
 from trl_spct import Preference, judge_messages  # noqa: E402
 from trl_spct.data.preparation import prepare_preferences  # noqa: E402
-
 
 SOURCES = ("llmbar", "gsm8k", "pandalm", "genrm-cot")
 CPU = [

@@ -21,7 +21,6 @@ from tiny_models import tiny_tokenizer
 from trl_spct.trainers.recorded import recorded_trajectories
 from trl_spct.trainers.rejection_report import rejection_report
 
-
 VERDICTS = {"1": "0", "2": "1", "0": "tie", "Tie": "tie"}
 SHOWN = ("trajectories", "rows", "outcomes", "ties", "problems", "places", "accuracy", "remarks")
 

@@ -26,7 +26,6 @@ from transformers import pipeline
 
 import trl_spct
 
-
 OPTIONS = {"k": 2, "seed": 0, "max_new_tokens": 32, "template": "compact"}
 ROWS_PER_CLIENT = 2
 

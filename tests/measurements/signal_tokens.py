@@ -20,7 +20,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "recipes"))
 
 SEEDS = (0, 1, 2)

@@ -22,7 +22,6 @@ from trl_spct.judge.outcomes import credit
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.voting import Guidance
 
-
 RECIPE = Path(__file__).parents[2] / "recipes/spct.py"
 sys.path.insert(0, str(RECIPE.parent))
 SEEDS = (0, 1, 2)

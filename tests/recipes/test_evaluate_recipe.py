@@ -20,7 +20,6 @@ from trl_spct import MetaRMForSequenceClassification
 from trl_spct.evaluation.judgments import read_judgments
 from trl_spct.judge.sampling import EngineError
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = RECIPES / "evaluate.py"

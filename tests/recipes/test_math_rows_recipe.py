@@ -26,7 +26,6 @@ from trl_spct.data.loading import load_preferences
 from trl_spct.data.preparation import judge_rows, prepare_preferences
 from trl_spct.judge.sampling import Sample
 
-
 pytest.importorskip("math_verify")
 
 SCRIPT = RECIPES / "math_rows.py"

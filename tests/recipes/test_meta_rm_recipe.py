@@ -17,7 +17,6 @@ from transformers import pipeline
 from trl_spct.data.preparation import split_by_query
 from trl_spct.judge.voting import Guidance
 
-
 RECIPE = RECIPES / "meta_rm.py"
 ROWS = [{"query": f"q{i}", "responses": ["a", "b"], "labels": [0.0, 1.0]} for i in range(24)]
 

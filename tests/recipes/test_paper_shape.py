@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from paths import TESTS
 
-
 sys.path.insert(0, str(TESTS / "measurements"))
 
 from tiny_world import SEEDS, STAGES, result, run_all, shuffling  # noqa: E402
-
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,6 @@ import pytest
 from paths import RECIPES
 from tiny_models import save_tiny, save_writing
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = ("--use_cpu", "--bf16", "false", "--report_to", "none", "--disable_tqdm", "true", "--save_strategy", "no")

@@ -20,7 +20,6 @@ from tiny_models import tiny_tokenizer
 
 from trl_spct.data.loading import find_templates
 
-
 CPU = ["--use_cpu", "--bf16", "false"]
 
 

@@ -34,7 +34,6 @@ from test_recipe_files import (
 from tiny_models import save_writing, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-
 SHORT = {
     "template": "compact",
     "max_completion_length": 20,

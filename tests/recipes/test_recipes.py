@@ -24,7 +24,6 @@ from trl_spct.data.loading import (
 )
 from trl_spct.judge.hub import PushError
 
-
 SCRIPTS = ("rft", "spct", "meta_rm", "evaluate")
 
 

@@ -18,7 +18,6 @@ from trl_spct.data.preparation import prepare_preferences
 from trl_spct.judge.prompts import judge_template
 from trl_spct.trainers.recorded import recorded_trajectories
 
-
 HOME = ROOT / "recipes" / "smollm2-135m"
 STAGES = [f"recipes/smollm2-135m/{stage}_full.yaml" for stage in ("rft", "spct", "meta_rm")]
 

@@ -21,7 +21,6 @@ from trl_spct import Preference, is_correct, parse_critique
 from trl_spct.judge.critiques import PROBLEMS
 from trl_spct.judge.prompts import judge_template
 
-
 RESULT_KEYS = {
     "stage",
     "k",

@@ -15,7 +15,6 @@ from trl_spct.trainers import grouped_grpo, trl_internals
 from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer, group_uniforms, regrouped
 from trl_spct.trainers.trl_internals import OVERRIDES, changed
 
-
 COMPLETION = 10
 
 

@@ -21,7 +21,6 @@ from trl_spct.judge.sampling import special_tokens
 from trl_spct.trainers.meta_reward import META_REWARDS, MetaReward
 from trl_spct.trainers.spct_trainer import OutcomeReward
 
-
 RIGHT, WRONG = "\\boxed{2, 9}", "\\boxed{9, 2}"
 
 

@@ -32,7 +32,6 @@ from trl_spct.trainers.meta_rm_trainer import (
     encode_row,
 )
 
-
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from trl_spct.trainers.rejection import Outcome, Selection, Trajectory, cap_hinted, select_trajectories
 
-
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # for a busy machine
 
 RIGHT, WRONG, TIE, NONE = (8, 3), (3, 8), (8, 8), None

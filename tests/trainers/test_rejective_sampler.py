@@ -29,7 +29,6 @@ from trl_spct.trainers import rejective_sampler
 from trl_spct.trainers.rejection import Outcome
 from trl_spct.trainers.rejective_sampler import NothingKeptError, rejection_report
 
-
 HINT = "The best response is"
 BLOCK = re.compile(r"\[The Begin of Response ?\d*\]\n(.*?)\n\[The End of Response", re.DOTALL)
 # Per row: what its unhinted critiques are, then what the hinted one is. c: correct, w: wrong, t: tie, u: unreadable,

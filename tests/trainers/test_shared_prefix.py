@@ -22,7 +22,6 @@ from trl_spct.trainers.shared_prefix import (
     sharing_obstacle,
 )
 
-
 PROMPT, WIDTH = 90, 12
 
 

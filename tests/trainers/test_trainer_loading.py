@@ -10,7 +10,6 @@ from trl_spct import Preference, RejectiveSamplerConfig, SPCTConfig
 from trl_spct.judge.truncation import prompt_length
 from trl_spct.trainers.loading import load_sampler, load_tokenizer, rows_for
 
-
 CPU = {"use_cpu": True, "bf16": False, "template": "compact", "max_completion_length": 8}
 
 

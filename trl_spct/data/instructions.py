@@ -8,7 +8,6 @@ import jinja2
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 _FEATURES = Features({"prompt": _MESSAGES, "completion": _MESSAGES})
 

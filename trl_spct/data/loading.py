@@ -21,7 +21,6 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 from ..judge.hub import PushError, is_repo_id, model_push_command
 from .preparation import InvalidRows, prepare_preferences
 
-
 logger = logging.getLogger(__name__)
 
 _BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}

@@ -16,7 +16,6 @@ from ..judge.outcomes import meta_label
 from .loading import with_same_columns
 from .preparation import split_by_query
 
-
 logger = logging.getLogger(__name__)
 
 OUTCOMES = ("correct", "incorrect", "close", "hinted", "unreadable")

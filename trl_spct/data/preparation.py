@@ -19,7 +19,6 @@ from ..judge.sampling import PromptTooLongError, check_tokenizer, derive_seed, e
 from .reading import QUERIES, RowReader, plain_value
 from .sources import SOURCES, LeftOut, detect_source, get_source, require_columns
 
-
 logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]

@@ -9,7 +9,6 @@ from ..judge.implicit_prompts import split_turn
 from ..judge.preferences import PROMPT_ADVICE, InvalidPreference, Preference
 from .sources import Source
 
-
 QUERIES = frozenset(("query", "prompt", "messages"))
 """Columns that hold the query."""
 

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 from ..judge.preferences import InvalidPreference
 from ..judge.sampling import derive_seed
 
-
 Row: TypeAlias = Mapping[str, Any]
 Ranked: TypeAlias = tuple[Iterable[int], Sequence[float]]
 

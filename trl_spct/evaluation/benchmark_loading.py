@@ -21,7 +21,6 @@ from ..jobs import rows_digest
 from ..judge.preferences import Preference
 from .benchmarks import BENCHMARKS, ROC_AUC, Benchmark, Item, Part
 
-
 logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = Dataset | Sequence[Mapping[str, Any]]

@@ -13,7 +13,6 @@ from ..judge.outcomes import check_counts, highest
 from ..judge.voting import Scores
 from .statistics import mean, roc_auc
 
-
 Units: TypeAlias = Mapping[str, np.ndarray]
 
 OVERALL = "overall"

@@ -12,7 +12,6 @@ from .benchmark_metrics import OVERALL, Units
 from .benchmarks import Metric
 from .judgments import Judge, Judgment, record_judgments, vote_facts, vote_schemes, votes_at
 
-
 RESAMPLES = 2000
 """Resamples of each bootstrap."""
 

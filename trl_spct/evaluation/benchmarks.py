@@ -14,7 +14,6 @@ from ..judge.voting import Scores
 from . import benchmark_metrics as formulas
 from .benchmark_metrics import Units
 
-
 Row: TypeAlias = Mapping[str, Any]
 
 EMPTY_RESPONSE = "(The response is empty.)"

@@ -15,7 +15,6 @@ from .benchmark_metrics import pick_credit
 from .judgments import Judge, Judgment, record_judgments
 from .statistics import bootstrap_interval, mean
 
-
 SOUND = (
     "The response is an analysis of the responses above it. Is this analysis sound? It is correct only if its "
     "criteria are what the query calls for, if what it says of each response is true, and if its scores follow from "

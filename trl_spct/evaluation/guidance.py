@@ -14,7 +14,6 @@ from ..judge.voting import Guidance
 from .judgments import Judgment, credits_at, vote_schemes
 from .statistics import bootstrap_interval, mean, paired_interval
 
-
 PLAIN = Guidance(1.0)
 """All critiques vote alike, as without a Meta RM."""
 

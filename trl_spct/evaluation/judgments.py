@@ -29,7 +29,6 @@ from ..judge.sampling import EngineError, PromptRefusedError, PromptTooLongError
 from ..judge.voting import Guidance, Scores, mean_scores
 from .statistics import bootstrap_interval, mean
 
-
 _DROP = 'With `invalid_rows="drop"` such rows are counted by cause.'
 
 CRITIQUE_FEATURES = {

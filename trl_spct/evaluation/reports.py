@@ -17,7 +17,6 @@ from .benchmarks import BENCHMARKS
 from .diagnostics import interval_text, percent, report_cells
 from .statistics import mean
 
-
 Result: TypeAlias = Mapping[str, Any]
 """A result of [`~trl_spct.evaluation.judgments.scaling_results`] or
 [`~trl_spct.evaluation.benchmark_results.benchmark_results`], with `stage` (name of the judge), `temperature` and

@@ -38,7 +38,6 @@ from ..judge.voting import VOTING_TEMPERATURE
 from .baselines import load_classifier, some_of
 from .judgments import Judge, Judgment, described_model
 
-
 Drawn = Sequence[tuple[Messages, list[Sample]]]
 """The prompts of a row with their samples."""
 

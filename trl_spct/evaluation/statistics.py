@@ -6,7 +6,6 @@ from typing import TypeAlias
 
 import numpy as np
 
-
 Values: TypeAlias = Sequence[float] | np.ndarray
 
 

@@ -9,7 +9,6 @@ import textwrap
 from .fence import CONTEXT, CRITERIA, FORMAT, RESPONSES
 from .templates import JudgeTemplate
 
-
 _CODE = re.compile(
     r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?:python[0-9]?|py)\b[^\n]*\n(?P<code>.*?)^[ \t]*(?P=fence)[`~]*[ \t]*$",
     re.MULTILINE | re.DOTALL | re.IGNORECASE,

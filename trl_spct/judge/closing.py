@@ -26,7 +26,6 @@ from .sampling import (
 )
 from .templates import JudgeTemplate
 
-
 CLOSABLE = (MISSING, TRUNCATED)
 """Problems of critiques that can be closed: no scores were written. Wrong scores are not replaced."""
 

@@ -5,7 +5,6 @@ import inspect
 
 from transformers import GenerationMixin
 
-
 CACHE = "cache"
 """The argument of `forward` and `generate` that takes keys and values, and the field of their outputs."""
 if CACHE not in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
 Messages = Sequence[Mapping[str, Any]]
 
 ROLES = ("system", "developer", "tools", "user", "assistant", "tool", "function")

@@ -11,7 +11,6 @@ from typing import Any
 
 from .preferences import restore_order
 
-
 PROBLEMS = MISSING, COUNT, RANGE, VALUE = ("missing", "count", "range", "value")
 
 BOX = r"\boxed{{scores}}"

@@ -12,7 +12,6 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-
 _FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
 _MACRO = "{%%- macro strftime_now(format) -%%}{{ %s }}{%%- endmacro -%%}"
 _day: ContextVar[date | None] = ContextVar("spct_day", default=None)

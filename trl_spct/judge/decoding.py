@@ -18,7 +18,6 @@ from transformers.masking_utils import sdpa_mask
 
 from .shared_prompts import Prefill
 
-
 SHARED_DECODING = "spct_shared_decoding"
 """Name of the attention function in [`~transformers.AttentionInterface`]."""
 

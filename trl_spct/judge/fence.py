@@ -6,7 +6,6 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
-
 CONTEXT, RESPONSES, FORMAT = "Conversation Context", "Responses to be Scored", "Output Format Requirements"
 CRITERIA, GIVEN, REFERENCE = "Evaluation Criteria", "Given Criteria", "Reference Answer"
 

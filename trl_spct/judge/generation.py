@@ -18,7 +18,6 @@ from .costs import spend
 from .decoding import NotShareableError, PromptCache, can_decode_shared, decoding_shared, worth_sharing
 from .shared_prompts import Prefill, PrefixReader, Tokens, left_padded, shared_lengths
 
-
 logger = logging.getLogger(__name__)
 
 SEGMENT = 32

@@ -17,7 +17,6 @@ from yaml import YAMLError
 from .prompts import CARD, template_name
 from .repositories import described
 
-
 logger = logging.getLogger(__name__)
 
 LEFT_OUT = ("_*", "checkpoint-*")  # by TRL's trainers

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from os.path import commonprefix
 from typing import Any
 
-
 # Heads of an assistant's turn; those of the second pattern also occur within answers.
 _TURNS = (
     re.compile(

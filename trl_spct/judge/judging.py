@@ -25,7 +25,6 @@ from .stopping import decided, next_round, stopping_error
 from .truncation import Cuts, fit_preference, prompt_length
 from .voting import Guidance, Scores, mean_scores, weighted_vote
 
-
 NEXT_STEPS = {
     "missing": r"no closed `\boxed{…}`: check that `template` is the one the judge was trained with, or set "
     "`close_critiques`, which decodes the scores behind the text",

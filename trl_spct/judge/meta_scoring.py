@@ -18,7 +18,6 @@ from .modeling_meta_rm import MetaRMForSequenceClassification
 from .prompts import TEMPLATES, judge_template
 from .shared_prompts import PrefixReader, can_share, families, shared_lengths
 
-
 _FAMILY = 2  # Batches that a shared beginning must fill to be kept for all of them
 
 Conversation = Sequence[Mapping[str, str]]

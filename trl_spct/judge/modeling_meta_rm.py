@@ -19,7 +19,6 @@ from .compat import CACHE
 from .repositories import HUB_KWARGS, adapter_base, read_json, with_adapter
 from .voting import Guidance
 
-
 EXTRAS_NAME = "meta_rm.json"
 """Beside an adapter, which is saved without a config: the content of `config.meta_rm`."""
 _LABEL = "correct"

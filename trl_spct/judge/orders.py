@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 
 from .preferences import Preference
 
-
 ORDERS = ("balanced", "random", "fixed")
 
 SAMPLES_PER_ROW = 2**20

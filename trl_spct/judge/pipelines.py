@@ -44,7 +44,6 @@ from .sampling import (
 )
 from .voting import VOTING_TEMPERATURE, Guidance
 
-
 logger = logging.getLogger(__name__)
 
 TASK = "grm-reward"

@@ -18,7 +18,6 @@ from .conversations import (
 )
 from .implicit_prompts import possible_prompts, split_turn, split_words, without_prompt
 
-
 Score = TypeVar("Score")
 
 PROMPT_ADVICE = (

@@ -11,7 +11,6 @@ from .fence import GIVEN, REFERENCE, Fence
 from .preferences import Preference
 from .templates import BEFORE, BUILT_IN, CHOICE, USE_GIVEN, USE_REFERENCE, JudgeTemplate, heading
 
-
 OFFICIAL, RELEASED = "official", "BBQGOD/DeepSeek-GRM-27B"
 CARD = "README.md"
 

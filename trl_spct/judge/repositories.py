@@ -19,7 +19,6 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from .prompts import CARD, OFFICIAL
 
-
 ADAPTER_FILE = "grm.json"
 RELEASED_JUDGES = ("BBQGOD/DeepSeek-GRM-16B", "BBQGOD/DeepSeek-GRM-27B")
 META_RM_FOLDER = "./meta_rm"

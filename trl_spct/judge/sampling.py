@@ -19,7 +19,6 @@ from .preferences import Messages
 from .shared_prompts import Prefill, can_share, families, shared_lengths
 from .templates import JudgeTemplate
 
-
 TRUNCATED = "truncated"
 _TAIL = 16  # Tokens at the end of a prompt in which a draft may be opened
 _FAMILY = 4  # Batches that a shared beginning must fill to be kept for all of them

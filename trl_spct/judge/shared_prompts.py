@@ -19,7 +19,6 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from .compat import CACHE
 from .costs import spend
 
-
 Tokens = Sequence[int]
 MOST_LEVELS = 3
 LEAST_SHARED = 16  # Tokens that a shared beginning must add to the one before it

@@ -13,7 +13,6 @@ from .preferences import Preference
 from .prompts import judge_messages
 from .sampling import check_tokenizer, encode_prompts, special_tokens
 
-
 MARK = " […] ({count} tokens left out) "
 EARLIER = "[…] ({count} earlier tokens left out)\n"
 MIN_TOKENS = 64

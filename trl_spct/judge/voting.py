@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
 Scores = Sequence[float] | None
 
 VOTING_TEMPERATURE = 0.5

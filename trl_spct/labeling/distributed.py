@@ -24,7 +24,6 @@ from .judgments import JUDGMENT_FEATURES, LabelingJudge, labeling_job, to_record
 from .labels import score_columns
 from .rows import LabelRows, prepare_rows
 
-
 if TYPE_CHECKING:
     import ray
 

@@ -11,7 +11,6 @@ from ..evaluation.judgments import CRITIQUE_FEATURES, PipelineJudge, judge_in_sh
 from ..jobs import ShardedJob, rows_digest
 from .rows import LabelRows
 
-
 JUDGMENT_FEATURES = Features(
     {
         "row": Value("int64"),

@@ -14,7 +14,6 @@ from ..evaluation.diagnostics import agreement
 from ..judge.orders import count_occurrences, derive_seed, row_seed
 from .rows import LabelRows
 
-
 PAIRS = ("best-vs-worst", "best-vs-random", "all")
 """Which responses of a row make pairs, see [`preference_pairs`]."""
 

@@ -14,7 +14,6 @@ from ..data.preparation import RESERVED_COLUMNS, InvalidRows, Rows, preference_o
 from ..data.reading import QUERIES
 from ..judge.preferences import Preference, read_columns
 
-
 _LABELS = frozenset(("labels", "scores", "best_index", "label"))
 _ANSWERS = frozenset(("responses", "completions", "chosen", "rejected", "completion"))
 _ASIDE = ("reference", "principles")

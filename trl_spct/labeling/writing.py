@@ -23,7 +23,6 @@ from ..judge.hub import push_folder
 from .labels import best_of_n, check_columns, preference_pairs, problems_of, score_columns
 from .rows import LabelRows
 
-
 PARTS = ("preferences", "best_of_n", "scores")
 """Dataset configurations of a folder of labels, besides the judgments."""
 JUDGMENTS = "judgments"

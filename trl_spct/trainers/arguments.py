@@ -8,7 +8,6 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-
 CHECKPOINTING = "activation_checkpointing"
 """The argument of [`~transformers.TrainingArguments`] that recomputes activations in the backward pass."""
 if CHECKPOINTING not in inspect.signature(TrainingArguments).parameters:

@@ -15,7 +15,6 @@ from ..judge.sampling import derive_seed, read_sample, sample_critiques
 from .loading import load_sampler, rows_for, with_template
 from .rejection import Outcome, Trajectory, select_trajectories
 
-
 logger = logging.getLogger(__name__)
 
 SAMPLES = 3

@@ -17,7 +17,6 @@ from ..judge.orders import derive_seed
 from .shared_prefix import UnusedLayout, attending, pack, packed_log_probs, relative_work, sharing_obstacle
 from .trl_internals import OVERRIDES, changed, overrides_trl
 
-
 logger = logging.getLogger(__name__)
 
 WORTHWHILE = 0.85

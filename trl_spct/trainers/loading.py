@@ -19,7 +19,6 @@ from ..judge.prompts import judge_template, portable_template
 from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described, find_file, read_json
 from ..judge.sampling import context_length
 
-
 logger = logging.getLogger(__name__)
 
 _ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")

@@ -14,7 +14,6 @@ from ..judge.preferences import Preference
 from ..judge.prompts import meta_messages
 from ..judge.sampling import check_tokenizer, special_tokens
 
-
 META_REWARDS: dict[str, Callable[[float], float]] = {
     "product": lambda score: math.tanh(score / 2),  # 2 m - 1
     "gate": lambda score: 1.0 if score > 0 else -1.0,

@@ -31,7 +31,6 @@ from .loading import checked_arguments, each_set, load_tokenizer, model_kwargs, 
 from .meta_rm_config import MetaRMTrainingConfig
 from .trl_internals import overrides_trl
 
-
 logger = get_logger(__name__)
 
 COLUMNS = ("query", "responses", "critique", "label")

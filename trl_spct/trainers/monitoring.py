@@ -14,7 +14,6 @@ from ..judge.critiques import PROBLEMS, Critique
 from ..judge.outcomes import highest, is_correct
 from ..judge.sampling import TRUNCATED
 
-
 logger = logging.getLogger(__name__)
 
 PATIENCE = 3

@@ -22,7 +22,6 @@ from .rejection import Trajectory, select_trajectories
 from .rejection_report import counts_text, rejection_report, rejection_summary
 from .trajectories import TRAJECTORY_FEATURES, trajectory_of
 
-
 logger = logging.getLogger(__name__)
 
 CRITIQUES = "critiques"

@@ -11,7 +11,6 @@ from datasets import Dataset
 from ..judge.outcomes import highest
 from .rejection import Outcome
 
-
 Report: TypeAlias = dict[str, Any]
 
 

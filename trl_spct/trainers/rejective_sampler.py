@@ -61,7 +61,6 @@ from .rejection_report import Report, counts_text, rejection_metrics, rejection_
 from .rejective_sampler_config import RejectiveSamplerConfig
 from .trajectories import TRAJECTORY_FEATURES, TrajectoryCollector, check_sampler, count_refused, name_of
 
-
 logger = get_logger(__name__)
 
 

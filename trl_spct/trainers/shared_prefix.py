@@ -17,7 +17,6 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 from ..judge.shared_prompts import can_share
 
-
 SHARED_PREFIX = "spct_shared_prefix"
 """Name of the attention function in [`~transformers.AttentionInterface`]."""
 

@@ -25,7 +25,6 @@ from ..judge.prompts import hint_line, judge_messages, judge_template
 from ..judge.sampling import Sample, Sampler, check_lengths, encode_prompts, read_sample, special_tokens
 from .rejection import Trajectory, select_trajectories
 
-
 logger = logging.getLogger(__name__)
 
 REFUSED = ".refused.json"
