@@ -4,10 +4,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields, replace
 
 import pytest
 from hand_made import judged
 from paths import TESTS
+
+from trl_spct import SPCTConfig
 
 
 @pytest.fixture
@@ -16,6 +19,14 @@ def paper_grid(monkeypatch):
     import paper_grid
 
     return paper_grid
+
+
+@pytest.fixture
+def ablations(monkeypatch):
+    monkeypatch.syspath_prepend(TESTS / "measurements")
+    import ablations
+
+    return ablations
 
 
 @pytest.mark.slow
@@ -67,3 +78,35 @@ def test_the_paper_grid_of_a_small_run(paper_grid, tiny_job, tiny_run, tmp_path)
     paper_grid.judged(folder, 3, tmp_path, votes=4)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(paper_grid.table(found, 4)) == 2 + 8 and "k = 2: " in paper_grid.token_prob_gain(found, 4)
+
+
+def test_ablations_name_what_exists(ablations):
+    """Each line starts from a judge that is made before it, and its options are those of its stage."""
+    made = ["base"]
+    for name, line in ablations.LINES.items():
+        assert line.start in made and hasattr(ablations.Ablation, line.stage)
+        known = {field.name for field in fields(SPCTConfig)} if line.stage == "spct" else {"keep", "general"}
+        assert line.options.keys() <= known
+        made.append(name)
+
+
+def written(first, second, scores):
+    """A judgment of two critiques with these texts."""
+    judgment = judged((1, 0), scores)
+    texts = zip(judgment.critiques, (first, second), strict=True)
+    return replace(judgment, critiques=tuple(replace(critique, text=text) for critique, text in texts))
+
+
+def test_ablations_by_hand(ablations):
+    text = "Specific Criteria: on reflection, brief (weight 4).\nAnalysis: none."
+    wrong, right = f"Specific Criteria: at a glance, warm (weight 3).\n{text[-15:]}", text
+    assert ablations.criteria(right) == "Specific Criteria: on reflection, brief (weight 4).\n"
+    assert ablations.criteria("Analysis: none.") is None
+    judgment = written(wrong, right, [(3, 7), (7, 3)])
+    assert ablations.right_criteria(judgment) == ablations.criteria(right)
+    judgment = written(wrong, right, [(3, 7), (3, 3)])
+    assert ablations.right_criteria(judgment) == ablations.criteria(wrong), "without a right one the first"
+    assert ablations.cell([1.0, 0.0], None) == "50.0"
+    assert ablations.cell([1.0, 1.0], [0.0, 0.0]) == "100.0, +100.0 (+100.0 to +100.0)"
+    parts = [{"RFT": {"@1": [1.0, 0.0]}}, {"RFT": {"@1": [1.0]}}]
+    assert ablations.pooled(parts) == {"RFT": {"@1": [1.0, 0.0, 1.0]}}
