@@ -484,6 +484,7 @@ trainer.train()
 metrics = trainer.evaluate()
 values = [metrics[k] for k in ("eval_roc_auc", "eval_accuracy", "eval_ece", "eval_positive_share")]
 open({str(tmp_path)!r} + "/rank" + os.environ["RANK"], "w").write(json.dumps(values))
+trainer.accelerator.wait_for_everyone()  # a process that ends first may abort the other one
 trainer.end()
 """
     (tmp_path / "run.py").write_text(code)
