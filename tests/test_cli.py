@@ -245,6 +245,7 @@ def test_the_recipes_of_an_installed_wheel_run(installed, tmp_path):
     told = run(installed, tmp_path, "label", *options, "--output_dir", "two").stderr
     assert "Judging" in told
     found = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("one", "two")]
+    assert all(report["cost"].pop("seconds") > 0 for report in found)
     assert found[0] == found[1] and found[0]["critiques"] == 12 and found[0]["best_of_n"] == 6
     done = run(installed, tmp_path, "label", *options[:2], "--dataset_name", "none.jsonl", code=1)
     assert "launch_command" not in done.stderr, "the recipe's own error, not the launcher's"
