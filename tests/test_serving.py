@@ -294,7 +294,7 @@ def basic(key):
 
 
 def test_the_key(judge):
-    """Only whether the server runs is told without it; a client that sends no header of its own has it in its URL."""
+    """Without a key only `/health` answers. Clients that cannot send a header put the key into the URL."""
 
     async def ask():
         async with connected(JudgeServer(judge, ServeArguments(k=1), api_key="secret")) as client:

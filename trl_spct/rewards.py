@@ -30,6 +30,8 @@ from .judge.prompts import judge_template
 from .judge.sampling import TRUNCATED, EngineError, PromptRefusedError, Refusal, Sampler, storable
 
 THOUGHTS = ("hide", "prefilled", "show")
+API_KEY = "TRL_SPCT_API_KEY"
+"""The environment variable with the key of a served judge, for the server and its clients."""
 _IN_TURN = ThreadPoolExecutor(1, "judge")  # processes must exchange what they judge in the same sequence
 
 
@@ -194,6 +196,7 @@ class ServedJudge:
     """The judge of `trl-spct serve` at a URL, called as a pipeline is. A key is that of `TRL_SPCT_API_KEY`."""
 
     url: str
+    _clients: dict[int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     meta_rm = tokenizer = None
     preset = MappingProxyType[str, Any]({})
 
@@ -231,10 +234,13 @@ class ServedJudge:
 
     @property
     def _client(self) -> Any:
-        import openai
+        """The client, which is slow to make; another one in a forked process."""
+        if (process := os.getpid()) not in self._clients:
+            import openai
 
-        key = os.environ.get("TRL_SPCT_API_KEY") or "EMPTY"
-        return openai.OpenAI(base_url=self.url, api_key=key, max_retries=10, timeout=600.0)
+            key = os.environ.get(API_KEY) or "EMPTY"
+            self._clients[process] = openai.OpenAI(base_url=self.url, api_key=key, max_retries=10, timeout=600.0)
+        return self._clients[process]
 
 
 _Outcome = tuple[dict[str, float] | None, str | None]

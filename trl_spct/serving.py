@@ -26,7 +26,7 @@ from .judge.pipelines import GRMRewardPipeline
 from .judge.preferences import Preference
 from .judge.prompts import judge_template, portable_template
 from .judge.sampling import EngineError
-from .rewards import THOUGHTS, Group, group_completions, group_rewards, read_completions
+from .rewards import API_KEY, THOUGHTS, Group, group_completions, group_rewards, read_completions
 from .scripts import JudgeArguments, helped, load_judge
 
 try:
@@ -38,7 +38,6 @@ except ImportError as error:
     raise ImportError('Serving a judge needs `pip install "trl-spct[serve]"`.') from error
 
 
-API_KEY = "TRL_SPCT_API_KEY"
 # A template may be a file of this machine: the server chooses it, and the variables of the chat template.
 REQUEST_OPTIONS = {option.name for option in fields(JudgingOptions)} - {"template", "chat_template_kwargs"}
 BATCH_CRITIQUES = 256

@@ -1,7 +1,6 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Scores are decoded behind critiques that ended without any, marked, and never in place of wrong ones."""
 
-import threading
 from itertools import product
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engines import MODELS, TOKENIZER, Server, choice
+from test_engines import MODELS, TOKENIZER, choice, serving
 from tiny_models import ARCHITECTURES, ON_CPU, save_tiny, tiny_causal_lm, tiny_tokenizer
 
 from trl_spct import GRMRewardPipeline, OpenAIEngine, Preference, RejectiveSampler, RejectiveSamplerConfig
@@ -45,10 +44,8 @@ def server():
             )
         return {"choices": [choice("Hm.", i, chat=False) for i in range(body.get("n", 1))]}
 
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(answer) as server:
         yield server
-        server.shutdown()
 
 
 def line_of(n, template=PAPER):

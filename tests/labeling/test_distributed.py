@@ -6,8 +6,6 @@ import json
 import pickle
 import random
 import sys
-import threading
-from contextlib import contextmanager
 from functools import partial
 
 import pyarrow as pa
@@ -15,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 from paths import RECIPES
-from test_engines import Server
+from test_engines import serving
 from test_labels import SHORT, rows_of
 from tiny_models import save_writing, tiny_config, tiny_tokenizer
 from transformers import AutoConfig, AutoTokenizer, pipeline
@@ -205,15 +203,7 @@ class Writer:
         for row in rows:
             self.prompts.add(tuple(row["tokenized_prompt"]))
             row["generated_tokens"] = self.ids(row.pop("tokenized_prompt"), row.pop("sampling_params")["seed"])
-        return pa.Table.from_pylist(rows)  # without columns if there are no rows, as Ray makes it
-
-
-@contextmanager
-def serving(answer):
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+        return pa.Table.from_pylist(rows)  # as in Ray, an empty block has no columns
 
 
 @pytest.fixture(scope="module")

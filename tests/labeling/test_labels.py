@@ -9,10 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -20,7 +18,7 @@ from datasets import Dataset, load_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import RECIPES
-from test_engines import Server, choice
+from test_engines import choice, serving
 from tiny_models import save_tiny, save_writing
 
 from trl_spct.engines import OpenAIEngine
@@ -477,14 +475,6 @@ def test_a_chat_template_that_refuses_a_prompt_names_the_row(judge, tmp_path, mo
 
 
 # Servers
-
-
-@contextmanager
-def serving(answer):
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def refusing(refusals):
@@ -944,8 +934,7 @@ def test_a_judge_on_a_server(judges, tmp_path, no_cache, caplog):
         return {"choices": [choice(r"\boxed{9, 2}", i, chat=False) for i in range(body.get("n", 1))]}
 
     rows = written(tmp_path / "rows.jsonl", [*rows_of(3), {"prompt": "long", "responses": ["a" * 5000, "b"]}])
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(answer) as server:
         label(
             *[
                 "--dataset_name",
@@ -969,7 +958,6 @@ def test_a_judge_on_a_server(judges, tmp_path, no_cache, caplog):
                 tmp_path / "out",
             ],
         )
-        server.shutdown()
         asked = server.bodies
     assert sum(body["n"] for body in asked) == 12 and all(isinstance(body["prompt"][0], int) for body in asked)
     report = json.loads((tmp_path / "out" / "report.json").read_text())

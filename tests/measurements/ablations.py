@@ -11,18 +11,15 @@ judging: what an audience needs, how a text sounds. Finished parts are read, not
 of one core.
 """
 
-import argparse
 import json
 import random
-import sys
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+from tiny_world import continued, given, greedy_texts, runs_parser
 
-SEEDS = (0, 1, 2)
 VOTES, STEPS, TEMPERATURE = 32, 60, 0.5
 LARGE = "four times as large"
 
@@ -102,7 +99,7 @@ class Ablation:
             num_train_epochs=1,
             **_common(self.job.seed),
         )
-        general = self.lessons("prompt") if line.options.get("general") else None
+        general = self.lessons() if line.options.get("general") else None
         _finish(RejectiveSampler(start, args=args, train_dataset=rows, general_dataset=general))
 
     def general(self, folder: Path, start: str, line: Line) -> None:
@@ -119,7 +116,7 @@ class Ablation:
             max_steps=steps,
             **_common(self.job.seed),
         )
-        _finish(SFTTrainer(start, args=args, train_dataset=self.lessons("prompt")))
+        _finish(SFTTrainer(start, args=args, train_dataset=self.lessons()))
 
     def spct(self, folder: Path, start: str, line: Line) -> None:
         from tiny.job import MAX_CRITIQUE, TEMPLATE, _common, _finish
@@ -149,12 +146,12 @@ class Ablation:
         draw = random.Random(f"reference-{row['query']}")
         return _response(draw, draw.choice(tuple(TOPICS)), row["principle"])
 
-    def lessons(self, column: str):
+    def lessons(self):
         from datasets import Dataset
         from tiny.job import LESSONS, _assistant, _user
 
         pairs = self.job.world.lessons(LESSONS)
-        return Dataset.from_list([{column: [_user(asked)], "completion": [_assistant(told)]} for asked, told in pairs])
+        return Dataset.from_list([{"prompt": [_user(q)], "completion": [_assistant(a)]} for q, a in pairs])
 
     def judged(self, name: str, k: int, reference: bool = False) -> list:
         """Judgments of the held-out rows."""
@@ -173,10 +170,8 @@ class Ablation:
 
     def ability(self, name: str) -> list[bool]:
         """Whether each question about needs and sounds of texts gets its answer, greedily."""
-        import torch
         from tiny.job import _user
         from tiny.world import AUDIENCES, NEEDS, OCCASIONS, QUALITIES, TOPICS, _response
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         left = self.output / "ability" / f"{name}.json"
         if left.exists():
@@ -192,18 +187,10 @@ class Ablation:
             quality = draw.choice(QUALITIES)
             text = _response(draw, draw.choice(tuple(TOPICS)), quality)
             asked.append((f"How does this sound?\n{text}", f"Rather {quality}."))
-        model = AutoModelForCausalLM.from_pretrained(self.model(name))
-        tokenizer = AutoTokenizer.from_pretrained(self.model(name))
-        prompts = [
-            tokenizer.apply_chat_template([_user(question)], add_generation_prompt=True, tokenize=False)
-            for question, _ in asked
-        ]
-        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
-        inputs.pop("token_type_ids", None)
-        with torch.no_grad():
-            outputs = model.generate(**inputs, do_sample=False, max_new_tokens=8)
-        told = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        right = [text.strip() == answer for text, (_, answer) in zip(told, asked, strict=True)]
+        questions, answers = zip(*asked, strict=True)
+        conversations = [[_user(question)] for question in questions]
+        texts = greedy_texts(self.model(name), conversations, max_new_tokens=8, add_generation_prompt=True)
+        right = [text.strip() == answer for text, answer in zip(texts, answers, strict=True)]
         left.parent.mkdir(exist_ok=True)
         left.write_text(json.dumps(right))
         return right
@@ -264,36 +251,13 @@ class Ablation:
             "its own": [criteria(j.critiques[0].text) for j in own],
             "of the RFT judge": [criteria(j.critiques[0].text) for j in other],
             "its own of a correct critique, where it has one": [right_criteria(j) for j in sampled],
-            "the wanted one": [
-                f"Specific Criteria: on reflection, {row['principle']} (weight 4).\n" for row in self.held_out
-            ],
+            "the wanted one": [given(row["principle"]) for row in self.held_out],
         }
-        return {origin: self.continued(name, beginnings) for origin, beginnings in found.items()}
-
-    def continued(self, name: str, beginnings: list[str | None]) -> list[float]:
-        import torch
-        from tiny.job import MAX_CRITIQUE, TEMPLATE, _judged, rows_of
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from trl_spct.judge.critiques import parse_critique
-        from trl_spct.judge.outcomes import credit
-        from trl_spct.judge.prompts import judge_template
-
-        model = AutoModelForCausalLM.from_pretrained(self.model(name))
-        tokenizer = AutoTokenizer.from_pretrained(self.model(name))
-        rows = rows_of(self.job.world, "held_out")
-        prompts = [
-            tokenizer.apply_chat_template(_judged(row, begun or ""), continue_final_message=True, tokenize=False)
-            for row, begun in zip(rows, beginnings, strict=True)
-        ]
-        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
-        inputs.pop("token_type_ids", None)
-        with torch.no_grad():
-            outputs = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_CRITIQUE)
-        texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        ranges = [judge_template(TEMPLATE, binary=len(row.labels) == 1).score_range for row in rows]
-        read = [parse_critique(t, len(row.labels), r) for t, row, r in zip(texts, rows, ranges, strict=True)]
-        return [credit(critique.scores, row.labels) for critique, row in zip(read, rows, strict=True)]
+        model = self.model(name)
+        return {
+            origin: continued(self.job, model, lambda number, _, begun=beginnings: begun[number] or "")
+            for origin, beginnings in found.items()
+        }
 
     def by_size(self) -> dict[str, list[float]]:
         """A judge of four times as many weights, greedy, against votes of the small one (figure 4 of the paper)."""
@@ -394,11 +358,7 @@ def main() -> None:
     from rich.console import Console
     from tiny.job import _quiet
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/ablations"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    options = parser.parse_args()
+    options = runs_parser(__doc__, "outputs/ablations").parse_args()
     torch.set_num_threads(1)
     _quiet()
     console, parts = Console(width=250), []

@@ -16,15 +16,12 @@ the same labels, tell right from wrong reasons among right critiques (ROC-AUC ag
 Finished parts are read, not repeated.
 """
 
-import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+from tiny_world import runs_parser
 
-SEEDS = (0, 1, 2)
 STEPS, VOTES, META_VOTES = 60, 8, 8
 REWARDS = {"outcome": {}, "product": {"meta_reward": "product"}, "gate": {"meta_reward": "gate"}}
 
@@ -260,10 +257,7 @@ def main() -> None:
     import torch
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/fidelity"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser = runs_parser(__doc__, "outputs/fidelity")
     parser.add_argument("--single", action="store_true", help="rows of one response, on which luck is common")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -20,14 +20,11 @@ Reported are ROC-AUC of right against wrong critiques, over all and within rows,
 the guidance that was chosen for each k on rows of their own. Finished parts are read, not repeated.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "recipes"))
+from tiny_world import runs_parser
 
-SEEDS = (0, 1, 2)
 ROWS = {"train": 1500, "dev": 192, "test": 256}
 WEAK = 16  # of 64 cells
 VOTES, KS, MARGIN = 32, (8, 32), 3
@@ -261,10 +258,7 @@ def main() -> None:
 
     from trl_spct.evaluation.statistics import paired_interval
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/meta_helps"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser = runs_parser(__doc__, "outputs/meta_helps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=250)

@@ -15,15 +15,13 @@ figure. Finished parts are read, not repeated. The same on benchmarks with check
         --llm_judge google/gemma-2-27b-it --token_prob true --benchmarks rewardbench ppe-correctness
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "recipes"), str(Path(__file__).parent)]
+from tiny_world import runs_parser
 
-SEEDS = (0, 1, 2)
+ROOT = Path(__file__).parents[2]
+
 KS = (1, 8, 32)
 REFERENCE = "GRM"
 BUDGET_VOTES = 8
@@ -187,10 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     from trl_spct.evaluation.reports import plot_scaling
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/paper_grid"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser = runs_parser(__doc__, "outputs/paper_grid")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     console = Console(width=240)

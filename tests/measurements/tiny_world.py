@@ -13,7 +13,9 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trl_spct import Preference
 from trl_spct.evaluation.judgments import Judgment, PipelineJudge, credits_at, read_judgments, record_judgments
@@ -54,39 +56,57 @@ def given_principles(run: Path, seed: int) -> dict[str, dict[str, float]]:
         job, shares = Job(run, seed, True), {}
         for stage in STAGES:
             shares[stage] = {
-                f"accuracy_given_the_{name}_principle": _continued(job, stage, attribute)
+                f"accuracy_given_the_{name}_principle": statistics.mean(
+                    continued(job, job.path(stage), lambda _, row, name=attribute: given(getattr(row, name)))
+                )
                 for name, attribute in (("wanted", "principle"), ("unwanted", "unwanted"))
             }
         left.write_text(json.dumps(shares))
     return json.loads(left.read_text())
 
 
-def _continued(job, stage: str, attribute: str) -> float:
-    from tiny.job import MAX_CRITIQUE, TEMPLATE, _judged, rows_of
-    from tiny.world import REFLECTION
+def greedy_texts(model: str, conversations: list, max_new_tokens: int, **how: bool) -> list[str]:
+    """What a judge writes behind each conversation; `how` is for its chat template."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(job.path(stage))
-    tokenizer = AutoTokenizer.from_pretrained(job.path(stage))
-    rows = rows_of(job.world, "held_out")
-    prompts = [
-        tokenizer.apply_chat_template(
-            _judged(row, f"Specific Criteria: {REFLECTION}, {getattr(row, attribute)} (weight 4).\n"),
-            continue_final_message=True,
-            tokenize=False,
-        )
-        for row in rows
-    ]
+    judge, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    prompts = [tokenizer.apply_chat_template(turns, tokenize=False, **how) for turns in conversations]
     inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt")
     inputs.pop("token_type_ids", None)
-    outputs = model.generate(**inputs, do_sample=False, max_new_tokens=MAX_CRITIQUE)
-    texts = tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    outputs = judge.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    return tokenizer.batch_decode(outputs[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def continued(job, model: str, begin: Callable[[int, Any], str]) -> list[float]:
+    """The credit of greedy critiques of the held-out rows that begin with `begin(number, row)`."""
+    from tiny.job import MAX_CRITIQUE, TEMPLATE, _judged, rows_of
+
+    rows = rows_of(job.world, "held_out")
+    conversations = [_judged(row, begin(number, row)) for number, row in enumerate(rows)]
     credits = []
-    for text, row in zip(texts, rows, strict=True):
+    for text, row in zip(
+        greedy_texts(model, conversations, MAX_CRITIQUE, continue_final_message=True), rows, strict=True
+    ):
         n = len(row.labels)
         scores = judge_template(TEMPLATE, binary=n == 1).parse(text, n).scores
         credits.append(credit(scores, row.labels))
-    return statistics.mean(credits)
+    return credits
+
+
+def given(principle: str) -> str:
+    """The beginning of a critique that names this principle."""
+    from tiny.world import REFLECTION
+
+    return f"Specific Criteria: {REFLECTION}, {principle} (weight 4).\n"
+
+
+def runs_parser(doc: str | None, output: str) -> argparse.ArgumentParser:
+    """The options of measurements that read finished runs."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("outputs/tiny_world"))
+    parser.add_argument("--output", type=Path, default=Path(output))
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    return parser
 
 
 def unshuffled(run: Path, seed: int) -> list[Judgment]:

@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
 from paths import RECIPES
 from test_benchmarks import SECRET, realmistake, rewardbench
-from test_engines import MODELS, Server, choice
+from test_engines import MODELS, choice, serving
 from tiny_models import save_tiny, save_writing, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
@@ -137,14 +136,12 @@ def test_a_judge_on_a_server(models, tmp_path, monkeypatch, caplog):
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"q{i}", "chosen": "aa", "rejected": "b"}) + "\n" for i in range(4)))
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(answer) as server:
         evaluate(
             *["--dataset_name", rows, "--base_url", server.url, "--tokenizer_name_or_path", models["judge"]],
             *["--template", "compact", "--max_new_tokens", "16", "--k", "4", "--output_dir", tmp_path / "out"],
             *["--api_key", "sk-s3cret", "--greedy", "--prices", "1", "3"],
         )
-        server.shutdown()
         asked = server.bodies
     report = read(tmp_path / "out", "report.json")
     protocol = report["protocol"]["rows"]
@@ -182,14 +179,12 @@ def test_rows_that_a_server_refuses(tmp_path, monkeypatch):
     made = [{"prompt": f"q{i}", "chosen": "aa", "rejected": "" if i == 1 else "b"} for i in range(5)]
     for name, rows in (("valid", made[2:]), ("all", made)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(answer) as server:
         options = ["--base_url", server.url, "--template", "compact", "--max_new_tokens", "16", "--k", "2"]
         with pytest.raises(EngineError, match=r"^Row 1: .*filtered.*invalid_rows"):
             evaluate("--dataset_name", tmp_path / "valid.jsonl", *options, "--output_dir", tmp_path / "error")
         out = tmp_path / "out"
         evaluate("--dataset_name", tmp_path / "all.jsonl", *options, "--output_dir", out, "--invalid_rows", "drop")
-        server.shutdown()
     report = read(out, "report.json")
     facts, diagnosis = report["items"]["rows"], report["diagnosis"]["rows"]
     assert facts["rows"] == {"all.jsonl": 5} and sum(facts["dropped"].values()) == 1
@@ -248,8 +243,7 @@ def test_a_meta_judge_on_a_server(tmp_path, monkeypatch, capsys):
         asked.append(body)
         return {"choices": [choice(r"Scores: \boxed{1}", i) for i in range(body.get("n", 1))]}
 
-    with Server(answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving(answer) as server:
         arguments = [
             *["--dataset_name", rows, "--model_name_or_path", save_writing(tmp_path / "judge"), "--k", "4"],
             *["--template", "compact", "--max_new_tokens", "24", "--meta_judge", server.url],
@@ -258,7 +252,6 @@ def test_a_meta_judge_on_a_server(tmp_path, monkeypatch, capsys):
         evaluate(*arguments)
         count = len(asked)
         evaluate(*arguments)
-        server.shutdown()
     judgments = read_judgments(tmp_path / "out" / "judgments")
     right = {(n, c.text, c.order) for n, j in enumerate(judgments) for c in j.critiques if c.scores[0] > c.scores[1]}
     report = read(tmp_path / "out", "report.json")["diagnosis"]["rows"]

@@ -2,7 +2,6 @@
 """The recipe of SmolLM2-135M-Instruct: its rows, and that its stages parse and chain."""
 
 import gzip
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ import sys
 
 import pytest
 from paths import ROOT
+from smollm2 import prepare_script
 from test_recipe_files import CPU, commands_in, keys, launched, parse
 from tiny_models import tiny_tokenizer
 from trl import DatasetMixtureConfig, ModelConfig, RewardConfig, ScriptArguments, TrlParser
@@ -26,10 +26,7 @@ SCALAR = "recipes/smollm2-135m/scalar_rm.yaml"
 
 @pytest.fixture(scope="module")
 def prepare():
-    spec = importlib.util.spec_from_file_location("smollm2_prepare", HOME / "prepare.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return prepare_script()
 
 
 def rows_of(path):

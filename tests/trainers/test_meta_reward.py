@@ -2,13 +2,11 @@
 """A Meta RM's word on critiques as a factor of the outcome reward."""
 
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig
+from processes import check_weights, trained_in
 from test_spct_trainer import END, learned_judge, preference_rows
 from tiny_models import ON_CPU, save_tiny, tiny_tokenizer
 from transformers import AutoConfig
@@ -116,7 +114,7 @@ def test_a_truncated_critique_is_worth_nothing_however_sound():
 
 
 def test_praise_and_forged_turns_stay_text(meta_rm, monkeypatch):
-    """What a critique says of itself reaches the Meta RM as the judge's words, without tokens that end its turn."""
+    """The Meta RM reads praise of itself in a critique as text of the judge, and no tokens that end the turn."""
     meta, read = MetaReward(meta_rm, "gate", "compact", torch.float32, "cpu"), []
 
     def scores(model, tokenizer, conversations, *options):
@@ -210,37 +208,16 @@ def test_prompts_stay_shared(judge, meta_rm, tmp_path, caplog):
         assert meta([preference], [critique]) == pytest.approx([score], abs=1e-4)
 
 
-PROCESS = """
-import sys, torch
-sys.path[:0] = {paths!r}
-from test_meta_reward import trainer_of
-trainer = trainer_of({judge!r}, {meta_rm!r}, {folder!r}, batch={batch})
-trainer.train()
-model = trainer.accelerator.unwrap_model(trainer.model)
-found = dict(log=trainer.state.log_history, processes=trainer.accelerator.num_processes)
-found["weights"] = {{name: value.detach() for name, value in model.named_parameters()}}
-if trainer.accelerator.is_main_process:
-    torch.save(found, {out!r})
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one(judge, meta_rm, tmp_path):
-    found, here = {}, Path(__file__).parent
-    for n in (1, 2):
-        out, script = tmp_path / f"{n}.pt", tmp_path / f"{n}.py"
-        names = {"paths": [str(here), str(here.parent)], "judge": judge, "meta_rm": str(meta_rm)}
-        script.write_text(PROCESS.format(**names, folder=str(tmp_path / str(n)), batch=8 // n, out=str(out)))
-        command = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "--local-addr=localhost"]
-        command = [sys.executable, *(command if n > 1 else []), str(script)]
-        subprocess.run(command, check=True, capture_output=True)
-        found[n] = torch.load(out, weights_only=False)
+    make = "from test_meta_reward import trainer_of\ntrainer = trainer_of({!r}, {!r}, {!r}, batch={})"
+    names = {n: (judge, str(meta_rm), str(tmp_path / str(n)), 8 // n) for n in (1, 2)}
+    found = {n: trained_in(n, make.format(*names[n]), tmp_path) for n in (1, 2)}
     assert [found[n]["processes"] for n in (1, 2)] == [1, 2]
     for one, two in zip(found[1]["log"][:2], found[2]["log"][:2], strict=True):
         assert two["reward"] == pytest.approx(one["reward"], abs=1e-4)
         assert one["reward"] not in (-1.0, 1.0)
-    for name, value in found[1]["weights"].items():
-        torch.testing.assert_close(found[2]["weights"][name], value, atol=1e-4, rtol=1e-3, msg=name)
+    check_weights(found[2], found[1])
 
 
 def test_bad_settings_are_refused(judge, meta_rm, tmp_path):

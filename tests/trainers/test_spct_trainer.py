@@ -3,8 +3,6 @@ import json
 import math
 import random
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
-from paths import TESTS
 from peft import LoraConfig, PeftModel
+from processes import check_weights, trained_in
 from rich.console import Console
 from tiny_models import ON_CPU, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
@@ -678,41 +676,23 @@ def test_trls_own_display_shows_critiques_and_metrics(judge, tmp_path, capsys, m
         assert re.search(rf" {panel} ", panels) and f" {metric}" in panels
 
 
-PROCESS = """
-import sys, torch
-sys.path.insert(0, {tests!r})
+MAKE = """
 from test_spct_trainer import config, preference_rows
 from trl_spct import SPCTTrainer
 args = config({folder!r}, per_device_train_batch_size={batch}, max_steps=2, learning_rate=1e-3)
 trainer = SPCTTrainer({judge!r}, args=args, train_dataset=preference_rows())
-trainer.train()
-model = trainer.accelerator.unwrap_model(trainer.model)
-found = dict(log=trainer.state.log_history, processes=trainer.accelerator.num_processes)
-found["weights"] = {{name: value.detach() for name, value in model.named_parameters()}}
-if trainer.accelerator.is_main_process:
-    torch.save(found, {out!r})
 """
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(judge, tmp_path):
-    found = {}
-    for processes in (1, 2):
-        out, script = tmp_path / f"{processes}.pt", tmp_path / f"{processes}.py"
-        tests = str(TESTS)
-        script.write_text(
-            PROCESS.format(tests=tests, folder=str(tmp_path), batch=8 // processes, judge=judge, out=str(out))
-        )
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-        command += ["--standalone", "--local-addr=localhost", str(script)]
-        subprocess.run(command if processes > 1 else [sys.executable, str(script)], check=True, capture_output=True)
-        found[processes] = torch.load(out, weights_only=False)
+    names = {"folder": str(tmp_path), "judge": judge}
+    found = {n: trained_in(n, MAKE.format(**names, batch=8 // n), tmp_path) for n in (1, 2)}
     assert [found[n]["processes"] for n in (1, 2)] == [1, 2]
     for one, two in zip(found[1]["log"][:2], found[2]["log"][:2], strict=True):
         for name in ("loss", "grad_norm", "reward", "kl", "spct/accuracy", "spct/unreadable"):
             assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
-    for name, value in found[1]["weights"].items():
-        torch.testing.assert_close(found[2]["weights"][name], value, atol=1e-4, rtol=1e-3, msg=name)
+    check_weights(found[2], found[1])
 
 
 def test_a_full_run_does_not_write_beside_an_adapter(judge, tmp_path):

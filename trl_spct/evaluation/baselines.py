@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
+from itertools import chain, permutations
 from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -88,7 +88,9 @@ class ScalarJudge(Judge):
         for number, row in enumerate(rows):
             self.check(row, number)
         conversations = [self._conversations(row) for row in rows]
-        logits = iter(meta_scores(self.model, self.tokenizer, sum(conversations, []), self.batch_size))
+        logits = iter(
+            meta_scores(self.model, self.tokenizer, list(chain.from_iterable(conversations)), self.batch_size)
+        )
         read = [[next(logits) for _ in of_row] for of_row in conversations]
         return [Judgment((), (_critique(self._scores(len(row), of)),)) for row, of in zip(rows, read, strict=True)]
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..judge.outcomes import check_counts, highest
+from ..judge.outcomes import check_counts, credit, highest
 from ..judge.voting import Scores
 from .statistics import mean, roc_auc
 
@@ -45,6 +45,11 @@ def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
     check_counts(scores, labels)
     best, winners = max(labels), highest(scores)
     return sum(labels[i] == best for i in winners) / len(winners)
+
+
+def worth(scores: Scores, labels: Sequence[float]) -> float:
+    """[`pick_credit`], and for a single response [`~trl_spct.judge.outcomes.credit`]."""
+    return credit(scores, labels) if len(labels) == 1 else pick_credit(scores, labels)
 
 
 def beats_all(scores: Scores, labels: Sequence[float]) -> float:

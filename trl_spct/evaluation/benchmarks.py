@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..judge.outcomes import credit
 from ..judge.preferences import Preference
 from ..judge.voting import Scores
 from . import benchmark_metrics as formulas
@@ -102,10 +101,6 @@ def _rewardbench2_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, ...
     return formulas.pick_credit(scores[0], item.labels[0]), 1.0
 
 
-def _worth(scores: Scores, labels: Sequence[float]) -> float:
-    return credit(scores, labels) if len(labels) == 1 else formulas.pick_credit(scores, labels)
-
-
 def _judgebench_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, float]:
     return formulas.judgebench_item(scores, item.labels), 1.0
 
@@ -113,7 +108,7 @@ def _judgebench_unit(item: Item, scores: Sequence[Scores]) -> tuple[float, float
 _PAIRS = _comparisons(formulas.pick_credit)
 _RM_BENCH = Metric("mean of domains over the 3 × 3 matrix, strict", _rm_bench_unit, formulas.rm_bench)
 _JUDGEBENCH = Metric("accuracy over both orders", _judgebench_unit, formulas.accuracy)
-PICK = Metric("accuracy, a tie worth 1/#tied", _comparisons(_worth), formulas.accuracy)
+PICK = Metric("accuracy, a tie worth 1/#tied", _comparisons(formulas.worth), formulas.accuracy)
 ROC_AUC = Metric("ROC-AUC", _single, formulas.auc_values, linear=False, undefined="all labels are the same")
 METRICS = {"accuracy": PICK, "roc_auc": ROC_AUC}
 """Metrics for user rows. A single response is right if the mean of its 0/1 scores is nearer to its label."""

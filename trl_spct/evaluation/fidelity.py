@@ -11,7 +11,7 @@ from typing import Any
 from ..judge.critiques import Critique
 from ..judge.preferences import Preference
 from ..judge.prompts import meta_messages
-from .benchmark_metrics import pick_credit
+from .benchmark_metrics import worth
 from .judgments import Judge, Judgment, record_judgments
 from .statistics import bootstrap_interval, mean
 
@@ -76,8 +76,7 @@ def analysis(row: Preference, critique: Critique, criteria: str | None = SOUND) 
 
 def _right(judgment: Judgment) -> Iterable[Critique]:
     for critique in judgment.critiques:
-        scores, labels = critique.scores, judgment.labels
-        if scores is not None and (scores == labels if len(labels) == 1 else pick_credit(scores, labels) == 1):
+        if worth(critique.scores, judgment.labels) == 1:
             yield critique
 
 

@@ -13,6 +13,7 @@ from .preferences import restore_order
 
 PROBLEMS = MISSING, COUNT, RANGE, VALUE = ("missing", "count", "range", "value")
 
+_AROUND = " \t\r\n\xa0$"  # a score
 BOX = r"\boxed{{scores}}"
 """The form of the scores in the paper. A box may have white space before its brace."""
 
@@ -108,7 +109,7 @@ def parse_critique(
     answer = without_thoughts(text, prefilled)
     if names is None:
         names = [str(number) for number in range(1, num_responses + 1)]
-    fields = [field.strip(" \t\r\n\xa0$") for field in _score_fields(answer or "", score_form, names)]
+    fields = [field.strip(_AROUND) for field in _score_fields(answer or "", score_form, names)]
     if not any(fields):
         return Critique(text, problem=MISSING)
     if not all(_INTEGER.fullmatch(field) for field in fields):
@@ -186,8 +187,8 @@ def boxed_span(text: str) -> tuple[int, int]:
     box = _last_box(text)
     assert box is not None
     inside = text[box.end() :].partition("}")[0]
-    start = box.end() + len(inside) - len(inside.lstrip(" \t\r\n\xa0$"))
-    return start, start + len(inside.strip(" \t\r\n\xa0$"))
+    start = box.end() + len(inside) - len(inside.lstrip(_AROUND))
+    return start, start + len(inside.strip(_AROUND))
 
 
 def _last_box(text: str) -> re.Match | None:

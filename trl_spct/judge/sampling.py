@@ -234,8 +234,10 @@ class PromptRefusedError(EngineError):
 
 def check_lengths(lengths: Sequence[int], max_new_tokens: int, limit: int | None, name: str = "Row") -> None:
     """Raises [`PromptTooLongError`] for the first prompt that leaves no room for a completion."""
+    if limit is None:
+        return
     for row, length in enumerate(lengths):
-        if limit is not None and length + max_new_tokens > limit:
+        if length + max_new_tokens > limit:
             raise PromptTooLongError(f"{name} {row}", length, max_new_tokens, limit, row)
 
 
