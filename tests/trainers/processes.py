@@ -19,6 +19,8 @@ found = dict(log=trainer.state.log_history, processes=trainer.accelerator.num_pr
 found["weights"] = {{name: value.detach() for name, value in model.named_parameters()}}
 if trainer.accelerator.is_main_process:
     torch.save(found, {out!r})
+trainer.accelerator.wait_for_everyone()  # a process that ends first may abort the other one
+trainer.end()
 """
 
 
@@ -29,7 +31,8 @@ def trained_in(processes: int, make: str, folder: Path) -> dict[str, Any]:
     script.write_text(SCRIPT.format(paths=paths, make=make, out=str(out)))
     launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", "--local-addr=localhost"]
     command = [sys.executable, *(launch if processes > 1 else []), str(script)]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out, weights_only=False)
 
 
