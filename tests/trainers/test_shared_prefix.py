@@ -8,6 +8,7 @@ from tiny_models import ARCHITECTURES, tiny_causal_lm
 from transformers import AutoModelForCausalLM, BambaConfig, Llama4TextConfig
 from trl.trainer.utils import add_fused_lm_head
 
+from trl_spct.judge.generation import base_model
 from trl_spct.trainers.arguments import CHECKPOINTING
 from trl_spct.trainers.grouped_grpo import WORTHWHILE
 from trl_spct.trainers.shared_prefix import (
@@ -50,10 +51,10 @@ def as_trl(model, ids, mask):
 
 
 def as_ours(model, ids, mask, batch_size=None):
-    config = model.config
-    with attending(config) as inner:
+    causal_lm = base_model(model)
+    with attending(causal_lm.config) as inner:
         rows = pack(ids, mask, WIDTH, batch_size)
-        found = [packed_log_probs(model, config, inner, row, ids, WIDTH) for row in rows]
+        found = [packed_log_probs(model, causal_lm, inner, row, ids, WIDTH) for row in rows]
     return tuple(map(sum, zip(*found, strict=True)))
 
 
@@ -128,6 +129,15 @@ def test_a_prompt_stands_once():
     assert len(row.rows) == 89 + 39 + 69 + 26 + 40
 
 
+def test_the_head_reads_the_tokens_of_completions_alone():
+    model, (ids, mask) = judge("qwen2"), batch()
+    read = []
+    model.register_forward_hook(lambda module, args, output: read.append(output.log_probs.shape))
+    as_ours(model, ids, mask)
+    assert read == [(1, int(mask[:, -WIDTH:].sum()))]
+    assert not model.base_model._forward_hooks
+
+
 def test_the_work_by_hand():
     """Two completions of 12 behind 90 tokens: segments of 13 tokens, of which the first is the prompt's last."""
     ids, mask = batch(((PROMPT, (WIDTH, WIDTH)),))
@@ -200,10 +210,9 @@ def test_layers_may_be_computed_again_in_the_backward_pass(reentrant):
     wanted = gradients(model, as_trl(model, ids, mask))
     model.enable_input_require_grads()
     getattr(model, f"{CHECKPOINTING}_enable")({"use_reentrant": reentrant})
-    config = model.config
-    with attending(config) as inner:
+    with attending(model.config) as inner:
         (row,) = pack(ids, mask, WIDTH)
-        got = gradients(model, packed_log_probs(model, config, inner, row, ids, WIDTH))
+        got = gradients(model, packed_log_probs(model, model, inner, row, ids, WIDTH))
     for name, value in wanted.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4, msg=name)
 
@@ -226,7 +235,7 @@ def test_a_model_that_keeps_the_layout_from_a_layer_is_found_out():
     model, (ids, mask) = judge("llama"), batch()
     model.model.layers = model.model.layers[:1]
     with attending(model.config), pytest.raises(UnusedLayout, match="1 of 2 layers"):
-        packed_log_probs(model, model.config, "sdpa", pack(ids, mask, WIDTH)[0], ids, WIDTH)
+        packed_log_probs(model, model, "sdpa", pack(ids, mask, WIDTH)[0], ids, WIDTH)
 
 
 def test_masks_by_hand():

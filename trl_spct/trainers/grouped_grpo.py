@@ -97,8 +97,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         causal_lm = self._causal_lm(model)
         with ExitStack() as stack, self.accelerator.autocast():
             inner = stack.enter_context(attending(causal_lm.config))
-            config, batch = causal_lm.config, (input_ids, logits_to_keep)
-            scored = [packed_log_probs(model, config, inner, row, *batch) for row in packed]
+            scored = [packed_log_probs(model, causal_lm, inner, row, input_ids, logits_to_keep) for row in packed]
             recomputes = any(getattr(module, "gradient_checkpointing", False) for module in causal_lm.modules())
             if recomputes and torch.is_grad_enabled():
                 # The backward pass computes the layers again and must find the same attention.
@@ -196,6 +195,7 @@ class GroupedGRPOTrainer(GRPOTrainer):
         with (
             unwrap_model_for_generation(self.model_wrapped, self.accelerator, **checkpointing) as model,
             torch.no_grad(),
+            self.accelerator.autocast(),  # around all tokens, or else weights are cast again for each
             evaluating(model),  # so that nothing is dropped out
         ):
             decoder = Decoder(model, settings, self.temperature, self.top_p, SHARED_TOKENS)
@@ -218,13 +218,12 @@ def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     prompts = torch.cat([torch.where(batch["prompt_mask"].bool(), batch["prompt_ids"], -1) for batch in batches])
     order = torch.argsort(torch.unique(prompts, dim=0, return_inverse=True)[1], stable=True)
-    size = len(batches[0]["prompt_ids"])
     regrouped: list[dict] = [{} for _ in batches]
     for name, value in batches[0].items():
         shared = value is None or value.ndim == 0
         whole: Any = None if shared else torch.cat([batch[name] for batch in batches])[order]
         for place, batch in enumerate(regrouped):
-            batch[name] = value if shared else whole[place * size : (place + 1) * size]
+            batch[name] = value if shared else whole.chunk(len(batches))[place]
     return regrouped
 
 

@@ -212,7 +212,7 @@ def _joined(pieces: Sequence[tuple], mask: np.ndarray, width: int, device) -> Pa
 
 def packed_log_probs(
     model: torch.nn.Module,
-    config: PreTrainedConfig,
+    causal_lm: PreTrainedModel,
     inner: str,
     packed: PackedRow,
     input_ids: torch.Tensor,
@@ -221,24 +221,28 @@ def packed_log_probs(
     """Log-probabilities of the completions of a packed row, and entropies if the model's head computes them.
 
     Both have the shape `(batch, logits_to_keep)`, and are zero where the packed row scores no token. The model has
-    TRL's fused LM head, and its configuration is under [`attending`], which has yielded `inner`.
+    TRL's fused LM head and wraps `causal_lm`, whose configuration is under [`attending`], which has yielded `inner`.
     """
     layout = Layout(packed.groups, inner)
-    width = input_ids.shape[1] - logits_to_keep
-    targets = (packed.columns + 1).clamp(max=input_ids.shape[1] - 1)
-    labels = input_ids[packed.rows, targets].masked_fill(~packed.scored, -100)
-    outputs = model(
-        input_ids=input_ids[packed.rows, packed.columns].unsqueeze(0),
-        position_ids=packed.columns.unsqueeze(0),  # as in the batch, whose positions count the padding
-        shift_labels=labels.unsqueeze(0),
-        fused_lm_head=True,
-        shared_prefix=layout,
-    )
-    if layout.calls != config.num_hidden_layers:
-        raise UnusedLayout(f"{layout.calls} of {config.num_hidden_layers} layers read the layout of the packed row")
-    places = packed.rows[packed.scored], targets[packed.scored] - width
+    scored, targets = packed.scored, (packed.columns + 1).clamp(max=input_ids.shape[1] - 1)
+
+    def select(module, args, output):  # without Triton, TRL's LM head reads tokens without a label, too
+        output.last_hidden_state = output.last_hidden_state[:, scored]
+        return output
+
+    with causal_lm.base_model.register_forward_hook(select):
+        outputs = model(
+            input_ids=input_ids[packed.rows, packed.columns].unsqueeze(0),
+            position_ids=packed.columns.unsqueeze(0),  # as in the batch, whose positions count the padding
+            shift_labels=input_ids[packed.rows, targets][scored].unsqueeze(0),
+            fused_lm_head=True,
+            shared_prefix=layout,
+        )
+    if layout.calls != (layers := causal_lm.config.num_hidden_layers):
+        raise UnusedLayout(f"{layout.calls} of {layers} layers read the layout of the packed row")
+    places = packed.rows[scored], targets[scored] - input_ids.shape[1] + logits_to_keep
     log_probs, entropy = (
-        None if x is None else x.new_zeros(len(input_ids), logits_to_keep).index_put(places, x[0, packed.scored])
+        None if x is None else x.new_zeros(len(input_ids), logits_to_keep).index_put(places, x[0])
         for x in (outputs.log_probs, outputs.entropy)
     )
     assert log_probs is not None  # there are labels
