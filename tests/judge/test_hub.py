@@ -273,9 +273,7 @@ def client_use(name, kind="model", trains=0):
     for block in chosen:
         names = {}
         exec(compile(block.replace("http://localhost:8000", server.url), "README.md", "exec"), names)
-        assert {"trainer", "rows", "meta_rm"} & set(names) or len(
-            (names.get("judgment") or names["verdict"])["critiques"]
-        ) == 8
+        assert {"trainer", "rows", "meta_rm"} & set(names) or len(names["judgment"]["critiques"]) == 8
     return len(chosen)
 
 
