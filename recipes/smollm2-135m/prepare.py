@@ -33,7 +33,9 @@ def with_critiques(rows: list[dict], recorded: list[dict]) -> list[dict]:
     for line in recorded:
         found = {name.rpartition("_")[2]: value for name, value in line.items()}
         if (verdict := VERDICTS.get(str(found["result"]))) is not None:
-            critiques[line["idx"]].append({"reason": found["reason"], "verdict": str(verdict)})
+            # Few critiques end with the verdict, and a small model links its scores to what it has just written.
+            reason = f"{found['reason'].strip()} Better: response {verdict + 1}."
+            critiques[line["idx"]].append({"reason": reason, "verdict": str(verdict)})
     return [{**row, "critiques": critiques[row["idx"]]} for row in rows]
 
 
@@ -59,6 +61,16 @@ def as_pairs(rows: list[dict]) -> list[dict]:
         prompt = [{"role": "user", "content": row["query"]}]
         pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return pairs
+
+
+def alternating(pairs: list[dict]) -> list[dict]:
+    """Rows whose best response is read first and second in turns, so that no batch teaches a place."""
+    rows = []
+    for place, pair in enumerate(pairs):
+        best, worst = ([pair[name][0]["content"]] for name in ("chosen", "rejected"))
+        order = worst + best if place % 2 else best + worst
+        rows.append({"prompt": pair["prompt"], "responses": order, "best_index": place % 2})
+    return rows
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -102,8 +114,10 @@ def main() -> None:
     for name, parts in sets.items():
         for part, rows in parts.items():
             write(options.output / f"{name}_{part}.jsonl", rows)
-    pairs = [pair for parts in sets.values() for pair in as_pairs(parts["train"][:1000])]
-    write(options.output / "pairs.jsonl", random.Random(options.seed).sample(pairs, len(pairs)))
+    pairs = [pair for parts in sets.values() for pair in as_pairs(parts["train"][:2000])]
+    random.Random(options.seed).shuffle(pairs)
+    write(options.output / "pairs.jsonl", pairs)
+    write(options.output / "rl.jsonl", alternating(pairs))
     if options.gguf:
         convert(options.gguf, options.output / "model")
 

@@ -40,8 +40,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Folder of the pairs and the critiques.")
     parser.add_argument("--output", type=Path, help="Folder for the trajectories of both judges.")
     parser.add_argument("--template", default="paper")
+    parser.add_argument("--of", type=Path, help="JSON lines whose `idx` say which pairs are read, not all of them.")
     options = parser.parse_args()
     rows, recorded = (lines_of(options.data / f"{name}.jsonl.gz") for name in ("all", "recorded_critiques"))
+    if options.of is not None:
+        read = {json.loads(line)["idx"] for line in options.of.read_text().splitlines()}
+        rows = [row for row in rows if row["idx"] in read]
+        recorded = [critique for critique in recorded if critique["idx"] in read]
     judges = sorted({critique["judge"] for critique in recorded})
     reports = {}
     for name, used in (*((judge, [judge]) for judge in judges), ("both", judges)):

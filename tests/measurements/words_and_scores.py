@@ -1,0 +1,46 @@
+# Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
+"""
+Whether a judge's scores follow its words: of stored critiques whose text says that a response is better, the share
+whose scores prefer it.
+
+    python tests/measurements/words_and_scores.py outputs/smollm2-135m/pandalm_rft [more folders of evaluate.py]
+
+The last "Response 1 is better", "Better: response 2" or the like counts. Intervals are over rows.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from datasets import load_dataset
+
+from trl_spct.evaluation.statistics import bootstrap_interval, mean
+
+NAMED = re.compile(r"better: response (\d)|response (\d) is (?:a |the |clearly |more |much )*(?:better|convincing)", re.I)
+
+
+def follows(critique: dict) -> bool | None:
+    """Whether the scores prefer the response that the text calls better; `None` if it calls none so."""
+    named = [int(first or second) for first, second in NAMED.findall(critique["text"])]
+    if not named or critique["scores"] is None or not 1 <= named[-1] <= len(critique["order"]):
+        return None
+    return critique["scores"][critique["order"][named[-1] - 1]] == max(critique["scores"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+")
+    for folder in parser.parse_args().folders:
+        rows = load_dataset("parquet", data_files=str(folder / "judgments" / "*.parquet"), split="train")
+        judged = [[found for c in row["critiques"] if (found := follows(c)) is not None] for row in rows]
+        shares = [mean(found) for found in judged if found]
+        low, high = bootstrap_interval(shares)
+        sys.stdout.write(
+            f"{folder}: {sum(map(len, judged))} of {sum(len(row['critiques']) for row in rows)} critiques call a response "
+            f"better, and the scores of {100 * mean(shares):.1f} ({100 * low:.1f}–{100 * high:.1f}) % prefer it\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
