@@ -17,7 +17,9 @@ from datasets import load_dataset
 
 from trl_spct.evaluation.statistics import bootstrap_interval, mean
 
-NAMED = re.compile(r"better: response (\d)|response (\d) is (?:a |the |clearly |more |much )*(?:better|convincing)", re.I)
+NAMED = re.compile(
+    r"better: response (\d)|response (\d) is (?:a |the |clearly |more |much )*(?:better|convincing)", re.I
+)
 
 
 def follows(critique: dict) -> bool | None:
@@ -36,9 +38,10 @@ def main() -> None:
         judged = [[found for c in row["critiques"] if (found := follows(c)) is not None] for row in rows]
         shares = [mean(found) for found in judged if found]
         low, high = bootstrap_interval(shares)
+        counts = sum(map(len, judged)), sum(len(row["critiques"]) for row in rows)
         sys.stdout.write(
-            f"{folder}: {sum(map(len, judged))} of {sum(len(row['critiques']) for row in rows)} critiques call a response "
-            f"better, and the scores of {100 * mean(shares):.1f} ({100 * low:.1f}–{100 * high:.1f}) % prefer it\n"
+            f"{folder}: {counts[0]} of {counts[1]} critiques call a response better; the scores of "
+            f"{100 * mean(shares):.1f} ({100 * low:.1f}–{100 * high:.1f}) % of them prefer it\n"
         )
 
 

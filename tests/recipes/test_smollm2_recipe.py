@@ -44,8 +44,8 @@ def test_critiques_that_name_a_winner_are_joined(prepare):
     first, second = prepare.with_critiques([{"idx": 0}, {"idx": 1}], recorded)
     assert first["critiques"] == []
     assert second["critiques"] == [
-        {"reason": "Response 2 is shorter.", "verdict": "1"},
-        {"reason": "Response 1 is right.", "verdict": "0"},
+        {"reason": "Response 2 is shorter. Better: response 2.", "verdict": "1"},
+        {"reason": "Response 1 is right. Better: response 1.", "verdict": "0"},
     ]
 
 
@@ -97,8 +97,8 @@ def written(tmp_path_factory):
 def test_its_rows_are_read_by_every_stage(written):
     names = sorted(path.name for path in written.iterdir())
     parts = [f"{name}_{part}.jsonl" for name in ("pandalm", "ukpconvarg1") for part in ("test", "train")]
-    assert names == sorted(["pairs.jsonl", *parts])
-    for name in parts:
+    assert names == sorted(["pairs.jsonl", "rl.jsonl", *parts])
+    for name in [*parts, "rl.jsonl"]:
         prepared = prepare_preferences(rows_of(written / name), None, "drop").dataset
         assert len(prepared) and all(len(row["responses"]) == 2 for row in prepared)
     recorded = recorded_trajectories(
@@ -106,7 +106,7 @@ def test_its_rows_are_read_by_every_stage(written):
     )
     assert {"kept", "incorrect"} <= set(recorded["outcome"])
     kept = next(row for row in recorded if row["outcome"] == "kept")
-    assert kept["completion"][0]["content"] == "Response 1 is better.\n\nScores: \\boxed{8, 4}"
+    assert kept["completion"][0]["content"] == "Response 1 is better. Better: response 1.\n\nScores: \\boxed{8, 4}"
 
 
 def test_the_scalar_model_reads_the_same_rows(written):
@@ -117,6 +117,16 @@ def test_the_scalar_model_reads_the_same_rows(written):
     arguments = {row["chosen"][0]["content"] for row in pairs} - {"Owl."}
     assert arguments == {row["a2"] for row in rows if "a2" in row}
     assert {row["rejected"][0]["content"] for row in pairs} == {"Bee.", "No."}
+
+
+def test_reinforcement_reads_the_better_response_in_both_places_in_turns(written):
+    rows, pairs = rows_of(written / "rl.jsonl"), rows_of(written / "pairs.jsonl")
+    assert [row["best_index"] for row in rows] == [number % 2 for number in range(len(pairs))]
+    for row, pair in zip(rows, pairs, strict=True):
+        assert row["prompt"] == pair["prompt"]
+        assert row["responses"][row["best_index"]] == pair["chosen"][0]["content"]
+        assert row["responses"][1 - row["best_index"]] == pair["rejected"][0]["content"]
+    assert not keys(STAGES[1])["shuffle_dataset"] and not keys(STAGES[1])["shuffle_responses"]
 
 
 def test_its_scalar_recipe_is_one_of_trl(monkeypatch):
