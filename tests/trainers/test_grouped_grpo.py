@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 
 from trl_spct import SPCTConfig
 from trl_spct.judge import generation
+from trl_spct.judge.generation import Decoder
 from trl_spct.judge.orders import derive_seed
 from trl_spct.trainers import grouped_grpo, trl_internals
 from trl_spct.trainers.grouped_grpo import GroupedGRPOTrainer, group_uniforms, regrouped
@@ -233,6 +234,20 @@ def test_half_precision_may_round_in_proportion_to_the_log_probabilities(error, 
     trainer = trainer_of(Rounded, judges("llama"), tmp_path, bf16=True, beta=0.0)
     trainer.train()
     assert trainer._packing_works is (error == 0.01)
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_weights_are_cast_once_for_all_tokens(bf16, judges, tmp_path, monkeypatch):
+    """Autocast keeps casts until its outermost context ends, which surrounds the whole of a generation."""
+    complete, within = Decoder.complete, []
+
+    def recorded(*args):
+        within.append(torch.is_autocast_enabled("cpu"))
+        return complete(*args)
+
+    monkeypatch.setattr(Decoder, "complete", recorded)
+    trainer_of(GroupedGRPOTrainer, judges("llama"), tmp_path, bf16=bf16, beta=0.0).train()
+    assert within and set(within) == {bf16}
 
 
 def test_it_is_said_once_what_is_shared(judges, tmp_path, caplog):

@@ -220,10 +220,10 @@ def regrouped(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     order = torch.argsort(torch.unique(prompts, dim=0, return_inverse=True)[1], stable=True)
     regrouped: list[dict] = [{} for _ in batches]
     for name, value in batches[0].items():
-        shared = value is None or value.ndim == 0
-        whole: Any = None if shared else torch.cat([batch[name] for batch in batches])[order]
-        for place, batch in enumerate(regrouped):
-            batch[name] = value if shared else whole.chunk(len(batches))[place]
+        shared, size = value is None or value.ndim == 0, len(batches)
+        parts = [value] * size if shared else torch.cat([batch[name] for batch in batches])[order].chunk(size)
+        for batch, part in zip(regrouped, parts, strict=True):
+            batch[name] = part
     return regrouped
 
 
