@@ -23,8 +23,10 @@ import json
 import logging
 import random
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -36,7 +38,7 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
 from tqdm.auto import tqdm
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 from trl.import_utils import is_math_verify_available
 
 from trl_spct import OpenAIEngine, __version__
@@ -45,7 +47,7 @@ from trl_spct.jobs import ShardedJob, in_one_step, rows_digest, write_json
 from trl_spct.judge.critiques import without_thoughts
 from trl_spct.judge.hub import push_folder
 from trl_spct.judge.sampling import TRUNCATED, Sample, Sampler, derive_seed, sample_critiques
-from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, helped, load_pipeline
+from trl_spct.scripts import BASE_URL_HELP, DIALECTS, KEY_HELP, TOKENIZER_HELP, helped, inference_parser, load_pipeline
 from trl_spct.trainers.loading import saved_weights_digest
 
 logger = logging.getLogger(__name__)
@@ -235,6 +237,26 @@ def boxed_answer(text: str) -> str | None:
     return None
 
 
+@contextmanager
+def cpu_limit(seconds: float, again: float = 1.0) -> Iterator[None]:
+    """Raises `TimeoutException` in the main thread behind `seconds` of CPU time, and `again` until the block ends.
+
+    `math-verify` raises its own once, and Python drops an exception that is raised in a finalizer.
+    """
+    from math_verify.errors import TimeoutException
+
+    def stop(*_):
+        raise TimeoutException
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, again)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def match_answers(truth: str, answer: str, timeout: int = 5) -> str:
     """Compares two answers, LaTeX without the box, with `math-verify`, whose time limit needs the main thread.
 
@@ -247,10 +269,11 @@ def match_answers(truth: str, answer: str, timeout: int = 5) -> str:
     config = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
     limits = {"parsing_timeout": timeout, "raise_on_error": True}
     try:
-        known, other = (parse(rf"\boxed{{{text}}}", [config], **limits) for text in (truth, answer))
-        if len(known) != 2 or len(other) != 2:
-            return "unparsable"
-        same = known[1] == other[1] or verify(known[0], other[0], timeout_seconds=timeout, raise_on_error=True)
+        with cpu_limit(4 * timeout):
+            known, other = (parse(rf"\boxed{{{text}}}", [config], **limits) for text in (truth, answer))
+            if len(known) != 2 or len(other) != 2:
+                return "unparsable"
+            same = known[1] == other[1] or verify(known[0], other[0], timeout_seconds=timeout, raise_on_error=True)
     except TimeoutException:
         return "timeout"
     except Exception:  # of computer algebra on any text
@@ -321,7 +344,7 @@ def write_rows(answers: Dataset, folder: Path, script_args: MathRowsArguments) -
 
 
 def make_parser():
-    return TrlParser((MathRowsArguments, ModelConfig))
+    return inference_parser(MathRowsArguments, ModelConfig)
 
 
 if __name__ == "__main__":

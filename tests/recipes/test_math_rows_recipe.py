@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -179,6 +180,28 @@ def test_answers_labeled_by_hand():
 def test_what_never_ends_is_an_outcome(answer):
     assert RECIPE.match_answers("1", answer, timeout=1) in ("timeout", "unparsable")
     assert RECIPE.match_answers("1", "1") == "correct"
+
+
+def test_a_limit_outlasts_a_lost_exception():
+    """In a finalizer, for one: Python reports what is raised there and goes on."""
+    from math_verify.errors import TimeoutException
+
+    lost = []
+    with pytest.raises(TimeoutException), RECIPE.cpu_limit(0.05, again=0.05):
+        while True:
+            try:
+                while True:
+                    pass
+            except TimeoutException:
+                lost.append(1)
+                if len(lost) == 3:
+                    raise
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+
+
+def test_answers_are_compared_within_the_limit(monkeypatch):
+    monkeypatch.setattr("math_verify.verify", lambda *_, **__: signal.getitimer(signal.ITIMER_PROF)[0] > 3)
+    assert RECIPE.match_answers("x(x+2)", "x^2+2x", timeout=1) == "correct"
 
 
 def test_a_lone_surrogate_is_no_mathematics():
