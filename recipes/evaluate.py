@@ -29,7 +29,7 @@ import torch
 from accelerate import PartialState
 from huggingface_hub.repocard_data import eval_results_to_model_index
 from rich.console import Console
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from trl_spct.data.loading import load_preferences, push_or_exit
 from trl_spct.data.loading import load_rows as load_splits
@@ -45,7 +45,7 @@ from trl_spct.evaluation.reports import push_results, write_results
 from trl_spct.evaluation.sampled_judges import ChoiceJudge, SemiScalarJudge
 from trl_spct.jobs import stored_cost, write_json
 from trl_spct.judge.voting import VOTING_TEMPERATURE, Guidance
-from trl_spct.scripts import JudgeArguments, helped, load_judge, load_pipeline
+from trl_spct.scripts import JudgeArguments, helped, inference_parser, load_judge, load_pipeline
 
 ROWS = "rows"
 """Name of the rows of `dataset_name` among the benchmarks; their judgments have no folder of their own."""
@@ -353,7 +353,7 @@ def main(script_args, judge_args, model_args, dataset_args):
 
 
 def make_parser():
-    return TrlParser((EvaluationArguments, JudgeArguments, ModelConfig, DatasetMixtureConfig))
+    return inference_parser(EvaluationArguments, JudgeArguments, ModelConfig, DatasetMixtureConfig)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 from rich.console import Console
-from trl import ModelConfig, ScriptArguments, TrlParser
+from trl import ModelConfig, ScriptArguments
 
 from trl_spct.data.loading import load_rows, push_or_exit
 from trl_spct.judge.judging import JudgingOptions, check_whole
@@ -35,7 +35,7 @@ from trl_spct.labeling.judgments import LabelingJudge, judge_dataset
 from trl_spct.labeling.labels import PAIRS, check_columns, check_pairs
 from trl_spct.labeling.rows import prepare_rows
 from trl_spct.labeling.writing import JUDGMENTS, push_labels, report_lines, write_labels, write_labels_card
-from trl_spct.scripts import JudgeArguments, helped, load_judge
+from trl_spct.scripts import JudgeArguments, helped, inference_parser, load_judge
 
 
 @dataclass
@@ -147,7 +147,7 @@ def read_rows(script_args: LabelArguments):
 
 
 def make_parser():
-    return TrlParser((LabelArguments, JudgeArguments, ModelConfig))
+    return inference_parser(LabelArguments, JudgeArguments, ModelConfig)
 
 
 if __name__ == "__main__":

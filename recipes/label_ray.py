@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import label
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
 from trl_spct.labeling.distributed import judge_on_ray, stage_judge
-from trl_spct.scripts import JudgeArguments, helped, load_judge
+from trl_spct.scripts import JudgeArguments, helped, inference_parser, load_judge
 
 
 @dataclass
@@ -61,7 +61,7 @@ def vllm_stage(model, arguments):
 
 
 def make_parser():
-    return TrlParser((label.LabelArguments, JudgeArguments, RayArguments, ModelConfig))
+    return inference_parser(label.LabelArguments, JudgeArguments, RayArguments, ModelConfig)
 
 
 if __name__ == "__main__":

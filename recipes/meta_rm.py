@@ -6,7 +6,7 @@
 Stage 3: a Meta RM, which scores critiques by how likely they are correct, and the choice of how it guides the vote.
 
 accelerate launch recipes/meta_rm.py \
-    --model_name_or_path Qwen/Qwen3-0.6B \
+    --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
     --trajectories judge-rft/trajectories \
     --judge_name_or_path judge-spct \
     --dataset_name trl-lib/ultrafeedback_binarized \
@@ -77,7 +77,10 @@ def main(script_args, training_args, model_args, dataset_args):
     judge = script_args.judge_name_or_path
     if judge:
         training_args.template = training_args.template or described(load_config(judge)).get("template", "paper")
-    parts = {source_of(name): load_named(name)["train"] for name in script_args.trajectories or []}
+    parts = {}
+    for name in script_args.trajectories or []:
+        source = source_of(name)
+        parts[f"{source} ({len(parts) + 1})" if source in parts else source] = load_named(name)["train"]
     quantization = get_quantization_config(model_args) if judge and adapter_base(judge) else None
     if judge:
         parts["fresh"] = sample_fresh(script_args, training_args, dataset_args, quantization)
@@ -117,6 +120,7 @@ def load_rows(script_args, training_args, dataset_args):
 
 def sample_fresh(script_args, training_args, dataset_args, quantization_config):
     """Unhinted critiques of the trained judge; easy rows are kept."""
+    without_revision = {k: v for k, v in training_args.model_init_kwargs.items() if k != "revision"}
     args = RejectiveSamplerConfig(
         output_dir=os.path.join(training_args.output_dir, "fresh"),
         num_generations=script_args.num_generations,
@@ -128,7 +132,7 @@ def sample_fresh(script_args, training_args, dataset_args, quantization_config):
         template=training_args.template,
         invalid_rows=training_args.invalid_rows,
         seed=training_args.seed,
-        model_init_kwargs={k: v for k, v in training_args.model_init_kwargs.items() if k != "revision"},
+        model_init_kwargs={**without_revision, "dtype": judge_dtype(training_args)},
         use_cpu=training_args.use_cpu,
         bf16=training_args.bf16,
         report_to="none",
@@ -138,6 +142,11 @@ def sample_fresh(script_args, training_args, dataset_args, quantization_config):
         script_args.judge_name_or_path, args=args, train_dataset=rows, quantization_config=quantization_config
     )
     return sampler.collect()
+
+
+def judge_dtype(training_args):
+    """The judge is not trained here: it is read in the precision in which training computes."""
+    return "bfloat16" if training_args.bf16 else training_args.model_init_kwargs.get("dtype", "auto")
 
 
 def choose(trainer, script_args, dataset_args, quantization_config):
@@ -153,7 +162,7 @@ def choose(trainer, script_args, dataset_args, quantization_config):
         model=script_args.judge_name_or_path,
         meta_rm=accelerator.unwrap_model(trainer.model),
         meta_rm_tokenizer=trainer.processing_class,
-        dtype=args.model_init_kwargs.get("dtype", "auto"),
+        dtype=judge_dtype(args),
         template=args.template,
         **placed,
     )

@@ -6,7 +6,7 @@
 Stage 1: rejective fine-tuning of a judge.
 
 accelerate launch recipes/rft.py \
-    --model_name_or_path Qwen/Qwen3-0.6B \
+    --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
     --dataset_name trl-lib/ultrafeedback_binarized \
     --output_dir judge-rft
 
@@ -96,8 +96,14 @@ def main(script_args, training_args, model_args, dataset_args):
 
 
 def load_trajectories(names: list[str]):
-    """Concatenates trajectories of several runs, with their common columns."""
-    return concatenate_datasets(with_same_columns([load_named(name)["train"] for name in names]))
+    """Concatenates trajectories of several runs, with their common columns; the rows of each run are others."""
+    parts, first = [], 0
+    for part in (load_named(name)["train"] for name in names):
+        if "row" in part.column_names and len(part):
+            numbers = [first + number for number in part["row"]]
+            part, first = part.remove_columns("row").add_column("row", numbers), max(numbers) + 1
+        parts.append(part)
+    return concatenate_datasets(with_same_columns(parts))
 
 
 def make_sampler(script_args: RFTScriptArguments):

@@ -42,7 +42,6 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, TrlParser, g
 from trl_spct import SPCTConfig, SPCTTrainer
 from trl_spct.data.loading import dataset_name_of, finish, load_preferences, set_model_init_kwargs
 from trl_spct.scripts import helped, wants_embedded
-from trl_spct.trainers.filtering import without_easy_for
 
 
 @dataclass
@@ -58,13 +57,10 @@ def main(script_args, training_args, model_args, dataset_args):
     splits = [script_args.dataset_train_split, *([script_args.dataset_test_split] if evaluates else [])]
     options = (training_args.source, training_args.invalid_rows, training_args.seed, splits, script_args.prompt_column)
     dataset = load_preferences(script_args, dataset_args, *options)
-    train_dataset = dataset[script_args.dataset_train_split]
-    if training_args.easy_judge:
-        train_dataset = without_easy_for(train_dataset, training_args.easy_judge, training_args)
     trainer = SPCTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,
-        train_dataset=train_dataset,
+        train_dataset=dataset[script_args.dataset_train_split],
         eval_dataset=dataset[script_args.dataset_test_split] if evaluates else None,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),

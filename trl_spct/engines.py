@@ -161,9 +161,7 @@ class ServerModel:
         if self.model is not None:
             return models.get(self.model, {})
         if len(models) != 1:
-            raise EngineError(
-                f"Found the models {[*models]} at {self.base_url}; expected one, or its name as `model`."
-            )
+            raise EngineError(f"Found models {[*models]} at {self.base_url}; expected one, or its name as `model`.")
         return next(iter(models.values()))
 
     def _ask(self, path: str, body: Any, read: Callable, stopping: threading.Event) -> Any:
@@ -322,12 +320,10 @@ class OpenAIEngine(ServerModel):
             [`~trl_spct.judge.sampling.EngineError`]: if the server refuses a request or does not answer.
         """
         check_sampling(temperature, top_p, max_new_tokens)
-        counts = per_prompt("k", k, len(prompts), 1)
-        starts = per_prompt("first", first, len(prompts), 0)
+        counts, starts = per_prompt("k", k, len(prompts), 1), per_prompt("first", first, len(prompts), 0)
         if not prompts:
             return []
-        if seed is None:
-            seed = int(torch.randint(2**31, (1,)))
+        seed = int(torch.randint(2**31, (1,))) if seed is None else seed
         path, inputs = self._render(prompts, max_new_tokens)
         drafts = [self.tokenizer is not None and ends_in_draft(self.tokenizer, fields["prompt"]) for fields in inputs]
         settings = {"model": self.name, "temperature": temperature, "top_p": top_p, "max_tokens": max_new_tokens}
@@ -458,7 +454,8 @@ class RateLimits:
     @contextmanager
     def admit(self, body: Mapping[str, Any], stopping: threading.Event) -> Iterator[None]:
         """Waits for a request's turn. It counts with all that it may write until it is answered."""
-        most = prompt_tokens({}, body) + body.get("max_tokens", 0) * body.get("n", 1)
+        longest = body.get("max_tokens") or body.get("max_completion_tokens") or 0
+        most = prompt_tokens({}, body) + longest * body.get("n", 1)
         with self._turn:  # one thread waits for room, the others for their turn
             while self._is_full(most) and not stopping.wait(_POLL_SECONDS):
                 pass
@@ -556,12 +553,9 @@ class _Call:
 def _new_client(root: str, key: Any, max_retries: int, timeout: float) -> "openai.OpenAI":
     import openai
 
-    return openai.OpenAI(
-        base_url=root,
-        api_key=key.get_secret_value() or _NO_KEY,
-        max_retries=max_retries,
-        timeout=openai.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout)),
-    )
+    secret = key.get_secret_value() or _NO_KEY
+    limits = openai.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout))
+    return openai.OpenAI(base_url=root, api_key=secret, max_retries=max_retries, timeout=limits)
 
 
 def _read_key(key: str) -> Any:

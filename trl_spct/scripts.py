@@ -16,7 +16,7 @@ from .judge.voting import Guidance
 from .server_answers import DIALECTS
 
 if TYPE_CHECKING:
-    from trl import ModelConfig
+    from trl import ModelConfig, TrlParser
 
     from .judge.pipelines import GRMRewardPipeline
 
@@ -119,15 +119,8 @@ class JudgeArguments:
 
     def options(self, *names: str) -> dict[str, Any]:
         """Arguments of the pipeline that were given, those of `names`, or all that say how to sample."""
-        names = names or (
-            "temperature",
-            "max_new_tokens",
-            "template",
-            "order",
-            "truncation",
-            "close_critiques",
-            "max_thinking_tokens",
-        )
+        prompt = ("template", "order", "truncation")
+        names = names or ("temperature", "max_new_tokens", *prompt, "close_critiques", "max_thinking_tokens")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -142,9 +135,7 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: Any = No
     variables: Any = args.chat_template_kwargs
     if args.meta_rm_base_url is not None:
         if args.meta_rm in (None, "none"):
-            raise ValueError(
-                "Found `meta_rm_base_url` without `meta_rm`; expected the folder or Hub id of the Meta RM."
-            )
+            raise ValueError("Found `meta_rm_base_url` without `meta_rm`; expected the Meta RM's folder or Hub id.")
         meta_rm = MetaRMEngine(None, args.meta_rm_base_url, args.api_key, tokenizer=args.meta_rm)
     if args.base_url is not None:
         server = (args.base_url, args.api_key, args.tokenizer_name_or_path)
@@ -160,6 +151,15 @@ def load_judge(args: JudgeArguments, model_args: "ModelConfig", device: Any = No
     if guidance and judge.meta_rm is None:
         raise ValueError(f"Found {guidance} without a Meta RM; expected one in `meta_rm` or in its repository.")
     return judge
+
+
+def inference_parser(*types: Any, **options: Any) -> "TrlParser":
+    """TRL's parser for scripts that train nothing: a model keeps the dtype of its checkpoint, unlike in TRL."""
+    from trl import TrlParser
+
+    parser = TrlParser(types, **options)
+    parser.set_defaults(dtype="auto")
+    return parser
 
 
 def load_pipeline(

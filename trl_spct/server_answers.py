@@ -127,9 +127,7 @@ def read_choices(answer: dict[str, Any], size: int, tokenizer: PreTrainedTokeniz
         raise BrokenAnswer(f"Found no choices in the answer {json.dumps(answer)}.")
     if len(choices) != size:
         advice = ' `dialect="openai"` requests one at a time.' if size > 1 else ""
-        raise EngineError(
-            f"Found {len(choices)} choices; expected the {size} that were requested.{advice}", status=200
-        )
+        raise EngineError(f"Found {len(choices)} choices; expected the {size} requested.{advice}", status=200)
     usage = answer.get("usage")
     total = usage.get("completion_tokens") if isinstance(usage, dict) and size == 1 else None
     if all(isinstance(choice.get("index"), int) for choice in choices):

@@ -27,7 +27,7 @@ from .judge.preferences import Preference
 from .judge.prompts import judge_template, portable_template
 from .judge.sampling import EngineError
 from .rewards import API_KEY, THOUGHTS, Group, group_completions, group_rewards, read_completions
-from .scripts import JudgeArguments, helped, load_judge
+from .scripts import JudgeArguments, helped, inference_parser, load_judge
 
 try:
     import uvicorn
@@ -375,9 +375,9 @@ async def _cancel_with_client(request: Request, task: Any) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Serves the judge that the arguments name until SIGTERM, which it obeys when what was begun is answered."""
-    from trl import ModelConfig, TrlParser
+    from trl import ModelConfig
 
-    parser = TrlParser((ServeArguments, JudgeArguments, ModelConfig), prog="trl-spct serve")
+    parser = inference_parser(ServeArguments, JudgeArguments, ModelConfig, prog="trl-spct serve")
     args, judge_args, model_args = parser.parse_args_and_config(list(arguments))
     pipe = load_judge(judge_args, model_args, PartialState(cpu=not torch.accelerator.is_available()).device)
     guidance = {name: value for name, value in judge_args.guidance.items() if value is not None}

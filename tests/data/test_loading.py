@@ -12,8 +12,10 @@ import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from trl import DatasetMixtureConfig, ScriptArguments
+from trl.scripts.utils import DatasetConfig
 
-from trl_spct.data.loading import load_named, load_rows
+from trl_spct.data.loading import load_named, load_preferences, load_rows
 from trl_spct.data.preparation import prepare_preferences
 
 
@@ -154,6 +156,25 @@ def test_cells_keep_their_text(folder):
     assert [row["chosen"] for row in rows] == ["NA", "nan", None]
     assert [row["rejected"] for row in rows] == ["null", "None", "n/a"]
     assert [row["label"] for row in rows] == [1, None, 0]
+
+
+@pytest.mark.parametrize("listed", [str, lambda name: [name], lambda name: {"train": name}])
+def test_cells_keep_their_text_and_place_in_a_mixture(folder, listed):
+    (folder / "rows.csv").write_text("prompt,chosen,rejected\nq,NA,null\n")
+    (folder / "shifted.csv").write_text("prompt,chosen,rejected\nq,a,b,\nr,c,d,\n")
+
+    def load(name):
+        parts = [DatasetConfig("csv", data_files=listed(name), split="train")]
+        return load_preferences(ScriptArguments(), DatasetMixtureConfig(datasets=parts))["train"]
+
+    assert load("rows.csv")["responses"][:] == [["NA", "null"]]
+    with pytest.raises(ValueError, match="shifted.csv line 2 has 4 cells, and the header has 3"):
+        load("shifted.csv")
+
+
+def test_long_cells_are_read(folder):
+    (folder / "rows.csv").write_text(f"prompt,chosen,rejected\nq,{'y' * 200_000},b\n")
+    assert len(load_named("rows.csv")["train"][0]["chosen"]) == 200_000
 
 
 def test_columns_of_mixed_types_are_read_row_by_row(folder):

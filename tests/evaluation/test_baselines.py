@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
@@ -86,6 +87,22 @@ def test_scalar_reward_models_score_each_response_alone(arch):
     ids = tokenizer.apply_chat_template(messages, return_dict=False, return_tensors="pt")
     assert found[1] == pytest.approx([model(ids).logits.item()], abs=1e-5)
     assert len(set(found[0])) == 3
+
+
+@pytest.mark.parametrize("kind", ["Bert", "ModernBert", "Roberta"])
+def test_encoders_are_read_as_they_are(kind):
+    """Their positions count from the left, where a first token is pooled: no padding there, and no cache."""
+    tokenizer = tiny_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_labels": 1}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**sizes, **layers)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    row = Preference("q?", ["a", "a much longer answer than the first", "b"])
+    found = scores(ScalarJudge(model, tokenizer), row)[0]
+    talks = [[{"role": "user", "content": "q?"}, {"role": "assistant", "content": text}] for text in row.responses]
+    encoded = [tokenizer.apply_chat_template(talk, return_dict=False, return_tensors="pt") for talk in talks]
+    assert found == pytest.approx([model(ids).logits.item() for ids in encoded], abs=1e-5)
 
 
 def test_what_is_no_scalar_reward_model():

@@ -32,6 +32,7 @@ from trl_spct.evaluation.judgments import (
 )
 from trl_spct.evaluation.reports import plot_scaling, results_table
 from trl_spct.evaluation.statistics import roc_auc
+from trl_spct.judge import prompts
 from trl_spct.judge.outcomes import credit
 from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import EngineError, PromptTooLongError, Sample
@@ -299,6 +300,26 @@ def test_other_settings_are_refused(pipe, rows, k, parameters, named, tmp_path, 
     assert script.prompts == before
     differing = re.search(r"\((.*)\)", str(caught.value), re.DOTALL)[1].split("; ")
     assert len(differing) <= 2, differing
+
+
+def test_a_changed_template_file_or_length_is_refused(tmp_path, script, monkeypatch):
+    """Their names stay the same. A process reads a file once, hence the emptied cache."""
+    monkeypatch.setattr(prompts, "TEMPLATES", dict(prompts.TEMPLATES))
+    template = tmp_path / "judge.txt"
+    text = "{conversation}\n\n{responses}\n\nScores: \\boxed{scores}\n"
+
+    def collect(text, judge):
+        template.write_text(text)
+        prompts._file_text.cache_clear()
+        collect_judgments(judge, ROWS, 2, tmp_path / "out", template=str(template))
+
+    collect(text, make())
+    with pytest.raises(FileExistsError, match="template_digest: "):
+        collect(f"Judge. {text}", make())
+    other = make()
+    other.model.generation_config.max_new_tokens = 17
+    with pytest.raises(FileExistsError, match="max_new_tokens: [0-9]+ there, 17 now"):
+        collect(text, other)
 
 
 def test_settings_of_the_judges_config_count(tmp_path, script):

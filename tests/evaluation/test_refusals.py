@@ -1,6 +1,8 @@
 # Copyright 2026 The trl_spct authors. Licensed under the Apache License, Version 2.0.
 """Rows that a server refuses, or that do not fit: counted by cause, or named."""
 
+from dataclasses import replace
+
 import pytest
 
 from trl_spct import GRMRewardPipeline, Preference
@@ -72,6 +74,35 @@ def test_without_drop_the_error_names_the_row_and_drop_resumes(name, batch_size,
     before = engine.asked
     judgments = record_judgments(judge, ROWS, tmp_path, ids=IDS, rows_per_shard=4, invalid_rows="drop")
     assert engine.asked == before + 5 and sum(None in judgment.scores for judgment in judgments) == 1
+
+
+class Cut(Server):
+    """A server whose critiques end before their scores, and which can close them."""
+
+    def close_critiques(self, prompts, samples, lines):
+        return [replace(sample, text=f"{line.opening}3, 9}}", closed=True) for sample, line in zip(samples, lines)]
+
+
+@pytest.mark.parametrize("causes", [{}, {"content_filter": 7}])
+def test_critiques_beside_a_refused_row_are_closed_like_others(causes, tmp_path):
+    judge = PipelineJudge(GRMRewardPipeline(Cut("Hm.", **causes)), 2, order="fixed", close_critiques=True)
+    judgments = record_judgments(judge, ROWS, tmp_path, ids=IDS, invalid_rows="drop")
+    assert [judgment.scores for judgment in judgments[:7]] == [((3, 9), (3, 9))] * 7
+    assert all(critique.closed for judgment in judgments[:7] for critique in judgment.critiques)
+
+
+def test_a_failure_behind_a_refusal_names_its_own_row(tmp_path):
+    """The second pass judges the rows that are left: row 3 is the first of them."""
+
+    class Failing(Server):
+        def __call__(self, prompts, k, seed, **options):
+            if not any(f"Question {i}?" in messages[0]["content"] for messages in prompts for i in (0, 1, 2)):
+                raise EngineError("HTTP 500: gone.", 0, 500)
+            return super().__call__(prompts, k, seed, **options)
+
+    judge = PipelineJudge(GRMRewardPipeline(Failing(content_filter=1)), 2, batch_size=3, order="fixed")
+    with pytest.raises(EngineError, match="^Row mine-3: HTTP 500: gone"):
+        record_judgments(judge, ROWS, tmp_path, ids=IDS, invalid_rows="drop")
 
 
 def test_rows_that_do_not_fit_count_as_length():

@@ -107,6 +107,7 @@ def test_whose_card_it_is(hub, tmp_path):
     hub(lay_out(tmp_path / "27b"), RELEASED)
     own = pipeline("grm-reward", model=RELEASED_JUDGES[0], template="official")
     assert judge_template(own.find_template("official")).instructions.startswith("We weigh")
+    assert pipeline("grm-reward", model=RELEASED_JUDGES[0]).find_template() == f"official:{RELEASED_JUDGES[0]}"
     base = pipeline("grm-reward", model=save_tiny(tmp_path / "base"))
     assert base.find_template("official") == "official"
     assert judge_template("official").instructions.startswith("You weigh")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny_models import ARCHITECTURES, save_tiny, tiny_causal_lm, tiny_tokenizer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, Qwen3NextConfig
+from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, Qwen3NextConfig
 
 from trl_spct.judge import generation, sampling
 from trl_spct.judge.generation import SeededSampling, evaluating
@@ -615,8 +615,14 @@ def test_a_sample_knows_that_its_prompt_ended_with_an_open_draft(tokenizer):
     assert read_sample(answer, 2, judge_template()).scores == (3, 8)
 
 
-def test_tags_of_a_draft_are_read_where_they_are_special_tokens(tokenizer):
-    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|im_end|>"]})
+@pytest.mark.parametrize("listed", [True, False])
+def test_tags_of_a_draft_are_read_where_they_are_special_tokens(tokenizer, listed):
+    tags = ["[THINK]", "[/THINK]", "<|im_end|>"]
+    if listed:
+        tokenizer.add_special_tokens({"additional_special_tokens": tags})
+    else:  # in `tokenizer.json` alone
+        tokenizer.add_tokens([AddedToken(tag, special=True) for tag in tags])
+        assert not {*tags} & {*tokenizer.all_special_tokens}
     ids = tokenizer.encode(r"[THINK]\boxed{1, 2}[/THINK]\boxed{8, 3}<|im_end|>", add_special_tokens=False)
     (text,) = decode_completions(tokenizer, [ids])
     assert text == r"[THINK]\boxed{1, 2}[/THINK]\boxed{8, 3}"

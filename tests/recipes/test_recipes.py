@@ -89,6 +89,22 @@ def test_parsers_are_strict(name, tmp_path):
         parser.parse_args_and_config(["--no_such_flag", "1", *extra])
 
 
+@pytest.mark.parametrize("name", ["evaluate", "label", "label_ray", "math_rows"])
+def test_scripts_that_train_nothing_keep_the_dtype_of_a_checkpoint(name, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    for given, dtype in (([], "auto"), (["--dtype", "float32"], "float32")):
+        parsed = recipe(name).make_parser().parse_args_and_config(given)
+        assert [args.dtype for args in parsed if hasattr(args, "dtype")] == [dtype]
+
+
+def test_trajectories_of_several_runs_keep_their_rows_apart(tmp_path):
+    run = {"prompt": [""] * 3, "completion": [""] * 3, "outcome": ["kept"] * 3, "row": [0, 0, 2]}
+    for name in ("a", "b"):
+        Dataset.from_dict({**run, "only": [name] * 3}).to_parquet(tmp_path / name / "rows.parquet")
+    joined = recipe("rft").load_trajectories([str(tmp_path / name / "rows.parquet") for name in ("a", "b")])
+    assert joined["row"][:] == [0, 0, 2, 3, 3, 5]
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_launch_line_of_the_docstring_parses(name):
     module = recipe(name)

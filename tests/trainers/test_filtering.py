@@ -3,7 +3,7 @@ import pytest
 from datasets import Dataset
 from tiny_models import save_tiny, tiny_tokenizer
 
-from trl_spct import SPCTConfig
+from trl_spct import SPCTConfig, SPCTTrainer
 from trl_spct.data.preparation import prepare_judge_rows
 from trl_spct.judge.sampling import Sample
 from trl_spct.trainers import filtering as signal
@@ -54,7 +54,9 @@ def test_nothing_left_is_an_error():
 
 def test_preference_rows_are_filtered_by_a_judge_on_disk(tmp_path, monkeypatch):
     path = save_tiny(tmp_path / "judge")
-    args = SPCTConfig(str(tmp_path), template="compact", use_cpu=True, bf16=False, max_completion_length=4)
+    args = SPCTConfig(
+        str(tmp_path), template="compact", use_cpu=True, bf16=False, max_completion_length=4, easy_judge=path
+    )
     rows = Dataset.from_list(
         [{"prompt": f"q{i}", "chosen": "good", "rejected": "bad", "domain": f"d{i}"} for i in range(3)]
     )
@@ -70,9 +72,11 @@ def test_preference_rows_are_filtered_by_a_judge_on_disk(tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(signal, "sample_critiques", judging)
-    kept = signal.without_easy_for(rows, path, args)
+    kept = signal.without_easy_for(rows, args)
     assert kept.to_list() == [rows[1]]
+    trainer = SPCTTrainer(path, args=args, train_dataset=rows)
+    assert trainer.train_dataset["query"][:] == ["q1"], "in Python as in the recipe"
     assert asked["k"] == 3
     assert (asked["temperature"], asked["max_new_tokens"]) == (1.0, 4)
     monkeypatch.undo()
-    assert len(signal.without_easy_for(rows, path, args)) == 3
+    assert len(signal.without_easy_for(rows, args)) == 3

@@ -13,9 +13,9 @@ import pytest
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from paths import TESTS
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from tiny_models import save_tiny, tiny_config, tiny_tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, BitsAndBytesConfig
 from trl import RewardTrainer
 
 from trl_spct.evaluation.guidance import store_guidance
@@ -212,8 +212,6 @@ def test_model_instances(kind, tmp_path):
     else:
         model = MetaRMForSequenceClassification(config_)
     if kind == "peft":
-        from peft import get_peft_model
-
         model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=2, target_modules="all-linear"))
     trainer = trainer_of(model, tmp_path, processing_class=tiny_tokenizer(), max_steps=1)
     base = trainer.model.get_base_model() if kind == "peft" else trainer.model
@@ -228,6 +226,10 @@ def test_models_and_adapters_that_cannot_learn(judge, tmp_path):
         trainer_of(two, tmp_path, processing_class=tiny_tokenizer())
     with pytest.raises(ValueError, match="task_type='CAUSAL_LM'; expected 'SEQ_CLS'"):
         trainer_of(judge, tmp_path, peft_config=LoraConfig(task_type="CAUSAL_LM"))
+    adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(judge), LoraConfig(task_type="CAUSAL_LM", r=2))
+    adapter.save_pretrained(tmp_path / "judge")
+    with pytest.raises(ValueError, match="task_type='CAUSAL_LM'.*merge the adapter of a judge"):
+        trainer_of(str(tmp_path / "judge"), tmp_path / "meta")
 
 
 def test_model_init_kwargs_are_used_and_kept(judge, tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -373,6 +374,38 @@ def test_rows_that_do_not_fit_another_sampler_are_named_before_it_samples(judge,
     assert not list((tmp_path / "trajectories").glob("shard-*"))
 
 
+def test_rows_that_do_not_fit_another_sampler_may_be_dropped(judge, tmp_path):
+    """Of the user's rows 0 to 4, row 0 is a tie and row 2 is too long for the sampler."""
+    short = save_tiny(tmp_path / "short", arch="llama", max_position_embeddings=900)
+    rows = [{"query": f"Row {n}" + "y" * 1000 * (n == 2), "responses": ["GOOD", "bad"]} for n in range(5)]
+    rows = Dataset.from_list([{**row, "labels": [1.0, float(n == 0)]} for n, row in enumerate(rows)])
+    changes = {"invalid_rows": "drop", "max_completion_length": 4}
+    trajectories = trainer_of(tmp_path, judge, short, rows, changes).collect()
+    assert set(trajectories["query"]) == {"Row 1", "Row 3", "Row 4"}
+    assert json.loads((tmp_path / "trajectories" / "rejection.json").read_text())["refused"] == {"length": 1}
+    with pytest.raises(ValueError, match="^train_dataset row 1: the prompt has .* context of 900"):
+        trainer_of(tmp_path / "b", judge, short, rows.select(range(1, 5)), {"max_completion_length": 4}).collect()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_the_last_token_is_learned_whether_or_not_a_sampler_ends_with_one(ended, judge, tmp_path):
+    tokenizer = tiny_tokenizer()
+
+    class Ids(Script):
+        def __call__(self, prompts, k, seed, **options):
+            end = [tokenizer.eos_token_id] * ended
+            drawn = super().__call__(prompts, k, seed, **options)
+            return [[with_ids(sample, end) for sample in of_prompt] for of_prompt in drawn]
+
+    def with_ids(sample, end):
+        return replace(sample, ids=(*tokenizer(sample.text, add_special_tokens=False)["input_ids"], *end))
+
+    trainer = trainer_of(tmp_path, judge, Ids())
+    trainer.train()
+    texts = [tokenizer.decode(ids) for ids in trainer.train_dataset["input_ids"]]
+    assert texts and all(re.search(r"\\boxed\{[0-9, ]+\}<", text.splitlines()[-1]) for text in texts)
+
+
 def test_the_cap_on_hinted_trajectories(judge, collected, tmp_path):
     trainer = trainer_of(tmp_path, judge, rows=collected[0], changes={"max_hinted_share": 0.5})
     trainer.train()
@@ -681,6 +714,7 @@ def test_evaluation_on_trajectories_uses_the_kept_ones(collected, judge, tmp_pat
     assert len(trainer.eval_dataset["held"]) == 5
     metrics = trainer.evaluate()
     assert metrics["eval_held_loss"] > 0
+    assert trainer.evaluate(collected[0])["eval_loss"] == pytest.approx(metrics["eval_held_loss"])
     wrong = collected[0].filter(lambda row: row["outcome"] != "kept")
     with pytest.raises(ValueError, match="eval_dataset: found no kept trajectory among 11"):
         trainer_of(tmp_path, judge, rows=collected[0], eval_dataset=wrong)

@@ -393,6 +393,8 @@ def test_several_evaluation_sets_are_told_apart(judge, tmp_path):
     assert "eval_spct/accuracy" not in metrics
     logged = {name for entry in trainer.state.log_history for name in entry}
     assert {"eval_near_spct/accuracy", "eval_far_spct/accuracy", "eval_near_kl"} <= logged
+    assert "eval_spct/accuracy" in trainer.evaluate(preference_rows(2)), "rows as the constructor takes them"
+    assert "eval_new_spct/accuracy" in trainer.evaluate({"new": preference_rows(2)})
     with pytest.raises(ValueError, match=r"eval_dataset\['far'\] row 0"):
         trainer_of(
             tmp_path,

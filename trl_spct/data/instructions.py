@@ -32,16 +32,18 @@ def instruction_rows(
         turns = [*converted["prompt"], *converted["completion"]]
         roles = tuple(turn["role"] for turn in turns)
         if roles not in rendered:
-            _check_renders(turns, tokenizer, f"{name} row {number}")
+            try:
+                tokenizer.apply_chat_template(turns, tokenize=False)
+            except (jinja2.TemplateError, ValueError) as error:
+                raise ValueError(
+                    f"{name} row {number}: the judge's chat template refuses turns of the roles {[*roles]} ({error}). "
+                    "Join a system turn with the first user turn, or leave such rows out."
+                ) from error
             rendered.add(roles)
         return converted
 
     return dataset.with_format(None).map(
-        convert,
-        with_indices=True,
-        remove_columns=dataset.column_names,
-        features=_FEATURES,
-        load_from_cache_file=False,
+        convert, with_indices=True, remove_columns=dataset.column_names, features=_FEATURES, load_from_cache_file=False
     )
 
 
@@ -78,13 +80,3 @@ def _messages(row: Mapping[str, Any], name: str) -> dict[str, list[dict[str, str
                 "text. Leave such rows out."
             )
     return sides
-
-
-def _check_renders(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    try:
-        tokenizer.apply_chat_template(turns, tokenize=False)
-    except (jinja2.TemplateError, ValueError) as error:
-        raise ValueError(
-            f"{name}: the judge's chat template refuses turns of the roles {[turn['role'] for turn in turns]} "
-            f"({error}). Join a system turn with the first user turn, or leave such rows out."
-        ) from error

@@ -108,15 +108,13 @@ def _builder_of(name: str) -> str | None:
 
 
 def _load_files(name: str, builder: str) -> DatasetDict:
-    files = glob(name) if "*" in name else [name] if os.path.isfile(name) else []
+    files = _files_of(name)
     if not files:
         raise FileNotFoundError(f"Found no file {os.path.abspath(name)}; expected an existing file. Check the path.")
     empty = [file for file in files if not os.path.getsize(file)]
     if empty:
         raise ValueError(f"The file {empty[0]} is empty; expected at least one row.")
-    options = {"keep_default_na": False, "na_values": [""]} if builder == "csv" else {}  # "NA" may be an answer
-    for file in files if builder == "csv" else ():
-        _check_csv(file)
+    options = _csv_options(builder, name)
     try:
         return load_dataset(builder, data_files=name, **options)
     except (ValueError, EOFError, DatasetGenerationError) as error:
@@ -127,6 +125,20 @@ def _load_files(name: str, builder: str) -> DatasetDict:
         if builder == "json":
             raise
         raise ValueError(f"{name} cannot be read as {builder}: {error.__cause__ or error}") from error
+
+
+def _files_of(name: str) -> list[str]:
+    return glob(name) if "*" in name else [name] if os.path.isfile(name) else []
+
+
+def _csv_options(builder: str, names: Any) -> dict[str, Any]:
+    """How CSV files are read: "NA" may be an answer. Refuses local ones whose rows have too many cells."""
+    if builder != "csv":
+        return {}
+    for name in [names] if isinstance(names, str) else names.values() if isinstance(names, dict) else names or ():
+        for file in _files_of(name):
+            _check_csv(file)
+    return {"keep_default_na": False, "na_values": [""]}
 
 
 def _read_json(name: str) -> list[Any]:
@@ -155,6 +167,7 @@ def _read_json(name: str) -> list[Any]:
 
 def _check_csv(name: str) -> None:
     """Refuses rows of more cells than the header has, whose cells would be read into other columns."""
+    csv.field_size_limit(2**31 - 1)
     with fsspec.open(name, "rt", compression="infer", newline="", errors="replace") as file:
         rows = csv.reader(file)
         columns = len(next(rows, []))
@@ -189,6 +202,7 @@ def _load_mixture(
             data_files=part.data_files,
             split=part.split,
             cache_dir=_cache_of(folder) if folder.is_dir() else None,
+            **_csv_options(part.path, part.data_files),
         )
         rows = rows if part.columns is None else rows.select_columns(part.columns)
         name = part.data_files if isinstance(part.data_files, str) else part.path

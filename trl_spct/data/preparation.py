@@ -29,13 +29,9 @@ RESERVED_COLUMNS = frozenset(
     "prompts completions completion_ids trainer_state log_extra log_metric environments image images".split()
 )
 _TEXT, _MESSAGES = Value("string"), List({"role": Value("string"), "content": Value("string")})
-_OWN_FEATURES = {
-    "responses": List(_TEXT),
-    "labels": List(Value("float64")),
-    "reference": _TEXT,
-    "principles": _TEXT,
-}
+_OWN_FEATURES = {"responses": List(_TEXT), "labels": List(Value("float64")), "reference": _TEXT, "principles": _TEXT}
 _OPTIONAL = ("labels", "reference", "principles")
+_IN_BATCHES: Any = {"with_indices": True, "batched": True, "batch_size": 256, "load_from_cache_file": False}
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,11 @@ def prepare_preferences(
     rows, columns = _checked_rows(dataset, name)
     source, prompt_column = _origin_of(columns, source, prompt_column, read_labels, name)
     adapter = get_source(source, columns) if source else None
-    prompts = () if adapter or prompt_column or QUERIES & {*columns} else _possible_prompts(rows, columns)
-    reader = RowReader(adapter, require_labels and read_labels, read_labels, prompt_column, drop_responses, prompts)
+    prompts: set[str] = set()  # columns that may hold the prompts of texts in `chosen` and `rejected`, by all rows
+    if not (adapter or prompt_column or QUERIES & {*columns} or {*columns} <= {"chosen", "rejected"}):
+        prompts.update(column for row in rows if isinstance(row, Mapping) for column in possible_prompts(row))
+    labeled = require_labels and read_labels
+    reader = RowReader(adapter, labeled, read_labels, prompt_column, drop_responses, tuple(sorted(prompts)))
     survey = _survey(rows, reader, invalid_rows, name)
     kept = [column for column in columns if column not in survey.consumed | survey.empty]
     reason = ", which TRL's trainers pass to reward functions themselves or read images from"
@@ -147,9 +146,7 @@ def judge_rows(
         return added
 
     features = Features({**dataset.features, "prompt": _MESSAGES, "order": List(Value("int64"))})
-    return dataset.with_format(None).map(
-        render, with_indices=True, batched=True, batch_size=256, features=features, load_from_cache_file=False
-    )
+    return dataset.with_format(None).map(render, features=features, **_IN_BATCHES)
 
 
 def prepare_judge_rows(
@@ -313,15 +310,8 @@ def _write(rows: Rows, reader: RowReader, survey: _Survey, kept: list[str], name
         batch_rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
         return columns_of(zip(numbers, batch_rows, strict=True))
 
-    return rows.map(
-        write,
-        with_indices=True,
-        batched=True,
-        batch_size=256,
-        remove_columns=rows.column_names,
-        features=Features({**own, **{column: rows.features[column] for column in kept}}),
-        load_from_cache_file=False,
-    )
+    types = Features({**own, **{column: rows.features[column] for column in kept}})
+    return rows.map(write, remove_columns=rows.column_names, features=types, **_IN_BATCHES)
 
 
 def _common_feature(values: list[Any], column: str, name: str) -> Any:
@@ -340,9 +330,7 @@ def _checked_rows(dataset: Any, name: str) -> tuple[Rows, list[str]]:
     if isinstance(dataset, Dataset):
         return dataset.with_format(None), dataset.column_names
     if isinstance(dataset, (DatasetDict, IterableDatasetDict)):
-        raise TypeError(
-            f"{name} is a dict of the splits {sorted(dataset)}; expected one of them, as `dataset['train']`."
-        )
+        raise TypeError(f"{name} is a dict of the splits {sorted(dataset)}; expected one, as `dataset['train']`.")
     if isinstance(dataset, str) or not isinstance(dataset, Sequence):
         raise TypeError(
             f"{name} is {type(dataset).__name__}; expected a `datasets.Dataset` or a list of rows, since all rows are "
@@ -380,13 +368,6 @@ def _origin_of(
             "shape",
         )
     return detected, None
-
-
-def _possible_prompts(rows: Rows, columns: Sequence[str]) -> tuple[str, ...]:
-    """Columns that may hold the prompts of texts in `chosen` and `rejected`, judged by all rows."""
-    if set(columns) <= {"chosen", "rejected"}:
-        return ()
-    return tuple(sorted({column for row in rows if isinstance(row, Mapping) for column in possible_prompts(row)}))
 
 
 def _refuse_columns(columns: Sequence[str], refused: Iterable[str], name: str, reason: str) -> None:

@@ -103,10 +103,8 @@ def plain_value(value: Any) -> Any:
 def _has_text(response: Any) -> bool:
     if isinstance(response, str):
         return bool(response.strip())
-    messages = response if isinstance(response, (list, tuple)) else [response]
-    return any(
-        isinstance(message, Mapping) and (message.get("content") or message.get("tool_calls")) for message in messages
-    )
+    turns = response if isinstance(response, (list, tuple)) else [response]
+    return any(isinstance(turn, Mapping) and (turn.get("content") or turn.get("tool_calls")) for turn in turns)
 
 
 def consumed_columns(row: Mapping[str, Any]) -> frozenset[str]:

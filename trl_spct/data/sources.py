@@ -65,10 +65,9 @@ def get_source(name: str, column_names: Collection[str]) -> Source:
     """The source of that name, whose columns must be present."""
     if name not in SOURCES:
         raise ValueError(f"Found source {name!r}; expected one of {sorted(SOURCES)}.")
-    require_columns(
-        column_names, SOURCES[name].signature, f"Source {name!r}", "Name another source, or rename the columns."
-    )
-    return SOURCES[name]
+    source, advice = SOURCES[name], "Name another source, or rename the columns."
+    require_columns(column_names, source.signature, f"Source {name!r}", advice)
+    return source
 
 
 def require_columns(column_names: Iterable[str], required: Iterable[str], name: str, advice: str) -> None:

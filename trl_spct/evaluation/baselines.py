@@ -88,9 +88,7 @@ class ScalarJudge(Judge):
         for number, row in enumerate(rows):
             self.check(row, number)
         conversations = [self._conversations(row) for row in rows]
-        logits = iter(
-            meta_scores(self.model, self.tokenizer, list(chain.from_iterable(conversations)), self.batch_size)
-        )
+        logits = iter(meta_scores(self.model, self.tokenizer, [*chain.from_iterable(conversations)], self.batch_size))
         read = [[next(logits) for _ in of_row] for of_row in conversations]
         return [Judgment((), (_critique(self._scores(len(row), of)),)) for row, of in zip(rows, read, strict=True)]
 

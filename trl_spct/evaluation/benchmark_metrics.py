@@ -39,7 +39,7 @@ REWARDBENCH_SECTIONS = {
 
 
 def pick_credit(scores: Scores, labels: Sequence[float]) -> float:
-    """The share of right responses among those with the highest score; [`~trl_spct.judge.outcomes.credit`] for one."""
+    """The share of right responses among those with the highest score: always 1 for a single one, see [`worth`]."""
     if scores is None:
         return 0.0
     check_counts(scores, labels)

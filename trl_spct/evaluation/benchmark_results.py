@@ -87,9 +87,7 @@ def compare_judges(
     """
     metric = loaded.benchmark.metric
     modes = zip((first, second), guidance, strict=True)
-    pair = [
-        item_units(loaded, judged, [votes_at(judgment, k, guide) for judgment in judged]) for judged, guide in modes
-    ]
+    pair = [item_units(loaded, judged, [votes_at(row, k, guide) for row in judged]) for judged, guide in modes]
     pair = [units[: min(map(len, pair))] for units in pair]
     difference = _difference(metric, pair)
     if np.isnan(difference):

@@ -13,7 +13,7 @@ from ..judge.judging import NEXT_STEPS
 from ..judge.outcomes import credit, highest
 from ..judge.preferences import Preference
 from ..judge.voting import Scores
-from .benchmark_metrics import pick_credit
+from .benchmark_metrics import pick_credit, worth
 from .fidelity import fidelity
 from .judgments import Judgment, tie_share, votes_at
 from .statistics import binned_error, bootstrap_interval, mean, mean_or_none
@@ -34,6 +34,7 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
     k = min((len(judgment.critiques) for judgment in judgments), default=0)
     votes = [scores for judgment in judgments for scores in votes_at(judgment, k)] if k else []
     used = Counter(score for scores in readable for score in scores)
+    graded = any(len(scores) == 1 and scores[0] > 1 for scores in readable)  # on a scale, where none is right or wrong
     whole = len(used) <= 20 and all(float(score).is_integer() for score in used)
     report: dict[str, Any] = {
         "rows": len(judgments),
@@ -42,7 +43,7 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "truncated": sum(judgment.truncated for judgment in judgments) or None,
         "unreadable": 1 - len(readable) / len(critiques) if critiques else 0.0,
         "problems": dict(sorted(problems.items())),
-        "closed": closing_value(judgments),
+        "closed": closing_value(judgments, graded),
         "undecided": sum(not any(judgment.scores) for judgment in judgments),
         "ties": {"single": tie_share(readable), "vote": tie_share(votes)} if k else {},
         "places": accuracy_by_place(judgments),
@@ -51,21 +52,21 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "length": None if rows is None else length_preference(judgments, rows),
         "scores_used": {str(int(score)): count for score, count in sorted(used.items())} if whole else {},
         "confidence": calibration(judgments) if k > 1 else None,
-        "fidelity": fidelity(judgments),
+        "fidelity": None if graded else fidelity(judgments),
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
 
 
-def closing_value(judgments: Iterable[Judgment]) -> dict[str, float]:
+def closing_value(judgments: Iterable[Judgment], graded: bool = False) -> dict[str, float]:
     """Share of `closed` critiques, and the share of right ones among the readable, `accuracy` if closed and
-    `accuracy_of_whole` if not; empty if none was closed."""
+    `accuracy_of_whole` if not, unless single responses are `graded` on a scale; empty if none was closed."""
     pairs = [(critique, judgment.labels) for judgment in judgments for critique in judgment.critiques]
     if not any(critique.closed for critique, _ in pairs):
         return {}
     credits: dict[bool, list[float]] = {True: [], False: []}
     for critique, labels in pairs:
-        if critique.scores is not None:
-            credits[critique.closed].append(pick_credit(critique.scores, labels))
+        if critique.scores is not None and not graded:
+            credits[critique.closed].append(worth(critique.scores, labels))
     accuracies = {"accuracy": credits[True], "accuracy_of_whole": credits[False]}
     share = sum(critique.closed for critique, _ in pairs) / len(pairs)
     return {"share": share, **{name: mean(values) for name, values in accuracies.items() if values}}

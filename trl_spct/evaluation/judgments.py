@@ -140,7 +140,10 @@ class PipelineJudge(Judge):
             "grm": getattr(pipe.model.config, "grm", None),
             "meta_rm": None if meta_rm is None else meta_rm.config._name_or_path,
             "meta_rm_weights": None if meta_rm is None else _fingerprint(meta_rm),
+            "extra_body": getattr(pipe.engine, "extra_body", None),
             **self.parameters,
+            "max_new_tokens": self.judging.max_new_tokens,
+            "template_digest": [judge_template(self.judging.template, binary).digest for binary in (False, True)],
             "chat_template_kwargs": self.judging.chat_template_kwargs or None,
         }
 
@@ -314,6 +317,8 @@ def judge_all(
                 raise
             judged |= {remaining[n]: judgment for n, judgment in error.completed.items()}
             causes |= {remaining[n]: cause for n, cause in (refused or {error.row: "length"}).items()}
+        except EngineError as error:
+            raise error.renumbered(remaining, None, error.note, error.name) from error.__cause__
     return judged, causes
 
 

@@ -95,11 +95,9 @@ def results_table(results: Sequence[Result], title: str | None = None):
     for result in results:
         stage, vote, k = _line(result)
         temperature = f"{result['temperature']:g}" if "temperature" in result else ""
-        interval = f"{percent(result['low'])} – {percent(result['high'])}"
+        values = [percent(result["accuracy"]), f"{percent(result['low'])} – {percent(result['high'])}"]
         shares = [f"{percent(result.get(name))} %" for name in ("voted", "unreadable", "ties")]
-        table.add_row(
-            stage, str(k), vote, temperature, percent(result["accuracy"]), interval, str(result["n"]), *shares
-        )
+        table.add_row(stage, str(k), vote, temperature, *values, str(result["n"]), *shares)
     return table
 
 

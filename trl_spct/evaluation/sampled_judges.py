@@ -113,12 +113,7 @@ class ChoiceJudge(SampledJudge):
     the `template` holds the number of the best response."""
 
     def __init__(
-        self,
-        *args: Any,
-        order: str = ORDERS[0],
-        token_prob: bool = False,
-        template: JudgeTemplate = CHOICE,
-        **options: Any,
+        self, *args, order: str = ORDERS[0], token_prob: bool = False, template: JudgeTemplate = CHOICE, **options
     ):
         options |= {"judge": "choice", "order": order, "template_digest": template.digest}
         if token_prob:
@@ -197,9 +192,7 @@ class SemiScalarJudge(SampledJudge):
     `config.semi_scalar`), and the `head`, a classifier with one label, this prompt and the critique. A subclass may
     override `prompt` and `conversation`."""
 
-    def __init__(
-        self, pipe: GRMRewardPipeline, head: PreTrainedModel, *args: Any, binary: bool | None = None, **options: Any
-    ):
+    def __init__(self, pipe: GRMRewardPipeline, head: PreTrainedModel, *args, binary: bool | None = None, **options):
         if binary is None:
             binary = bool((getattr(head.config, "semi_scalar", None) or {}).get("binary"))
         self.head, self.binary, self.template = head, binary, pipe.find_template()

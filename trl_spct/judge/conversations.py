@@ -10,9 +10,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 ROLES = ("system", "developer", "tools", "user", "assistant", "tool", "function")
 _SPEAKER = "speaker"  # before the name of any other role
-_ROLE_LINE = re.compile(
-    rf"^(?= *(?:{'|'.join(role.capitalize() for role in (*ROLES, _SPEAKER))})\b[^\n:]*:)", re.MULTILINE
-)
+_ROLE_LINE = re.compile(rf"^(?= *(?:{'|'.join(map(str.capitalize, (*ROLES, _SPEAKER)))})\b[^\n:]*:)", re.MULTILINE)
 _NAME = r'(?:[\w./-]+|"(?:[^"\\]|\\.)*")'
 _TURN_ROLE = re.compile(rf"(?:{'|'.join(ROLES)}|{_SPEAKER} {_NAME})(?: calls)?(?: {_NAME})?(?: \(call \d+\))?")
 _CALLS = ("tool_calls", "function_call")

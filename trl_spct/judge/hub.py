@@ -156,14 +156,7 @@ def renamed(card: str, repo_id: str) -> str:
 
 
 def write_judge_card(
-    model,
-    folder: str | os.PathLike,
-    repo_id: str,
-    has_meta_rm=False,
-    has_code=False,
-    tags=(),
-    token=None,
-    revision=None,
+    model, folder: str | os.PathLike, repo_id: str, has_meta_rm: bool, has_code: bool, tags, token, revision
 ) -> None:
     """Writes into a folder the card that the repository has, else a short one with the snippet that loads the judge;
     `tags` are added to either."""
@@ -203,13 +196,8 @@ def base_of(name: str | None, token: str | None = None) -> tuple[str | None, str
 def _new_card(model, repo_id: str, has_meta_rm: bool, has_code: bool, token: str | None) -> ModelCard:
     home = (getattr(model, "judge_repository", None) or (model.config._name_or_path,))[0]
     name, base, license = base_of(home, token)
-    data = ModelCardData(
-        base_model=base,
-        library_name="transformers",
-        tags=["generative-reward-model", "spct", "trl"],
-        pipeline_tag="text-generation",
-        **license,
-    )
+    facts = {"library_name": "transformers", "pipeline_tag": "text-generation", **license}
+    data = ModelCardData(base_model=base, tags=["generative-reward-model", "spct", "trl"], **facts)
     guided = " The folder `meta_rm` holds a Meta RM, which guides the vote."
     without_package = " Without trl_spct installed, leave its import out and pass `trust_remote_code=True`."
     text = _TEXT.format(

@@ -275,30 +275,33 @@ class Judging:
             prompts.append(judge_messages(read, self.template, block.binary, special_tokens=self.special_tokens))
         counts = [request.count for request in requests]
         firsts = [request.row.occurrence * SAMPLES_PER_ROW + request.past for request in requests]
+        failure = None
         try:
             samples = self.sample(prompts, counts, self.seed, firsts)
         except PromptTooLongError as error:
             raise self._too_long(requests[error.row].row.number, *error.lengths) from None
         except EngineError as error:
-            self._read(requests, [error.completed.get(number) for number in range(len(requests))])
-            raise error.renumbered([request.row.number for request in requests], {}) from error.__cause__
-        if (drawn := [*map(len, samples)]) != counts:
+            failure = error
+            samples = [error.completed.get(number, []) for number in range(len(requests))]
+        if failure is None and (drawn := [*map(len, samples)]) != counts:
             raise ValueError(f"Found a sampler that returned {drawn} samples of the prompts; expected {counts}.")
         if self.close is not None:
             blocks = [request.block for request in requests]
             asked = [(judge_template(self.template, block.binary), len(block.preference)) for block in blocks]
             samples = with_closed(self.close, prompts, samples, asked)
         self._read(requests, samples)
+        if failure is not None:
+            raise failure.renumbered([request.row.number for request in requests], {}) from failure.__cause__
 
-    def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample] | None]) -> None:
+    def _read(self, requests: Sequence[Request], samples: Sequence[list[Sample]]) -> None:
         """Adds the critiques of a round to their blocks, in the order drawn; none to a block with a sample missing."""
         new: list[tuple[Request, Critique]] = []
         for _, of_block in groupby(zip(requests, samples, strict=True), key=lambda pair: id(pair[0].block)):
             pairs = list(of_block)
-            if any(len(drawn or ()) != request.count for request, drawn in pairs):
+            if any(len(drawn) != request.count for request, drawn in pairs):
                 continue
             block, first = pairs[0][0].block, len(pairs[0][0].block.critiques)
-            left = {request.order: iter(drawn or ()) for request, drawn in pairs}
+            left = {request.order: iter(drawn) for request, drawn in pairs}
             template = judge_template(self.template, block.binary)
             for order in block.orders[first : first + sum(request.count for request, _ in pairs)]:
                 sample = next(left[order])

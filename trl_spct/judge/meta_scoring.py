@@ -46,10 +46,8 @@ def encode_meta(tokenizer: PreTrainedTokenizerBase, messages: Conversation, **te
             "Found a tokenizer without a chat template; expected one, since a Meta RM reads a user and an assistant "
             "turn. Set `tokenizer.chat_template`, or `chat_template_path` when training."
         )
-    options = {**dated_template(tokenizer), **template_kwargs}
-    ids = tokenizer.apply_chat_template(
-        list(messages), tokenize=True, add_generation_prompt=False, return_dict=False, **options
-    )
+    options: dict[str, Any] = {"return_dict": False, **dated_template(tokenizer), **template_kwargs}
+    ids = tokenizer.apply_chat_template(list(messages), tokenize=True, add_generation_prompt=False, **options)
     return cast(list[int], ids)
 
 
@@ -74,7 +72,8 @@ def meta_scores(
     if is_engine(model):
         return model(encoded)
     distinct = sorted(set(encoded))  # a judge that is sure of itself repeats itself
-    read = _shared_logits if can_share(model.config) else _plain_logits
+    # An encoder, whose head is no `score`, keeps no keys and values, and counts its positions from the left.
+    read = _shared_logits if hasattr(model, "score") and can_share(model.config) else _plain_logits
     scores: dict[tuple[int, ...], float] = {}
     with evaluating(model):
         for batch, logits in read(model, distinct, batch_size, tokenizer.pad_token_id or 0):

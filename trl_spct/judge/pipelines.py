@@ -22,9 +22,10 @@ from .meta_scoring import check_fit, check_template, is_engine, load_meta_rm, me
 from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
 from .preferences import Messages, Preference
-from .prompts import judge_template
+from .prompts import OFFICIAL, judge_template
 from .repositories import (
     META_RM_FOLDER,
+    RELEASED_JUDGES,
     JudgeForCausalLM,
     changed_config,
     describe_adapter,
@@ -145,8 +146,6 @@ class GRMRewardPipeline(Pipeline):
         check_whole("batch_size", self.batch_size, 1, "at least 1 row")
         if self.engine is None or self.tokenizer is not None:
             check_tokenizer(self.tokenizer)
-        self.meta_rm: Any
-        self.meta_rm_tokenizer: Any
         self.meta_rm, self.meta_rm_tokenizer = self._load_meta_rm(meta_rm, meta_rm_tokenizer)
         options = JudgingOptions(**self.preset)
         self._guidance(options)
@@ -243,7 +242,8 @@ class GRMRewardPipeline(Pipeline):
                 "Judging with template 'paper', since the server names none. Pass `template=` if the judge was "
                 "trained with another one."
             )
-        template = official_template(name or stored.get("template", "paper"), self.model.config)
+        usual = OFFICIAL if getattr(self.model.config, "_name_or_path", None) in RELEASED_JUDGES else "paper"
+        template = official_template(name or stored.get("template", usual), self.model.config)
         digests = [judge_template(template, binary).digest for binary in (False, True)]
         if name is None and stored.get("template_digests", digests) != digests:
             raise ValueError(
@@ -260,34 +260,23 @@ class GRMRewardPipeline(Pipeline):
         return configured or min(1024, (self.context or 2048) // 2)
 
     def sample(
-        self,
-        prompts: Sequence[Messages],
-        counts: Sequence[int],
-        seed: int,
-        firsts: Sequence[int] | None = None,
-        **sampling,
+        self, prompts: Sequence[Messages], counts: Sequence[int], seed: int, firsts: Sequence[int] = (), **sampling
     ) -> list[list[Sample]]:
         """Samples of prompts, `counts` of each from the numbers `firsts` on."""
-        if firsts is not None and any(firsts):
+        if any(firsts):
             sampling["first"] = firsts
         if self.engine is not None:
             return self.engine(prompts, counts, seed, **sampling)
         sampling = {"chat_template_kwargs": self.chat_template_kwargs, "batch_size": max(1, sum(counts)), **sampling}
         return sample_critiques(self.model, self.tokenizer, prompts, counts, seed, **sampling)
 
-    def _closer(self, chat_template_kwargs: Mapping[str, Any]) -> Callable[..., list[Sample]]:
+    def _closer(self, variables: Mapping[str, Any]) -> Callable[..., list[Sample]]:
         if self.engine is None:
-            close = partial(close_critiques, self.model, self.tokenizer)
-            return partial(close, chat_template_kwargs=chat_template_kwargs)
+            return partial(close_critiques, self.model, self.tokenizer, chat_template_kwargs=variables)
         return closer_of(self.engine)
 
     def __call__(  # type: ignore[override]
-        self,
-        inputs: Any,
-        *,
-        batch_size: int | None = None,
-        occurrences: Iterable[int] | None = None,
-        **options,
+        self, inputs: Any, *, batch_size: int | None = None, occurrences: Iterable[int] | None = None, **options
     ) -> dict[str, Any] | list[dict[str, Any]] | Iterator[dict[str, Any]]:
         """Judges a row or many.
 
@@ -406,9 +395,7 @@ class GRMRewardPipeline(Pipeline):
             )
         return dict(getattr(self.engine, "chat_template_kwargs", None) or {})
 
-    def _load_meta_rm(
-        self, meta_rm: Any, tokenizer: PreTrainedTokenizerBase | None
-    ) -> tuple[Any, PreTrainedTokenizerBase | None]:
+    def _load_meta_rm(self, meta_rm: Any, tokenizer: PreTrainedTokenizerBase | None) -> tuple[Any, Any]:
         if meta_rm is None or meta_rm is False:
             return None, None
         model = meta_rm

@@ -146,10 +146,8 @@ def meta_messages(preference: Preference, critique: str, special_tokens: Iterabl
 def _rendered(template: JudgeTemplate, preference: Preference, fence: Fence) -> str:
     """The prompt without a hint. The paper judges with references, but does not print its prompt for them."""
     context, responses = _fenced(preference, fence, template.speaker)
-    for title, use, text in (
-        (GIVEN, USE_GIVEN, preference.principles),
-        (REFERENCE, USE_REFERENCE, preference.reference),
-    ):
+    parts = (GIVEN, USE_GIVEN, preference.principles), (REFERENCE, USE_REFERENCE, preference.reference)
+    for title, use, text in parts:
         if text is not None:
             context += f"\n\n{heading(title)}\n{use}\n{fence(text)}"
     return template.render(context, responses)

@@ -430,13 +430,12 @@ def generation_settings(
 
 def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Sequence[int]]) -> list[str]:
     """The texts of completions without special tokens, except those that open and close a draft."""
-    special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
     skipped = {token for token, text in special.items() if not is_draft_tag(text)}
-    if len(skipped) < len(special):
+    if not (skips_all := len(skipped) == len(special)):
         completions = [[token for token in ids if token not in skipped] for ids in completions]
-    return tokenizer.batch_decode(
-        completions, skip_special_tokens=len(skipped) == len(special), clean_up_tokenization_spaces=False
-    )
+    return tokenizer.batch_decode(completions, skip_special_tokens=skips_all, clean_up_tokenization_spaces=False)
 
 
 def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:

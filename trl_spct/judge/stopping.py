@@ -115,13 +115,11 @@ def _leads(totals: tuple[float, ...] | None) -> tuple[int, float] | None:
     return leader, totals[leader] - max(total for i, total in enumerate(totals) if i != leader)
 
 
-def _top_decided(
-    rows: Sequence[Scores], meta_scores: Sequence[float | None], voters: int, left: int, span: float
-) -> bool:
+def _top_decided(rows: Sequence[Scores], metas: Sequence[float | None], voters: int, left: int, span: float) -> bool:
     """Whether the same response leads however many of the remaining critiques become voters."""
     leaders = set()
     for newcomers in range(min(left, voters) + 1):
-        stay = guided_selection(rows, meta_scores, voters - newcomers) if newcomers < voters else ()
+        stay = guided_selection(rows, metas, voters - newcomers) if newcomers < voters else ()
         leads = _leads(vote([rows[j] for j in stay]))
         if leads is None or leads[1] <= newcomers * span:
             return False

@@ -142,9 +142,7 @@ class Guidance:
             )
 
     @classmethod
-    def of(
-        cls, stored: Mapping[str, Any] | None, k_meta: int | float | None = None, guide: str | None = None
-    ) -> "Guidance":
+    def of(cls, stored: Mapping | None, k_meta: int | float | None = None, guide: str | None = None) -> "Guidance":
         """The guidance in the arguments, else the one stored with the Meta RM (`config.meta_rm`), else the paper's."""
         if k_meta is not None:
             return cls(k_meta, guide or "top")

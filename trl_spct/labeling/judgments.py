@@ -37,7 +37,8 @@ class LabelingJudge(PipelineJudge):
         stops = {name: value for name, value in self.stops.items() if value}
         self.options = {"k": k, "binary": binary, **self.parameters, **stops}
         self.judging = pipe.judging(**self.options)
-        self.settings = {**self.settings, **stops}
+        guidance = self.judging.guidance  # decides the stored votes
+        self.settings = {**self.settings, **stops, "guidance": None if guidance is None else str(guidance)}
 
     @property
     def protocol(self) -> dict[str, Any]:

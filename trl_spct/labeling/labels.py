@@ -74,9 +74,7 @@ def problems_of(record: Mapping[str, Any]) -> list[str]:
     return [critique["problem"] for critique in record["critiques"] if critique["problem"] is not None]
 
 
-def best_of_n(
-    rows: LabelRows, judgments: Iterable[Mapping[str, Any]], messages: bool = True
-) -> Iterator[dict[str, Any]]:
+def best_of_n(rows: LabelRows, judgments: Iterable[Mapping], messages: bool = True) -> Iterator[dict[str, Any]]:
     """Yields the best response to each query, drawn among tied ones by the pipeline, as rows of `prompt` and
     `completion`, with `score` and `row`. Rows without scores are left out."""
     messages = messages or rows.have_messages

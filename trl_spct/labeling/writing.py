@@ -74,14 +74,9 @@ def write_labels(
     types = {"prompt": text, "chosen": text, "rejected": text, **tools}
     scores = ("score_chosen", "score_rejected", "score_margin")
     num_pairs, margins = _write(folder / "preferences", pair_rows, types, *scores)
-    summary = {
-        "policy": pairs,
-        "min_margin": min_margin,
-        "made": num_pairs,
-        "margin": margins / num_pairs if num_pairs else None,
-        "skipped": dict(sorted(skipped.items())),
-    }
-    report = label_report(rows, judgments, summary, num_best, columns)
+    margin = margins / num_pairs if num_pairs else None
+    summary = {"policy": pairs, "min_margin": min_margin, "made": num_pairs, "margin": margin}
+    report = label_report(rows, judgments, {**summary, "skipped": dict(sorted(skipped.items()))}, num_best, columns)
     if (cost := stored_cost(folder / JUDGMENTS)) is not None:
         report["cost"] = cost.report(prices)
     write_json(folder / "report.json", report)
@@ -101,9 +96,7 @@ def _check_scores(judgments: Dataset, folder: str) -> None:
     )
 
 
-def _write(
-    folder: Path, records: Iterable[dict[str, Any]], types: Mapping[str, Any], *scores: str
-) -> tuple[int, float]:
+def _write(folder: Path, records: Iterable[dict[str, Any]], types: dict[str, Any], *scores: str) -> tuple[int, float]:
     """Returns (number of records, sum of their last scores); holds 1,000 records in memory."""
     features = Features({**types, **dict.fromkeys(scores, Value("float64")), "row": Value("int64")})
     folder.mkdir(parents=True, exist_ok=True)

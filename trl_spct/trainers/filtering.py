@@ -52,11 +52,11 @@ def without_too_easy(
     return rows.select(kept)
 
 
-def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
-    """Removes the preference rows that another judge, given by path or id, gets right 3 of 3 times.
+def without_easy_for(dataset: Dataset, args: Any) -> Dataset:
+    """Removes the preference rows that `easy_judge` of an [`SPCTConfig`] gets right 3 of 3 times.
 
-    It samples as in training by `args`, an [`SPCTConfig`]. Rows are in any accepted shape, one preference each."""
-    model, tokenizer = load_sampler(judge, args)
+    It samples as in training. Rows are in any accepted shape; one with several preferences stays for any of them."""
+    model, tokenizer = load_sampler(args.easy_judge, args)
     args = with_template(args, model.config)
     numbered = dataset.add_column("row_number", list(range(len(dataset))))
     rows = rows_for(numbered, tokenizer, args, model.config, "train_dataset").dataset
@@ -71,4 +71,4 @@ def without_easy_for(dataset: Dataset, judge: str, args: Any) -> Dataset:
         progress="Rows without signal",
     )
     kept = without_too_easy(rows, sampler, template=args.template, seed=args.seed, name="train_dataset")
-    return dataset.select(kept["row_number"])
+    return dataset.select(sorted({*kept["row_number"]}))

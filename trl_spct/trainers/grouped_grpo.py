@@ -183,9 +183,8 @@ class GroupedGRPOTrainer(GRPOTrainer):
         training = self.model.training
         # An evaluation of the same weights draws the same completions; every step of training draws others.
         seed = derive_seed(self.args.seed, *(["train", self.state.global_step] if training else ["eval"]))
-        uniforms = group_uniforms(
-            prompt_ids, num_generations, self.accelerator.process_index, seed, self.max_completion_length
-        )
+        process, length = self.accelerator.process_index, self.max_completion_length
+        uniforms = group_uniforms(prompt_ids, num_generations, process, seed, length)
         distinct = list(dict.fromkeys(map(tuple, prompt_ids)))
         places = {ids: place for place, ids in enumerate(distinct)}
         owners = [places[tuple(ids)] for ids in prompt_ids]

@@ -22,7 +22,7 @@ from ..judge.sampling import context_length
 logger = logging.getLogger(__name__)
 
 _ADAPTER_WEIGHTS = ("adapter_model*.safetensors", "adapter_model*.bin")
-_FULL_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+_FULL_WEIGHTS = ("model*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")  # FSDP names adapters so, too
 
 
 Judge: TypeAlias = str | PreTrainedModel | PeftModel
@@ -94,16 +94,15 @@ def load_sampler(model: str, args: Any) -> tuple[PreTrainedModel | PeftModel, Pr
     return create_model_from_path(model, JudgeForCausalLM, **kwargs), tokenizer
 
 
-def checked_arguments(
-    model: Judge, args: Any, kind: type, name: str, peft_config: Any
-) -> tuple[Any, PreTrainedConfig]:
-    """A copy of a trainer's arguments, and the configuration of its model, before the model is loaded."""
+def checked_arguments(model: Judge, args: Any, kind: type, name: str, adapter: Any) -> tuple[Any, PreTrainedConfig]:
+    """A copy of a trainer's arguments, and the configuration of its model, before the model is loaded. `adapter` is
+    the `peft_config`, if there is one."""
     config = load_config(model, args)
     if args is None:
         args = kind(f"{config._name_or_path.rstrip('/').split('/')[-1]}-{name}")
     if not isinstance(args, kind):  # a configuration of TRL lacks the fields and defaults of this package
         raise TypeError(f"`args` is {type(args).__name__}; expected {kind.__name__}.")
-    _check_output_dir(model, args, peft_config)
+    _check_output_dir(model, args, adapter)
     return copy.copy(args), config
 
 
@@ -134,10 +133,8 @@ def with_template(args: Any, config: PreTrainedConfig) -> Any:
 def store_template(config: PreTrainedConfig, args: Any) -> None:
     """Stores the template (the text in place of a file) and `chat_template_kwargs` in a judge's configuration."""
     template, stored = portable_template(args.template), described(config)
-    if stored.get("template") not in (None, template):
-        logger.warning(
-            "The judge was trained with the template %r, and is now trained with %r.", stored["template"], template
-        )
+    if (known := stored.get("template")) not in (None, template):
+        logger.warning("The judge was trained with the template %r, and is now trained with %r.", known, template)
     digests = [judge_template(template, binary).digest for binary in (False, True)]
     config.grm = {**stored, "template": template, "template_digests": digests}
     config.grm.pop("chat_template_kwargs", None)

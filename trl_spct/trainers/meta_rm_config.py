@@ -46,8 +46,5 @@ class MetaRMTrainingConfig(JudgeArguments, RewardConfig):
         self.check("pos_weight", self.pos_weight is None or self.pos_weight > 0, "a positive number, or None")
         if self.template is not None:
             judge_template(self.template)
-        self.check(
-            "center_rewards_coefficient",
-            self.center_rewards_coefficient is None,
-            "None: it centers pairwise rewards, while a Meta RM's logits are fixed by binary cross-entropy",
-        )
+        expected = "None: it centers pairwise rewards, while a Meta RM's logits are fixed by binary cross-entropy"
+        self.check("center_rewards_coefficient", self.center_rewards_coefficient is None, expected)

@@ -11,6 +11,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset, Features, List, Value
+from peft import PeftConfig
 from transformers import DataCollatorWithPadding, EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import RewardTrainer
 from trl.trainer.reward_trainer import suppress_seqcls_warning
@@ -24,7 +25,7 @@ from ..judge.meta_scoring import encode_meta, tokenizer_digest
 from ..judge.modeling_meta_rm import EXTRAS_NAME, MetaRMForSequenceClassification, as_meta_rm, meta_loss
 from ..judge.preferences import InvalidPreference, Preference
 from ..judge.prompts import judge_template, meta_messages
-from ..judge.repositories import described
+from ..judge.repositories import adapter_base, described
 from ..judge.sampling import special_tokens
 from ..judge.voting import Guidance
 from .loading import checked_arguments, each_set, load_tokenizer, model_kwargs, read_chat_template
@@ -94,7 +95,9 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         **kwargs,
     ):
         args, config = checked_arguments(model, args, MetaRMTrainingConfig, "MetaRM", kwargs.get("peft_config"))
-        _check_head_is_trained(kwargs.get("peft_config"))
+        stored = PeftConfig.from_pretrained(model) if isinstance(model, str) and adapter_base(model) else None
+        for peft_config in filter(None, (kwargs.get("peft_config"), stored)):
+            _check_head_is_trained(peft_config)
         init_kwargs = args.model_init_kwargs
         if args.chat_template_kwargs is None:
             stored = {**described(config), **(getattr(config, "meta_rm", None) or {})}
@@ -264,8 +267,7 @@ def read_row(row: Mapping[str, Any]) -> tuple[Preference, str, float]:
             preference = preference.permuted(order)
         except (TypeError, ValueError) as error:
             raise InvalidPreference(
-                f"Found the order {order} for {len(preference)} responses; expected each index once: {error}",
-                "order",
+                f"Found the order {order} for {len(preference)} responses; expected each index once: {error}", "order"
             ) from error
     critique, label = row["critique"], row["label"]
     if not isinstance(critique, str) or not critique.strip():
@@ -289,14 +291,13 @@ def classification_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def _check_head_is_trained(peft_config: Any | None) -> None:
-    if peft_config is None:
-        return
+def _check_head_is_trained(peft_config: Any) -> None:
     saved = getattr(peft_config, "modules_to_save", None) or ()
     if getattr(peft_config, "task_type", None) != "SEQ_CLS" and "score" not in saved:
         raise ValueError(
-            f"Found a `peft_config` with task_type={peft_config.task_type!r}; expected 'SEQ_CLS', without which the "
-            "head stays random and is not saved. Set task_type='SEQ_CLS', or modules_to_save=['score']."
+            f"Found an adapter with task_type={peft_config.task_type!r}; expected 'SEQ_CLS', without which the head "
+            "stays random and is not saved. Set task_type='SEQ_CLS' or modules_to_save=['score'] in a `peft_config`; "
+            "merge the adapter of a judge (`merge_and_unload`) and start from the merged model."
         )
 
 

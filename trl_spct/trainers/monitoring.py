@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from ..evaluation.statistics import mean
 from ..judge.critiques import PROBLEMS, Critique
@@ -66,7 +66,7 @@ def _means(prefix: str, keys: Sequence[Any], values: Sequence[float]) -> dict[st
     groups: dict[Any, list[float]] = {}
     for key, value in zip(keys, values, strict=True):
         if key is not None:
-            groups.setdefault(key, []).append(value)
+            groups.setdefault(str(key), []).append(value)
     return {f"{prefix}{key}": mean(group) for key, group in sorted(groups.items())}
 
 
@@ -124,14 +124,7 @@ class CollapseAlarms(TrainerCallback):
     def __init__(self) -> None:
         self._consecutive: Counter[str] = Counter()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args, state: TrainerState, control, logs: Mapping[str, float] | None = None, **kwargs) -> None:
         for metric, (raised, message) in ALARMS.items():
             value = (logs or {}).get(metric)
             if value is None:

@@ -23,9 +23,8 @@ def rejection_report(trajectories: Dataset) -> Report:
     the share of correct ones among the unhinted, where unreadable ones are incorrect; `pass_rates`, rows by the number
     of their correct unhinted trajectories, as `"2/3"`; `remarks`, advice in words.
     """
-    rows, hints, results, problems = (
-        trajectories.with_format(None)[name][:] for name in ("row", "hinted", "outcome", "problem")
-    )
+    plain, names = trajectories.with_format(None), ("row", "hinted", "outcome", "problem")
+    rows, hints, results, problems = (plain[name][:] for name in names)
     unhinted = [(row, result) for row, hinted, result in zip(rows, hints, results, strict=True) if not hinted]
     counts = Counter(zip(hints, results, strict=True))
     sampled = Counter(row for row, _ in unhinted)

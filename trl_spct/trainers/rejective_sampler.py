@@ -178,15 +178,14 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         keep_trainable(self.model)
         store_template(self.model.config, args)
         if eval_dataset is not None:
-            packing = bool(args.eval_packing)
-            self.eval_dataset = each_set(eval_dataset, lambda rows, name: self._prepared(rows, packing, "eval"))
+            self.eval_dataset = each_set(eval_dataset, self._eval_rows)
 
     def collect(self) -> Dataset:
         """Samples and judges trajectories, shard by shard; a restart with the same settings resumes.
 
         Returns one row per trajectory: `prompt` (without the hint) and `completion` as messages; `scores` in the order
         of the row; `hinted`; `outcome`, see [`~trl_spct.trainers.rejection.Outcome`]; `problem` (why there are no
-        scores); `row`, `sample`, `num_tokens`; and the columns of the preference rows."""
+        scores); `row`, `sample`, `num_tokens`; and the preference rows' columns of other names."""
         if self.rows is None:
             raise ValueError(
                 "Found collected trajectories or recorded critiques as `train_dataset`; expected preference rows to "
@@ -219,6 +218,15 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         summary = f"Fine-tuned on {counts_text(self.mixture)} of {rejection_summary(self.report)}"
         logger.info(summary, main_process_only=True)
         return output
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
+        """Evaluates as [`~trl.SFTTrainer`] does, also on trajectories of held-out rows, whose kept ones count."""
+        eval_dataset = eval_dataset if isinstance(eval_dataset, str) else each_set(eval_dataset, self._eval_rows)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def _eval_rows(self, rows: Dataset, name: str) -> Dataset:
+        packing = bool(self.args.eval_packing)
+        return self._prepared(_kept(rows, name), packing, "eval") if _are_trajectories(rows) else rows
 
     def card_facts(self) -> dict[str, Any]:
         if self.trajectories is None:
@@ -273,6 +281,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         concurrency = 2 if isinstance(engine, OpenAIEngine) else 1
         config = self._sampler_config()
         limit = self.context_length if config is None else context_length(config)
+        if isinstance(engine, OpenAIEngine):
+            tokenizer, limit = engine.tokenizer, engine.context_length or limit
         if isinstance(sampler, str):
             sampler, tokenizer = load_sampler(sampler, self.args)
         elif sampler is None:
@@ -328,15 +338,17 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         The template does not render the completion, since some templates strip thoughts, or move them.
         """
         tokenizer, end = self.judge_tokenizer, self._turn_end(trajectories[0]["prompt"])
+        ends = self._ends().union(tokenizer.all_special_ids)
 
         def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
             texts = [completion[-1]["content"] for completion in batch["completion"]]
             known = batch.get("completion_ids") or [None] * len(texts)
+            known = [ids[:-1] if ids and ids[-1] in ends else ids for ids in known]
             encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
             # Trajectories may come from a model with another tokenizer.
             decoded = decode_completions(tokenizer, [ids or [] for ids in known])
             completions = [
-                [*(ids[:-1] if ids and text == decoded_text else retokenized), *end]
+                [*(ids if ids and text == decoded_text else retokenized), *end]
                 for text, ids, decoded_text, retokenized in zip(texts, known, decoded, encoded, strict=True)
             ]
             days = batch.get("sampled_on") or [date.today().isoformat()] * len(texts)
@@ -363,7 +375,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
     def _turn_end(self, prompt: list[dict[str, str]]) -> list[int]:
         """What the chat template writes after a turn, if it ends the generation, else the end-of-sequence token."""
-        tokenizer, config = self.judge_tokenizer, self.model.generation_config
+        tokenizer = self.judge_tokenizer
         turns, variables = [[*prompt, *_assistant(text)] for text in ("a", "b")], self.args.variables
         one, other = (tokenizer.apply_chat_template(turn, return_dict=False, **variables) for turn in turns)
         if one == other:  # a small vocabulary that holds neither letter
@@ -371,8 +383,12 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
             tail = tokenizer(os.path.commonprefix(texts)[::-1], add_special_tokens=False)["input_ids"]
         else:
             tail = os.path.commonprefix([one[::-1], other[::-1]])[::-1]
-        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        return tail if {tokenizer.eos_token_id, *ends}.intersection(tail) else [tokenizer.eos_token_id]
+        return tail if self._ends().intersection(tail) else [tokenizer.eos_token_id]
+
+    def _ends(self) -> set[int | None]:
+        """The tokens that end a generation."""
+        ends = self.model.generation_config.eos_token_id
+        return {self.judge_tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     def _report(self, trajectories: Dataset, folder: Path, settings: Mapping[str, Any]) -> None:
         args, self.report = self.args, rejection_report(trajectories)

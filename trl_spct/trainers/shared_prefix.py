@@ -201,13 +201,11 @@ def _piece(rows: Sequence[int], mask: np.ndarray, width: int) -> tuple[Group, np
 
 
 def _joined(pieces: Sequence[tuple], mask: np.ndarray, width: int, device) -> PackedRow:
-    rows = np.concatenate([owners for _, owners, _ in pieces])
-    columns = np.concatenate([columns for _, _, columns in pieces])
+    groups, *places = zip(*pieces, strict=True)
+    rows, columns = map(np.concatenate, places)
     ahead = np.minimum(columns + 1, mask.shape[1] - 1)
     scored = (columns + 1 >= width) & (columns + 1 < mask.shape[1]) & mask[rows, ahead]
-    return PackedRow(
-        tuple(group for group, _, _ in pieces), *(torch.from_numpy(x).to(device) for x in (rows, columns, scored))
-    )
+    return PackedRow(groups, *(torch.from_numpy(x).to(device) for x in (rows, columns, scored)))
 
 
 def packed_log_probs(

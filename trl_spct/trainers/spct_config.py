@@ -21,8 +21,8 @@ class SPCTConfig(PreferenceArguments, GRPOConfig):
             Whether a prompt is read once for all critiques of its group where that is possible and gains, see
             [`GroupedGRPOTrainer`]. `False` takes TRL's own path.
         easy_judge (`str`, *optional*):
-            Path or id of a judge; `recipes/spct.py` removes the training rows that it gets right 3 of 3 times before
-            training [P], see [`~trl_spct.trainers.filtering.without_easy_for`].
+            Path or id of a judge; the training rows that it gets right 3 of 3 times are removed before training [P],
+            see [`~trl_spct.trainers.filtering.without_easy_for`].
         meta_rm (`str`, *optional*):
             Path or id of a frozen Meta RM, which reads the correct critiques (not in the paper). By default none.
         meta_reward (`str`, *optional*, defaults to `"none"`):

@@ -18,16 +18,9 @@ from ..judge.orders import derive_seed
 from ..judge.outcomes import outcome_reward
 from ..judge.prompts import judge_messages, judge_template
 from ..judge.sampling import Sample, decode_completions, read_sample, special_tokens
+from .filtering import without_easy_for
 from .grouped_grpo import GroupedGRPOTrainer
-from .loading import (
-    checked_arguments,
-    each_set,
-    load_adapter,
-    load_tokenizer,
-    rows_for,
-    store_template,
-    with_template,
-)
+from .loading import checked_arguments, each_set, load_adapter, load_tokenizer, rows_for, store_template, with_template
 from .meta_reward import MetaReward
 from .monitoring import CollapseAlarms, critique_metrics
 from .spct_config import SPCTConfig
@@ -103,8 +96,11 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         def prepare(dataset: Dataset, name: str) -> Dataset:
             return rows_for(dataset, processing_class, args, config, name).dataset
 
+        if args.easy_judge is not None:
+            train_dataset = each_set(train_dataset, lambda rows, name: without_easy_for(rows, args))
         train_dataset = each_set(train_dataset, prepare, "train_dataset")
         eval_dataset = each_set(eval_dataset, prepare)
+        self._prepare_rows = prepare
         if not isinstance(reward_funcs, (list, tuple)):
             reward_funcs = [] if reward_funcs is None else [reward_funcs]
         self.outcome = OutcomeReward(args.template, processing_class, chat_template_kwargs=args.variables)
@@ -145,7 +141,13 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             return super()._generate_and_score_completions(inputs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Evaluates as [`~trl.GRPOTrainer`] does, and names the metrics of each of several sets after it."""
+        """Evaluates as [`~trl.GRPOTrainer`] does, also on preference rows, and names the metrics of each of several
+        sets after it."""
+
+        def prepare(rows: Dataset, name: str) -> Dataset:
+            return rows if "order" in rows.column_names else self._prepare_rows(rows, name)
+
+        eval_dataset = eval_dataset if isinstance(eval_dataset, str) else each_set(eval_dataset, prepare)
         self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 

@@ -22,7 +22,7 @@ from ..judge.conversations import conversation_text
 from ..judge.outcomes import is_correct
 from ..judge.preferences import Messages
 from ..judge.prompts import hint_line, judge_messages, judge_template
-from ..judge.sampling import Sample, Sampler, check_lengths, encode_prompts, read_sample, special_tokens
+from ..judge.sampling import PromptTooLongError, Sample, Sampler, encode_prompts, read_sample, special_tokens
 from .rejection import Trajectory, select_trajectories
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class TrajectoryCollector:
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ):
         self.closer: Callable[..., list[Sample]] | None = None
+        self.too_long: set[int] = set()
         self.rows, self.args, self.context_length = rows, args, context_length
         self.tokenizer, self.chat_template_kwargs = tokenizer or judge_tokenizer, chat_template_kwargs
         self.row_numbers = range(len(rows)) if row_numbers is None else row_numbers
@@ -80,19 +81,25 @@ class TrajectoryCollector:
         self._fence = None if foreign <= fenced else tuple(sorted(fenced | foreign))
 
     def check_rows(self) -> None:
-        """Refuses rows that do not fit into the sampler's context."""
+        """Refuses rows that do not fit into the sampler's context, or, if they may be dropped, leaves them out."""
         if self.context_length is not None:
             lengths: list[int] = []
             for batch in self.rows.select_columns("prompt").iter(batch_size=256):
                 lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"], self.chat_template_kwargs))
-            check_lengths(lengths, self.args.max_completion_length, self.context_length, "train_dataset row")
+            sizes = (self.args.max_completion_length, self.context_length)
+            self.too_long = {index for index, length in enumerate(lengths) if length > sizes[1] - sizes[0]}
+            if self.too_long and self.args.invalid_rows != "drop":
+                first = min(self.too_long)
+                name = f"train_dataset row {self.row_numbers[first]}"
+                raise PromptTooLongError(name, lengths[first], *sizes, first)
 
     def __call__(self, numbers: range, path: Path) -> list[dict[str, Any]]:
         """The trajectories of some rows. If the sampler fails, complete samples are kept beside `path`."""
         rows = {index: self.rows[index] for index in numbers}
         samples = _Samples(path.with_suffix(".samples.partial"))
         try:
-            records = self._sample(samples, rows, {index: self._prompt(row) for index, row in rows.items()})
+            prompts = {index: self._prompt(row) for index, row in rows.items() if index not in self.too_long}
+            records = self._sample(samples, rows, prompts)
             sampled = {record["row"] for record in records}
             solved = {record["row"] for record in records if is_correct(record["scores"], record["labels"])}
             chosen = {"none": set(), "failed": sampled - solved, "all": sampled}[self.args.hint]
@@ -102,8 +109,8 @@ class TrajectoryCollector:
             samples.write()
             error.add_note(f"In rows {numbers.start} to {numbers.stop - 1}. A restart resumes here.")
             raise
-        if samples.refused:
-            write_json(path.with_suffix(REFUSED), Counter(samples.refused.values()))
+        if causes := [*samples.refused.values(), *("length" for _ in self.too_long.intersection(numbers))]:
+            write_json(path.with_suffix(REFUSED), Counter(causes))
         selection = select_trajectories(
             [Trajectory(r["row"], r["scores"], r["labels"], r["hinted"]) for r in records], self.args.reject_too_easy
         )
@@ -139,7 +146,8 @@ class TrajectoryCollector:
         *before, turn = self._prompt(row)
         shown = preference_of(row).permuted(row["order"])
         template = judge_template(self.args.template, binary=len(shown) == 1)
-        hint = hint_line(shown, template, row.get("preference_strength"))
+        strength = row.get("preference_strength")
+        hint = hint_line(shown, template, strength if isinstance(strength, int | float) else None)
         return [*before, {**turn, "content": f"{turn['content']}\n\n{hint}"}]
 
     def _fitting(self, prompts: dict[int, Messages]) -> dict[int, Messages]:
