@@ -119,8 +119,8 @@ class JudgeArguments:
 
     def options(self, *names: str) -> dict[str, Any]:
         """Arguments of the pipeline that were given, those of `names`, or all that say how to sample."""
-        prompt = ("template", "order", "truncation")
-        names = names or ("temperature", "max_new_tokens", *prompt, "close_critiques", "max_thinking_tokens")
+        sampling = "temperature max_new_tokens template order truncation close_critiques max_thinking_tokens"
+        names = names or tuple(sampling.split())
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 

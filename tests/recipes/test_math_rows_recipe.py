@@ -183,7 +183,7 @@ def test_what_never_ends_is_an_outcome(answer):
 
 
 def test_a_limit_outlasts_a_lost_exception():
-    """In a finalizer, for one: Python reports what is raised there and goes on."""
+    """Python drops what is raised in a finalizer, and continues."""
     from math_verify.errors import TimeoutException
 
     lost = []

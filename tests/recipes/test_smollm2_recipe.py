@@ -49,6 +49,16 @@ def test_critiques_that_name_a_winner_are_joined(prepare):
     ]
 
 
+def test_the_arguments_are_read_as_they_are_published(prepare, tmp_path):
+    """Tab-separated, with quotes that are text, a file for each side of a debate."""
+    (tmp_path / "b_no.csv").write_text('#id\tlabel\ta1\ta2\nx\ta1\tHe said "no\tYes\n')
+    (tmp_path / "a_yes.csv").write_text("#id\tlabel\ta1\ta2\ny\ta2\tMaybe, so\tNo\n")
+    assert prepare.read(tmp_path) == [
+        {"#id": "y", "label": "a2", "a1": "Maybe, so", "a2": "No", "_topic": "a_yes"},
+        {"#id": "x", "label": "a1", "a1": 'He said "no', "a2": "Yes", "_topic": "b_no"},
+    ]
+
+
 def test_no_group_is_on_both_sides(prepare):
     rows = [{"topic": f"debate-{number % 7}", "number": number} for number in range(70)]
     parts = prepare.split(rows, lambda row: row["topic"], 0.3, (30, 100), seed=0)

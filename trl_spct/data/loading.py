@@ -114,7 +114,7 @@ def _load_files(name: str, builder: str) -> DatasetDict:
     empty = [file for file in files if not os.path.getsize(file)]
     if empty:
         raise ValueError(f"The file {empty[0]} is empty; expected at least one row.")
-    options = _csv_options(builder, name)
+    options = _csv_options(builder, files)
     try:
         return load_dataset(builder, data_files=name, **options)
     except (ValueError, EOFError, DatasetGenerationError) as error:

@@ -95,8 +95,8 @@ class MetaRMTrainer(JudgeCards, RewardTrainer):
         **kwargs,
     ):
         args, config = checked_arguments(model, args, MetaRMTrainingConfig, "MetaRM", kwargs.get("peft_config"))
-        stored = PeftConfig.from_pretrained(model) if isinstance(model, str) and adapter_base(model) else None
-        for peft_config in filter(None, (kwargs.get("peft_config"), stored)):
+        continued = PeftConfig.from_pretrained(model) if isinstance(model, str) and adapter_base(model) else None
+        for peft_config in filter(None, (kwargs.get("peft_config"), continued)):
             _check_head_is_trained(peft_config)
         init_kwargs = args.model_init_kwargs
         if args.chat_template_kwargs is None:

@@ -281,8 +281,6 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         concurrency = 2 if isinstance(engine, OpenAIEngine) else 1
         config = self._sampler_config()
         limit = self.context_length if config is None else context_length(config)
-        if isinstance(engine, OpenAIEngine):
-            tokenizer, limit = engine.tokenizer, engine.context_length or limit
         if isinstance(sampler, str):
             sampler, tokenizer = load_sampler(sampler, self.args)
         elif sampler is None:
@@ -293,6 +291,9 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 )
             sampler = accelerator.unwrap_model(self.model)
         variables = self.args.variables
+        if isinstance(engine, OpenAIEngine):  # rows are measured as the server reads them
+            tokenizer, limit = engine.tokenizer, engine.context_length or limit
+            variables = engine.chat_template_kwargs or {}
         closer: Callable[..., list[Sample]] | None = None
         if isinstance(sampler, torch.nn.Module):
             model = sampler if sampler.device == accelerator.device else sampler.to(accelerator.device)

@@ -86,12 +86,12 @@ class TrajectoryCollector:
             lengths: list[int] = []
             for batch in self.rows.select_columns("prompt").iter(batch_size=256):
                 lengths += map(len, encode_prompts(self.tokenizer, batch["prompt"], self.chat_template_kwargs))
-            sizes = (self.args.max_completion_length, self.context_length)
-            self.too_long = {index for index, length in enumerate(lengths) if length > sizes[1] - sizes[0]}
+            written, limit = self.args.max_completion_length, self.context_length
+            self.too_long = {index for index, length in enumerate(lengths) if length + written > limit}
             if self.too_long and self.args.invalid_rows != "drop":
                 first = min(self.too_long)
                 name = f"train_dataset row {self.row_numbers[first]}"
-                raise PromptTooLongError(name, lengths[first], *sizes, first)
+                raise PromptTooLongError(name, lengths[first], written, limit, first)
 
     def __call__(self, numbers: range, path: Path) -> list[dict[str, Any]]:
         """The trajectories of some rows. If the sampler fails, complete samples are kept beside `path`."""
