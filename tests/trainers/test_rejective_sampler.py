@@ -946,6 +946,8 @@ TWO_PROCESSES = """
     weights = {name: value.double().sum().item() for name, value in scripted.model.named_parameters()}
     with open(f"{folder}/rank-{scripted.accelerator.process_index}.json", "w") as file:
         json.dump(weights, file)
+    scripted.accelerator.wait_for_everyone()  # a process that ends first may abort the other one
+    scripted.end()
 """
 
 
