@@ -40,7 +40,7 @@ from trl_spct.data.preparation import split_by_query
 from trl_spct.evaluation.guidance import choose_guidance, guidance_results_table, store_guidance
 from trl_spct.evaluation.judgments import PipelineJudge, record_judgments
 from trl_spct.jobs import write_json
-from trl_spct.judge.repositories import adapter_base, described
+from trl_spct.judge.repositories import adapter_base, usual_template
 from trl_spct.scripts import helped
 from trl_spct.trainers.loading import load_config
 
@@ -76,7 +76,7 @@ def main(script_args, training_args, model_args, dataset_args):
     find_templates(training_args, Path(__file__).parent)
     judge = script_args.judge_name_or_path
     if judge:
-        training_args.template = training_args.template or described(load_config(judge)).get("template", "paper")
+        training_args.template = training_args.template or usual_template(load_config(judge))
     parts = {}
     for name in script_args.trajectories or []:
         source = source_of(name)

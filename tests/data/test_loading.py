@@ -158,7 +158,9 @@ def test_cells_keep_their_text(folder):
     assert [row["label"] for row in rows] == [1, None, 0]
 
 
-@pytest.mark.parametrize("listed", [str, lambda name: [name], lambda name: {"train": name}])
+@pytest.mark.parametrize(
+    "listed", [str, lambda name: [name], lambda name: {"train": name}, lambda name: {"train": [name]}]
+)
 def test_cells_keep_their_text_and_place_in_a_mixture(folder, listed):
     (folder / "rows.csv").write_text("prompt,chosen,rejected\nq,NA,null\n")
     (folder / "shifted.csv").write_text("prompt,chosen,rejected\nq,a,b,\nr,c,d,\n")

@@ -2,6 +2,7 @@
 """What hides in an accuracy, worked out by hand."""
 
 import json
+from dataclasses import replace
 
 import hand_made
 import numpy as np
@@ -26,6 +27,19 @@ def judged(labels, scores, orders=None, problems=None):
 
 
 SWAPPED = ((0, 1), (1, 0), (0, 1), (1, 0))
+
+
+def test_grades_of_single_responses_leave_pairs_their_accuracy():
+    """A grade above 1 is neither right nor wrong; the pair beside it is right."""
+    pair, single = judged((0, 1), ((3, 9),)), judged((1,), ((7,),))
+    mixed = [
+        replace(judgment, critiques=tuple(replace(c, closed=True, meta_score=1.0) for c in judgment.critiques))
+        for judgment in (pair, single)
+    ]
+    report = diagnose(mixed)
+    assert report["closed"] == {"share": 1.0, "accuracy": 1.0}
+    assert (report["fidelity"]["right"], report["fidelity"]["critiques"]) == (1.0, 1)
+    assert diagnose(mixed[1:])["closed"] == {"share": 1.0} and "fidelity" not in diagnose(mixed[1:])
 
 
 def test_the_place_decides():

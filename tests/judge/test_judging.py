@@ -303,6 +303,26 @@ def test_a_row_with_too_few_completed_samples_is_not_judged():
     assert caught.value.completed.keys() == {0}
 
 
+def test_a_server_that_failed_is_not_asked_to_close():
+    """Rows that need it are drawn again; whole ones are kept."""
+
+    class Gone:
+        special_tokens = ()
+
+        def __call__(self, prompts, counts, seed, **_):
+            whole, cut = Sample(box(1, 2), 1, False), Sample("Hm.", 1, True)
+            raise EngineError("gone", 2, None, {0: [whole] * counts[0], 1: [cut] * counts[1]})
+
+        def close_critiques(self, prompts, samples, lines):
+            assert not samples
+            return []
+
+    judge, rows = GRMRewardPipeline(Gone()), [{**PAIR, "query": f"q{i}"} for i in range(3)]
+    with pytest.raises(EngineError, match="^Row 2: gone") as caught:
+        judge(rows, k=2, order="fixed", batch_size=3, close_critiques=True, template="paper", max_new_tokens=4)
+    assert caught.value.completed.keys() == {0}
+
+
 def test_responses_that_a_cut_makes_equal_are_named():
     model = tiny_causal_lm("llama", max_position_embeddings=900)
     judge = pipeline("grm-reward", model=model, tokenizer=tiny_tokenizer(), template="compact", max_new_tokens=4)

@@ -10,10 +10,11 @@ from test_card_prompts import BARE, FORMAT, card, run_card
 from tiny_models import save_tiny, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, pipeline
 
-import trl_spct  # noqa: F401  # registers the task
+from trl_spct import SPCTConfig
 from trl_spct.data.preparation import prepare_judge_rows
 from trl_spct.judge.prompts import RELEASED, TEMPLATES, judge_template, read_card_template
 from trl_spct.judge.repositories import RELEASED_JUDGES
+from trl_spct.trainers.loading import load_config, with_template
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -107,7 +108,12 @@ def test_whose_card_it_is(hub, tmp_path):
     hub(lay_out(tmp_path / "27b"), RELEASED)
     own = pipeline("grm-reward", model=RELEASED_JUDGES[0], template="official")
     assert judge_template(own.find_template("official")).instructions.startswith("We weigh")
-    assert pipeline("grm-reward", model=RELEASED_JUDGES[0]).find_template() == f"official:{RELEASED_JUDGES[0]}"
+    released, template = pipeline("grm-reward", model=RELEASED_JUDGES[0]), f"official:{RELEASED_JUDGES[0]}"
+    assert released.find_template() == template
+    released.save_pretrained(tmp_path / "copy")
+    assert pipeline("grm-reward", model=str(tmp_path / "copy")).find_template() == template
+    args = SPCTConfig(str(tmp_path / "further"), use_cpu=True, bf16=False)
+    assert with_template(args, load_config(RELEASED_JUDGES[0])).template == template
     base = pipeline("grm-reward", model=save_tiny(tmp_path / "base"))
     assert base.find_template("official") == "official"
     assert judge_template("official").instructions.startswith("You weigh")

@@ -2,6 +2,7 @@
 import pytest
 from datasets import Dataset
 from tiny_models import save_tiny, tiny_tokenizer
+from transformers import pipeline
 
 from trl_spct import SPCTConfig, SPCTTrainer
 from trl_spct.data.preparation import prepare_judge_rows
@@ -54,9 +55,11 @@ def test_nothing_left_is_an_error():
 
 def test_preference_rows_are_filtered_by_a_judge_on_disk(tmp_path, monkeypatch):
     path = save_tiny(tmp_path / "judge")
-    args = SPCTConfig(
-        str(tmp_path), template="compact", use_cpu=True, bf16=False, max_completion_length=4, easy_judge=path
-    )
+    easy = pipeline("grm-reward", model=path)
+    easy.model.config.grm = {"template": "compact"}
+    easy.save_pretrained(tmp_path / "easy")
+    easy = str(tmp_path / "easy")
+    args = SPCTConfig(str(tmp_path), use_cpu=True, bf16=False, max_completion_length=4, easy_judge=easy)
     rows = Dataset.from_list(
         [{"prompt": f"q{i}", "chosen": "good", "rejected": "bad", "domain": f"d{i}"} for i in range(3)]
     )
@@ -64,6 +67,7 @@ def test_preference_rows_are_filtered_by_a_judge_on_disk(tmp_path, monkeypatch):
 
     def judging(model, tokenizer, prompts, k, seed, **options):
         asked.update(options, k=k)
+        assert "expert at scoring" not in prompts[0][0]["content"], "its own template, not that of the trained judge"
         best = ["good" in prompt[0]["content"].split("[The Begin of Response 1]")[1][:6] for prompt in prompts]
         boxes = ["\\boxed{9, 1}" if first else "\\boxed{1, 9}" for first in best]
         return [
@@ -72,11 +76,12 @@ def test_preference_rows_are_filtered_by_a_judge_on_disk(tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(signal, "sample_critiques", judging)
-    kept = signal.without_easy_for(rows, args)
+    kept = signal.without_easy_for(rows, "rows", args)
     assert kept.to_list() == [rows[1]]
-    trainer = SPCTTrainer(path, args=args, train_dataset=rows)
-    assert trainer.train_dataset["query"][:] == ["q1"], "in Python as in the recipe"
+    for given in (rows, rows.to_list()):
+        trainer = SPCTTrainer(path, args=args, train_dataset=given)
+        assert trainer.train_dataset["query"][:] == ["q1"], "in Python as in the recipe"
     assert asked["k"] == 3
     assert (asked["temperature"], asked["max_new_tokens"]) == (1.0, 4)
     monkeypatch.undo()
-    assert len(signal.without_easy_for(rows, args)) == 3
+    assert len(signal.without_easy_for(rows, "rows", args)) == 3

@@ -20,11 +20,13 @@ import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from tiny_models import ON_CPU, TURN_END, save_tiny, tiny_causal_lm, tiny_tokenizer
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, TrainerCallback
+from transformers import AddedToken, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, TrainerCallback
 from trl import SFTConfig
 
 from trl_spct import Preference, RejectiveSampler, RejectiveSamplerConfig, parse_critique
 from trl_spct.jobs import FolderInUseError, locked, write_json
+from trl_spct.judge.closing import ScoreLine, unfinished
+from trl_spct.judge.prompts import judge_template
 from trl_spct.judge.sampling import EngineError, Sample, encode_prompts, sample_critiques
 from trl_spct.trainers import rejective_sampler
 from trl_spct.trainers.rejection import Outcome
@@ -707,6 +709,10 @@ def test_bad_instruction_data_is_refused_before_sampling(rows, message, judge, t
 def test_evaluation_on_rows_without_critiques_is_refused(judge, tmp_path):
     with pytest.raises(ValueError, match=r"eval_dataset\['a'\]: found the columns .*; expected trajectories"):
         trainer_of(tmp_path, judge, eval_dataset={"a": preference_rows()})
+    trainer = trainer_of(tmp_path, judge)
+    for rows in (preference_rows(), Dataset.from_list([{"prompt": "q", "completion": "good", "label": True}])):
+        with pytest.raises(ValueError, match="eval_dataset: found the columns .*; expected trajectories"):
+            trainer.evaluate(rows)
 
 
 def test_evaluation_on_trajectories_uses_the_kept_ones(collected, judge, tmp_path):
@@ -1170,6 +1176,28 @@ def test_sampled_tokens_are_trained_on_as_they_were_cut(judge, tmp_path):
     trainer.train()
     newline = tokenizer.encode("\n", add_special_tokens=False)
     assert learned(trainer) == [[*cut, *newline], [*ids, end, *newline], [*ids, end, *newline]]
+
+
+def test_an_end_token_that_only_the_tokenizer_file_calls_special_is_not_learned(judge, tmp_path):
+    """As Llama 3's `<|eot_id|>` where a sampler ends with it, and the judge with another."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|eot|>", special=True)])
+    eot = tokenizer.convert_tokens_to_ids("<|eot|>")
+    assert eot not in tokenizer.all_special_ids
+    text = "good \\boxed{9, 1, 1}"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    rows = trainer_of(tmp_path, judge).collect().filter(lambda row: row["outcome"] == "kept").select([0])
+    change = {"completion_ids": [*ids, eot], "completion": [{"role": "assistant", "content": text}]}
+    rows = Dataset.from_list([{**rows[0], **change}], features=rows.features)
+    trainer = trainer_of(tmp_path / "train", judge, rows=rows, processing_class=tokenizer)
+    trainer.model.resize_token_embeddings(len(tokenizer))
+    trainer.train()
+    end, newline = tokenizer.convert_tokens_to_ids(TURN_END), tokenizer.encode("\n", add_special_tokens=False)
+    assert learned(trainer) == [[*ids, end, *newline]]
+    line = ScoreLine.of(judge_template(), 2)
+    prompt, cut = [{"role": "user", "content": "q"}], Sample("Hm.", 1, False, ids=(*ids[:2], eot))
+    ((_, begun),) = unfinished(tokenizer, [prompt], [cut], [line])
+    assert begun == [*ids[:2], *tokenizer.encode(line.opening, add_special_tokens=False)]
 
 
 def thinking(tokenizer, text):

@@ -135,9 +135,10 @@ def _csv_options(builder: str, names: Any) -> dict[str, Any]:
     """How CSV files are read: "NA" may be an answer. Refuses local ones whose rows have too many cells."""
     if builder != "csv":
         return {}
-    for name in [names] if isinstance(names, str) else names.values() if isinstance(names, dict) else names or ():
-        for file in _files_of(name):
-            _check_csv(file)
+    for part in names.values() if isinstance(names, dict) else [names]:
+        for name in [part] if isinstance(part, str) else part or ():
+            for file in _files_of(name):
+                _check_csv(file)
     return {"keep_default_na": False, "na_values": [""]}
 
 

@@ -52,7 +52,7 @@ def diagnose(judgments: Sequence[Judgment], rows: Sequence[Preference] | None = 
         "length": None if rows is None else length_preference(judgments, rows),
         "scores_used": {str(int(score)): count for score, count in sorted(used.items())} if whole else {},
         "confidence": calibration(judgments) if k > 1 else None,
-        "fidelity": None if graded else fidelity(judgments),
+        "fidelity": fidelity([j for j in judgments if not (graded and len(j.labels) == 1)]),
     }
     return {name: value for name, value in report.items() if value not in (None, {})}
 
@@ -65,7 +65,7 @@ def closing_value(judgments: Iterable[Judgment], graded: bool = False) -> dict[s
         return {}
     credits: dict[bool, list[float]] = {True: [], False: []}
     for critique, labels in pairs:
-        if critique.scores is not None and not graded:
+        if critique.scores is not None and not (graded and len(critique.scores) == 1):
             credits[critique.closed].append(worth(critique.scores, labels))
     accuracies = {"accuracy": credits[True], "accuracy_of_whole": credits[False]}
     share = sum(critique.closed for critique, _ in pairs) / len(pairs)

@@ -23,6 +23,7 @@ from .sampling import (
     generation_settings,
     prefilled_batches,
     read_sample,
+    special_ids,
 )
 from .templates import JudgeTemplate
 
@@ -183,10 +184,10 @@ def unfinished(
 ) -> list[tuple[list[int], list[int]]]:
     """The token ids of each prompt, and of its sample up to the scores."""
     encoded = encode_prompts(tokenizer, prompts, chat_template_kwargs)
-    beginnings = []
+    beginnings, ends = [], special_ids(tokenizer)[0]
     for prompt, sample, line in zip(encoded, samples, lines, strict=True):
         ids = list(sample.ids or tokenizer(sample.text, add_special_tokens=False)["input_ids"])
-        while ids and ids[-1] in tokenizer.all_special_ids:
+        while ids and ids[-1] in ends:
             ids.pop()
         whole = line.before(sample.text)
         while len(whole) < len(sample.text) and len(decode_completions(tokenizer, [ids])[0]) > len(whole):

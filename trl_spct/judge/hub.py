@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 from yaml import YAMLError
 
 from .prompts import CARD, template_name
-from .repositories import described
+from .repositories import usual_template
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ def _new_card(model, repo_id: str, has_meta_rm: bool, has_code: bool, token: str
         name=repo_id.rsplit("/", 1)[-1],
         base=f"[{base}](https://huggingface.co/{base})" if base and base == name else "a model",
         repo_id=repo_id,
-        template=template_name(described(model.config).get("template", "paper")),
+        template=template_name(usual_template(model.config)),
         more=guided * has_meta_rm + without_package * has_code,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")

@@ -288,7 +288,9 @@ class Judging:
         if self.close is not None:
             blocks = [request.block for request in requests]
             asked = [(judge_template(self.template, block.binary), len(block.preference)) for block in blocks]
-            samples = with_closed(self.close, prompts, samples, asked)
+            dead = failure is not None and not failure.refusals  # what needs a line of scores is drawn again
+            close: Any = self.close if not dead else lambda _, unscored, lines: [None] * len(unscored)
+            samples = [[] if None in drawn else drawn for drawn in with_closed(close, prompts, samples, asked)]
         self._read(requests, samples)
         if failure is not None:
             raise failure.renumbered([request.row.number for request in requests], {}) from failure.__cause__

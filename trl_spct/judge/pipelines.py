@@ -22,16 +22,16 @@ from .meta_scoring import check_fit, check_template, is_engine, load_meta_rm, me
 from .modeling_meta_rm import EXTRAS_NAME
 from .orders import count_occurrences
 from .preferences import Messages, Preference
-from .prompts import OFFICIAL, judge_template
+from .prompts import judge_template
 from .repositories import (
     META_RM_FOLDER,
-    RELEASED_JUDGES,
     JudgeForCausalLM,
     changed_config,
     describe_adapter,
     described,
     locate_meta_rm,
     official_template,
+    usual_template,
 )
 from .sampling import (
     EngineModel,
@@ -103,7 +103,7 @@ class GRMRewardPipeline(Pipeline):
 
         > Prompt
 
-        template (`str`, *optional*): See [`judge_template`]. Defaults to the judge's config, else to `"paper"`.
+        template (`str`, *optional*): See [`judge_template`]. Defaults to the judge's own, see [`usual_template`].
             `"official"`: the prompt on the judge's model card, or else on that of `BBQGOD/DeepSeek-GRM-27B`.
         chat_template_kwargs (`dict`, *optional*):
             Variables of the chat template, such as `{"enable_thinking": False}`, saved with the judge. Defaults to its
@@ -237,13 +237,13 @@ class GRMRewardPipeline(Pipeline):
         """The name of the template: this one, else the pipeline's, else the judge's."""
         name = name or self.preset.get("template")
         stored = described(self.model.config)
-        if self.engine is not None and name is None and "template" not in stored:
+        usual = usual_template(self.model.config)
+        if self.engine is not None and name is None and "template" not in stored and usual == "paper":
             logger.warning_once(  # type: ignore[attr-defined]  # transformers adds it to all loggers
                 "Judging with template 'paper', since the server names none. Pass `template=` if the judge was "
                 "trained with another one."
             )
-        usual = OFFICIAL if getattr(self.model.config, "_name_or_path", None) in RELEASED_JUDGES else "paper"
-        template = official_template(name or stored.get("template", usual), self.model.config)
+        template = official_template(name or usual, self.model.config)
         digests = [judge_template(template, binary).digest for binary in (False, True)]
         if name is None and stored.get("template_digests", digests) != digests:
             raise ValueError(
@@ -432,6 +432,8 @@ class GRMRewardPipeline(Pipeline):
                 "(`model.merge_and_unload()`), or leave `include_code` out."
             )
         entry = dict(described(self.model.config))
+        if (usual := usual_template(self.model.config)) != "paper":
+            entry["template"] = usual
         if self.meta_rm is not None:
             entry["meta_rm"] = META_RM_FOLDER
         elif (entry.get("meta_rm") or "./").startswith("./"):

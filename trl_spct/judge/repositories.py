@@ -93,6 +93,12 @@ def locate_meta_rm(model: PreTrainedModel) -> tuple[str, dict[str, Any]] | None:
     return home, {"subfolder": name.removeprefix("./"), **({"revision": revision} if revision else {})}
 
 
+def usual_template(config: PreTrainedConfig) -> str:
+    """The template of a judge where none is named: the stored one, else a released judge's prompt, else `paper`."""
+    home = getattr(config, "_name_or_path", None)
+    return described(config).get("template") or (f"{OFFICIAL}:{home}" if home in RELEASED_JUDGES else "paper")
+
+
 def official_template(template: str, config: PreTrainedConfig) -> str:
     """The template `"official"` as the one on the card of a released judge, or of a folder whose config names no
     template; every other template as it is."""

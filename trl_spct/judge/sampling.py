@@ -430,12 +430,18 @@ def generation_settings(
 
 def decode_completions(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Sequence[int]]) -> list[str]:
     """The texts of completions without special tokens, except those that open and close a draft."""
+    skipped, shown = special_ids(tokenizer)
+    if shown:
+        completions = [[token for token in ids if token not in skipped] for ids in completions]
+    return tokenizer.batch_decode(completions, skip_special_tokens=not shown, clean_up_tokenization_spaces=False)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[set[int], set[int]]:
+    """The special tokens that a text leaves out, and those that stay in it, since they open or close a draft."""
     special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     special |= zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    skipped = {token for token, text in special.items() if not is_draft_tag(text)}
-    if not (skips_all := len(skipped) == len(special)):
-        completions = [[token for token in ids if token not in skipped] for ids in completions]
-    return tokenizer.batch_decode(completions, skip_special_tokens=skips_all, clean_up_tokenization_spaces=False)
+    shown = {token for token, text in special.items() if is_draft_tag(text)}
+    return {*special} - shown, shown
 
 
 def ends_in_draft(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:

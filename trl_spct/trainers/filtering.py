@@ -52,14 +52,16 @@ def without_too_easy(
     return rows.select(kept)
 
 
-def without_easy_for(dataset: Dataset, args: Any) -> Dataset:
+def without_easy_for(dataset: Dataset, name: str, args: Any) -> Dataset:
     """Removes the preference rows that `easy_judge` of an [`SPCTConfig`] gets right 3 of 3 times.
 
-    It samples as in training. Rows are in any accepted shape; one with several preferences stays for any of them."""
+    It samples as in training, in its own template unless one is given. Rows are in any accepted shape; one with
+    several preferences stays for any of them."""
     model, tokenizer = load_sampler(args.easy_judge, args)
     args = with_template(args, model.config)
+    dataset = dataset if isinstance(dataset, Dataset) else Dataset.from_list(dataset)
     numbered = dataset.add_column("row_number", list(range(len(dataset))))
-    rows = rows_for(numbered, tokenizer, args, model.config, "train_dataset").dataset
+    rows = rows_for(numbered, tokenizer, args, model.config, name).dataset
     sampler = partial(
         sample_critiques,
         model.to(args.device) if not getattr(model, "is_quantized", False) else model,
@@ -70,5 +72,5 @@ def without_easy_for(dataset: Dataset, args: Any) -> Dataset:
         chat_template_kwargs=args.variables,
         progress="Rows without signal",
     )
-    kept = without_too_easy(rows, sampler, template=args.template, seed=args.seed, name="train_dataset")
+    kept = without_too_easy(rows, sampler, template=args.template, seed=args.seed, name=name)
     return dataset.select(sorted({*kept["row_number"]}))

@@ -16,7 +16,15 @@ from trl.trainer.utils import create_model_from_path
 
 from ..data.preparation import PreparedPreferences, prepare_judge_rows
 from ..judge.prompts import judge_template, portable_template
-from ..judge.repositories import ADAPTER_FILE, JudgeForCausalLM, adapter_base, described, find_file, read_json
+from ..judge.repositories import (
+    ADAPTER_FILE,
+    JudgeForCausalLM,
+    adapter_base,
+    described,
+    find_file,
+    read_json,
+    usual_template,
+)
 from ..judge.sampling import context_length
 
 logger = logging.getLogger(__name__)
@@ -123,7 +131,7 @@ def with_template(args: Any, config: PreTrainedConfig) -> Any:
     """A copy of the arguments, with the template and variables in the judge's configuration as defaults."""
     args = copy.copy(args)
     stored = described(config)
-    args.template = args.template or stored.get("template") or "paper"
+    args.template = args.template or usual_template(config)
     judge_template(args.template)
     if args.chat_template_kwargs is None:
         args.chat_template_kwargs = stored.get("chat_template_kwargs")

@@ -40,6 +40,7 @@ from ..judge.sampling import (
     encode_prompts,
     ends_in_draft,
     sample_critiques,
+    special_ids,
 )
 from .loading import (
     checked_arguments,
@@ -226,7 +227,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
 
     def _eval_rows(self, rows: Dataset, name: str) -> Dataset:
         packing = bool(self.args.eval_packing)
-        return self._prepared(_kept(rows, name), packing, "eval") if _are_trajectories(rows) else rows
+        done = "input_ids" in (getattr(rows, "column_names", None) or ())
+        return rows if done else self._prepared(_kept(rows, name), packing, "eval")
 
     def card_facts(self) -> dict[str, Any]:
         if self.trajectories is None:
@@ -291,8 +293,8 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
                 )
             sampler = accelerator.unwrap_model(self.model)
         variables = self.args.variables
-        if isinstance(engine, OpenAIEngine):  # rows are measured as the server reads them
-            tokenizer, limit = engine.tokenizer, engine.context_length or limit
+        if isinstance(engine, OpenAIEngine) and engine.tokenizer is not None:  # measured as the server reads them
+            tokenizer, limit = engine.tokenizer, engine.context_length
             variables = engine.chat_template_kwargs or {}
         closer: Callable[..., list[Sample]] | None = None
         if isinstance(sampler, torch.nn.Module):
@@ -339,7 +341,7 @@ class RejectiveSampler(JudgeCards, SFTTrainer):
         The template does not render the completion, since some templates strip thoughts, or move them.
         """
         tokenizer, end = self.judge_tokenizer, self._turn_end(trajectories[0]["prompt"])
-        ends = self._ends().union(tokenizer.all_special_ids)
+        ends = self._ends() | special_ids(tokenizer)[0]
 
         def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
             texts = [completion[-1]["content"] for completion in batch["completion"]]

@@ -3,6 +3,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -82,8 +83,8 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs,
     ):
-        args, config = checked_arguments(model, args, SPCTConfig, self._name, kwargs.get("peft_config"))
-        args = with_template(args, config)
+        given, config = checked_arguments(model, args, SPCTConfig, self._name, kwargs.get("peft_config"))
+        args = with_template(given, config)
         assert args.template is not None
         in_memory = isinstance(model, PreTrainedModel) and not config._name_or_path
         if in_memory and args.beta != 0 and kwargs.get("peft_config") is None:
@@ -97,7 +98,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
             return rows_for(dataset, processing_class, args, config, name).dataset
 
         if args.easy_judge is not None:
-            train_dataset = each_set(train_dataset, lambda rows, name: without_easy_for(rows, args))
+            train_dataset = each_set(train_dataset, partial(without_easy_for, args=given), "train_dataset")
         train_dataset = each_set(train_dataset, prepare, "train_dataset")
         eval_dataset = each_set(eval_dataset, prepare)
         self._prepare_rows = prepare
@@ -145,7 +146,7 @@ class SPCTTrainer(JudgeCards, GroupedGRPOTrainer):
         sets after it."""
 
         def prepare(rows: Dataset, name: str) -> Dataset:
-            return rows if "order" in rows.column_names else self._prepare_rows(rows, name)
+            return rows if {"order", "labels", "query"} <= {*rows.column_names} else self._prepare_rows(rows, name)
 
         eval_dataset = eval_dataset if isinstance(eval_dataset, str) else each_set(eval_dataset, prepare)
         self._evaluated = metric_key_prefix.removeprefix("eval").removeprefix("_")
