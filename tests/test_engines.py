@@ -1266,7 +1266,7 @@ class TestVLLM:
         assert [row["completion"][0]["content"] for row in unhinted] == [sample.text for sample in again]
 
     def test_judging(self, engine):
-        """An engine takes the place of the model in the pipeline; the verdict repeats."""
+        """An engine takes the place of the model in the pipeline; the judgment repeats, an equal row draws anew."""
         from trl_spct import GRMRewardPipeline
 
         judge = GRMRewardPipeline(engine, max_new_tokens=24)
@@ -1274,7 +1274,9 @@ class TestVLLM:
         verdict = judge(row, k=4, seed=0, template="compact")
         assert verdict["scores"] is None and [c["problem"] is None for c in verdict["critiques"]] == [False] * 4
         assert len({critique["text"] for critique in verdict["critiques"]}) == 4
-        assert judge([row, row], k=4, seed=0, template="compact") == [verdict, verdict]
+        again, equal = judge([row, row], k=4, seed=0, template="compact")
+        texts = [{critique["text"] for critique in judgment["critiques"]} for judgment in (verdict, equal)]
+        assert again == verdict and texts[0].isdisjoint(texts[1])
 
     def test_restart_and_death(self, engine, judge, tmp_path):
         """Another start draws the same. Killed in the middle, it leaves what had arrived, and the rest can be had
