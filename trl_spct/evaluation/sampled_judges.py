@@ -63,9 +63,11 @@ class SampledJudge(Judge):
             "top_p": 1.0,
             "max_new_tokens": pipe.default_length if max_new_tokens is None else max_new_tokens,
         }
-        variables = {"chat_template_kwargs": pipe.chat_template_kwargs or None}
-        variables["extra_body"] = getattr(pipe.engine, "extra_body", None)
-        self.settings = {"k": k, "seed": seed, **settings, **described_model(pipe.model), **self.options, **variables}
+        asked = {
+            "chat_template_kwargs": pipe.chat_template_kwargs or None,
+            "extra_body": getattr(pipe.engine, "extra_body", None),
+        }
+        self.settings = {"k": k, "seed": seed, **settings, **described_model(pipe.model), **self.options, **asked}
 
     def requests(self, row: Preference, occurrence: int = 0) -> list[tuple[Messages, int]]:
         raise NotImplementedError
